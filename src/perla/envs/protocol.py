@@ -1,0 +1,92 @@
+"""What a world must offer to be trained on.
+
+A pure-JAX world is an [`Env`][]: unbatched, stateless, jittable. Who wants many copies vmaps it;
+who wants episodes to follow each other wraps it in `perla.envs.wrappers.AutoReset`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from perla.types import Array, Bool, Float, Int, PRNGKeyArray
+
+
+class Observation(NamedTuple):
+    """What agents and critics see at one moment."""
+
+    obs: Float[Array, "*batch agent feature"]
+    """Each agent's own observation τᵢ."""
+    state: Float[Array, "*batch state"]
+    """The global state s, for critics that see it."""
+    avail: Bool[Array, "*batch agent action"]
+    """Actions that may be chosen; every agent has at least one."""
+
+
+class TimeStep(NamedTuple):
+    """The outcome of one environment transition."""
+
+    observation: Observation
+    """What the next action is chosen from."""
+    reward: Float[Array, "*batch agent"]
+    """The reward of this transition; equal for all agents where the reward is common."""
+    terminated: Bool[Array, "*batch"]
+    """The episode reached an end of its own: nothing follows, its value is zero."""
+    truncated: Bool[Array, "*batch"]
+    """The episode was cut (a time limit): value learners bootstrap from `final`."""
+    final: Observation
+    """What this transition led to. It differs from `observation` only where an episode ended
+    and another has begun."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The facts of a world that learners, evaluators and result files need."""
+
+    id: str
+    """The name its users know, after the family: `lbf:Foraging-8x8-2p-2f-coop-v2`."""
+    agents: int
+    obs: int
+    """Features of one agent's observation."""
+    state: int
+    """Features of the global state."""
+    actions: tuple[int, ...]
+    """Number of discrete actions of each agent."""
+    limit: int | None
+    """Steps after which an episode is truncated; None if it never is."""
+    reward: Literal["common", "individual"]
+    rules: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Everything that changes the dynamics or the reward; stamped into every result."""
+
+    @property
+    def max_actions(self) -> int:
+        """The padded size of the action axis."""
+        return max(self.actions)
+
+
+State = TypeVar("State")
+"""A world's own bookkeeping: any pytree of arrays."""
+
+
+class Env(Protocol[State]):
+    """A pure-JAX world: one copy, no auto-reset."""
+
+    @property
+    def spec(self) -> Spec: ...
+
+    def reset(self, key: PRNGKeyArray) -> tuple[State, Observation]:
+        """Begin an episode."""
+        ...
+
+    def step(
+        self, key: PRNGKeyArray, state: State, action: Int[Array, " agent"]
+    ) -> tuple[State, TimeStep]:
+        """Make one transition. After an episode's end the result is unspecified: reset."""
+        ...
+
+    def render(self, state: State) -> np.ndarray:
+        """A picture of `state`: uint8 `[height, width, 3]`."""
+        ...

@@ -1,0 +1,63 @@
+"""Many copies of a world, episode after episode: the one place where auto-reset lives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic
+
+import jax
+import jax.numpy as jnp
+
+from perla.envs.protocol import Env, Observation, Spec, State, TimeStep
+from perla.types import Array, Int, PRNGKeyArray
+
+
+@dataclass(frozen=True)
+class AutoReset(Generic[State]):
+    """`copies` of `env` stepped side by side; a copy whose episode ends begins the next at once.
+
+    Drawing a first state is often dearer than a step, and few copies need one at any step, so
+    fresh states are drawn for the ended copies only: `chunk` at a time, as often as it takes.
+    Every copy draws from its own key, so `chunk` changes the speed and nothing else.
+    """
+
+    env: Env[State]
+    copies: int
+
+    @property
+    def spec(self) -> Spec:
+        return self.env.spec
+
+    @property
+    def chunk(self) -> int:
+        """Copies that are reset together: about as many as end at one step of desynchronised
+        copies, and at least enough to fill a vector register."""
+        return min(self.copies, max(8, self.copies // 32))
+
+    def reset(self, key: PRNGKeyArray) -> tuple[State, Observation]:
+        """Begin an episode in every copy: state and observation `[env, ...]`."""
+        return jax.vmap(self.env.reset)(jax.random.split(key, self.copies))
+
+    def step(
+        self, key: PRNGKeyArray, state: State, action: Int[Array, "env agent"]
+    ) -> tuple[State, TimeStep]:
+        """Step every copy; where an episode ended, `observation` is the next one's first and
+        `final` the last of the one that ended."""
+        key_step, key_reset = jax.random.split(key)
+        state, timestep = jax.vmap(self.env.step)(
+            jax.random.split(key_step, self.copies), state, action
+        )
+        ended = timestep.terminated | timestep.truncated
+
+        def reset_some(carry):
+            todo, current = carry
+            (who,) = jnp.nonzero(todo, size=self.chunk, fill_value=self.copies)
+            keys = jax.vmap(lambda copy: jax.random.fold_in(key_reset, copy))(who)
+            fresh = jax.vmap(self.env.reset)(keys)
+            current = jax.tree.map(lambda old, new: old.at[who].set(new, mode="drop"), current, fresh)
+            return todo.at[who].set(False, mode="drop"), current
+
+        _, (state, observation) = jax.lax.while_loop(
+            lambda carry: carry[0].any(), reset_some, (ended, (state, timestep.observation))
+        )
+        return state, timestep._replace(observation=observation)

@@ -1,0 +1,22 @@
+"""The one exception that people who use perla are meant to read."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake that the caller can mend, told in one line.
+
+    The message names the value, the cause and the nearest right thing. The command line prints
+    it and exits with a non-zero status; nobody sees a traceback.
+    """
+
+
+def nearest(word: str, known: Iterable[str], *, what: str) -> UserError:
+    """The error for an unknown `word`: it suggests the closest of `known`, else lists them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+    return UserError(f"unknown {what} {word!r}; {hint}")

@@ -1,0 +1,27 @@
+"""Words shared by every room of the house.
+
+Axis names, used in every shape annotation and nowhere with another meaning:
+
+==========  ==========================================================================
+``seed``    independent repetitions of one run
+``time``    consecutive environment steps of one copy
+``env``     copies of the environment, stepped side by side
+``agent``   the agents of one environment, in the environment's own order
+``action``  the discrete actions of one agent (padded to the largest, and masked)
+``sample``  joint actions over which a critic is marginalised
+``feature`` entries of an observation or of a hidden layer
+==========  ==========================================================================
+
+A *step* is one environment transition; counts are summed over copies and divided by nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+Metrics: TypeAlias = dict[str, Float[Array, ""]]
+"""Named scalars of one interval and seed."""
+
+__all__ = ["Array", "Bool", "Float", "Int", "Metrics", "PRNGKeyArray"]
