@@ -6,15 +6,20 @@ by their tag. Field types carry the allowed range, the text under a field is its
 
 from __future__ import annotations
 
+import ast
+import functools
+import inspect
 import math
-from typing import Annotated, Any, TypeVar
+import textwrap
+import types
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
 
 from perla.errors import UserError, nearest
 
-Count = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
@@ -48,8 +53,8 @@ def check(value: Any, type: Any, *, name: str) -> None:
         raise UserError(f"{name} = {value}: expected a finite number")
     try:
         msgspec.convert(msgspec.to_builtins(value), type)
-    except msgspec.ValidationError as error:
-        raise UserError(f"{name} = {value!r}: {str(error).lower()}") from None
+    except (msgspec.ValidationError, OverflowError):
+        raise UserError(f"{name} = {value!r}: expected {describe(type)}") from None
 
 
 def to_json(config: Config) -> bytes:
@@ -64,3 +69,87 @@ def from_json(text: bytes, type: type[ConfigType], *, source: str) -> ConfigType
         return msgspec.json.decode(text, type=type)
     except (msgspec.DecodeError, UserError) as error:
         raise UserError(f"{source}: {error}") from None
+
+
+# --- What a field's type says -------------------------------------------------------------------
+
+
+def members(type: Any) -> tuple[Any, ...]:
+    """The alternatives of a union, in order; a type that is no union is its only one."""
+    if get_origin(type) in (Union, types.UnionType):
+        return get_args(type)
+    return (type,)
+
+
+def variants(type: Any) -> dict[str, type[Config] | None]:
+    """Tag → struct of a union of configurations (`none` → None); empty for any other type."""
+    found = members(type)
+    structs = [m for m in found if inspect.isclass(m) and issubclass(m, Config)]
+    if not structs:
+        return {}
+    named: dict[str, type[Config] | None] = {tag(struct): struct for struct in structs}
+    return named | ({"none": None} if types.NoneType in found else {})
+
+
+def tag(config: Config | type[Config] | None) -> str:
+    """The name by which a variant is chosen."""
+    return "none" if config is None else str(config.__struct_config__.tag)
+
+
+def describe(type: Any) -> str:
+    """What `type` allows, in words: `a number > 0 or none`."""
+    if variants(type):
+        return "one of " + ", ".join(variants(type))
+    alternatives = members(type)
+    words = [_describe_one(m) for m in alternatives if m is not types.NoneType]
+    return " or ".join(words + (["none"] if types.NoneType in alternatives else []))
+
+
+def _describe_one(type: Any) -> str:
+    metas: tuple[Any, ...] = ()
+    if get_origin(type) is Annotated:
+        type, *rest = get_args(type)
+        metas = tuple(m for m in rest if isinstance(m, Meta))
+    if get_origin(type) is Literal:
+        return "one of " + ", ".join(str(choice) for choice in get_args(type))
+    if get_origin(type) is tuple:
+        return "a list of which each is " + _describe_one(get_args(type)[0])
+    word = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    text = word.get(type, getattr(type, "__name__", str(type)))
+    for meta in metas:
+        low = next((f"{o} {b}" for o, b in ((">=", meta.ge), (">", meta.gt)) if b is not None), "")
+        high = next((f"{o} {b}" for o, b in (("<=", meta.le), ("<", meta.lt)) if b is not None), "")
+        text += " " + " and ".join(bound for bound in (low, high) if bound)
+    return text
+
+
+# --- What the source says about a field ---------------------------------------------------------
+
+
+@functools.cache
+def _fields_in_source(cls: type[Config]) -> tuple[tuple[tuple[str, str], ...], ...]:
+    """Paragraphs of (field, help) as they stand in the source of `cls`."""
+    source = textwrap.dedent(inspect.getsource(cls))
+    lines = source.splitlines()
+    (body,) = (node.body for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
+    paragraphs: list[list[tuple[str, str]]] = []
+    for node, follower in zip(body, [*body[1:], None], strict=True):
+        if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
+            continue
+        text = ""
+        if isinstance(follower, ast.Expr) and isinstance(follower.value, ast.Constant):
+            text = inspect.cleandoc(str(follower.value.value))
+        if not paragraphs or not lines[node.lineno - 2].strip():
+            paragraphs.append([])
+        paragraphs[-1].append((node.target.id, " ".join(text.split())))
+    return tuple(tuple(paragraph) for paragraph in paragraphs if paragraph)
+
+
+def field_docs(cls: type[Config]) -> dict[str, str]:
+    """The help of each field of `cls`: the string literal that stands under it."""
+    return {name: text for paragraph in _fields_in_source(cls) for name, text in paragraph}
+
+
+def field_groups(cls: type[Config]) -> list[list[str]]:
+    """The fields of `cls` in the paragraphs in which its author wrote them."""
+    return [[name for name, _ in paragraph] for paragraph in _fields_in_source(cls)]

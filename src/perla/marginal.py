@@ -3,13 +3,28 @@
     Q̃ᵢ(s, aᵢ) = E_{a₋ᵢ ~ π₋ᵢ} [Qᵢ(s, aᵢ, a₋ᵢ)]                              (paper, Eq. 1)
     Q̂ᵢ(s, aᵢ) = 1/K Σⱼ Qᵢ(s, aᵢ, a₋ᵢ⁽ʲ⁾),   a₋ᵢ⁽ʲ⁾ ~ π₋ᵢ                    (paper, Eq. 2)
 
-An estimator turns the policies at one state into a set of weighted joint actions. One set serves
-all agents, because agent i ignores its own entry.
+An estimator turns the policies at a state into a set of weighted joint actions. One set serves
+all agents, because agent i ignores its own entry:
+
+    Q̂ᵢ(s, aᵢ) = Σⱼ wᵢⱼ Qᵢ(s, aᵢ, a₋ᵢ⁽ʲ⁾)
 """
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from perla.config import Config, Count
+from perla.distributions import Categorical, inverse_cdf
+from perla.errors import UserError
+from perla.types import Array, Float, Int, PRNGKeyArray
+
+LARGEST_ENUMERATION = 65_536
+"""Joint actions of the others beyond which enumeration is refused."""
 
 
 class Sampled(Config, tag="sampled"):
@@ -27,4 +42,85 @@ class Auto(Config, tag="auto"):
     """Exact where it needs no more critic evaluations than sampling would, else sampled."""
 
     budget: Count = 100
-    """Most critic evaluations a state; also K where sampling is chosen."""
+    """Most critic evaluations a state; K where the marginal is sampled."""
+
+
+Estimator = Sampled | Exact | Auto
+
+
+class Draws(NamedTuple):
+    """Weighted joint actions at each state, to be shared by all agents."""
+
+    actions: Int[Array, "*batch_or_none sample agent"]
+    """Without batch axes where they are the same at every state."""
+    weights: Float[Array, "*batch sample agent"]
+    """wᵢⱼ: for each agent they sum to one (in expectation, where they are drawn)."""
+
+
+def resolve(estimator: Estimator, agents: int, actions: int) -> Sampled | Exact:
+    """The estimator that is really used for `agents` with `actions` each.
+
+    Raises `UserError` where the others' joint actions are too many to enumerate.
+    """
+    joint = actions ** (agents - 1)
+    if isinstance(estimator, Auto):
+        return Exact() if joint <= estimator.budget else Sampled(k=estimator.budget)
+    if isinstance(estimator, Exact) and joint > LARGEST_ENUMERATION:
+        raise UserError(
+            f"estimator 'exact': {agents} agents with {actions} actions have {joint:,} joint "
+            f"actions of the others, more than {LARGEST_ENUMERATION:,}; use 'sampled' or 'auto'"
+        )
+    return estimator
+
+
+def draw(estimator: Sampled | Exact, policy: Categorical, key: PRNGKeyArray) -> Draws:
+    """Weighted joint actions for the policies `[*batch, agent, action]` of every state."""
+    *batch, agents, actions = policy.log_probs.shape
+    if isinstance(estimator, Sampled):
+        u = jax.random.uniform(key, (*batch, estimator.k, agents))
+        probs = jnp.broadcast_to(
+            policy.probs[..., None, :, :], (*batch, estimator.k, agents, actions)
+        )
+        return Draws(inverse_cdf(probs, u), jnp.full(u.shape, 1.0 / estimator.k))
+    table = jnp.asarray(zero_sum(agents, actions))
+    # log π₋ᵢ(a₋ᵢ) = Σ_{m≠i} log πₘ(aₘ): summed without i, as the logarithm of a masked action
+    # is so large that taking it away again would leave nothing.
+    chosen = jax.nn.one_hot(table, actions)
+    log_probs = jnp.einsum("jma,...ma->...jm", chosen, policy.log_probs)
+    others = 1.0 - jnp.eye(agents)
+    return Draws(table, jnp.exp(jnp.einsum("...jm,im->...ji", log_probs, others)))
+
+
+def zero_sum(agents: int, actions: int) -> Int[np.ndarray, "sample agent"]:
+    """All joint actions whose sum is 0 modulo `actions`.
+
+    Any N − 1 entries of such a joint action determine the last, so whichever agent's own entry
+    is ignored, the rest runs through every joint action of the others exactly once: one set of
+    |A|^(N−1) joint actions enumerates for all agents.
+    """
+    free = np.indices((actions,) * (agents - 1), dtype=np.int32).reshape(agents - 1, -1).T
+    last = -free.sum(-1, keepdims=True) % actions
+    return np.concatenate([free, last.astype(np.int32)], -1)
+
+
+class Marginal(NamedTuple):
+    """A critic's average over joint actions, and how far apart they were."""
+
+    mean: Float[Array, "*batch agent out"]
+    spread: Float[Array, "*batch agent out"]
+    """Standard deviation of the critic over a₋ᵢ."""
+
+
+def marginalise(
+    values: Float[Array, "*batch sample agent out"], weights: Float[Array, "*batch sample agent"]
+) -> Marginal:
+    """Σⱼ wᵢⱼ Qᵢ(s, ·, a₋ᵢ⁽ʲ⁾)                                                (paper, Eq. 2)"""
+    weights = weights[..., None]
+    mean = (weights * values).sum(-3)
+    variance = (weights * (values - mean[..., None, :, :]) ** 2).sum(-3)
+    return Marginal(mean, jnp.sqrt(variance))
+
+
+def evaluations(estimator: Sampled | Exact, agents: int, actions: int) -> int:
+    """Joint actions at which the critic is evaluated at each state."""
+    return estimator.k if isinstance(estimator, Sampled) else math.prod((actions,) * (agents - 1))

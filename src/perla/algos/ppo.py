@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import replace
+from typing import Literal, NamedTuple
 
-from perla.algos.values import Centralised, Embedded, Independent
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+
+from perla import returns
+from perla.algos.normalise import Running
+from perla.algos.protocol import Trajectory
+from perla.algos.values import (
+    Centralised,
+    Embedded,
+    Estimate,
+    Independent,
+    advantage_is_critics,
+    chosen,
+    estimate,
+    outputs,
+    prediction,
+)
 from perla.config import Config, Count, Fraction, NonNegative, Positive
+from perla.distributions import Categorical
+from perla.envs.protocol import Observation, Spec
+from perla.errors import UserError
+from perla.marginal import resolve
+from perla.nets.actors import Actor
+from perla.nets.body import Body
+from perla.nets.critics import Critic
+from perla.types import Array, Bool, Float, Int, Metrics, PRNGKeyArray
 
 
 class NStep(Config, tag="n-step"):
@@ -144,3 +171,412 @@ class PPO(Config, tag="ppo"):
     def steps_per_update(self) -> int:
         """Environment steps between two updates, summed over copies."""
         return self.copies * self.horizon
+
+    @property
+    def sequence(self) -> int:
+        """Steps of the sequences that minibatches are drawn from: single steps without a GRU."""
+        recurrent = "gru" in (self.actor, self.critic)
+        return (self.chunk or self.horizon) if recurrent else 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.horizon % self.sequence:
+            raise UserError(f"chunk = {self.chunk}: must divide horizon = {self.horizon}")
+        sequences = self.steps_per_update // self.sequence
+        if sequences % self.minibatches:
+            raise UserError(
+                f"minibatches = {self.minibatches}: must divide the {sequences} sequences that "
+                f"copies = {self.copies} and horizon = {self.horizon} make"
+            )
+
+
+class Learner(eqx.Module):
+    """All that learning changes."""
+
+    actor: Actor
+    critic: Critic
+    target: Critic
+    """What targets bootstrap from; the critic itself where there is no target critic."""
+    actor_optimiser: optax.OptState
+    critic_optimiser: optax.OptState
+    critic_memory: Float[Array, "env agent hidden"]
+    """The critic's memory before the next step."""
+    rewards: Running
+    targets: Running
+    updates: Int[Array, ""]
+
+
+class Batch(NamedTuple):
+    """What the losses read: sequences `[time, env, ...]` of steps."""
+
+    observation: Observation
+    fresh: Bool[Array, "time env"]
+    memory: Float[Array, "time env agent hidden"]
+    critic_memory: Float[Array, "time env agent hidden"]
+    action: Int[Array, "time env agent"]
+    policy: Categorical
+    prediction: Float[Array, "time env agent"]
+    """The critic's, before the update, in its own units."""
+    target: Float[Array, "time env agent"]
+    """The returns, in rewards' units."""
+    advantage: Float[Array, "time env agent"]
+
+
+def create_actor(config: PPO, spec: Spec, key: PRNGKeyArray) -> Actor:
+    """A fresh actor for a world."""
+    return Actor(
+        Body.create(
+            key, agents=spec.agents, features=spec.obs, outputs=spec.max_actions,
+            core=config.actor, hidden=config.hidden, layers=config.layers,
+            gain=0.01, init=config.init, norm=config.layer_norm,
+            ids=config.agent_ids, separate=config.sharing == "separate",
+        )
+    )  # fmt: skip
+
+
+def create_critic(config: PPO, spec: Spec, key: PRNGKeyArray) -> Critic:
+    """A fresh critic of the kind that `config.value` asks for."""
+    value = config.value
+    embedded = isinstance(value, Embedded)
+    sees = value.base if embedded else "global" if isinstance(value, Centralised) else "local"
+    body = Body.create(
+        key, agents=spec.agents, features=spec.obs if sees == "local" else spec.state,
+        others=spec.agents * spec.max_actions if embedded else 0,
+        outputs=outputs(value, spec.max_actions),
+        core=config.critic, hidden=config.hidden, layers=config.critic_layers or config.layers,
+        gain=1.0, init=config.init, norm=config.layer_norm,
+        ids=config.agent_ids, separate=config.sharing == "separate",
+    )  # fmt: skip
+    return Critic(body, sees, spec.max_actions if embedded else 0)
+
+
+class Algorithm:
+    """PPO on one world: `init` makes a learner, `update` improves it by a trajectory.
+
+    `updates` is the length of the run, which a falling learning rate needs to know.
+    """
+
+    def __init__(self, config: PPO, spec: Spec, updates: int) -> None:
+        self.config, self.spec = config, spec
+        if isinstance(config.value, Embedded):
+            resolve(config.value.estimator, spec.agents, spec.max_actions)
+        gradient_steps = updates * config.epochs * config.minibatches
+        self.actor_optimiser = create_optimiser(config, config.lr, gradient_steps)
+        self.critic_optimiser = create_optimiser(
+            config, config.critic_lr or config.lr, gradient_steps
+        )
+
+    def init(self, key: PRNGKeyArray) -> Learner:
+        """A learner that has seen nothing."""
+        key_actor, key_critic = jax.random.split(key)
+        actor = create_actor(self.config, self.spec, key_actor)
+        critic = create_critic(self.config, self.spec, key_critic)
+        return Learner(
+            actor=actor,
+            critic=critic,
+            target=critic,
+            actor_optimiser=self.actor_optimiser.init(actor),
+            critic_optimiser=self.critic_optimiser.init(critic),
+            critic_memory=critic.body.blank((self.config.copies,)),
+            rewards=Running.create(),
+            targets=Running.create(),
+            updates=jnp.int32(0),
+        )
+
+    def update(
+        self, learner: Learner, trajectory: Trajectory, key: PRNGKeyArray
+    ) -> tuple[Learner, Metrics]:
+        """Targets from the trajectory, then several passes over it."""
+        key_values, key_epochs = jax.random.split(key)
+        learner, batch, metrics = self.prepare(learner, trajectory, key_values)
+
+        def epoch(learner: Learner, key: PRNGKeyArray) -> tuple[Learner, Metrics]:
+            key_order, key_losses = jax.random.split(key)
+            parts = minibatches(self.config, batch, key_order)
+            keys = jax.random.split(key_losses, self.config.minibatches)
+            return jax.lax.scan(
+                lambda learner, part: self.improve(learner, *part), learner, (parts, keys)
+            )
+
+        keys = jax.random.split(key_epochs, self.config.epochs)
+        learner, losses = jax.lax.scan(epoch, learner, keys)
+        learner = replace(learner, updates=learner.updates + 1)
+        learner = replace(learner, target=self.next_target(learner))
+        return learner, metrics | jax.tree.map(jnp.mean, losses)
+
+    def prepare(
+        self, learner: Learner, trajectory: Trajectory, key: PRNGKeyArray
+    ) -> tuple[Learner, Batch, Metrics]:
+        """Everything that stays fixed while the passes are made."""
+        config = self.config
+        key_target, key_boundary, key_value, key_prediction = jax.random.split(key, 4)
+        rewards = trajectory.reward
+        if config.normalise_rewards:
+            learner = replace(learner, rewards=learner.rewards.update(rewards))
+            rewards = learner.rewards.standardise(rewards)
+
+        def look(critic: Critic, key: PRNGKeyArray):
+            context, memories = critic.context(
+                trajectory.observation, learner.critic_memory, trajectory.fresh
+            )
+            return context, memories, estimate(config.value, critic, context, trajectory.policy, key)
+
+        # Targets: what the target critic says along the trajectory and at its episodes' ends.
+        bootstrap = learner.critic if config.target is None else learner.target
+        context, memories, values = look(bootstrap, key_target)
+        final_values, last_values = self.boundary_values(
+            learner, bootstrap, trajectory, memories, key_boundary
+        )
+        along_values = jnp.concatenate([values.value, last_values[None]])
+        targets = self.targets(
+            rewards, self.raw(learner, along_values), self.raw(learner, final_values), trajectory
+        )
+
+        # The critic itself: its baseline and its prediction before the update.
+        if config.target is not None:
+            context, memories, values = look(learner.critic, key_value)
+        predicted = prediction(
+            config.value, learner.critic, context, trajectory.action, trajectory.policy,
+            key_prediction,
+        )  # fmt: skip
+        batch = Batch(
+            observation=trajectory.observation,
+            fresh=trajectory.fresh,
+            memory=trajectory.memory,
+            critic_memory=jnp.concatenate([learner.critic_memory[None], memories[:-1]]),
+            action=trajectory.action,
+            policy=trajectory.policy,
+            prediction=predicted,
+            target=targets,
+            advantage=self.advantages(learner, values, trajectory.policy, trajectory.action, targets),
+        )
+        error = targets - self.raw(learner, predicted)
+        metrics = {
+            "td_error": jnp.sqrt((error**2).mean()),
+            "explained_variance": 1.0 - error.var() / (targets.var() + 1e-8),
+            "value": self.raw(learner, values.value).mean(),
+        }
+        if isinstance(config.value, Embedded):
+            metrics["spread"] = values.spread.mean() * self.unit(learner)
+        if config.normalise_values:
+            learner = replace(learner, targets=learner.targets.update(targets))
+        return replace(learner, critic_memory=memories[-1]), batch, metrics
+
+    def boundary_values(
+        self,
+        learner: Learner,
+        critic: Critic,
+        trajectory: Trajectory,
+        memories: Float[Array, "time env agent hidden"],
+        key: PRNGKeyArray,
+    ) -> tuple[Float[Array, "time env agent"], Float[Array, "env agent"]]:
+        """The values of truncated episodes' final observations, and of the last observation.
+
+        An episode that is truncated has lasted `limit` steps, so few are in a horizon: only they
+        are gathered and evaluated. Entries of steps that were not truncated are zero.
+        """
+        time, env = trajectory.truncated.shape
+        limit = self.spec.limit
+        most = 0 if limit is None else env * (1 + (time - 1) // limit)
+        (ended,) = jnp.nonzero(trajectory.truncated.reshape(-1), size=most, fill_value=time * env)
+
+        def gather(steps, last):
+            steps = steps.reshape(time * env, *steps.shape[2:])
+            return jnp.concatenate([steps.at[ended].get(mode="clip"), last])
+
+        observation = jax.tree.map(gather, trajectory.final, trajectory.last)
+        fresh = jnp.concatenate([jnp.zeros(most, bool), trajectory.last_fresh])
+        actor_memories = jnp.concatenate([trajectory.memory[1:], trajectory.last_memory[None]])
+        policy, _ = learner.actor(observation, gather(actor_memories, trajectory.last_memory), fresh)
+        context, _ = critic.context(
+            Observation(*(x[None] for x in observation)), gather(memories, memories[-1]), fresh[None]
+        )
+        values = estimate(self.config.value, critic, context[0], policy, key).value
+        final = jnp.zeros((time * env, self.spec.agents)).at[ended].set(values[:most], mode="drop")
+        return final.reshape(time, env, -1), values[most:]
+
+    def targets(
+        self,
+        rewards: Float[Array, "time env agent"],
+        values: Float[Array, "time+1 env agent"],
+        final_values: Float[Array, "time env agent"],
+        trajectory: Trajectory,
+    ) -> Float[Array, "time env agent"]:
+        """The returns that the critic learns."""
+        kind, gamma = self.config.returns, self.config.gamma
+
+        def one(rewards, values, final_values, terminated, truncated):
+            following = returns.successors(values, final_values, terminated, truncated)
+            ended = terminated | truncated
+            if isinstance(kind, NStep):
+                return returns.n_step(rewards, following, ended, gamma=gamma, n=kind.n)
+            return returns.lambda_returns(rewards, following, ended, gamma=gamma, lam=kind.lam)
+
+        each_agent = jax.vmap(one, in_axes=(1, 1, 1, None, None), out_axes=1)
+        each_copy = jax.vmap(each_agent, in_axes=1, out_axes=1)
+        return each_copy(rewards, values, final_values, trajectory.terminated, trajectory.truncated)
+
+    def advantages(
+        self,
+        learner: Learner,
+        values: Estimate,
+        policy: Categorical,
+        action: Int[Array, "*batch agent"],
+        targets: Float[Array, "*batch agent"],
+    ) -> Float[Array, "*batch agent"]:
+        """How much better the actions were than the policy, in rewards' units."""
+        if advantage_is_critics(self.config.value):
+            # Aᵢ = Q̂ᵢ(s, aᵢ) − Σₐ πᵢ(a) Q̂ᵢ(s, a)
+            gain = chosen(values.action_values, action) - values.value
+            return gain * self.unit(learner)
+        # Aᵢ = G − V̂ᵢ(s): target less critic, where the paper's Algorithm 1 has the signs reversed
+        return targets - self.raw(learner, values.value)
+
+    def improve(
+        self, learner: Learner, part: Batch, key: PRNGKeyArray
+    ) -> tuple[Learner, Metrics]:
+        """One gradient step of the critic and one of the actor."""
+        critic_gradient, (advantage, critic_metrics) = jax.grad(self.critic_loss, has_aux=True)(
+            learner.critic, learner, part, key
+        )
+        actor_gradient, actor_metrics = jax.grad(self.actor_loss, has_aux=True)(
+            learner.actor, part, advantage
+        )
+        critic, critic_optimiser = descend(
+            self.critic_optimiser, critic_gradient, learner.critic_optimiser, learner.critic
+        )
+        actor, actor_optimiser = descend(
+            self.actor_optimiser, actor_gradient, learner.actor_optimiser, learner.actor
+        )
+        learner = replace(
+            learner,
+            actor=actor,
+            critic=critic,
+            actor_optimiser=actor_optimiser,
+            critic_optimiser=critic_optimiser,
+        )
+        norms = {
+            "actor_grad_norm": optax.global_norm(actor_gradient),
+            "critic_grad_norm": optax.global_norm(critic_gradient),
+        }
+        return learner, actor_metrics | critic_metrics | norms
+
+    def critic_loss(
+        self, critic: Critic, learner: Learner, part: Batch, key: PRNGKeyArray
+    ) -> tuple[Float[Array, ""], tuple[Float[Array, "time env agent"], Metrics]]:
+        """The error against the targets; beside it the advantages for the actor."""
+        config = self.config
+        context, _ = critic.context(part.observation, part.critic_memory[0], part.fresh)
+        predicted = prediction(config.value, critic, context, part.action, part.policy, key)
+        target = (
+            learner.targets.standardise(part.target) if config.normalise_values else part.target
+        )
+        error = residual(config, predicted - target)
+        if config.value_clip is not None:
+            change = jnp.clip(predicted - part.prediction, -config.value_clip, config.value_clip)
+            error = jnp.maximum(error, residual(config, part.prediction + change - target))
+        loss = error.mean()
+
+        advantage = part.advantage
+        if config.refresh_advantages:
+            values = estimate(
+                config.value, critic, jax.lax.stop_gradient(context), part.policy, key
+            )
+            advantage = self.advantages(learner, values, part.policy, part.action, part.target)
+        return config.value_coef * loss, (jax.lax.stop_gradient(advantage), {"value_loss": loss})
+
+    def actor_loss(
+        self, actor: Actor, part: Batch, advantage: Float[Array, "time env agent"]
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """The policy gradient's surrogate, less the entropy bonus."""
+        config = self.config
+        policy, _ = actor.unroll(part.observation, part.memory[0], part.fresh)
+        if config.normalise_advantages:
+            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        log_ratio = policy.log_prob(part.action) - part.policy.log_prob(part.action)
+        ratio = jnp.exp(log_ratio)
+        if config.clip is None:
+            surrogate = policy.log_prob(part.action) * advantage
+            outside = jnp.zeros_like(ratio)
+        else:
+            # min(ρ A, clip(ρ, 1 − ε, 1 + ε) A)                      (Schulman et al., 2017, Eq. 7)
+            clipped = jnp.clip(ratio, 1 - config.clip, 1 + config.clip)
+            surrogate = jnp.minimum(ratio * advantage, clipped * advantage)
+            outside = (clipped != ratio).astype(float)
+        entropy = policy.entropy().mean()
+        metrics = {
+            "entropy": entropy,
+            "kl": (ratio - 1 - log_ratio).mean(),
+            "clip_fraction": outside.mean(),
+        }
+        return -surrogate.mean() - config.entropy * entropy, metrics
+
+    def next_target(self, learner: Learner) -> Critic:
+        """The target critic after an update."""
+        match self.config.target:
+            case Soft(tau=tau):
+                return optax.incremental_update(learner.critic, learner.target, tau)
+            case Hard(every=every):
+                due = learner.updates % every == 0
+                return jax.tree.map(
+                    lambda new, old: jnp.where(due, new, old), learner.critic, learner.target
+                )
+            case _:
+                return learner.critic
+
+    def unit(self, learner: Learner) -> float | Float[Array, ""]:
+        """The rewards' units that one unit of the critic stands for."""
+        return learner.targets.deviation if self.config.normalise_values else 1.0
+
+    def raw(self, learner: Learner, values: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The critic's values in the rewards' units."""
+        return learner.targets.restore(values) if self.config.normalise_values else values
+
+
+def residual(config: PPO, error: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """Squared or Huber loss of each error."""
+    match config.loss:
+        case Huber(delta=delta):
+            return optax.losses.huber_loss(error, delta=delta)
+        case _:
+            return error**2
+
+
+def create_optimiser(
+    config: PPO, lr: float, gradient_steps: int
+) -> optax.GradientTransformation:
+    """Clipping by the global norm, then Adam or RMSProp."""
+    rate = optax.linear_schedule(lr, 0.0, gradient_steps) if config.lr_decay else lr
+    match config.optimiser:
+        case Adam(eps=eps):
+            optimiser = optax.adam(rate, eps=eps)
+        case RMSProp(decay=decay, momentum=momentum, rms_eps=eps):
+            optimiser = optax.rmsprop(rate, decay=decay, eps=eps, momentum=momentum or None)
+    if config.max_grad_norm is None:
+        return optimiser
+    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optimiser)
+
+
+def descend(optimiser, gradient, state, parameters):
+    """One step of `optimiser`: the new parameters and its new state."""
+    steps, state = optimiser.update(gradient, state, parameters)
+    return optax.apply_updates(parameters, steps), state
+
+
+def minibatches(config: PPO, batch: Batch, key: PRNGKeyArray) -> Batch:
+    """`batch` cut into sequences, shuffled and dealt out: `[minibatch, time, env, ...]`.
+
+    The agents of a step stay together. A single minibatch needs no order and is not touched.
+    """
+    if config.minibatches == 1:
+        return jax.tree.map(lambda x: x[None], batch)
+    length, parts = config.sequence, config.minibatches
+    order = jax.random.permutation(key, config.steps_per_update // length)
+
+    def deal(x):
+        time, env, *rest = x.shape
+        x = x.reshape(time // length, length, env, *rest).swapaxes(0, 1)
+        x = x.reshape(length, -1, *rest)[:, order]
+        return x.reshape(length, parts, -1, *rest).swapaxes(0, 1)
+
+    return jax.tree.map(deal, batch)

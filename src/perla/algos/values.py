@@ -1,11 +1,22 @@
-"""What the critic sees: the one argument in which the methods differ."""
+"""What the critic sees: the one argument in which the methods differ.
+
+Every value answers two questions about a state: what is it worth (`estimate`, for bootstrapping
+and as a baseline), and what does the critic predict for the transition that was made
+(`prediction`, which is regressed on the target).
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
 
 from perla.config import Config
-from perla.marginal import Auto, Exact, Sampled
+from perla.distributions import Categorical
+from perla.marginal import Auto, Exact, Sampled, draw, marginalise, resolve
+from perla.nets.critics import Critic
+from perla.types import Array, Float, Int, PRNGKeyArray
 
 
 class Independent(Config, tag="independent"):
@@ -20,11 +31,11 @@ class Embedded(Config, tag="embedded"):
     """V(·, a₋ᵢ) or Q(·, aᵢ, a₋ᵢ) averaged over a₋ᵢ ~ π₋ᵢ: policy-embedded training (PERLA)."""
 
     base: Literal["local", "global"] = "local"
-    """What the critic sees beside the actions: `local` observation or `global` state."""
+    """What the critic sees beside the actions: its `local` observation or the `global` state."""
     form: Literal["state-value", "action-value"] = "state-value"
     """`state-value`: V(·, a₋ᵢ), as in the paper's experiments. `action-value`: Q(·, aᵢ, a₋ᵢ) with
     advantage Q̂ᵢ(s, aᵢ) − Σₐ πᵢ(a) Q̂ᵢ(s, a), as in its Algorithm 1 and its theory."""
-    fit: Literal["joint", "marginal"] = "marginal"
+    fit: Literal["joint", "marginal"] = "joint"
     """What is regressed on the target: the critic at the `joint` action that was taken, or its
     `marginal` (Algorithm 1, line 7)."""
     estimator: Auto | Sampled | Exact = Auto()
@@ -32,3 +43,67 @@ class Embedded(Config, tag="embedded"):
 
 
 Value = Independent | Centralised | Embedded
+
+
+class Estimate(NamedTuple):
+    """A critic's answer at each state, in the critic's own (normalised) units."""
+
+    value: Float[Array, "*batch agent"]
+    """The worth of the state: V(·), or V̂ marginalised over a₋ᵢ."""
+    action_values: Float[Array, "*batch agent out"]
+    """Q̂ᵢ(s, ·) of the agent's own actions; for the state-value forms `value` once more."""
+    spread: Float[Array, "*batch agent"]
+    """Standard deviation of the critic over a₋ᵢ; zero for critics that see no actions."""
+
+
+def outputs(value: Value, actions: int) -> int:
+    """Outputs of the critic for each agent: one, or one for each own action."""
+    return actions if advantage_is_critics(value) else 1
+
+
+def advantage_is_critics(value: Value) -> bool:
+    """Whether the advantage is read off the critic (action-value form) or off the returns."""
+    return isinstance(value, Embedded) and value.form == "action-value"
+
+
+def estimate(
+    value: Value,
+    critic: Critic,
+    context: Float[Array, "*batch agent width"],
+    policy: Categorical,
+    key: PRNGKeyArray,
+) -> Estimate:
+    """The worth of each state under `policy`."""
+    if not isinstance(value, Embedded):
+        v = critic.alone(context)
+        return Estimate(v[..., 0], v, jnp.zeros_like(v[..., 0]))
+    estimator = resolve(value.estimator, *policy.log_probs.shape[-2:])
+    draws = draw(estimator, jax.lax.stop_gradient(policy), key)
+    q, spread = marginalise(critic.joint(context, draws.actions), draws.weights)
+    if value.form == "state-value":
+        return Estimate(q[..., 0], q, spread[..., 0])
+    # V̂ᵢ(s) = Σₐ πᵢ(a) Q̂ᵢ(s, a)
+    return Estimate((policy.probs * q).sum(-1), q, (policy.probs * spread).sum(-1))
+
+
+def prediction(
+    value: Value,
+    critic: Critic,
+    context: Float[Array, "*batch agent width"],
+    action: Int[Array, "*batch agent"],
+    policy: Categorical,
+    key: PRNGKeyArray,
+) -> Float[Array, "*batch agent"]:
+    """What the critic says of the transition that `action` made."""
+    if isinstance(value, Embedded) and value.fit == "joint":
+        q = critic.joint(context, action[..., None, :])[..., 0, :, :]
+    else:
+        q = estimate(value, critic, context, policy, key).action_values
+    return chosen(q, action) if advantage_is_critics(value) else q[..., 0]
+
+
+def chosen(
+    q: Float[Array, "*batch agent action"], action: Int[Array, "*batch agent"]
+) -> Float[Array, "*batch agent"]:
+    """q at the agents' own actions."""
+    return jnp.where(jax.nn.one_hot(action, q.shape[-1], dtype=bool), q, 0.0).sum(-1)

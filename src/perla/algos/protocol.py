@@ -1,0 +1,54 @@
+"""What a learner is handed, and what it offers to the training loop."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+from perla.distributions import Categorical
+from perla.envs.protocol import Observation
+from perla.nets.actors import Actor
+from perla.types import Array, Bool, Float, Int, Metrics, PRNGKeyArray
+
+
+class Trajectory(NamedTuple):
+    """Consecutive steps of all copies, and where they lead."""
+
+    observation: Observation
+    """`[time, env, ...]`, what each action was chosen from."""
+    fresh: Bool[Array, "time env"]
+    """An episode begins at this step."""
+    memory: Float[Array, "time env agent hidden"]
+    """The actor's memory before each step."""
+    action: Int[Array, "time env agent"]
+    policy: Categorical
+    """The policies `[time, env, agent, action]` that the actions were drawn from."""
+    reward: Float[Array, "time env agent"]
+    terminated: Bool[Array, "time env"]
+    truncated: Bool[Array, "time env"]
+    final: Observation
+    """`[time, env, ...]`, what each step led to: the last of its episode where one ended."""
+    last: Observation
+    """`[env, ...]`, what the next action will be chosen from."""
+    last_fresh: Bool[Array, " env"]
+    last_memory: Float[Array, "env agent hidden"]
+
+
+class LearnerState(Protocol):
+    """All that learning changes: a pytree of arrays, of which the loop needs the actor."""
+
+    @property
+    def actor(self) -> Actor: ...
+
+
+class Algorithm(Protocol):
+    """A learner for one world."""
+
+    def init(self, key: PRNGKeyArray) -> Any:
+        """A learner state that has seen nothing."""
+        ...
+
+    def update(
+        self, learner: Any, trajectory: Trajectory, key: PRNGKeyArray
+    ) -> tuple[Any, Metrics]:
+        """Learn from a trajectory."""
+        ...

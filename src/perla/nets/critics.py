@@ -1,0 +1,67 @@
+"""Critics: of one agent's view, of the state, of either and the others' joint action."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from perla.envs.protocol import Observation
+from perla.nets.body import Body
+from perla.types import Array, Bool, Float, Int
+
+
+class Critic(eqx.Module):
+    """V(·) or V(·, a₋ᵢ) of every agent (or, with an output for every own action, Q).
+
+    What does not depend on the others' actions is computed once a state, by `context`; `joint`
+    adds the actions. Agent i never sees its own entry of a joint action.
+    """
+
+    body: Body
+    sees: Literal["local", "global"] = eqx.field(static=True)
+    actions: int = eqx.field(static=True)
+    """Actions of each other agent that join the input; 0 for a critic of the state alone."""
+
+    def context(
+        self,
+        observation: Observation,
+        memory: Float[Array, "*batch agent hidden"],
+        fresh: Bool[Array, "time *batch"],
+    ) -> tuple[
+        Float[Array, "time *batch agent width"], Float[Array, "time *batch agent hidden"]
+    ]:
+        """All that the values at consecutive steps share, and the memory after each."""
+        local = self.sees == "local"
+        x = observation.obs if local else observation.state[..., None, :]
+        return self.body.context(x, memory, fresh)
+
+    def alone(
+        self, context: Float[Array, "*batch agent width"]
+    ) -> Float[Array, "*batch agent out"]:
+        """The outputs of a critic that sees no actions."""
+        return self.body.finish(context)
+
+    def joint(
+        self,
+        context: Float[Array, "*batch agent width"],
+        actions: Int[Array, "*batch_or_none sample agent"],
+    ) -> Float[Array, "*batch sample agent out"]:
+        """The outputs for each of several joint actions, the same ones for all agents.
+
+        Joint actions without batch axes serve every state; their part is then computed once.
+        """
+        agents = self.body.agents
+        chosen = jax.nn.one_hot(actions, self.actions)
+        tables = self.body.rows.reshape(*self.body.rows.shape[:-2], agents, self.actions, -1)
+        if self.body.separate:  # table of agent i for the action of agent m
+            others = 1.0 - jnp.eye(agents)
+            seen = jnp.einsum("...ma,im,imaw->...iw", chosen, others, tables)
+        else:
+            looked_up = jnp.einsum("...ma,maw->...mw", chosen, tables)
+            seen = looked_up.sum(-2, keepdims=True) - looked_up
+        context = context[..., None, :, :]
+        seen = seen.reshape((1,) * (context.ndim - seen.ndim) + seen.shape)
+        return self.body.finish(context + seen)

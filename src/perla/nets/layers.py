@@ -1,0 +1,215 @@
+"""Layers on arrays `[..., feature]`: dense, normalising, recurrent."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from perla.types import Array, Bool, Float, PRNGKeyArray
+
+Init = Literal["orthogonal", "torch"]
+
+
+def along(parameter: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`parameter` with leading axes of one, so that it meets `x` by explicit broadcasting."""
+    return parameter.reshape((1,) * (x.ndim - parameter.ndim) + parameter.shape)
+
+
+def initial_weight(
+    key: PRNGKeyArray, rows: int, columns: int, init: Init, gain: float
+) -> Float[Array, "{rows} {columns}"]:
+    """A weight matrix: orthogonal times `gain`, or PyTorch's U(±1/√rows), which knows no gain."""
+    if init == "orthogonal":
+        return jax.nn.initializers.orthogonal(gain)(key, (rows, columns))
+    bound = rows**-0.5
+    return jax.random.uniform(key, (rows, columns), minval=-bound, maxval=bound)
+
+
+class Linear(eqx.Module):
+    """x W + b."""
+
+    weight: Float[Array, "in out"]
+    bias: Float[Array, " out"]
+
+    @classmethod
+    def create(
+        cls, key: PRNGKeyArray, rows: int, columns: int, init: Init, gain: float = 2**0.5
+    ) -> Linear:
+        """Orthogonal weights and no bias, or both from PyTorch's U(±1/√rows)."""
+        key_weight, key_bias = jax.random.split(key)
+        bound = rows**-0.5 if init == "torch" else 0.0
+        return cls(
+            initial_weight(key_weight, rows, columns, init, gain),
+            jax.random.uniform(key_bias, (columns,), minval=-bound, maxval=bound),
+        )
+
+    def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
+        y = x @ self.weight
+        return y + along(self.bias, y)
+
+
+class LayerNorm(eqx.Module):
+    """Zero mean and unit variance over the features, then a learnt scale and shift."""
+
+    scale: Float[Array, " feature"]
+    shift: Float[Array, " feature"]
+
+    @classmethod
+    def create(cls, features: int) -> LayerNorm:
+        """The identity's scale and shift."""
+        return cls(jnp.ones(features), jnp.zeros(features))
+
+    def __call__(self, x: Float[Array, "*batch feature"]) -> Float[Array, "*batch feature"]:
+        x = jax.nn.standardize(x, axis=-1, epsilon=1e-5)
+        return x * along(self.scale, x) + along(self.shift, x)
+
+
+class GRU(eqx.Module):
+    """A gated recurrent unit, unrolled over the leading time axis."""
+
+    inputs: Linear
+    """x to the pre-activations of the gates r, z and of the candidate n."""
+    recurrent: Float[Array, "hidden gates"]
+    candidate_bias: Float[Array, " hidden"]
+
+    @classmethod
+    def create(cls, key: PRNGKeyArray, rows: int, hidden: int, init: Init) -> GRU:
+        """Each gate's matrices are drawn on their own, as PyTorch and on-policy do."""
+        key_inputs, key_recurrent = jax.random.split(key)
+
+        def gates(key, rows):
+            keys = jax.random.split(key, 3)
+            return jnp.concatenate([initial_weight(k, rows, hidden, init, 1.0) for k in keys], -1)
+
+        return cls(
+            Linear(gates(key_inputs, rows), jnp.zeros(3 * hidden)),
+            gates(key_recurrent, hidden),
+            jnp.zeros(hidden),
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "time *batch in"],
+        memory: Float[Array, "*batch hidden"],
+        fresh: Bool[Array, "time *batch"],
+    ) -> Float[Array, "time *batch hidden"]:
+        """The memory after each step; it is zeroed before the steps that are `fresh`.
+
+        The inputs' products, and in the backward pass the weights' gradients, are taken over all
+        steps at once; only what depends on the step before is left to the scan.
+        """
+        return _unroll(self.recurrent, self.candidate_bias, self.inputs(x), memory, fresh)
+
+
+def _gru_step(recurrent, candidate_bias, gates, before):
+    """One step; returns the new memory and what its derivative needs."""
+    r_x, z_x, n_x = jnp.split(gates, 3, axis=-1)
+    r_h, z_h, n_h = jnp.split(before @ recurrent, 3, axis=-1)
+    n_h = n_h + along(candidate_bias, n_h)
+    r, z = jax.nn.sigmoid(r_x + r_h), jax.nn.sigmoid(z_x + z_h)
+    n = jnp.tanh(n_x + r * n_h)
+    return n + z * (before - n), (before, r, z, n, n_h)
+
+
+@jax.custom_vjp
+def _unroll(recurrent, candidate_bias, gates, memory, fresh):
+    return _unroll_forward(recurrent, candidate_bias, gates, memory, fresh)[0]
+
+
+def _unroll_forward(recurrent, candidate_bias, gates, memory, fresh):
+    def step(memory, inputs):
+        gates, fresh = inputs
+        before = jnp.where(fresh[..., None], 0.0, memory)
+        after, saved = _gru_step(recurrent, candidate_bias, gates, before)
+        return after, (after, saved)
+
+    _, (memories, saved) = jax.lax.scan(step, memory, (gates, fresh))
+    return memories, (recurrent, saved, fresh)
+
+
+def _unroll_backward(residuals, d_memories):
+    recurrent, saved, fresh = residuals
+
+    def step(d_after, inputs):
+        d_memory, (before, r, z, n, n_h), fresh = inputs
+        d_after = d_after + d_memory
+        d_n = d_after * (1 - z) * (1 - n * n)  # through tanh
+        d_r = d_n * n_h * r * (1 - r)
+        d_z = d_after * (before - n) * z * (1 - z)
+        d_products = jnp.concatenate([d_r, d_z, d_n * r], -1)
+        d_before = d_after * z + d_products @ recurrent.T
+        return jnp.where(fresh[..., None], 0.0, d_before), (d_n, d_products)
+
+    d_memory, (d_n, d_products) = jax.lax.scan(
+        step, jnp.zeros_like(d_memories[0]), (d_memories, saved, fresh), reverse=True
+    )
+    hidden = d_n.shape[-1]
+    rows = d_products.reshape(-1, 3 * hidden)
+    d_recurrent = saved[0].reshape(-1, hidden).T @ rows
+    d_gates = jnp.concatenate([d_products[..., : 2 * hidden], d_n], -1)
+    return d_recurrent, rows[:, 2 * hidden :].sum(0), d_gates, d_memory, None
+
+
+_unroll.defvjp(_unroll_forward, _unroll_backward)
+
+
+class MLP(eqx.Module):
+    """Dense layers with ReLU between them.
+
+    The first layer is open to several inputs: each reads its own rows of one weight matrix, as
+    if they had been concatenated, so that what several outputs share is multiplied only once.
+    `begin` is the first layer's share of the features; callers add the `rows` of their other
+    inputs to it and `finish`.
+    """
+
+    layers: tuple[Linear, ...]
+    norms: tuple[LayerNorm, ...] | None
+    features: int = eqx.field(static=True)
+    """Rows of the first layer that read the features; the other inputs' follow."""
+
+    @classmethod
+    def create(
+        cls,
+        key: PRNGKeyArray,
+        features: int,
+        others: int,
+        hidden: tuple[int, ...],
+        outputs: int,
+        *,
+        init: Init,
+        gain: float,
+        norm: bool,
+    ) -> MLP:
+        """`features` + `others` inputs, then `hidden` widths, then `outputs` scaled by `gain`."""
+        sizes = (features + others, *hidden, outputs)
+        gains = (2**0.5,) * len(hidden) + (gain,)
+        keys = jax.random.split(key, len(gains))
+        layers = tuple(
+            Linear.create(k, rows, columns, init, layer_gain)
+            for k, rows, columns, layer_gain in zip(keys, sizes[:-1], sizes[1:], gains, strict=True)
+        )
+        norms = tuple(map(LayerNorm.create, (features, *hidden))) if norm else None
+        return cls(layers, norms, features)
+
+    def begin(self, x: Float[Array, "*batch feature"]) -> Float[Array, "*batch hidden"]:
+        """The first layer's pre-activations, as far as `x` and the bias go."""
+        first = self.layers[0]
+        x = x if self.norms is None else self.norms[0](x)
+        y = x @ first.weight[: self.features]
+        return y + along(first.bias, y)
+
+    @property
+    def rows(self) -> Float[Array, "other hidden"]:
+        """The first layer's weights of the inputs beyond the features."""
+        return self.layers[0].weight[self.features :]
+
+    def finish(self, y: Float[Array, "*batch hidden"]) -> Float[Array, "*batch out"]:
+        """The output, from the first layer's complete pre-activations."""
+        for i, layer in enumerate(self.layers[1:]):
+            y = jax.nn.relu(y)
+            y = y if self.norms is None else self.norms[i + 1](y)
+            y = layer(y)
+        return y

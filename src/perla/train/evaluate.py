@@ -1,0 +1,93 @@
+"""Playing whole episodes with a fixed policy."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from perla.envs.protocol import Env
+from perla.errors import UserError
+from perla.nets.actors import Actor
+from perla.types import Array, Bool, Float, Int, PRNGKeyArray
+
+
+class Episodes(NamedTuple):
+    """Finished episodes."""
+
+    returns: Float[Array, " episode"]
+    """Undiscounted, averaged over agents (who all earn the same where the reward is common)."""
+    lengths: Int[Array, " episode"]
+
+
+def evaluate(
+    env: Env, actor: Actor, key: PRNGKeyArray, greedy: Bool[Array, " episode"]
+) -> Episodes:
+    """One episode for each entry of `greedy`: the likeliest actions, or sampled ones.
+
+    All are stepped side by side until the last one ends.
+    """
+    episodes = greedy.shape[0]
+    limit = episode_limit(env)
+    key_reset, key_run = jax.random.split(key)
+    state, observation = jax.vmap(env.reset)(jax.random.split(key_reset, episodes))
+
+    def running(carry):
+        return (carry[0] < limit) & ~carry[1].all()
+
+    def step(carry):
+        time, done, state, observation, memory, result = carry
+        key_action, key_env = jax.random.split(jax.random.fold_in(key_run, time))
+        fresh = jnp.full(episodes, time == 0)
+        policy, memory = actor(observation, memory, fresh)
+        action = jnp.where(greedy[:, None], policy.mode(), policy.sample(key_action))
+        state, timestep = jax.vmap(env.step)(jax.random.split(key_env, episodes), state, action)
+        result = Episodes(
+            result.returns + jnp.where(done, 0.0, timestep.reward.mean(-1)),
+            result.lengths + ~done,
+        )
+        done = done | timestep.terminated | timestep.truncated
+        return time + 1, done, state, timestep.observation, memory, result
+
+    start = (
+        jnp.int32(0),
+        jnp.zeros(episodes, bool),
+        state,
+        observation,
+        actor.body.blank((episodes,)),
+        Episodes(jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32)),
+    )
+    return jax.lax.while_loop(running, step, start)[-1]
+
+
+def watch(env: Env, actor: Actor, key: PRNGKeyArray, *, greedy: bool = True) -> list[Any]:
+    """The states of one episode, first to last, for rendering."""
+    key_reset, key_run = jax.random.split(key)
+    state, observation = jax.jit(env.reset)(key_reset)
+    memory = actor.body.blank(())
+
+    @jax.jit
+    def step(key, state, observation, memory, fresh):
+        key_action, key_env = jax.random.split(key)
+        policy, memory = actor(observation, memory, fresh)
+        action = policy.mode() if greedy else policy.sample(key_action)
+        state, timestep = env.step(key_env, state, action)
+        return state, timestep, memory
+
+    states = [state]
+    for time in range(episode_limit(env)):
+        key_step = jax.random.fold_in(key_run, time)
+        state, timestep, memory = step(key_step, state, observation, memory, jnp.array(time == 0))
+        observation = timestep.observation
+        states.append(state)
+        if timestep.terminated | timestep.truncated:
+            break
+    return states
+
+
+def episode_limit(env: Env) -> int:
+    """The steps after which an episode is over at the latest; `UserError` if there is no limit."""
+    if env.spec.limit is None:
+        raise UserError(f"{env.spec.id}: episodes without a step limit cannot be evaluated")
+    return env.spec.limit
