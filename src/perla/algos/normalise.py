@@ -1,4 +1,4 @@
-"""Running mean and deviation of a stream, for rewards and for targets."""
+"""Means over the steps that count, and the running mean and deviation of a stream."""
 
 from __future__ import annotations
 
@@ -6,11 +6,25 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from perla.types import Array, Float
+from perla.types import Array, Bool, Float
+
+
+def mean(
+    x: Float[Array, "*batch agent"], valid: Bool[Array, "*batch"]
+) -> Float[Array, ""]:
+    """The mean of `x` over valid steps and all agents."""
+    return jnp.where(valid[..., None], x, 0.0).sum() / (valid.sum() * x.shape[-1])
+
+
+def variance(
+    x: Float[Array, "*batch agent"], valid: Bool[Array, "*batch"]
+) -> Float[Array, ""]:
+    """The variance of `x` over valid steps and all agents."""
+    return mean((x - mean(x, valid)) ** 2, valid)
 
 
 class Running(NamedTuple):
-    """Mean and variance of everything seen so far, merged batch by batch (Chan et al., 1979)."""
+    """Mean and variance of all steps seen so far, merged batch by batch (Chan et al., 1979)."""
 
     count: Float[Array, ""]
     mean: Float[Array, ""]
@@ -21,20 +35,21 @@ class Running(NamedTuple):
         """Nothing seen: the identity."""
         return cls(jnp.float32(0.0), jnp.float32(0.0), jnp.float32(1.0))
 
-    def update(self, x: Float[Array, "..."]) -> Running:
-        """After seeing all entries of `x`."""
-        count = self.count + x.size
-        share = x.size / count
-        shift = x.mean() - self.mean
-        variance = (
-            (1 - share) * self.variance + share * x.var() + share * (1 - share) * shift**2
-        )
-        return Running(count, self.mean + share * shift, variance)
+    def update(
+        self, x: Float[Array, "*batch agent"], valid: Bool[Array, "*batch"]
+    ) -> Running:
+        """After seeing the valid steps of `x`."""
+        seen = valid.sum(dtype=jnp.float32)
+        count = self.count + seen
+        share = seen / count
+        shift = mean(x, valid) - self.mean
+        spread = (1 - share) * self.variance + share * variance(x, valid)
+        return Running(count, self.mean + share * shift, spread + share * (1 - share) * shift**2)
 
     @property
     def deviation(self) -> Float[Array, ""]:
         """The standard deviation, bounded away from zero."""
-        return jnp.sqrt(self.variance + 1e-5)
+        return jnp.sqrt(self.variance + 1e-8)
 
     def standardise(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """(x − mean) / deviation."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from perla import returns
-from perla.algos.normalise import Running
+from perla.algos.normalise import Running, mean, variance
 from perla.algos.protocol import Trajectory
 from perla.algos.values import (
     Centralised,
@@ -100,8 +100,8 @@ class PPO(Config, tag="ppo"):
 
     copies: Count = 32
     """Environment copies stepped side by side."""
-    horizon: Count = 64
-    """Steps of every copy between two updates."""
+    horizon: Count | None = 64
+    """Steps of every copy between two updates; none: one whole episode of every copy."""
     epochs: Count = 4
     """Passes over the collected steps in an update."""
     minibatches: Count = 1
@@ -167,27 +167,29 @@ class PPO(Config, tag="ppo"):
     agent_ids: bool = True
     """Tell the networks which agent they serve."""
 
-    @property
-    def steps_per_update(self) -> int:
-        """Environment steps between two updates, summed over copies."""
-        return self.copies * self.horizon
+    def length(self, spec: Spec) -> int:
+        """Steps of every copy between two updates; whole episodes are padded to the limit."""
+        if self.horizon is None and spec.limit is None:
+            raise UserError(f"horizon = none: the episodes of {spec.id} have no limit")
+        return self.horizon or spec.limit
 
-    @property
-    def sequence(self) -> int:
-        """Steps of the sequences that minibatches are drawn from: single steps without a GRU."""
+    def sequence(self, spec: Spec) -> int:
+        """Steps of the sequences that minibatches are made of: single steps without a GRU.
+
+        Raises `UserError` where the numbers do not divide each other.
+        """
+        length = self.length(spec)
         recurrent = "gru" in (self.actor, self.critic)
-        return (self.chunk or self.horizon) if recurrent else 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.horizon % self.sequence:
-            raise UserError(f"chunk = {self.chunk}: must divide horizon = {self.horizon}")
-        sequences = self.steps_per_update // self.sequence
+        sequence = (self.chunk or length) if recurrent else 1
+        if length % sequence:
+            raise UserError(f"chunk = {sequence}: must divide the horizon of {length} steps")
+        sequences = self.copies * length // sequence
         if sequences % self.minibatches:
             raise UserError(
                 f"minibatches = {self.minibatches}: must divide the {sequences} sequences that "
-                f"copies = {self.copies} and horizon = {self.horizon} make"
+                f"{self.copies} copies make in {length} steps"
             )
+        return sequence
 
 
 class Learner(eqx.Module):
@@ -211,6 +213,7 @@ class Batch(NamedTuple):
 
     observation: Observation
     fresh: Bool[Array, "time env"]
+    valid: Bool[Array, "time env"]
     memory: Float[Array, "time env agent hidden"]
     critic_memory: Float[Array, "time env agent hidden"]
     action: Int[Array, "time env agent"]
@@ -253,18 +256,16 @@ def create_critic(config: PPO, spec: Spec, key: PRNGKeyArray) -> Critic:
 class Algorithm:
     """PPO on one world: `init` makes a learner, `update` improves it by a trajectory.
 
-    `updates` is the length of the run, which a falling learning rate needs to know.
+    Raises `UserError` for settings that do not fit each other or the world.
     """
 
-    def __init__(self, config: PPO, spec: Spec, updates: int) -> None:
+    def __init__(self, config: PPO, spec: Spec) -> None:
         self.config, self.spec = config, spec
+        self.sequence = config.sequence(spec)
         if isinstance(config.value, Embedded):
             resolve(config.value.estimator, spec.agents, spec.max_actions)
-        gradient_steps = updates * config.epochs * config.minibatches
-        self.actor_optimiser = create_optimiser(config, config.lr, gradient_steps)
-        self.critic_optimiser = create_optimiser(
-            config, config.critic_lr or config.lr, gradient_steps
-        )
+        self.actor_optimiser = create_optimiser(config, config.lr)
+        self.critic_optimiser = create_optimiser(config, config.critic_lr or config.lr)
 
     def init(self, key: PRNGKeyArray) -> Learner:
         """A learner that has seen nothing."""
@@ -284,18 +285,26 @@ class Algorithm:
         )
 
     def update(
-        self, learner: Learner, trajectory: Trajectory, key: PRNGKeyArray
+        self,
+        learner: Learner,
+        trajectory: Trajectory,
+        key: PRNGKeyArray,
+        progress: Float[Array, ""],
     ) -> tuple[Learner, Metrics]:
-        """Targets from the trajectory, then several passes over it."""
+        """Targets from the trajectory, then several passes over it.
+
+        `progress` is the share of the run that is done, for the learning rates that fall with it.
+        """
+        rate = 1.0 - progress if self.config.lr_decay else jnp.float32(1.0)
         key_values, key_epochs = jax.random.split(key)
         learner, batch, metrics = self.prepare(learner, trajectory, key_values)
 
         def epoch(learner: Learner, key: PRNGKeyArray) -> tuple[Learner, Metrics]:
             key_order, key_losses = jax.random.split(key)
-            parts = minibatches(self.config, batch, key_order)
+            parts = minibatches(batch, self.config.minibatches, self.sequence, key_order)
             keys = jax.random.split(key_losses, self.config.minibatches)
             return jax.lax.scan(
-                lambda learner, part: self.improve(learner, *part), learner, (parts, keys)
+                lambda learner, part: self.improve(learner, *part, rate), learner, (parts, keys)
             )
 
         keys = jax.random.split(key_epochs, self.config.epochs)
@@ -312,7 +321,7 @@ class Algorithm:
         key_target, key_boundary, key_value, key_prediction = jax.random.split(key, 4)
         rewards = trajectory.reward
         if config.normalise_rewards:
-            learner = replace(learner, rewards=learner.rewards.update(rewards))
+            learner = replace(learner, rewards=learner.rewards.update(rewards, trajectory.valid))
             rewards = learner.rewards.standardise(rewards)
 
         def look(critic: Critic, key: PRNGKeyArray):
@@ -342,6 +351,7 @@ class Algorithm:
         batch = Batch(
             observation=trajectory.observation,
             fresh=trajectory.fresh,
+            valid=trajectory.valid,
             memory=trajectory.memory,
             critic_memory=jnp.concatenate([learner.critic_memory[None], memories[:-1]]),
             action=trajectory.action,
@@ -350,16 +360,18 @@ class Algorithm:
             target=targets,
             advantage=self.advantages(learner, values, trajectory.policy, trajectory.action, targets),
         )
+        valid = trajectory.valid
         error = targets - self.raw(learner, predicted)
+        unexplained = variance(error, valid) / (variance(targets, valid) + 1e-8)
         metrics = {
-            "td_error": jnp.sqrt((error**2).mean()),
-            "explained_variance": 1.0 - error.var() / (targets.var() + 1e-8),
-            "value": self.raw(learner, values.value).mean(),
+            "td_error": jnp.sqrt(mean(error**2, valid)),
+            "explained_variance": 1.0 - unexplained,
+            "value": mean(self.raw(learner, values.value), valid),
         }
         if isinstance(config.value, Embedded):
-            metrics["spread"] = values.spread.mean() * self.unit(learner)
+            metrics["spread"] = mean(values.spread, valid) * self.unit(learner)
         if config.normalise_values:
-            learner = replace(learner, targets=learner.targets.update(targets))
+            learner = replace(learner, targets=learner.targets.update(targets, trajectory.valid))
         return replace(learner, critic_memory=memories[-1]), batch, metrics
 
     def boundary_values(
@@ -433,9 +445,10 @@ class Algorithm:
         return targets - self.raw(learner, values.value)
 
     def improve(
-        self, learner: Learner, part: Batch, key: PRNGKeyArray
+        self, learner: Learner, part: Batch, key: PRNGKeyArray, rate: Float[Array, ""]
     ) -> tuple[Learner, Metrics]:
-        """One gradient step of the critic and one of the actor."""
+        """One gradient step of the critic and one of the actor, at `rate` times their learning
+        rates."""
         critic_gradient, (advantage, critic_metrics) = jax.grad(self.critic_loss, has_aux=True)(
             learner.critic, learner, part, key
         )
@@ -443,10 +456,10 @@ class Algorithm:
             learner.actor, part, advantage
         )
         critic, critic_optimiser = descend(
-            self.critic_optimiser, critic_gradient, learner.critic_optimiser, learner.critic
+            self.critic_optimiser, critic_gradient, learner.critic_optimiser, learner.critic, rate
         )
         actor, actor_optimiser = descend(
-            self.actor_optimiser, actor_gradient, learner.actor_optimiser, learner.actor
+            self.actor_optimiser, actor_gradient, learner.actor_optimiser, learner.actor, rate
         )
         learner = replace(
             learner,
@@ -475,7 +488,7 @@ class Algorithm:
         if config.value_clip is not None:
             change = jnp.clip(predicted - part.prediction, -config.value_clip, config.value_clip)
             error = jnp.maximum(error, residual(config, part.prediction + change - target))
-        loss = error.mean()
+        loss = mean(error, part.valid)
 
         advantage = part.advantage
         if config.refresh_advantages:
@@ -492,7 +505,8 @@ class Algorithm:
         config = self.config
         policy, _ = actor.unroll(part.observation, part.memory[0], part.fresh)
         if config.normalise_advantages:
-            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+            centred = advantage - mean(advantage, part.valid)
+            advantage = centred / (jnp.sqrt(variance(advantage, part.valid)) + 1e-8)
         log_ratio = policy.log_prob(part.action) - part.policy.log_prob(part.action)
         ratio = jnp.exp(log_ratio)
         if config.clip is None:
@@ -503,13 +517,13 @@ class Algorithm:
             clipped = jnp.clip(ratio, 1 - config.clip, 1 + config.clip)
             surrogate = jnp.minimum(ratio * advantage, clipped * advantage)
             outside = (clipped != ratio).astype(float)
-        entropy = policy.entropy().mean()
+        entropy = mean(policy.entropy(), part.valid)
         metrics = {
             "entropy": entropy,
-            "kl": (ratio - 1 - log_ratio).mean(),
-            "clip_fraction": outside.mean(),
+            "kl": mean(ratio - 1 - log_ratio, part.valid),
+            "clip_fraction": mean(outside, part.valid),
         }
-        return -surrogate.mean() - config.entropy * entropy, metrics
+        return -mean(surrogate, part.valid) - config.entropy * entropy, metrics
 
     def next_target(self, learner: Learner) -> Critic:
         """The target critic after an update."""
@@ -542,11 +556,8 @@ def residual(config: PPO, error: Float[Array, "*batch"]) -> Float[Array, "*batch
             return error**2
 
 
-def create_optimiser(
-    config: PPO, lr: float, gradient_steps: int
-) -> optax.GradientTransformation:
+def create_optimiser(config: PPO, rate: float) -> optax.GradientTransformation:
     """Clipping by the global norm, then Adam or RMSProp."""
-    rate = optax.linear_schedule(lr, 0.0, gradient_steps) if config.lr_decay else lr
     match config.optimiser:
         case Adam(eps=eps):
             optimiser = optax.adam(rate, eps=eps)
@@ -557,21 +568,21 @@ def create_optimiser(
     return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optimiser)
 
 
-def descend(optimiser, gradient, state, parameters):
-    """One step of `optimiser`: the new parameters and its new state."""
+def descend(optimiser, gradient, state, parameters, rate):
+    """`rate` times one step of `optimiser`: the new parameters and its new state."""
     steps, state = optimiser.update(gradient, state, parameters)
-    return optax.apply_updates(parameters, steps), state
+    return jax.tree.map(lambda p, step: p + rate * step, parameters, steps), state
 
 
-def minibatches(config: PPO, batch: Batch, key: PRNGKeyArray) -> Batch:
-    """`batch` cut into sequences, shuffled and dealt out: `[minibatch, time, env, ...]`.
+def minibatches(batch: Batch, parts: int, length: int, key: PRNGKeyArray) -> Batch:
+    """`batch` cut into sequences of `length` steps, shuffled and dealt out: `[minibatch, time,
+    env, ...]`.
 
     The agents of a step stay together. A single minibatch needs no order and is not touched.
     """
-    if config.minibatches == 1:
+    if parts == 1:
         return jax.tree.map(lambda x: x[None], batch)
-    length, parts = config.sequence, config.minibatches
-    order = jax.random.permutation(key, config.steps_per_update // length)
+    order = jax.random.permutation(key, batch.fresh.size // length)
 
     def deal(x):
         time, env, *rest = x.shape

@@ -17,6 +17,8 @@ class Trajectory(NamedTuple):
     """`[time, env, ...]`, what each action was chosen from."""
     fresh: Bool[Array, "time env"]
     """An episode begins at this step."""
+    valid: Bool[Array, "time env"]
+    """The step counts: false only for what pads whole episodes to the longest."""
     memory: Float[Array, "time env agent hidden"]
     """The actor's memory before each step."""
     action: Int[Array, "time env agent"]
@@ -48,7 +50,7 @@ class Algorithm(Protocol):
         ...
 
     def update(
-        self, learner: Any, trajectory: Trajectory, key: PRNGKeyArray
+        self, learner: Any, trajectory: Trajectory, key: PRNGKeyArray, progress: Float[Array, ""]
     ) -> tuple[Any, Metrics]:
-        """Learn from a trajectory."""
+        """Learn from a trajectory, `progress` (0 to 1) of the run being done."""
         ...

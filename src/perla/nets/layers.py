@@ -77,17 +77,24 @@ class GRU(eqx.Module):
 
     @classmethod
     def create(cls, key: PRNGKeyArray, rows: int, hidden: int, init: Init) -> GRU:
-        """Each gate's matrices are drawn on their own, as PyTorch and on-policy do."""
-        key_inputs, key_recurrent = jax.random.split(key)
+        """Orthogonal matrices, each gate's drawn on its own, and no biases; or all from PyTorch's
+        U(±1/√hidden)."""
+        key_inputs, key_recurrent, key_bias, key_candidate = jax.random.split(key, 4)
+        bound = hidden**-0.5 if init == "torch" else 0.0
 
         def gates(key, rows):
+            if init == "torch":
+                return jax.random.uniform(key, (rows, 3 * hidden), minval=-bound, maxval=bound)
             keys = jax.random.split(key, 3)
             return jnp.concatenate([initial_weight(k, rows, hidden, init, 1.0) for k in keys], -1)
 
         return cls(
-            Linear(gates(key_inputs, rows), jnp.zeros(3 * hidden)),
+            Linear(
+                gates(key_inputs, rows),
+                jax.random.uniform(key_bias, (3 * hidden,), minval=-bound, maxval=bound),
+            ),
             gates(key_recurrent, hidden),
-            jnp.zeros(hidden),
+            jax.random.uniform(key_candidate, (hidden,), minval=-bound, maxval=bound),
         )
 
     def __call__(

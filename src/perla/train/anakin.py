@@ -8,33 +8,37 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from perla.algos import ppo
 from perla.envs.protocol import Env
 from perla.envs.wrappers import AutoReset
 from perla.nets.actors import Actor
 from perla.train.evaluate import evaluate
-from perla.train.rollout import Finished, Scene, begin, rollout
-from perla.types import Array, Float, Metrics, PRNGKeyArray
+from perla.train.rollout import Scene, Tally, begin, rollout
+from perla.types import Array, Float, Int, Metrics, PRNGKeyArray
 
 
-class Run(NamedTuple):
+class Progress(NamedTuple):
     """All that changes while one seed trains; what a checkpoint holds."""
 
     learner: ppo.Learner
     scene: Scene
     key: PRNGKeyArray
+    steps: Int[Array, ""]
+    """Environment transitions made, summed over copies."""
     best: Actor
-    """The actor of the best evaluation so far."""
+    """The actor of the best evaluation so far: the one with the highest greedy return."""
     best_return: Float[Array, ""]
 
 
 class Trainer:
-    """Trains `config` on `env`, once for every seed.
+    """Trains `config` on `env` for `steps` environment steps, once for every seed.
 
-    On a CPU each seed is a computation of its own, and they run side by side on its cores; on
-    an accelerator they are one computation, vectorised over seeds. On a CPU, and only there, a
-    seed's results are the same to the bit whichever other seeds are trained beside it.
+    Seeds are either one computation, vectorised over them, or a computation each, spread over
+    the devices. By default they are vectorised on an accelerator and apart on a CPU, where
+    batches of small matrix products are slow; and apart, a seed's results are the same to the
+    bit whichever others are trained beside it.
     """
 
     def __init__(
@@ -43,72 +47,172 @@ class Trainer:
         config: ppo.PPO,
         *,
         seeds: tuple[int, ...],
-        updates: int,
+        steps: int,
         eval_episodes: int = 32,
+        vectorise: bool | None = None,
+        devices: list[jax.Device] | None = None,
     ) -> None:
-        self.env, self.config, self.seeds = env, config, seeds
-        self.copies = AutoReset(env, config.copies)
-        self.algorithm = ppo.Algorithm(config, env.spec, updates)
+        self.env, self.config, self.seeds, self.steps = env, config, seeds, steps
         self.eval_episodes = eval_episodes
-        self._begin = jax.jit(self._begin_seed)
-        self._advance = jax.jit(self._advance_seed, donate_argnums=0)
+        self.devices = devices or jax.devices()
+        self.vectorised = self.devices[0].platform != "cpu" if vectorise is None else vectorise
+        self.copies = AutoReset(env, config.copies)
+        self.algorithm = ppo.Algorithm(config, env.spec)
+        over_seeds = partial(jax.vmap) if self.vectorised else lambda f, **_: f
+        self._begin = jax.jit(over_seeds(self._begin_one))
+        self._advance = jax.jit(over_seeds(self._advance_one, in_axes=(0, None)), donate_argnums=0)
+        self._absolute = jax.jit(
+            over_seeds(self._absolute_one, in_axes=(0, None)), static_argnums=1
+        )
 
-    def _begin_seed(self, key: PRNGKeyArray) -> Run:
+    # Seeds, together or apart: a population is a list of `Progress`, one for each computation.
+
+    def init(self) -> list[Progress]:
+        """Every seed at its first step."""
+        keys = [jax.random.key(seed) for seed in self.seeds]
+        if self.vectorised:
+            keys = [jnp.stack(keys)]
+        return self._place([self._begin(key) for key in keys])
+
+    def advance(
+        self, population: list[Progress], until: int
+    ) -> tuple[list[Progress], list[dict[str, float]]]:
+        """Train every seed until it has made `until` steps, then evaluate it.
+
+        Updates are whole, so a seed may go past `until` by less than one. Returns the metrics of
+        each seed, means over the updates just made (absent if there were none).
+        """
+        results = [self._advance(progress, jnp.int32(until)) for progress in population]
+        return [progress for progress, _ in results], self._rows([rows for _, rows in results])
+
+    def absolute(
+        self, population: list[Progress], episodes: int = 320
+    ) -> list[dict[str, float]]:
+        """The best actors over fresh episodes, as many greedy as sampled."""
+        return self._rows([self._absolute(progress, episodes) for progress in population])
+
+    def export(self, population: list[Progress]) -> Progress:
+        """The population as NumPy arrays with a leading seed axis, whatever the devices are."""
+        plain = [
+            progress._replace(key=jax.random.key_data(progress.key)) for progress in population
+        ]
+        if self.vectorised:
+            return jax.tree.map(np.asarray, plain[0])
+        return jax.tree.map(lambda *x: np.stack([np.asarray(y) for y in x]), *plain)
+
+    def restore(self, exported: Progress) -> list[Progress]:
+        """The inverse of `export`."""
+        parts = [exported]
+        if not self.vectorised:
+            parts = [
+                jax.tree.map(lambda x, i=i: x[i], exported) for i in range(len(self.seeds))
+            ]
+        return self._place(
+            [part._replace(key=jax.random.wrap_key_data(jnp.asarray(part.key))) for part in parts]
+        )
+
+    def template(self) -> Progress:
+        """Shapes and types of what `export` returns, without computing it."""
+        plain = jax.eval_shape(
+            lambda key: (p := self._begin_one(key))._replace(key=jax.random.key_data(p.key)),
+            jax.random.key(0),
+        )
+        seeds = len(self.seeds)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((seeds, *x.shape), x.dtype), plain)
+
+    def actor(self, exported: Progress, seed: int, *, best: bool = True) -> Actor:
+        """The actor of the seed at position `seed`: the best evaluated, or the last."""
+        actor = exported.best if best else exported.learner.actor
+        return jax.tree.map(lambda x: jnp.asarray(x[seed]), actor)
+
+    def _place(self, population: list[Progress]) -> list[Progress]:
+        """Spread over the devices: computations in turn; or within the one computation its seeds,
+        or else its copies, if their number allows."""
+        devices = self.devices
+        if not self.vectorised:
+            return [
+                jax.device_put(progress, devices[i % len(devices)])
+                for i, progress in enumerate(population)
+            ]
+        (progress,) = population
+        mesh = Mesh(np.array(devices), "device")
+        whole = NamedSharding(mesh, PartitionSpec())
+        by_seed = NamedSharding(mesh, PartitionSpec("device"))
+        by_copy = NamedSharding(mesh, PartitionSpec(None, "device"))
+        if len(self.seeds) % len(devices) == 0:
+            return [jax.device_put(progress, by_seed)]
+        placed = jax.device_put(progress, whole)
+        if self.config.copies % len(devices) == 0:
+            placed = placed._replace(scene=jax.device_put(progress.scene, by_copy))
+        return [placed]
+
+    def _rows(self, metrics: list[Metrics]) -> list[dict[str, float]]:
+        metrics = [{k: np.asarray(v) for k, v in rows.items()} for rows in metrics]
+        if self.vectorised:
+            metrics = [{k: v[i] for k, v in metrics[0].items()} for i in range(len(self.seeds))]
+        return [{k: v.item() for k, v in row.items() if not np.isnan(v)} for row in metrics]
+
+    # One seed.
+
+    def _begin_one(self, key: PRNGKeyArray) -> Progress:
         key_learner, key_scene, key = jax.random.split(key, 3)
         learner = self.algorithm.init(key_learner)
         scene = begin(self.copies, learner.actor, key_scene)
-        return Run(learner, scene, key, learner.actor, jnp.float32(-jnp.inf))
+        return Progress(
+            learner, scene, key, jnp.int32(0), learner.actor, jnp.float32(-jnp.inf)
+        )
 
-    def _advance_seed(self, run: Run, updates) -> tuple[Run, Metrics]:
-        """`updates` times collect and improve, then evaluate."""
-
+    def _advance_one(
+        self, progress: Progress, until: Int[Array, ""]
+    ) -> tuple[Progress, Metrics]:
         def update(carry):
-            run, sums, finished, i = carry
-            run, metrics, more = self._update_once(run)
+            progress, sums, tally, updates = carry
+            progress, metrics, more = self._update(progress)
             sums = jax.tree.map(jnp.add, sums, metrics)
-            return run, sums, jax.tree.map(jnp.add, finished, more), i + 1
+            return progress, sums, jax.tree.map(jnp.add, tally, more), updates + 1
 
-        shapes = jax.eval_shape(self._update_once, run)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[1:])
-        run, sums, finished, _ = jax.lax.while_loop(
-            lambda carry: carry[-1] < updates, update, (run, *zeros, jnp.int32(0))
+        _, *shapes = jax.eval_shape(self._update, progress)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        progress, sums, tally, updates = jax.lax.while_loop(
+            lambda carry: carry[0].steps < until, update, (progress, *zeros, jnp.int32(0))
         )
-        metrics = jax.tree.map(lambda x: x / updates, sums)
-        metrics["train_return"] = finished.returns / finished.count
-        return self._evaluate(run, metrics)
-
-    def _update_once(self, run: Run) -> tuple[Run, Metrics, Finished]:
-        key, key_rollout, key_update = jax.random.split(run.key, 3)
-        scene, trajectory, finished = rollout(
-            self.copies, run.learner.actor, run.scene, key_rollout, self.config.horizon
+        metrics = {name: total / updates for name, total in sums.items()}
+        metrics["train_return"] = tally.returns / tally.episodes
+        # Evaluation draws from a key of its own and so leaves the training as it is.
+        scores = self._evaluate(progress.learner.actor, progress.key, self.eval_episodes)
+        better = scores["return"] >= progress.best_return
+        progress = progress._replace(
+            best=jax.tree.map(partial(jnp.where, better), progress.learner.actor, progress.best),
+            best_return=jnp.where(better, scores["return"], progress.best_return),
         )
-        learner, metrics = self.algorithm.update(run.learner, trajectory, key_update)
-        return run._replace(learner=learner, scene=scene, key=key), metrics, finished
+        return progress, metrics | scores | {"step": progress.steps}
 
-    def _evaluate(self, run: Run, metrics: Metrics) -> tuple[Run, Metrics]:
-        greedy = jnp.arange(2 * self.eval_episodes) < self.eval_episodes
-        # Evaluation draws from a key of its own, so that it leaves training as it is.
-        key = jax.random.fold_in(run.key, 0)
-        episodes = evaluate(self.env, run.learner.actor, key, greedy)
-        metrics |= split_scores(episodes, self.eval_episodes)
-        better = metrics["return"] >= run.best_return
-        best = jax.tree.map(partial(jnp.where, better), run.learner.actor, run.best)
-        best_return = jnp.where(better, metrics["return"], run.best_return)
-        return run._replace(best=best, best_return=best_return), metrics
+    def _update(self, progress: Progress) -> tuple[Progress, Metrics, Tally]:
+        """Collect, then improve."""
+        key, key_rollout, key_update = jax.random.split(progress.key, 3)
+        scene, trajectory, tally = rollout(
+            self.copies,
+            progress.learner.actor,
+            progress.scene,
+            key_rollout,
+            self.config.length(self.env.spec),
+            whole_episodes=self.config.horizon is None,
+        )
+        learner, metrics = self.algorithm.update(
+            progress.learner, trajectory, key_update, progress.steps / self.steps
+        )
+        steps = progress.steps + tally.steps
+        progress = progress._replace(learner=learner, scene=scene, key=key, steps=steps)
+        return progress, metrics, tally
 
-    def init(self) -> list[Run]:
-        return [self._begin(jax.random.key(seed)) for seed in self.seeds]
+    def _absolute_one(self, progress: Progress, episodes: int) -> Metrics:
+        return self._evaluate(progress.best, progress.key, episodes)
 
-    def advance(self, runs: list[Run], updates: int):
-        results = [self._advance(run, jnp.int32(updates)) for run in runs]
-        runs = [run for run, _ in results]
-        return runs, [jax.tree.map(float, m) for _, m in results]
-
-
-def split_scores(episodes, greedy: int) -> Metrics:
-    """Mean return and length of the first `greedy` episodes, and return of the sampled rest."""
-    return {
-        "return": episodes.returns[:greedy].mean(),
-        "episode_length": episodes.lengths[:greedy].mean(),
-        "return_sampled": episodes.returns[greedy:].mean(),
-    }
+    def _evaluate(self, actor: Actor, key: PRNGKeyArray, episodes: int) -> Metrics:
+        greedy = jnp.arange(2 * episodes) < episodes
+        played = evaluate(self.env, actor, jax.random.fold_in(key, episodes), greedy)
+        return {
+            "return": played.returns[:episodes].mean(),
+            "return_sampled": played.returns[episodes:].mean(),
+            "episode_length": played.lengths[:episodes].mean(),
+        }

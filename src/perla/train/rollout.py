@@ -11,7 +11,7 @@ from perla.algos.protocol import Trajectory
 from perla.envs.protocol import Observation
 from perla.envs.wrappers import AutoReset
 from perla.nets.actors import Actor
-from perla.types import Array, Bool, Float, PRNGKeyArray
+from perla.types import Array, Bool, Float, Int, PRNGKeyArray
 
 
 class Scene(NamedTuple):
@@ -28,10 +28,13 @@ class Scene(NamedTuple):
     """The rewards of the current episodes so far, averaged over agents."""
 
 
-class Finished(NamedTuple):
-    """The episodes that ended during a rollout."""
+class Tally(NamedTuple):
+    """What a rollout amounts to."""
 
-    count: Float[Array, ""]
+    steps: Int[Array, ""]
+    """Environment transitions that count, summed over copies."""
+    episodes: Int[Array, ""]
+    """Episodes that ended."""
     returns: Float[Array, ""]
     """Their summed returns."""
 
@@ -50,34 +53,54 @@ def begin(env: AutoReset, actor: Actor, key: PRNGKeyArray) -> Scene:
 
 
 def rollout(
-    env: AutoReset, actor: Actor, scene: Scene, key: PRNGKeyArray, horizon: int
-) -> tuple[Scene, Trajectory, Finished]:
-    """Act for `horizon` steps in every copy."""
+    env: AutoReset,
+    actor: Actor,
+    scene: Scene,
+    key: PRNGKeyArray,
+    length: int,
+    *,
+    whole_episodes: bool = False,
+) -> tuple[Scene, Trajectory, Tally]:
+    """Act for `length` steps in every copy.
 
-    def step(scene: Scene, key: PRNGKeyArray):
+    With `whole_episodes` every copy begins an episode first, and what follows its end is padding:
+    neither learnt from nor counted.
+    """
+    key_begin, key_steps = jax.random.split(key)
+    if whole_episodes:
+        scene = begin(env, actor, key_begin)
+
+    def step(carry: tuple[Scene, Array], key: PRNGKeyArray):
+        scene, valid = carry
         key_action, key_env = jax.random.split(key)
         policy, memory = actor(scene.observation, scene.memory, scene.fresh)
         action = policy.sample(key_action)
         state, timestep = env.step(key_env, scene.state, action)
         ended = timestep.terminated | timestep.truncated
         total = scene.returns + timestep.reward.mean(-1)
-        finished = Finished(ended.sum(dtype=jnp.float32), jnp.where(ended, total, 0.0).sum())
-        record = (
-            scene.observation,
-            scene.fresh,
-            scene.memory,
-            action,
-            policy,
-            timestep.reward,
-            timestep.terminated,
-            timestep.truncated,
-            timestep.final,
-        )
+        counted = ended & valid
+        tally = Tally(valid.sum(), counted.sum(), jnp.where(counted, total, 0.0).sum())
+        record = {
+            "observation": scene.observation,
+            "fresh": scene.fresh,
+            "valid": valid,
+            "memory": scene.memory,
+            "action": action,
+            "policy": policy,
+            "reward": timestep.reward,
+            "terminated": timestep.terminated,
+            "truncated": timestep.truncated,
+            "final": timestep.final,
+        }
         scene = Scene(state, timestep.observation, ended, memory, jnp.where(ended, 0.0, total))
-        return scene, (record, finished)
+        return (scene, valid & ~ended if whole_episodes else valid), (record, tally)
 
-    scene, (record, finished) = jax.lax.scan(step, scene, jax.random.split(key, horizon))
+    start = (scene, jnp.ones(env.copies, bool))
+    (scene, _), (record, tally) = jax.lax.scan(step, start, jax.random.split(key_steps, length))
     trajectory = Trajectory(
-        *record, last=scene.observation, last_fresh=scene.fresh, last_memory=scene.memory
+        **record,
+        last=scene.observation,
+        last_fresh=scene.fresh,
+        last_memory=scene.memory,
     )
-    return scene, trajectory, jax.tree.map(lambda x: x.sum(0), finished)
+    return scene, trajectory, jax.tree.map(lambda x: x.sum(0), tally)
