@@ -1,26 +1,26 @@
-"""Every method is its recipe, every preset the published settings of somebody's code.
-
-    make("perla-ippo", "epymarl") = PPO(**PRESETS["epymarl"], **RECIPES["perla-ippo"])
-"""
+"""Every method is its recipe; every preset is somebody's published settings."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from perla.algos.ppo import GAE, PPO, Adam, Hard, Huber, NStep, Soft
 from perla.algos.values import Centralised, Embedded, Independent
 from perla.errors import nearest
+from perla.marginal import Sampled
+
+Settings = dict[str, Any]
 
 # fmt: off
-IPPO        = {"value": Independent()}                    # V(τᵢ)
-MAPPO       = {"value": Centralised()}                    # V(s)
-PERLA_IPPO  = {"value": Embedded(base="local")}           # V(τᵢ, a₋ᵢ) over a₋ᵢ ~ π₋ᵢ
-PERLA_MAPPO = {"value": Embedded(base="global")}          # V(s, a₋ᵢ)  over a₋ᵢ ~ π₋ᵢ
+IPPO        = {"value": Independent()}                   # V(τᵢ)
+MAPPO       = {"value": Centralised()}                   # V(s)
+PERLA_IPPO  = {"value": Embedded(base="local")}          # V(τᵢ, a₋ᵢ) over a₋ᵢ ~ π₋ᵢ
+PERLA_MAPPO = {"value": Embedded(base="global")}         # V(s, a₋ᵢ)  over a₋ᵢ ~ π₋ᵢ
 
-A2C = {"clip": None, "epochs": 1, "minibatches": 1}       # one plain policy-gradient step
+A2C = {"clip": None, "epochs": 1, "minibatches": 1}      # one plain policy-gradient step
 # fmt: on
 
-RECIPES: dict[str, dict[str, Any]] = {
+RECIPES: dict[str, Settings] = {
     "ippo": IPPO,
     "mappo": MAPPO,
     "perla-ippo": PERLA_IPPO,
@@ -32,8 +32,90 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """What a method's name stands for."""
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},
+
+class Preset(NamedTuple):
+    """Settings, and what some methods have different."""
+
+    about: str
+    settings: Settings
+    local_critic: Settings = {}
+    """For methods whose critic sees an agent's own observation."""
+    embedded: Settings = {}
+    """For the marginalised critics of the PERLA methods: settings of `Embedded`."""
+
+
+_EPYMARL: Settings = {
+    "copies": 10,
+    "horizon": None,
+    "epochs": 4,
+    "minibatches": 1,
+    "gamma": 0.99,
+    "returns": NStep(n=5),
+    "target": Soft(tau=0.01),
+    "clip": 0.2,
+    "entropy": 0.001,
+    "normalise_advantages": False,
+    "refresh_advantages": True,
+    "lr": 3e-4,
+    "max_grad_norm": 10.0,
+    "hidden": 128,
+    "layers": 2,
+    "init": "torch",
+}
+_RECURRENT_ACTOR: Settings = {"actor": "gru", "layers": 1, "critic_layers": 2}
+
+PRESETS: dict[str, Preset] = {
+    "default": Preset("perla's own choice; docs/learning.md argues for it", {}),
+    "epymarl": Preset(
+        "EPyMARL's defaults of its IPPO and MAPPO",
+        _EPYMARL | _RECURRENT_ACTOR | {"normalise_rewards": True},
+    ),
+    "epymarl-lbf": Preset(
+        "the settings that EPyMARL's benchmark tuned for foraging (Papoudakis et al., 2021)",
+        _EPYMARL,
+        local_critic={"target": Hard(every=200)},
+    ),
+    "paper-lbf": Preset(
+        "the paper's settings for foraging (its Table 4) on EPyMARL's learner",
+        _EPYMARL | {"hidden": 256, "lr": 5e-4, "returns": NStep(n=10)},
+        embedded={"fit": "marginal", "estimator": Sampled(k=100)},
+    ),
+    "mava": Preset(
+        "Mava's defaults of its feed-forward IPPO and MAPPO",
+        {
+            "copies": 32,
+            "horizon": 128,
+            "epochs": 4,
+            "minibatches": 2,
+            "returns": GAE(lam=0.95),
+            "value_clip": 0.2,
+            "value_coef": 0.25,  # its coefficient 0.5 times the half in its squared error
+            "entropy": 0.01,
+            "optimiser": Adam(eps=1e-5),
+            "lr": 2.5e-4,
+            "max_grad_norm": 0.5,
+            "hidden": 128,
+        },
+    ),
+    "on-policy": Preset(
+        "on-policy's defaults, MAPPO's own code (Yu et al., 2022)",
+        {
+            "copies": 32,
+            "horizon": 200,
+            "epochs": 15,
+            "minibatches": 1,
+            "returns": GAE(lam=0.95),
+            "loss": Huber(delta=10.0),
+            "value_clip": 0.2,
+            "normalise_values": True,
+            "entropy": 0.01,
+            "optimiser": Adam(eps=1e-5),
+            "lr": 5e-4,
+            "max_grad_norm": 10.0,
+            "hidden": 64,
+            "layer_norm": True,
+        },
+    ),
 }
 """What a preset's name stands for."""
 
@@ -47,4 +129,11 @@ def make(algo: str, preset: str = "default", **overrides: Any) -> PPO:
         raise nearest(algo, RECIPES, what="algorithm")
     if preset not in PRESETS:
         raise nearest(preset, PRESETS, what="preset")
-    return PPO(**PRESETS[preset] | RECIPES[algo]).replace(**overrides)
+    chosen = PRESETS[preset]
+    settings = chosen.settings | RECIPES[algo]
+    value = settings["value"]
+    if isinstance(value, Embedded):
+        settings["value"] = value.replace(**chosen.embedded)
+    if isinstance(value, Independent) or (isinstance(value, Embedded) and value.base == "local"):
+        settings = settings | chosen.local_critic
+    return PPO(**settings).replace(**overrides)

@@ -1,0 +1,59 @@
+# Set-up is part of every target: a machine with Python ≥ 3.11 and make needs nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup train test test-all lint bench lock clean
+
+help:
+	@echo "make train     set up, then train PERLA on a foraging map: table, curve and replay"
+	@echo "make test      set up, then lint, types and tests"
+	@echo "make test-all  the same with the long learning tests"
+	@echo "make bench     set up, then measure speed"
+	@echo "make setup     a virtual environment with pinned, hashed dependencies"
+
+setup: $(VENV)/.run
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "perla needs Python >= 3.11; name one: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements/run.txt pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements/run.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements/dev.txt
+	@touch $@
+
+train: $(VENV)/.run
+	$(BIN)/perla train
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -n 2
+
+test-all: lint
+	$(BIN)/python -m pytest -n 2 -m ""
+
+bench: $(VENV)/.dev
+	$(BIN)/perla bench env
+	$(BIN)/perla bench train
+
+# The pins: hashes, and no index addresses. Needs uv.
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-annotate --custom-compile-command "make lock" \
+	  pyproject.toml requirements/build.in --output-file requirements/run.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-annotate --custom-compile-command "make lock" --group dev --extra bench \
+	  pyproject.toml requirements/build.in --output-file requirements/dev.txt --constraint requirements/run.txt
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache
