@@ -9,6 +9,8 @@ Axis names, used in every shape annotation and nowhere with another meaning:
 ``agent``   the agents of one environment, in the environment's own order
 ``action``  the discrete actions of one agent (padded to the largest, and masked)
 ``sample``  joint actions over which a critic is marginalised
+``food``    the foods of one foraging world, in row-major order
+``item``    things that agents look at: foods, or agents
 ``feature`` entries of an observation or of a hidden layer
 ==========  ==========================================================================
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -71,6 +71,7 @@ State = TypeVar("State")
 """A world's own bookkeeping: any pytree of arrays."""
 
 
+@runtime_checkable
 class Env(Protocol[State]):
     """A pure-JAX world: one copy, no auto-reset."""
 

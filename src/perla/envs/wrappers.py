@@ -54,7 +54,9 @@ class AutoReset(Generic[State]):
             (who,) = jnp.nonzero(todo, size=self.chunk, fill_value=self.copies)
             keys = jax.vmap(lambda copy: jax.random.fold_in(key_reset, copy))(who)
             fresh = jax.vmap(self.env.reset)(keys)
-            current = jax.tree.map(lambda old, new: old.at[who].set(new, mode="drop"), current, fresh)
+            current = jax.tree.map(
+                lambda old, new: old.at[who].set(new, mode="drop"), current, fresh
+            )
             return todo.at[who].set(False, mode="drop"), current
 
         _, (state, observation) = jax.lax.while_loop(

@@ -1,0 +1,97 @@
+"""Pictures of grid worlds, drawn with pillow alone: no display, no fonts to install."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+# Agents and food differ in shape as well as in hue, and in hues (of Okabe and Ito, 2008) that
+# colour-blind readers tell apart.
+_PAPER, _CELL, _LINE = "#FFFFFF", "#F4F2EC", "#D9D4C8"
+_AGENT, _AGENT_EDGE = "#0072B2", "#004A75"
+_FOOD, _FOOD_EDGE, _LEAF, _STALK = "#E69F00", "#9C6B00", "#009E73", "#5B4636"
+_INK, _CHALK = "#2B2100", "#FFFFFF"
+
+_FINE = 4
+"""Drawn this much larger and then shrunk, so that edges come out smooth."""
+
+
+def draw_grid(
+    size: int,
+    *,
+    agents: Sequence[tuple[int, int, int]],
+    foods: Sequence[tuple[int, int, int]],
+    width: int = 400,
+) -> np.ndarray:
+    """A square grid with agents (blue discs) and foods (orange apples): uint8 `[px, px, 3]`.
+
+    `agents` and `foods` are `(row, column, level)`; the level is written on each. Agents that
+    share a cell are drawn smaller, side by side. The picture is `width` pixels wide, less what
+    does not divide into whole cells, plus a margin.
+    """
+    cell = max(width // size, 16) * _FINE
+    margin = 6 * _FINE
+    side = cell * size + 2 * margin
+    image = Image.new("RGB", (side, side), _PAPER)
+    draw = ImageDraw.Draw(image)
+    line = max(_FINE, cell // 40)
+
+    def centre(row: int, col: int | float) -> tuple[float, float]:
+        return margin + (col + 0.5) * cell, margin + (row + 0.5) * cell
+
+    draw.rectangle((margin, margin, side - margin, side - margin), fill=_CELL)
+    for i in range(size + 1):
+        at = margin + i * cell
+        draw.line((at, margin, at, side - margin), fill=_LINE, width=line)
+        draw.line((margin, at, side - margin, at), fill=_LINE, width=line)
+    for row, col, level in foods:
+        _apple(draw, *centre(row, col), 0.31 * cell, level)
+    crowd = Counter((row, col) for row, col, _ in agents)
+    drawn: Counter[tuple[int, int]] = Counter()
+    for row, col, level in agents:
+        here, k = crowd[row, col], drawn[row, col]
+        drawn[row, col] += 1
+        # Sharers stand in a row across their cell.
+        aside = (k - (here - 1) / 2) * 0.9 / here
+        _disc(draw, *centre(row, col + aside), 0.36 * cell / max(1, 0.85 * here), level)
+    small = image.resize((side // _FINE, side // _FINE), Image.Resampling.LANCZOS)
+    return np.asarray(small, dtype=np.uint8).copy()
+
+
+def _disc(draw: ImageDraw.ImageDraw, x: float, y: float, r: float, level: int) -> None:
+    edge = max(2, round(r / 9))
+    draw.ellipse((x - r, y - r, x + r, y + r), fill=_AGENT, outline=_AGENT_EDGE, width=edge)
+    _number(draw, x, y, 1.2 * r, level, _CHALK)
+
+
+def _apple(draw: ImageDraw.ImageDraw, x: float, y: float, r: float, level: int) -> None:
+    edge = max(2, round(r / 9))
+    y += 0.14 * r
+    # Two lobes make the body; an outline is the same shape, a little larger, underneath.
+    for grow, colour in ((edge, _FOOD_EDGE), (0, _FOOD)):
+        for lobe in (-0.34, 0.34):
+            left, right = x + lobe * r - 0.78 * r, x + lobe * r + 0.78 * r
+            box = (left - grow, y - 0.92 * r - grow, right + grow, y + r + grow)
+            draw.ellipse(box, fill=colour)
+    draw.line((x, y - 0.8 * r, x + 0.1 * r, y - 1.35 * r), fill=_STALK, width=2 * edge)
+    leaf = (x + 0.12 * r, y - 1.4 * r, x + 0.82 * r, y - 0.98 * r)
+    draw.ellipse(leaf, fill=_LEAF)
+    _number(draw, x, y + 0.04 * r, 1.25 * r, level, _INK)
+
+
+def _number(
+    draw: ImageDraw.ImageDraw, x: float, y: float, height: float, number: int, colour: str
+) -> None:
+    font = ImageFont.load_default(size=max(8.0, height))
+    draw.text(
+        (x, y),
+        str(number),
+        fill=colour,
+        font=font,
+        anchor="mm",
+        stroke_width=max(0, round(height / 26)),
+        stroke_fill=colour,
+    )
