@@ -67,6 +67,11 @@ class Trainer:
 
     # Seeds, together or apart: a population is a list of `Progress`, one for each computation.
 
+    def compile(self) -> None:
+        """Compile everything, by evaluating a fresh population that is thrown away."""
+        population, _ = self.advance(self.init(), 0)
+        jax.block_until_ready(population)
+
     def init(self) -> list[Progress]:
         """Every seed at its first step."""
         keys = [jax.random.key(seed) for seed in self.seeds]
