@@ -403,12 +403,12 @@ def test_pictures_show_who_is_where():
 
 def test_the_mask_leaves_exactly_the_actions_that_change_something_or_stay():
     """An action is masked where the original would replace it by staying, as a step shows."""
-    world = foraging.make("Foraging-6x6-2p-2f-coop-v2", mask=True)
+    world = registry.make("lbf:Foraging-6x6-2p-2f-coop-v2", mask=True)
     state = world.place([[1, 1], [3, 2]], [1, 1], [[2, 1], [4, 4]], [2, 2])
     expected = [[1, 1, 0, 1, 1, 1], [1, 1, 1, 1, 1, 0]]
     np.testing.assert_array_equal(world.observe(state).avail, np.array(expected, bool))
     corner = world.place([[0, 0], [5, 5]], [1, 1], [[2, 2], [4, 4]], [2, 2])
     expected = [[1, 0, 1, 0, 1, 0], [1, 1, 0, 1, 0, 0]]
     np.testing.assert_array_equal(world.observe(corner).avail, np.array(expected, bool))
-    plain = foraging.make("Foraging-6x6-2p-2f-coop-v2")
+    plain = registry.make("lbf:Foraging-6x6-2p-2f-coop-v2")
     assert plain.observe(corner).avail.all()

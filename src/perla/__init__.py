@@ -1,0 +1,86 @@
+"""Cooperative multi-agent reinforcement learning with policy-embedded training.
+
+result = perla.train("lbf:Foraging-8x8-2p-2f-coop-v2", "perla-ippo", steps=500_000, seeds=5)
+result.summary["iqm"]["absolute"]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from perla.errors import UserError
+
+if TYPE_CHECKING:
+    from perla.envs.protocol import Env
+    from perla.runs.execute import Result
+
+__version__ = "0.1.0"
+__all__ = ["UserError", "__version__", "make", "train"]
+
+
+def make(env: str, **options: Any) -> Env:
+    """The world called `env`, such as `lbf:Foraging-8x8-2p-2f-coop-v2`, with its `options`.
+
+    Raises `UserError` for an unknown name or option.
+    """
+    from perla.envs.registry import make
+
+    return make(env, **options)
+
+
+def train(
+    env: str,
+    algo: str = "perla-ippo",
+    *,
+    steps: int,
+    seeds: int | Sequence[int] = 1,
+    preset: str = "default",
+    out: str | PathLike[str] | None = None,
+    env_options: Mapping[str, Any] | None = None,
+    evaluations: int = 50,
+    eval_episodes: int = 32,
+    absolute_episodes: int = 320,
+    **settings: Any,
+) -> Result:
+    """Train `algo` on `env` for `steps` environment steps of each seed, and wait for it.
+
+    `seeds` is how many (0, 1, …) or which. `settings` are the learner's own, on top of `preset`:
+    `lr=1e-3`, `returns=NStep(n=10)`. With `out` everything is kept in that folder, as by
+    `perla train`, and can be resumed; without it nothing is written.
+
+    The result has `.records` (every evaluation), `.summary`, and `.actor(seed)`. Raises
+    `UserError` for an unknown name, a value out of range, or a folder that is in use.
+    """
+    from perla.algos import recipes
+    from perla.runs import execute
+    from perla.runs.spec import Run
+
+    run = Run(
+        env=env,
+        env_options=dict(env_options or {}),
+        algo=algo,
+        preset=preset,
+        config=recipes.make(algo, preset, **settings),
+        steps=steps,
+        seeds=tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
+        evaluations=evaluations,
+        eval_episodes=eval_episodes,
+        absolute_episodes=absolute_episodes,
+    )
+    return execute.train(run, None if out is None else Path(out))
+
+
+class _Package(ModuleType):
+    """Keeps `perla.train` the function when the package of that name is imported."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name == "train" and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

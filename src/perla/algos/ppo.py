@@ -120,6 +120,8 @@ class PPO(Config, tag="ppo"):
     """PPO's bound on the probability ratio; none: the plain policy gradient (A2C)."""
     entropy: NonNegative = 0.01
     """Weight of the entropy bonus."""
+    entropy_final: NonNegative | None = None
+    """Its weight at the end of the run, reached linearly; none: it stays."""
     normalise_advantages: bool = True
     """Standardise the advantages of each minibatch."""
     refresh_advantages: bool = False
@@ -225,6 +227,15 @@ class Batch(NamedTuple):
     advantage: Float[Array, "time env agent"]
 
 
+class Pace(NamedTuple):
+    """What follows a schedule."""
+
+    rate: Float[Array, ""]
+    """By what the learning rates are multiplied."""
+    entropy: Float[Array, ""]
+    """Weight of the entropy bonus."""
+
+
 def create_actor(config: PPO, spec: Spec, key: PRNGKeyArray) -> Actor:
     """A fresh actor for a world."""
     return Actor(
@@ -293,9 +304,9 @@ class Algorithm:
     ) -> tuple[Learner, Metrics]:
         """Targets from the trajectory, then several passes over it.
 
-        `progress` is the share of the run that is done, for the learning rates that fall with it.
+        `progress` is the share of the run that is done, for what changes with it.
         """
-        rate = 1.0 - progress if self.config.lr_decay else jnp.float32(1.0)
+        pace = self.pace(progress)
         key_values, key_epochs = jax.random.split(key)
         learner, batch, metrics = self.prepare(learner, trajectory, key_values)
 
@@ -304,7 +315,7 @@ class Algorithm:
             parts = minibatches(batch, self.config.minibatches, self.sequence, key_order)
             keys = jax.random.split(key_losses, self.config.minibatches)
             return jax.lax.scan(
-                lambda learner, part: self.improve(learner, *part, rate), learner, (parts, keys)
+                lambda learner, part: self.improve(learner, *part, pace), learner, (parts, keys)
             )
 
         keys = jax.random.split(key_epochs, self.config.epochs)
@@ -312,6 +323,15 @@ class Algorithm:
         learner = replace(learner, updates=learner.updates + 1)
         learner = replace(learner, target=self.next_target(learner))
         return learner, metrics | jax.tree.map(jnp.mean, losses)
+
+    def pace(self, progress: Float[Array, ""]) -> Pace:
+        """Where the schedules stand after `progress` (0 to 1) of the run."""
+        config, left = self.config, jnp.clip(1.0 - progress, 0.0, 1.0)
+        final = config.entropy if config.entropy_final is None else config.entropy_final
+        return Pace(
+            rate=left if config.lr_decay else jnp.ones(()),
+            entropy=final + (config.entropy - final) * left,
+        )
 
     def prepare(
         self, learner: Learner, trajectory: Trajectory, key: PRNGKeyArray
@@ -445,21 +465,20 @@ class Algorithm:
         return targets - self.raw(learner, values.value)
 
     def improve(
-        self, learner: Learner, part: Batch, key: PRNGKeyArray, rate: Float[Array, ""]
+        self, learner: Learner, part: Batch, key: PRNGKeyArray, pace: Pace
     ) -> tuple[Learner, Metrics]:
-        """One gradient step of the critic and one of the actor, at `rate` times their learning
-        rates."""
+        """One gradient step of the critic and one of the actor."""
         critic_gradient, (advantage, critic_metrics) = jax.grad(self.critic_loss, has_aux=True)(
             learner.critic, learner, part, key
         )
         actor_gradient, actor_metrics = jax.grad(self.actor_loss, has_aux=True)(
-            learner.actor, part, advantage
+            learner.actor, part, advantage, pace.entropy
         )
         critic, critic_optimiser = descend(
-            self.critic_optimiser, critic_gradient, learner.critic_optimiser, learner.critic, rate
+            self.critic_optimiser, critic_gradient, learner.critic_optimiser, learner.critic, pace.rate
         )
         actor, actor_optimiser = descend(
-            self.actor_optimiser, actor_gradient, learner.actor_optimiser, learner.actor, rate
+            self.actor_optimiser, actor_gradient, learner.actor_optimiser, learner.actor, pace.rate
         )
         learner = replace(
             learner,
@@ -499,7 +518,11 @@ class Algorithm:
         return config.value_coef * loss, (jax.lax.stop_gradient(advantage), {"value_loss": loss})
 
     def actor_loss(
-        self, actor: Actor, part: Batch, advantage: Float[Array, "time env agent"]
+        self,
+        actor: Actor,
+        part: Batch,
+        advantage: Float[Array, "time env agent"],
+        entropy_weight: Float[Array, ""],
     ) -> tuple[Float[Array, ""], Metrics]:
         """The policy gradient's surrogate, less the entropy bonus."""
         config = self.config
@@ -523,7 +546,7 @@ class Algorithm:
             "kl": mean(ratio - 1 - log_ratio, part.valid),
             "clip_fraction": mean(outside, part.valid),
         }
-        return -mean(surrogate, part.valid) - config.entropy * entropy, metrics
+        return -mean(surrogate, part.valid) - entropy_weight * entropy, metrics
 
     def next_target(self, learner: Learner) -> Critic:
         """The target critic after an update."""
@@ -587,7 +610,7 @@ def minibatches(batch: Batch, parts: int, length: int, key: PRNGKeyArray) -> Bat
     def deal(x):
         time, env, *rest = x.shape
         x = x.reshape(time // length, length, env, *rest).swapaxes(0, 1)
-        x = x.reshape(length, -1, *rest)[:, order]
-        return x.reshape(length, parts, -1, *rest).swapaxes(0, 1)
+        x = x.reshape(length, order.size, *rest)[:, order]
+        return x.reshape(length, parts, order.size // parts, *rest).swapaxes(0, 1)
 
     return jax.tree.map(deal, batch)

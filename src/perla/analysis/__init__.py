@@ -1,0 +1,1 @@
+"""Reading and drawing run folders, without JAX."""

@@ -1,0 +1,1 @@
+"""Runs as data, carried out, kept in folders, and resumed to the bit."""

@@ -1,0 +1,55 @@
+"""`perla bench`: speed, measured and printed as a table."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from perla.cli.parser import Parser
+from perla.errors import UserError, nearest
+
+BENCHES = ("env", "train")
+
+
+def bench_command(argv: Sequence[str]) -> int:
+    """Measure."""
+    parser = Parser("bench", "Measure speed and print a table.")
+    parser.add_argument("what", metavar="|".join(BENCHES), nargs="?", default="train")
+    parser.add_argument("--out", metavar="FILE", help="write the numbers to a .json file as well")
+    arguments = parser.parse(argv)
+    if arguments.what not in BENCHES:
+        raise nearest(arguments.what, BENCHES, what="benchmark")
+    out = Path(arguments.out) if arguments.out else None
+    if out is not None and not out.parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}")
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from perla.runs import cache, machine
+    from perla.runs.files import write_atomic
+    from perla.runs.store import dump
+
+    cache.enable()
+    rows = importlib.import_module(f"perla.bench.{arguments.what}").measure()
+    table = Table(title=f"perla bench {arguments.what}")
+    for name in rows[0]:
+        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
+    for row in rows:
+        table.add_row(*map(_cell, row.values()))
+    Console().print(table)
+    if out is not None:
+        facts = {"rows": rows, "versions": machine.versions(), "hardware": machine.hardware()}
+        write_atomic(out, dump(facts))
+    return 0
+
+
+def _cell(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    if math.isnan(value):
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,0 +1,106 @@
+"""`perla evaluate` and `perla render`: looking at what a run has learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from perla.cli.parser import Parser, convert
+from perla.config import Count
+from perla.errors import UserError
+from perla.runs.spec import Seed
+
+EPISODES = 320
+
+
+def _parser(command: str, description: str) -> Parser:
+    parser = Parser(command, description)
+    parser.add_argument("dir", metavar="DIR", help="the run's folder")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--greedy", action="store_true", help="every agent's likeliest action (the default)"
+    )
+    how.add_argument("--sample", action="store_true", help="actions drawn from the policies")
+    parser.add_argument("--seed", metavar="S", help="one of the run's seeds")
+    parser.add_argument(
+        "--last", action="store_true", help="the last parameters, not the best evaluated ones"
+    )
+    return parser
+
+
+def evaluate_command(argv: Sequence[str]) -> int:
+    """Measure a run's policies."""
+    parser = _parser("evaluate", "Play episodes with the policies of a run and print the returns.")
+    parser.add_argument(
+        "--episodes", metavar="N", default=str(EPISODES), help=f"episodes of each seed [{EPISODES}]"
+    )
+    arguments = parser.parse(argv)
+    episodes = convert(arguments.episodes, Count, flag="--episodes")
+    seed = _seed(arguments.seed)
+
+    from functools import partial
+
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from rich.console import Console
+    from rich.table import Table
+
+    from perla.analysis.stats import iqm
+    from perla.runs import execute
+    from perla.train.evaluate import evaluate
+
+    run, env, trainer, exported = execute.load(Path(arguments.dir))
+    how = "sampled" if arguments.sample else "greedy"
+    which = "last" if arguments.last else "best"
+    table = Table(title=f"{run.algo} on {run.env}: {episodes} {how} episodes, {which} parameters")
+    for name in ("seed", "return", "± std. error", "lowest", "highest", "length"):
+        table.add_column(name, justify="right")
+    play = jax.jit(partial(evaluate, env))
+    greedy = jnp.full(episodes, not arguments.sample)
+    means = []
+    for one in run.seeds if seed is None else (seed,):
+        actor = execute.policy(run, trainer, exported, one, best=not arguments.last)
+        played = play(actor, jax.random.key(one), greedy)
+        returns, lengths = np.asarray(played.returns, float), np.asarray(played.lengths, float)
+        means.append(returns.mean())
+        error = returns.std(ddof=1) / np.sqrt(len(returns)) if len(returns) > 1 else np.nan
+        cells = (returns.mean(), error, returns.min(), returns.max())
+        table.add_row(str(one), *(f"{cell:.4f}" for cell in cells), f"{lengths.mean():.1f}")
+    if len(means) > 1:
+        table.add_section()
+        table.add_row("IQM", f"{iqm(means):.4f}", style="bold")
+    Console().print(table)
+    return 0
+
+
+def render_command(argv: Sequence[str]) -> int:
+    """Draw an episode."""
+    parser = _parser("render", "Draw one episode of a run's policy, as a GIF or a PNG.")
+    parser.add_argument(
+        "--out", metavar="FILE", help="a .gif or a .png [replay.gif in the run's folder]"
+    )
+    parser.add_argument("--episode", metavar="N", default="0", help="which episode: 0, 1, ... [0]")
+    arguments = parser.parse(argv)
+    out = Path(arguments.out or Path(arguments.dir) / "replay.gif")
+    if out.suffix.lower() not in (".gif", ".png"):
+        raise UserError(f"--out {out}: expected a name that ends in .gif or .png")
+    if not out.parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}")
+    episode = convert(arguments.episode, Seed, flag="--episode")
+    seed = _seed(arguments.seed)
+
+    from perla.runs import execute, replay
+    from perla.runs.files import write_atomic
+
+    run, env, trainer, exported = execute.load(Path(arguments.dir))
+    actor = execute.policy(run, trainer, exported, seed, best=not arguments.last)
+    frames = replay.film(env, actor, seed=episode, greedy=not arguments.sample)
+    picture = replay.png(frames) if out.suffix.lower() == ".png" else replay.gif(frames)
+    write_atomic(out, picture)
+    print(f"{out}: {len(frames)} states")
+    return 0
+
+
+def _seed(text: str | None) -> int | None:
+    return None if text is None else convert(text, Seed, flag="--seed")

@@ -1,0 +1,162 @@
+"""`perla train` and `perla resume`."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from perla.cli.parser import Parser, convert, seeds
+from perla.config import Count, NonNegative
+from perla.errors import UserError
+
+ALGO = "perla-ippo"
+ENV = "lbf:Foraging-5x5-2p-1f-coop-v2"
+STEPS = 300_000
+SECONDS = 10.0
+
+
+def train_command(argv: Sequence[str]) -> int:
+    """Train."""
+    from perla.cli import flags
+
+    parser = _parser()
+    flags.add_flags(parser)
+    arguments = parser.parse(argv)
+    algo = ALGO if arguments.algo is None else arguments.algo
+    if arguments.help:
+        print(_help(arguments.algo, arguments.preset), end="")
+        return 0
+    config = flags.configure(algo, arguments.preset, flags.given(vars(arguments)))
+    return _train(algo, config, arguments)
+
+
+def _train(algo: str, config: Any, arguments: argparse.Namespace) -> int:
+    from perla.runs.spec import Run, Steps
+
+    run = Run(
+        env=arguments.env,
+        env_options=dict(map(_option, arguments.env_option)),
+        algo=algo,
+        preset=arguments.preset,
+        config=config,
+        steps=convert(arguments.steps, Steps, flag="--steps"),
+        seeds=seeds(arguments.seeds),
+        evaluations=convert(arguments.evaluations, Count, flag="--evaluations"),
+        eval_episodes=convert(arguments.eval_episodes, Count, flag="--eval-episodes"),
+        absolute_episodes=convert(arguments.absolute_episodes, Count, flag="--absolute-episodes"),
+    )
+    seconds = _seconds(arguments)
+    out = Path(arguments.out) if arguments.out else _free(Path("runs"), run.env, algo)
+
+    from perla.runs import execute, sinks
+
+    display = sinks.display(quiet=arguments.quiet)
+    execute.train(run, out, display=display, checkpoint_seconds=seconds)
+    display.say(f"everything about this run: {out}")
+    return 0
+
+
+def resume_command(argv: Sequence[str]) -> int:
+    """Go on with a run."""
+    parser = Parser("resume", "Go on with an interrupted run; it ends as if it had never been.")
+    parser.add_argument("dir", metavar="DIR", help="the run's folder")
+    _add_conduct(parser)
+    arguments = parser.parse(argv)
+    seconds = _seconds(arguments)
+
+    from perla.runs import execute, sinks
+    from perla.runs.store import Folder
+
+    out = Path(arguments.dir)
+    display = sinks.display(quiet=arguments.quiet)
+    finished = Folder.open(out).finished
+    execute.resume(out, display=display, checkpoint_seconds=seconds)
+    if not finished:
+        display.say(f"everything about this run: {out}")
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser("train", "", add_help=False)
+    parser.add_argument("algo", nargs="?")
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--env", default=ENV)
+    parser.add_argument("--env-option", action="append", default=[])
+    parser.add_argument("--steps", default=str(STEPS))
+    parser.add_argument("--seeds", default="1")
+    parser.add_argument("--preset", default="default")
+    parser.add_argument("--out")
+    parser.add_argument("--evaluations", default="50")
+    parser.add_argument("--eval-episodes", default="32")
+    parser.add_argument("--absolute-episodes", default="320")
+    _add_conduct(parser)
+    return parser
+
+
+def _add_conduct(parser: Parser) -> None:
+    """Flags that change how a run is carried out, and none of its numbers."""
+    parser.add_argument("--quiet", action="store_true", help="say nothing but mistakes")
+    parser.add_argument(
+        "--checkpoint-seconds",
+        metavar="X",
+        default=str(SECONDS),
+        help=f"least time between two checkpoints [{SECONDS:g}]",
+    )
+
+
+def _help(algo: str | None, preset: str) -> str:
+    from perla.algos.recipes import PRESETS, RECIPES
+    from perla.cli.flags import explain
+
+    text = f"""\
+usage: perla train [ALGO] [--env ENV] [--steps N] [--seeds S] [--out DIR] [settings ...]
+
+Train agents. Everything about the run ends up in a folder; Ctrl-C stops it and
+`perla resume DIR` continues it.
+
+  ALGO                            one of {", ".join(RECIPES)} [{ALGO}]
+  --env ENV                       the world; `perla list envs` [{ENV}]
+  --env-option NAME=VALUE         an option of the world; may stand several times
+  --steps N                       environment steps of each seed, such as 1e6 [{STEPS:_}]
+  --seeds S                       5: seeds 0 to 4; 3,7: these; 3,: this one [1]
+  --preset P                      one of {", ".join(PRESETS)} [default]
+  --out DIR                       the run's folder [a new one under runs/]
+  --evaluations N                 evaluations, spread evenly over the run [50]
+  --eval-episodes N               episodes of an evaluation [32]
+  --absolute-episodes N           episodes of the last evaluation, of the best parameters [320]
+  --checkpoint-seconds X          least time between two checkpoints [{SECONDS:g}]
+  --quiet                         say nothing but mistakes
+"""
+    if algo is None:
+        return text + "\n`perla train ALGO --help` shows the settings of a method.\n"
+    return text + "\n" + explain(algo, preset)
+
+
+def _option(text: str) -> tuple[str, bool | int | float | str]:
+    """`NAME=VALUE`, the value as a number or truth value where it is one."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise UserError(f"--env-option {text}: expected NAME=VALUE")
+    if value in ("true", "false"):
+        return name, value == "true"
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            continue
+    return name, value
+
+
+def _seconds(arguments: argparse.Namespace) -> float:
+    return float(convert(arguments.checkpoint_seconds, NonNegative, flag="--checkpoint-seconds"))
+
+
+def _free(parent: Path, env: str, algo: str) -> Path:
+    """The first folder of this name that does not exist."""
+    name = re.sub(r"[^\w.-]+", "-", f"{env}-{algo}")
+    paths = (parent / f"{name}-{number}" for number in itertools.count(1))
+    return next(path for path in paths if not path.exists())

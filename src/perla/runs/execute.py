@@ -1,0 +1,410 @@
+"""Carrying a run out: a loop that yields intervals, and those who consume them.
+
+The order is what makes a run survive any moment: an interval's metrics become durable first, its
+checkpoint afterwards. Whoever resumes cuts the metrics back to the checkpoint and goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+
+from perla.envs.protocol import Env
+from perla.envs.registry import make
+from perla.errors import UserError
+from perla.runs import cache, checkpoint, machine, replay
+from perla.runs.files import write_atomic
+from perla.runs.interrupt import Interrupted, listening
+from perla.runs.sinks import Display, Silent, TensorBoard
+from perla.runs.spec import Run, schedule
+from perla.runs.store import Folder, Record, clean, marl_eval, refuse_used, summarise
+from perla.train.anakin import Trainer
+
+CHECKPOINT_SECONDS = 10.0
+"""The least time between two checkpoints. They cost time, and change no number."""
+
+
+@runtime_checkable
+class Loop(Protocol):
+    """What carries the learning out; `perla.train.anakin.Trainer` is one.
+
+    `states` holds one entry for each seed, and nobody but the loop looks inside.
+    """
+
+    def compile(self) -> None:
+        """Compile, so that it need not happen later."""
+        ...
+
+    def init(self) -> Any:
+        """The states before any training."""
+        ...
+
+    def advance(self, states: Any, until: int, /) -> tuple[Any, list[dict[str, float]]]:
+        """Train every seed until it has made `until` steps, then evaluate it.
+
+        Returns the new states and the metrics of each seed, among them `step` and `return`.
+        """
+        ...
+
+    def absolute(self, states: Any, episodes: int, /) -> list[dict[str, float]]:
+        """The best parameters of every seed, evaluated over `episodes` episodes."""
+        ...
+
+    def export(self, states: Any, /) -> Any:
+        """`states` as plain arrays, complete to the bit."""
+        ...
+
+    def restore(self, exported: Any, /) -> Any:
+        """The inverse of `export`."""
+        ...
+
+    def template(self) -> Any:
+        """The shapes and types of what `export` returns, without computing any."""
+        ...
+
+    def actor(self, exported: Any, index: int, /, *, best: bool) -> Any:
+        """The best policy so far of the seed at `index`, or its present one."""
+        ...
+
+
+class Progress(NamedTuple):
+    """How far a run is: what a checkpoint holds."""
+
+    exported: Any
+    """The states of every seed, as plain arrays."""
+    evaluation: int
+    """The number of the last evaluation."""
+    seconds: float
+    """Seconds spent, without compilation."""
+    compile_seconds: float
+    """Seconds spent on compilation."""
+
+
+class Interval(NamedTuple):
+    """What the loop yields: the states after some updates, and their evaluation."""
+
+    states: Any
+    records: list[Record]
+    seconds: float
+    """Seconds spent since the run's beginning."""
+
+
+@dataclass
+class Result:
+    """A finished run."""
+
+    run: Run
+    records: list[Record]
+    """Every evaluation of every seed, in order: the lines of `metrics.jsonl`."""
+    summary: dict[str, Any]
+    """Final, best and absolute metrics: what `summary.json` holds."""
+    out: Path | None
+    """The run folder, if there is one."""
+    source: Callable[[], tuple[Loop, Any]] = field(repr=False)
+    """Where the loop and its final, exported states come from."""
+
+    @cached_property
+    def _trained(self) -> tuple[Loop, Any]:
+        return self.source()
+
+    def actor(self, seed: int | None = None, *, best: bool = True) -> Any:
+        """The policy of `seed` (None: the run's first): its `best` parameters, or its last."""
+        trainer, exported = self._trained
+        return policy(self.run, trainer, exported, seed, best=best)
+
+
+def train(
+    run: Run,
+    out: Path | None,
+    *,
+    display: Display | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Result:
+    """Carry `run` out from its beginning and leave everything about it in the folder `out`.
+
+    Without a folder nothing is written. Raises `UserError` if `out` is in use or cannot be
+    written, `Interrupted` after Ctrl-C.
+    """
+    if out is not None:
+        refuse_used(out)
+    env, trainer = build(run)
+    if out is None:
+        return _carry_out(run, env, trainer, None, None, display or Silent(), checkpoint_seconds)
+    folder = Folder.create(out, run, env.spec, [str(device) for device in jax.devices()])
+    try:
+        return _carry_out(run, env, trainer, folder, None, display or Silent(), checkpoint_seconds)
+    finally:
+        folder.unlock()
+
+
+def resume(
+    out: Path,
+    *,
+    display: Display | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Result:
+    """Go on with the run in `out`, so that it ends as if it had never been interrupted.
+
+    A finished run is left as it is. Raises `UserError` if there is no run in `out` or its
+    checkpoints are of no use, `Interrupted` after Ctrl-C.
+    """
+    display = display or Silent()
+    folder = Folder.open(out)
+    run = folder.run()
+    folder.lock()
+    try:
+        if folder.finished:
+            summary, records = folder.summary(), folder.records()
+            display.say(f"{out}: finished, nothing to do")
+            return Result(run, records, summary, out, lambda: load(out)[2:])
+        env, trainer = build(run)
+        start = newest(folder, run, trainer, display.say)
+        return _carry_out(run, env, trainer, folder, start, display, checkpoint_seconds)
+    finally:
+        folder.unlock()
+
+
+def load(out: Path) -> tuple[Run, Env, Loop, Any]:
+    """The run in `out`, its world, its loop, and the exported states of its newest checkpoint.
+
+    Raises `UserError` if there is no run or no readable checkpoint.
+    """
+    folder = Folder.open(out)
+    run = folder.run()
+    env, trainer = build(run)
+    progress = newest(folder, run, trainer, lambda text: None)
+    if progress is None:
+        raise UserError(f"{out}: no checkpoint yet; `perla resume {out}` begins the run again")
+    return run, env, trainer, progress.exported
+
+
+def build(run: Run) -> tuple[Env, Loop]:
+    """The world and the trainer of `run`; nothing is compiled yet."""
+    cache.enable()
+    env = make(run.env, **run.env_options)
+    _check_memory(run, env)
+    with _memory_explained():
+        return env, Trainer(
+            env,
+            run.config,
+            seeds=run.seeds,
+            steps=run.steps,
+            eval_episodes=run.eval_episodes,
+        )
+
+
+def newest(folder: Folder, run: Run, trainer: Loop, say: Callable[[str], None]) -> Progress | None:
+    """The newest checkpoint that can be read, None if the run has none yet.
+
+    Where one is damaged, `say` why and take the one before. Raises the newest one's `UserError`
+    if none is left.
+    """
+    errors = []
+    template = trainer.template()
+    for path in checkpoint.newest_first(folder.checkpoints):
+        try:
+            tree, meta = checkpoint.load(path, template)
+            if meta.run != run.identity:
+                raise UserError(
+                    f"{path}: checkpoint of another configuration than "
+                    f"{folder.path / 'config.json'}"
+                )
+        except UserError as error:
+            errors.append(error)
+            continue
+        for damage in errors:
+            say(f"{damage}; going on from {path.name}")
+        return Progress(tree, meta.evaluation, meta.wall_seconds, meta.compile_seconds)
+    if errors:
+        raise errors[0]
+    return None
+
+
+def intervals(
+    trainer: Loop,
+    run: Run,
+    states: Any,
+    due: Mapping[int, int],
+    *,
+    steps: int = 0,
+    seconds: float = 0.0,
+) -> Iterator[Interval]:
+    """Train from `states` on, and yield after each evaluation that is `due`: number → step.
+
+    So far all seeds together have made `steps` steps in `seconds` seconds.
+    """
+    for evaluation, until in due.items():
+        began = time.perf_counter()
+        states, measured = trainer.advance(states, until)
+        took = time.perf_counter() - began
+        seconds += took
+        reached = sum(int(metrics["step"]) for metrics in measured)
+        counters: Record = {"wall_seconds": seconds}
+        if reached > steps:
+            counters["steps_per_second"] = (reached - steps) / took
+        records = [
+            clean(
+                {"seed": seed, "evaluation": evaluation, "step": int(metrics["step"])}
+                | counters
+                | {name: value for name, value in metrics.items() if name != "step"}
+            )
+            for seed, metrics in zip(run.seeds, measured, strict=True)
+        ]
+        yield Interval(states, records, seconds)
+        steps = reached
+
+
+def policy(run: Run, trainer: Loop, exported: Any, seed: int | None, *, best: bool) -> Any:
+    """The policy of `seed` (None: the first) in exported states."""
+    if seed is None:
+        return trainer.actor(exported, 0, best=best)
+    if seed not in run.seeds:
+        known = ", ".join(map(str, run.seeds))
+        raise UserError(f"seed {seed} is not among the run's seeds: {known}")
+    return trainer.actor(exported, run.seeds.index(seed), best=best)
+
+
+def _carry_out(
+    run: Run,
+    env: Env,
+    trainer: Loop,
+    folder: Folder | None,
+    start: Progress | None,
+    display: Display,
+    checkpoint_seconds: float,
+) -> Result:
+    points = schedule(run.steps, run.evaluations, _steps_per_update(run, env))
+    done = start.evaluation if start is not None else -1
+    due = {number: step for number, step in enumerate(points) if number > done}
+    records = folder.rewind(done) if folder is not None else []
+    steps = sum(record["step"] for record in records if record["evaluation"] == done)
+    sinks = [display.consume]
+    if folder is not None:
+        board = TensorBoard(folder.path, purge_step=points[done] + 1 if start else 0)
+        sinks = [folder.append, board.consume, display.consume]
+    display.begin(run, points[done] if start else 0)
+    try:
+        with _memory_explained(), _listening(folder, display) as interrupted:
+            began = time.perf_counter()
+            trainer.compile()
+            compile_seconds = time.perf_counter() - began
+            if start is not None:
+                compile_seconds += start.compile_seconds
+            states = trainer.init() if start is None else trainer.restore(start.exported)
+            seconds = 0.0 if start is None else start.seconds
+            saved_at = -float("inf")
+            for interval in intervals(trainer, run, states, due, steps=steps, seconds=seconds):
+                states = interval.states
+                for consume in sinks:
+                    consume(interval.records)
+                records += interval.records
+                if folder is None:
+                    continue
+                evaluation, stop = interval.records[0]["evaluation"], interrupted()
+                waited = time.perf_counter() - saved_at >= checkpoint_seconds
+                if waited or stop or evaluation == len(points) - 1:
+                    exported = trainer.export(states)
+                    progress = Progress(exported, evaluation, interval.seconds, compile_seconds)
+                    _save(folder, run, points[evaluation], progress)
+                    saved_at = time.perf_counter()
+                if stop:
+                    raise Interrupted(folder.path, stop)
+            absolute = [
+                clean(metrics) for metrics in trainer.absolute(states, run.absolute_episodes)
+            ]
+            exported = trainer.export(states)
+            summary = summarise(run, records, absolute, compile_seconds=compile_seconds)
+            if folder is not None:
+                display.say("drawing curves.png and replay.gif")
+                folder.write_marl_eval(marl_eval(run, records, absolute))
+                _draw(run, env, trainer, exported, folder, absolute)
+                folder.write_summary(summary)
+        display.finish(summary)
+    finally:
+        display.close()
+    out = folder.path if folder is not None else None
+    return Result(run, records, summary, out, lambda: (trainer, exported))
+
+
+def _steps_per_update(run: Run, env: Env) -> int:
+    """The most steps that an update takes, summed over copies."""
+    return run.config.copies * run.config.length(env.spec)
+
+
+def _save(folder: Folder, run: Run, step: int, progress: Progress) -> None:
+    meta = checkpoint.Meta(
+        run=run.identity,
+        evaluation=progress.evaluation,
+        step=step,
+        wall_seconds=progress.seconds,
+        compile_seconds=progress.compile_seconds,
+    )
+    path = checkpoint.path_of(folder.checkpoints, step)
+    checkpoint.save(path, progress.exported, meta)
+    checkpoint.prune(folder.checkpoints)
+
+
+def _draw(
+    run: Run, env: Env, trainer: Loop, exported: Any, folder: Folder, absolute: list[Any]
+) -> None:
+    """The curves of the run, and an episode of the best seed's best policy."""
+    from perla.analysis import figures  # Slow to import, and needed only here.
+
+    write_atomic(folder.path / "curves.png", figures.curves([folder.path]))
+    scores = [metrics["return"] if metrics["return"] is not None else -1e30 for metrics in absolute]
+    best = scores.index(max(scores))
+    frames = replay.film(env, trainer.actor(exported, best, best=True), seed=0, greedy=True)
+    write_atomic(folder.path / "replay.gif", replay.gif(frames))
+
+
+@contextmanager
+def _listening(folder: Folder | None, display: Display) -> Iterator[Callable[[], int | None]]:
+    if folder is None:  # Nothing could be continued: Ctrl-C is what it always is.
+        yield lambda: None
+        return
+    with listening(display.say, display.close) as requests:
+        yield lambda: requests.signum
+
+
+@contextmanager
+def _memory_explained() -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        text = " ".join(str(error).split())
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+            raise UserError(
+                f"out of memory; fewer copies, a shorter horizon or fewer seeds need less ({text})"
+            ) from None
+        raise
+
+
+def _check_memory(run: Run, env: Env) -> None:
+    """Refuse what cannot fit by orders of magnitude, before anything tries."""
+    config, spec = run.config, env.spec
+    seen = 4 * spec.agents * spec.obs
+    needs = {
+        f"copies = {config.copies} and horizon = {config.horizon}": _steps_per_update(run, env)
+        * seen,
+        f"hidden = {config.hidden} and layers = {config.layers}": (
+            4 * config.hidden * (spec.obs + config.hidden * (config.layers - 1))
+        ),
+        f"eval_episodes = {run.eval_episodes}": run.eval_episodes * seen,
+        f"absolute_episodes = {run.absolute_episodes}": run.absolute_episodes * seen,
+    }
+    have = machine.memory()
+    for what, need in needs.items():
+        if need > have:
+            raise UserError(
+                f"{what}: needs {need / 2**30:,.0f} GiB at least, and this machine has "
+                f"{have / 2**30:,.0f} GiB"
+            )
+    if run.steps + _steps_per_update(run, env) > 2**31 - 1:
+        raise UserError(f"steps = {run.steps}: with updates of this size, more than can be counted")

@@ -1,0 +1,54 @@
+"""What a run is computed on and with."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that can change a run's numbers."""
+    found = {"python": platform.python_version()}
+    for package in ("perla", "jax", "jaxlib", "equinox", "optax", "numpy"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            from perla import __version__
+
+            found[package] = __version__ if package == "perla" else "absent"
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """What the run is computed on."""
+    return {
+        "platform": platform.platform(),
+        "processor": processor(),
+        "cores": cores(),
+        "memory_gib": round(memory() / 2**30, 1),
+    }
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [row.partition(":")[2].strip() for row in text.splitlines() if "model name" in row]
+    return names[0] if names else platform.machine()
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory() -> int:
+    """Bytes of main memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,68 @@
+"""Pictures of one episode: an animation, or a strip of moments."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from perla.envs.protocol import Env
+from perla.train.evaluate import watch
+
+MILLISECONDS = 250
+"""How long a step is shown."""
+PAUSE = 1500
+"""How long the last picture is shown."""
+
+
+def film(env: Env, actor: Any, *, seed: int, greedy: bool) -> list[np.ndarray]:
+    """One episode of `actor`, a picture `[height, width, 3]` for each state."""
+    states = watch(env, actor, jax.random.key(seed), greedy=greedy)
+    return [np.asarray(env.render(state), dtype=np.uint8) for state in states]
+
+
+def gif(frames: Sequence[np.ndarray]) -> bytes:
+    """`frames` as an endless animation."""
+    from PIL import Image
+
+    # One palette for all pictures keeps colours from flickering.
+    strip = Image.fromarray(np.concatenate(list(frames))).quantize(colors=255)
+    height = frames[0].shape[0]
+    width = frames[0].shape[1]
+    images = [strip.crop((0, i * height, width, (i + 1) * height)) for i in range(len(frames))]
+    buffer = io.BytesIO()
+    images[0].save(
+        buffer,
+        format="GIF",
+        save_all=True,
+        append_images=images[1:],
+        duration=[MILLISECONDS] * (len(images) - 1) + [PAUSE],
+        loop=0,
+        optimize=False,
+    )
+    return buffer.getvalue()
+
+
+def png(frames: Sequence[np.ndarray], most: int = 12) -> bytes:
+    """`frames` as one picture: at most `most` moments, evenly chosen, the first and last among
+    them, row by row."""
+    from PIL import Image
+
+    count = min(most, len(frames))
+    chosen = [frames[round(i * (len(frames) - 1) / max(count - 1, 1))] for i in range(count)]
+    columns = min(count, 4)
+    rows = math.ceil(count / columns)
+    height, width, _ = chosen[0].shape
+    gap = max(4, width // 40)
+    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, np.uint8)
+    for index, frame in enumerate(chosen):
+        top = gap + index // columns * (height + gap)
+        left = gap + index % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = frame
+    buffer = io.BytesIO()
+    Image.fromarray(sheet).save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,278 @@
+"""The run folder: what a run leaves behind, written so that no moment can spoil it.
+
+config.json      the run, versions, hardware and the environment's rules
+metrics.jsonl    a line per evaluation and seed
+checkpoints/     the newest two, resumable to the bit
+summary.json     final, best and absolute metrics; its presence says that the run is finished
+marl_eval.json   the same in the marl-eval layout
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+
+from perla.analysis.stats import iqm
+from perla.config import from_json
+from perla.envs.protocol import Spec
+from perla.errors import UserError
+from perla.runs import machine
+from perla.runs.files import append, explained, is_temporary, remove_temporaries, write_atomic
+from perla.runs.spec import Run
+
+Record: TypeAlias = dict[str, Any]
+"""One evaluation of one seed: its number, the seed, its steps, the clock, then metrics."""
+
+COUNTERS = ("seed", "evaluation", "step", "wall_seconds", "steps_per_second")
+"""What a record says beside its metrics."""
+CLOCKS = ("wall_seconds", "steps_per_second")
+"""What differs between a run and its exact repetition."""
+
+
+class Folder:
+    """A run's folder, held by one process at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+        self._lock: int | None = None
+
+    @classmethod
+    def create(cls, path: Path, run: Run, spec: Spec, devices: Sequence[str]) -> Folder:
+        """A new folder with `config.json`. Raises `UserError` if `path` exists and is not empty."""
+        refuse_used(path)
+        folder = cls(path)
+        with explained(path):
+            path.mkdir(parents=True, exist_ok=True)
+        folder.lock()
+        facts = {
+            "run": run,
+            "versions": machine.versions(),
+            "hardware": machine.hardware() | {"devices": list(devices)},
+            "environment": environment(spec),
+        }
+        try:
+            write_atomic(path / "config.json", dump(facts))
+        except UserError:
+            folder.unlock()
+            with suppress(OSError):
+                path.rmdir()  # If nothing came of it, a second attempt may follow.
+            raise
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> Folder:
+        """An existing run's folder; `UserError` if there is no run in `path`."""
+        if not (path / "config.json").is_file():
+            reason = "no config.json in it" if path.is_dir() else "no such folder"
+            raise UserError(f"{path}: not a run folder ({reason})")
+        return cls(path)
+
+    def lock(self) -> None:
+        """Hold the folder until the process ends; `UserError` if another process does."""
+        with explained(self.path):
+            self._lock = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.unlock()
+            raise UserError(f"{self.path}: another process is at work on this run") from None
+        except OSError:
+            pass  # A file system without locks: nothing to hold.
+
+    def unlock(self) -> None:
+        """Let go of the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def run(self) -> Run:
+        """The run, read strictly from `config.json`."""
+        path = self.path / "config.json"
+        with explained(path):
+            text = path.read_bytes()
+        try:
+            run = msgspec.json.decode(text, type=dict[str, msgspec.Raw])["run"]
+        except (msgspec.DecodeError, KeyError):
+            raise UserError(f"{path}: not the configuration of a run") from None
+        return from_json(bytes(run), Run, source=str(path))
+
+    def records(self) -> list[Record]:
+        """The whole lines of `metrics.jsonl`, in order. A last line cut short is left out."""
+        with explained(self.metrics):
+            data = self.metrics.read_bytes() if self.metrics.exists() else b""
+        lines = data.split(b"\n")[:-1]
+        try:
+            return [msgspec.json.decode(line, type=dict[str, Any]) for line in lines]
+        except msgspec.DecodeError as error:
+            raise UserError(f"{self.metrics}: damaged ({error})") from None
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Add records to `metrics.jsonl`, durably and all or none."""
+        append(self.metrics, b"".join(line(record) for record in records))
+
+    def rewind(self, evaluation: int) -> list[Record]:
+        """Cut `metrics.jsonl` back to the records up to `evaluation` (-1: to nothing), clear
+        half-written files, and return what is left."""
+        with explained(self.checkpoints):
+            self.checkpoints.mkdir(exist_ok=True)
+        remove_temporaries(self.path)
+        remove_temporaries(self.checkpoints)
+        kept = [record for record in self.records() if record["evaluation"] <= evaluation]
+        data = b"".join(line(record) for record in kept)
+        with explained(self.metrics):
+            before = self.metrics.read_bytes() if self.metrics.exists() else b""
+        if data != before:
+            write_atomic(self.metrics, data)
+        return kept
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is over and everything about it is written."""
+        return (self.path / "summary.json").exists()
+
+    def summary(self) -> dict[str, Any]:
+        """What `summary.json` holds."""
+        path = self.path / "summary.json"
+        with explained(path):
+            text = path.read_bytes()
+        try:
+            return msgspec.json.decode(text, type=dict[str, Any])
+        except msgspec.DecodeError as error:
+            raise UserError(f"{path}: damaged ({error})") from None
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write `summary.json`, the last file of a run."""
+        write_atomic(self.path / "summary.json", dump(summary))
+
+    def write_marl_eval(self, layout: Mapping[str, Any]) -> None:
+        """Write `marl_eval.json`."""
+        write_atomic(self.path / "marl_eval.json", dump(layout))
+
+
+def refuse_used(path: Path) -> None:
+    """Raise `UserError` unless `path` can become a new run folder."""
+    with explained(path):
+        if path.is_dir() and any(not is_temporary(file) for file in path.iterdir()):
+            if (path / "config.json").exists():
+                raise UserError(
+                    f"{path}: holds a run already; `perla resume {path}` continues it, or choose "
+                    "another --out"
+                )
+            raise UserError(f"{path}: exists and is not empty; choose another --out")
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path}: is a file, not a folder")
+
+
+def summarise(
+    run: Run,
+    records: Sequence[Record],
+    absolute: Sequence[Mapping[str, float]],
+    *,
+    compile_seconds: float,
+) -> dict[str, Any]:
+    """Final, best and absolute metrics of every seed, and their returns over seeds.
+
+    `best` is the evaluation with the highest greedy return, the last among equals.
+    """
+    last = {record["seed"]: record for record in records}
+    seeds: list[dict[str, Any]] = []
+    for seed, final in zip(run.seeds, absolute, strict=True):
+        own = [record for record in records if record["seed"] == seed]
+        best = max(own, key=lambda record: (_number(record["return"]), record["evaluation"]))
+        seeds.append(
+            {
+                "seed": seed,
+                "final": metrics(last[seed]),
+                "best": {"step": best["step"]} | metrics(best),
+                "absolute": clean(final),
+            }
+        )
+    returns = {
+        kind: [_number(entry[kind]["return"]) for entry in seeds]
+        for kind in ("final", "best", "absolute")
+    }
+    steps = [record["step"] for record in last.values()]
+    wall = max(record["wall_seconds"] for record in records)
+    return {
+        "env": run.env,
+        "algo": run.algo,
+        "preset": run.preset,
+        "steps": max(steps),
+        "seeds": seeds,
+        "iqm": {kind: iqm(values) for kind, values in returns.items()},
+        "mean": {kind: sum(values) / len(values) for kind, values in returns.items()},
+        "steps_per_second": sum(steps) / wall if wall > 0 else None,
+        "wall_seconds": wall,
+        "compile_seconds": compile_seconds,
+    }
+
+
+def marl_eval(
+    run: Run, records: Sequence[Record], absolute: Sequence[Mapping[str, float]]
+) -> dict[str, Any]:
+    """The results in the layout of marl-eval: environment → task → algorithm → seed → step."""
+    family, _, task = run.env.partition(":")
+    seeds: dict[str, Any] = {}
+    for seed, final in zip(run.seeds, absolute, strict=True):
+        own = [record for record in records if record["seed"] == seed]
+        entry: dict[str, Any] = {
+            f"step_{record['evaluation']}": {
+                "step_count": record["step"],
+                "elapsed_time": record["wall_seconds"],
+                **{name: [record[name]] for name in clean(final) if name in record},
+            }
+            for record in own
+        }
+        entry["absolute_metrics"] = {name: [value] for name, value in clean(final).items()}
+        seeds[f"seed_{seed}"] = entry
+    return {family: {task or family: {run.algo: seeds}}}
+
+
+def metrics(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without its counters."""
+    return {name: value for name, value in record.items() if name not in COUNTERS}
+
+
+def clean(record: Mapping[str, Any]) -> dict[str, Any]:
+    """`record` as strict JSON can hold it: what is not finite is null."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in record.items()
+    }
+
+
+def line(record: Mapping[str, Any]) -> bytes:
+    """`record` as a line of `metrics.jsonl`."""
+    return msgspec.json.encode(clean(record)) + b"\n"
+
+
+def dump(facts: Any) -> bytes:
+    """`facts` as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n"
+
+
+def environment(spec: Spec) -> dict[str, Any]:
+    """The facts of a world that a result must not be separated from."""
+    return {
+        "id": spec.id,
+        "agents": spec.agents,
+        "actions": list(spec.actions),
+        "observation": spec.obs,
+        "state": spec.state,
+        "limit": spec.limit,
+        "reward": spec.reward,
+        "rules": dict(spec.rules),
+    }
+
+
+def _number(value: Any) -> float:
+    return -math.inf if value is None or not math.isfinite(value) else float(value)

@@ -1,0 +1,73 @@
+"""A trainer without learning: exact, instant, and as stateful as a real one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+
+class FakeTrainer:
+    """Random walks of a seed's `weights`, whose mean is the return."""
+
+    def __init__(self, env: Any, config: Any, *, seeds, steps, eval_episodes=32) -> None:
+        self.seeds = seeds
+        self.per_update = config.copies * config.length(env.spec)
+
+    def compile(self) -> None:
+        pass
+
+    def init(self):
+        return [
+            {"weights": np.zeros(3, np.float32), "key": np.array([0, seed], np.uint32)}
+            for seed in self.seeds
+        ]
+
+    def advance(self, states, until):
+        states = [self._walk(state, until) for state in states]
+        return states, [self._metrics(state) for state in states]
+
+    def absolute(self, states, episodes=320):
+        return [
+            {"return": float(state["weights"].max()), "episode_length": 3.0} for state in states
+        ]
+
+    def export(self, states):
+        return {name: np.stack([state[name] for state in states]) for name in states[0]}
+
+    def restore(self, exported):
+        return [
+            {name: leaf[index] for name, leaf in exported.items()}
+            for index in range(len(self.seeds))
+        ]
+
+    def template(self):
+        count = len(self.seeds)
+        return {
+            "weights": jax.ShapeDtypeStruct((count, 3), np.float32),
+            "key": jax.ShapeDtypeStruct((count, 2), np.uint32),
+        }
+
+    def actor(self, exported, index, *, best):
+        assert set(exported) == {"weights", "key"}
+        return ("best" if best else "last", index)
+
+    def _walk(self, state, until):
+        weights, key = state["weights"].copy(), state["key"].copy()
+        while key[0] * self.per_update < until:
+            weights += np.random.default_rng(key).normal(size=3).astype(np.float32)
+            key[0] += 1
+        return {"weights": weights, "key": key}
+
+    def _metrics(self, state):
+        mean = float(state["weights"].mean())
+        # Before any update there is no error to report.
+        updates = int(state["key"][0])
+        measured = {"step": updates * self.per_update, "return": mean}
+        return measured | ({"td_error": mean**2} if updates else {"entropy": float("nan")})
+
+
+def frames(*_: Any, **__: Any) -> list[np.ndarray]:
+    """A film of three small pictures."""
+    return [np.full((8, 8, 3), shade, np.uint8) for shade in (0, 100, 200)]

@@ -1,0 +1,412 @@
+"""The command line: what it understands, and how it says that it does not."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from fake_loop import FakeTrainer, frames
+from perla.algos.ppo import GAE, PPO, Hard, NStep, RMSProp
+from perla.algos.recipes import PRESETS, RECIPES, Preset, make
+from perla.cli import COMMANDS, main
+from perla.cli.flags import configure, every_flag, explain, flags
+from perla.cli.parser import Parser, convert, seeds
+from perla.config import Count, Positive
+from perla.errors import UserError
+from perla.marginal import Auto, Sampled
+
+ENV = "lbf:Foraging-5x5-2p-1f-v2"
+TINY = ("--env", ENV, "--steps", "100", "--copies", "2", "--horizon", "5", "--evaluations", "5")
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Training without learning."""
+    from perla.runs import execute, replay
+
+    monkeypatch.setattr(execute, "Trainer", FakeTrainer)
+    monkeypatch.setattr(replay, "film", frames)
+    monkeypatch.setenv("PERLA_CACHE", "off")
+
+
+@pytest.fixture
+def refused(capsys, tmp_path, monkeypatch):
+    """Run a command that must fail in one line, leave nothing behind, and return the line."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*argv):
+        before = snapshot(tmp_path)
+        assert main(argv) == 2
+        out, error = capsys.readouterr()
+        assert out == ""
+        assert error.startswith("perla: ")
+        assert error.count("\n") == 1
+        assert snapshot(tmp_path) == before
+        return error
+
+    return run
+
+
+def snapshot(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+# --- What it refuses ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["trian"], "'train'"),
+        (["--verison"], "unknown flag"),
+        (["list", "env"], "'envs'"),
+        (["bench", "trian"], "'train'"),
+        (["train", "perla-ipo"], "'perla-ippo'"),
+        (["train", "ippo", "--preset", "defualt"], "'default'"),
+        (["train", "ippo", "--learning-rat", "1e-3"], "unknown flag '--learning-rat'"),
+        (["train", "--hiden", "64"], "'--hidden'"),
+        (["train", "ippo", "mappo"], "'mappo'"),
+        (["train", "ippo", "--env", "lbf:Foraging-8x8-2p-2f-cop-v2"], "Foraging-8x8-2p-2f-cop-v2"),
+        (["train", "ippo", "--env", "lfb:Foraging-8x8-2p-2f-coop-v2"], "'lbf'"),
+        (["train", "ippo", "--env", "Foraging-8x8-2p-2f-coop-v2"], "lbf:"),
+        (["train", "ippo", "--env", ENV, "--env-option", "penality=1"], "penalty"),
+        (["train", "ippo", "--env-option", "penalty"], "NAME=VALUE"),
+        (["train", "ippo", "--steps"], "--steps"),
+        (["train", "ippo", "--steps", "0"], "--steps 0: expected a whole number >= 1"),
+        (["train", "ippo", "--steps", "-5"], "--steps -5"),
+        (["train", "ippo", "--steps", "many"], "--steps many"),
+        (["train", "ippo", "--steps", "1.5"], "--steps 1.5"),
+        (["train", "ippo", "--steps", "1" + "0" * 30], "<= 2000000000"),
+        (["train", "ippo", "--steps", "1e30"], "<= 2000000000"),
+        (["train", "ippo", "--seeds", "0"], "--seeds 0"),
+        (["train", "ippo", "--seeds", "100000"], "--seeds 100000"),
+        (["train", "ippo", "--seeds", "3,3"], "each seed stands once"),
+        (["train", "ippo", "--seeds", "3,-7"], "-7"),
+        (["train", "ippo", "--evaluations", "0"], "--evaluations 0"),
+        (["train", "ippo", "--checkpoint-seconds", "-1"], "--checkpoint-seconds -1"),
+        (["train", "ippo", "--lr", "-1e-3"], "--lr -1e-3: expected a number > 0"),
+        (["train", "ippo", "--lr", "nan"], "--lr nan"),
+        (["train", "ippo", "--lr", "-inf"], "--lr -inf"),
+        (["train", "ippo", "--gamma", "1.5"], "--gamma 1.5: expected a number >= 0 and <= 1"),
+        (["train", "ippo", "--hidden", "0"], "--hidden 0"),
+        (["train", "ippo", "--hidden", "none"], "--hidden none: expected a whole number"),
+        (["train", "ippo", "--actor", "cnn"], "--actor cnn: expected one of mlp, gru"),
+        (["train", "ippo", "--returns", "nstep"], "'n-step'"),
+        (["train", "ippo", "--copies", "2000000000"], "GiB"),
+        (["train", "ippo", "--minibatches", "7"], "minibatches"),
+        (["resume", "nowhere"], "nowhere: not a run folder"),
+        (["evaluate", "nowhere"], "nowhere: not a run folder"),
+        (["evaluate", "nowhere", "--episodes", "-1"], "--episodes -1"),
+        (["evaluate", "nowhere", "--greedy", "--sample"], "not allowed with"),
+        (["evaluate"], "DIR"),
+        (["render", "nowhere", "--out", "a.mp4"], ".gif or .png"),
+        (["render", "nowhere", "--out", "no/such/a.gif"], "no/such"),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
+)
+def test_mistakes_end_in_one_line(refused, argv, says):
+    assert says in refused(*argv)
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--lam", "0.9", "--returns", "n-step"], "--lam belongs to --returns gae"),
+        (["--n", "10"], "this run has --returns gae"),
+        (["--tau", "0.1"], "this run has --target none"),
+        (["--delta", "1"], "--delta belongs to --loss huber"),
+        (["--k", "50"], "--k belongs to perla-ippo"),
+        (["--form", "action-value"], "this run is ippo"),
+    ],
+)
+def test_a_setting_of_what_is_not_chosen_teaches(refused, argv, says):
+    assert says in refused("train", "ippo", *argv)
+
+
+def test_a_setting_chooses_nothing_by_itself(refused):
+    line = refused("train", "perla-ippo", "--k", "50")
+    assert "--k belongs to --estimator sampled; this run has --estimator auto" in line
+
+
+def test_an_existing_output_folder(refused, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/results.txt").write_text("dear to me")
+    assert "not empty" in refused("train", *TINY, "--out", "mine")
+
+
+def test_an_output_folder_that_cannot_be_made(refused, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "not a directory" in refused("train", *TINY, "--out", "file/run")
+
+
+@pytest.fixture
+def finished(fake, tmp_path):
+    assert main(["train", "ippo", *TINY, "--out", str(tmp_path / "run"), "--quiet"]) == 0
+    return tmp_path / "run"
+
+
+def newest(folder):
+    return max((folder / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (lambda data: data[: len(data) // 2], "truncated"),
+        (lambda data: b"\x80\x04not ours", "not a checkpoint"),
+        (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "damaged"),
+    ],
+    ids=["truncated", "foreign", "damaged"],
+)
+@pytest.mark.parametrize("command", ["resume", "evaluate", "render"])
+def test_bad_checkpoints(refused, finished, command, content, says):
+    (finished / "summary.json").unlink()
+    for path in (finished / "checkpoints").iterdir():
+        path.write_bytes(content(path.read_bytes()))
+    line = refused(command, str(finished))
+    assert says in line
+    assert newest(finished).name in line
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_an_unreadable_checkpoint(refused, finished):
+    (finished / "summary.json").unlink()
+    for path in (finished / "checkpoints").iterdir():
+        path.chmod(0)
+    assert "permission denied" in refused("evaluate", str(finished))
+
+
+def test_a_checkpoint_in_whose_place_is_a_folder(refused, finished):
+    for path in (finished / "checkpoints").iterdir():
+        path.unlink()
+        path.mkdir()
+    assert "is a directory" in refused("evaluate", str(finished))
+
+
+def test_a_configuration_that_somebody_edited(refused, finished):
+    text = (finished / "config.json").read_text()
+    (finished / "config.json").write_text(text.replace('"lr": 0.0005', '"lr": "fast"'))
+    assert "$.config.lr" in refused("evaluate", str(finished))
+    (finished / "config.json").write_text(text.replace('"lr": 0.0005', '"lr": 0.1'))
+    assert "another configuration" in refused("evaluate", str(finished))
+    (finished / "config.json").write_text("{")
+    assert "not the configuration" in refused("evaluate", str(finished))
+
+
+def test_an_unknown_seed_of_a_run(refused, finished):
+    assert "seed 7" in refused("render", str(finished), "--seed", "7")
+
+
+def test_a_full_disk(tmp_path):
+    """No file may grow beyond 16 KiB, which is what a full disk looks like to a plain user."""
+    script = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384))\n"
+        "from perla.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    (tmp_path / "earlier").mkdir()
+    (tmp_path / "earlier/results.txt").write_text("dear to me")
+    arguments = ["train", "ippo", *TINY, "--hidden", "64", "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments, "--quiet"],
+        env=os.environ | {"PERLA_CACHE": "off"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("perla: ")
+    assert done.stderr.count("\n") == 1
+    assert "file too large" in done.stderr
+    assert (tmp_path / "earlier/results.txt").read_text() == "dear to me"
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
+
+
+# --- What it understands ------------------------------------------------------------------------
+
+
+def test_every_flag_has_one_meaning():
+    for algo in RECIPES:
+        names = [flag.name for flag in flags(type(make(algo)))]
+        assert len(set(names)) == len(names)
+    assert not {"--env", "--steps", "--seeds", "--out", "--preset", "--quiet"} & set(every_flag())
+
+
+def test_flags_are_the_configuration():
+    config = configure(
+        "perla-ippo",
+        "default",
+        {
+            "lr": "1e-3",
+            "hidden": "64",
+            "clip": "none",
+            "returns": "n-step",
+            "n": "10",
+            "target": "hard",
+            "every": "1e3",
+            "optimiser": "rmsprop",
+            "rms_eps": "1e-6",
+            "normalise_rewards": True,
+            "estimator": "sampled",
+            "k": "50",
+        },
+    )
+    value = make("perla-ippo").value.replace(estimator=Sampled(k=50))
+    assert config == make(
+        "perla-ippo",
+        lr=1e-3,
+        hidden=64,
+        clip=None,
+        returns=NStep(n=10),
+        target=Hard(every=1000),
+        optimiser=RMSProp(rms_eps=1e-6),
+        normalise_rewards=True,
+        value=value,
+    )
+
+
+def test_choosing_what_is_chosen_keeps_the_presets_settings(monkeypatch):
+    monkeypatch.setitem(PRESETS, "mine", Preset("mine", {"returns": GAE(lam=0.5)}))
+    assert configure("ippo", "mine", {"returns": "gae"}).returns == GAE(lam=0.5)
+    assert configure("ippo", "mine", {"lam": "0.7"}).returns == GAE(lam=0.7)
+    assert isinstance(configure("perla-ippo", "mine", {}).value.estimator, Auto)
+
+
+def test_flags_reach_the_run(fake, tmp_path):
+    out = tmp_path / "run"
+    arguments = ["--seeds", "3,7", "--lr", "1e-2", "--no-agent-ids", "--env-option", "penalty=0.5"]
+    assert main(["train", "ippo", *TINY, *arguments, "--quiet", "--out", str(out)]) == 0
+    run = json.loads((out / "config.json").read_text())["run"]
+    assert run["seeds"] == [3, 7]
+    assert run["steps"] == 100
+    assert run["env_options"] == {"penalty": 0.5}
+    assert run["config"]["lr"] == 0.01
+    assert run["config"]["agent_ids"] is False
+
+
+def test_numbers_may_be_written_as_people_write_them():
+    for text in ("1000000", "1_000_000", "1e6"):
+        assert convert(text, Count, flag="--steps") == 1_000_000
+    assert convert("3", Positive, flag="--lr") == 3.0
+    assert convert("none", Count | None, flag="--chunk") is None
+
+
+def test_seeds():
+    assert seeds("5") == (0, 1, 2, 3, 4)
+    assert seeds("3,7") == (3, 7)
+    assert seeds("3,") == (3,)
+
+
+def test_negative_numbers_are_values():
+    parser = Parser("test", "")
+    parser.add_argument("--x")
+    assert parser.parse(["--x", "-1e-3"]).x == "-1e-3"
+    with pytest.raises(UserError, match="unknown flag"):
+        parser.parse(["-q"])
+
+
+@pytest.mark.parametrize("algo", RECIPES)
+def test_help_shows_a_methods_own_settings(algo, capsys):
+    assert main(["train", algo, "--help"]) == 0
+    text = capsys.readouterr().out
+    for field in set(PPO.__struct_fields__) - {"value"}:
+        assert re.search(rf"^ +--(\[no-\])?{field.replace('_', '-')}\b", text, re.MULTILINE), field
+    assert ("--estimator" in text) == ("perla" in algo)
+
+
+def test_help_shows_the_presets_defaults(monkeypatch):
+    monkeypatch.setitem(PRESETS, "mine", Preset("mine", {"lr": 0.125, "returns": NStep(n=7)}))
+    text = explain("ippo", "mine")
+    assert "[0.125]" in text
+    assert "[n-step]" in text
+    assert "[7]" in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    assert main([command, "--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: perla")
+
+
+def test_lists(capsys):
+    for what, known in (("envs", "lbf:Foraging"), ("algos", "perla-ippo"), ("presets", "default")):
+        assert main(["list", what]) == 0
+        assert known in capsys.readouterr().out
+
+
+def test_resuming_a_finished_run_says_so(finished, capsys):
+    assert main(["resume", str(finished)]) == 0
+    out, error = capsys.readouterr()
+    assert "finished" in out
+    assert error == ""
+
+
+def test_a_run_without_a_folder_gets_one_of_its_own(fake, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert main(["train", "ippo", *TINY]) == 0
+    names = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert names == [f"lbf-Foraging-5x5-2p-1f-v2-ippo-{number}" for number in (1, 2)]
+    assert names[1] in capsys.readouterr().out
+
+
+def test_pictures_are_drawn_where_asked(finished, tmp_path):
+    for name, start in (("a.gif", b"GIF8"), ("a.png", b"\x89PNG")):
+        assert main(["render", str(finished), "--out", str(tmp_path / name)]) == 0
+        assert (tmp_path / name).read_bytes().startswith(start)
+
+
+def python(*code, **environment):
+    done = subprocess.run(
+        [sys.executable, *code], capture_output=True, text=True, env=os.environ | environment
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_help_and_misspelt_commands_do_not_wait_for_jax():
+    code = "import sys, perla.cli; perla.cli.main(sys.argv[1:]); print('jax' in sys.modules)"
+    for argv in (["--help"], ["--version"], ["trian"], ["resume", "--help"], ["list", "--help"]):
+        leave = f"import atexit, sys; atexit.register(lambda: print('jax' in sys.modules)); {code}"
+        assert python("-c", leave, *argv).splitlines()[-1] == "False", argv
+
+
+def test_the_doctor_finds_this_machine_ready(capsys):
+    assert main(["doctor"]) == 0
+    assert "self-test" in capsys.readouterr().out
+
+
+def test_a_second_process_compiles_nothing(tmp_path):
+    code = """
+import jax
+from collections import Counter
+from perla.runs import cache
+cache.enable()
+events = Counter()
+jax.monitoring.register_event_listener(lambda event, **_: events.update([event.split("/")[-1]]))
+jax.jit(lambda x: jax.lax.scan(lambda c, _: (jax.numpy.sin(c @ c), None), x, None, 5))(
+    jax.numpy.ones((8, 8)))
+print(events["cache_misses"], events["cache_hits"])
+"""
+    first = python("-c", code, PERLA_CACHE=str(tmp_path)).split()
+    second = python("-c", code, PERLA_CACHE=str(tmp_path)).split()
+    assert int(first[0]) > 0
+    assert second == ["0", first[0]]
+
+
+def test_from_python(fake, tmp_path):
+    import perla
+    import perla.train.anakin
+
+    result = perla.train(
+        ENV, "ippo", steps=100, seeds=[4, 2], copies=2, horizon=5, out=tmp_path / "run"
+    )
+    assert result.run.seeds == (4, 2)
+    assert (tmp_path / "run/summary.json").exists()
+    assert perla.make(ENV).spec.agents == 2
+    with pytest.raises(UserError, match="did you mean 'lr'"):
+        perla.train(ENV, "ippo", steps=100, lrr=1)

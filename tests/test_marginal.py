@@ -1,0 +1,261 @@
+"""The expectation over a₋ᵢ: enumeration against brute force, sampling against enumeration."""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from perla.algos.ppo import create_critic
+from perla.algos.recipes import make
+from perla.algos.values import Embedded
+from perla.distributions import Categorical
+from perla.envs.protocol import Observation, Spec
+from perla.errors import UserError
+from perla.marginal import (
+    Auto,
+    Draws,
+    Exact,
+    Sampled,
+    draw,
+    evaluations,
+    marginalise,
+    resolve,
+    zero_sum,
+)
+
+STATES, AGENTS, ACTIONS, SEEN = 4, 3, 3, 5
+SPEC = Spec("random", AGENTS, SEEN, 7, (ACTIONS,) * AGENTS, 10, "common")
+
+CRITICS = {
+    f"{core}-{base}-{sharing}-{form}": (core, base, sharing, form)
+    for core, base, sharing, form in [
+        ("mlp", "local", "shared", "state-value"),
+        ("mlp", "global", "separate", "action-value"),
+        ("gru", "global", "shared", "action-value"),
+        ("gru", "local", "separate", "state-value"),
+    ]
+}
+
+
+def masked_policy(key, *batch):
+    key_logits, key_mask = jax.random.split(key)
+    logits = 2 * jax.random.normal(key_logits, (*batch, AGENTS, ACTIONS))
+    avail = jax.random.bernoulli(key_mask, 0.6, logits.shape).at[..., 1].set(True)
+    return Categorical.masked(logits, avail)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def random_critic(core, base, sharing, form):
+    """A critic, and its context at a few random states."""
+    config = make(
+        "ippo", hidden=8, critic=core, sharing=sharing, value=Embedded(base=base, form=form)
+    )
+    key_net, key_obs, key_state, key_memory = jax.random.split(jax.random.key(0), 4)
+    critic = create_critic(config, SPEC, key_net)
+    observation = Observation(
+        jax.random.normal(key_obs, (1, STATES, AGENTS, SEEN)),
+        jax.random.normal(key_state, (1, STATES, SPEC.state)),
+        jnp.ones((1, STATES, AGENTS, ACTIONS), bool),
+    )
+    memory = jax.random.normal(key_memory, critic.body.blank((STATES,)).shape)
+    context, _ = critic.context(observation, memory, jnp.zeros((1, STATES), bool))
+    return critic, context[0]
+
+
+@pytest.fixture(scope="module", params=CRITICS.values(), ids=CRITICS.keys())
+def critic(request):
+    return random_critic(*request.param)
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return masked_policy(jax.random.key(7), STATES)
+
+
+def enumerate_others(critic, context, policy):
+    """Σ π₋ᵢ(a₋ᵢ) Qᵢ(s, ·, a₋ᵢ), one joint action of the others and one agent at a time."""
+    probs = np.asarray(policy.probs, np.float64)
+    table = np.array(list(itertools.product(range(ACTIONS), repeat=AGENTS)))
+    every = jnp.broadcast_to(jnp.asarray(table, jnp.int32), (STATES, *table.shape))
+    q = np.asarray(critic.joint(context, every), np.float64)
+    total = np.zeros((STATES, AGENTS, q.shape[-1]))
+    for s, i, (j, joint) in itertools.product(range(STATES), range(AGENTS), enumerate(table)):
+        if joint[i] == 0:  # the agent's own entry plays no role: count one value of it
+            others = [m for m in range(AGENTS) if m != i]
+            total[s, i] += np.prod([probs[s, m, joint[m]] for m in others]) * q[s, j, i]
+    return total
+
+
+# --- Enumeration --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("agents", [2, 3, 4])
+@pytest.mark.parametrize("actions", [2, 3, 4])
+def test_one_table_enumerates_the_others_for_every_agent(agents, actions):
+    table = zero_sum(agents, actions)
+    everything = sorted(itertools.product(range(actions), repeat=agents - 1))
+    for agent in range(agents):
+        others = np.delete(table, agent, axis=1)
+        assert sorted(map(tuple, others.tolist())) == everything
+
+
+def test_a_lone_agent_has_one_empty_joint_action_of_others():
+    policy = Categorical.masked(jnp.zeros((2, 1, 5)), jnp.ones((2, 1, 5), bool))
+    draws = draw(Exact(), policy, jax.random.key(0))
+    assert draws.actions.shape == (1, 1)
+    np.testing.assert_array_equal(draws.weights, 1.0)
+
+
+def test_exact_is_the_sum_over_all_joint_actions_of_the_others(critic, policy):
+    net, context = critic
+    draws = draw(Exact(), policy, jax.random.key(0))
+    mean = marginalise(net.joint(context, draws.actions), draws.weights).mean
+    np.testing.assert_allclose(mean, enumerate_others(net, context, policy), atol=1e-5)
+
+
+def test_the_spread_is_the_critics_deviation_over_the_others(policy):
+    net, context = random_critic("mlp", "local", "shared", "state-value")
+    draws = draw(Exact(), policy, jax.random.key(0))
+    q = np.asarray(net.joint(context, draws.actions))
+    weights = np.asarray(draws.weights)[..., None]
+    variance = (weights * q**2).sum(-3) - (weights * q).sum(-3) ** 2
+    spread = marginalise(jnp.asarray(q), draws.weights).spread
+    np.testing.assert_allclose(spread**2, variance, atol=1e-5)
+
+
+@pytest.mark.parametrize("estimator", [Exact(), Sampled(k=7)])
+def test_weights_sum_to_one_and_masked_actions_weigh_nothing(estimator, policy):
+    draws = draw(estimator, policy, jax.random.key(1))
+    np.testing.assert_allclose(draws.weights.sum(-2), 1.0, rtol=1e-5)
+    actions = jnp.broadcast_to(draws.actions, draws.weights.shape)
+    chosen = jax.nn.one_hot(actions, ACTIONS)
+    possible = jnp.einsum("sjma,sma->sjm", chosen, (policy.probs > 0).astype(float)) > 0
+    for agent in range(AGENTS):
+        impossible = ~jnp.delete(possible, agent, axis=-1).all(-1)
+        assert (jnp.where(impossible, draws.weights[..., agent], 0.0) == 0).all()
+
+
+# --- What a critic sees -------------------------------------------------------------------------
+
+
+def test_no_agent_sees_its_own_action(critic):
+    net, context = critic
+    actions = jax.random.randint(jax.random.key(2), (STATES, 6, AGENTS), 0, ACTIONS)
+    before = net.joint(context, actions)
+    for agent in range(AGENTS):
+        changed = actions.at[..., agent].set((actions[..., agent] + 1) % ACTIONS)
+        after = net.joint(context, changed)
+        np.testing.assert_allclose(after[..., agent, :], before[..., agent, :], atol=1e-5)
+        others = jnp.delete(after - before, agent, axis=-2)
+        assert (jnp.abs(others).max(axis=(0, 1, 3)) > 1e-3).all(), "the others must see it"
+
+
+# --- Sampling -----------------------------------------------------------------------------------
+
+
+def sampled_values(net, context, policy, k, repeats):
+    """`repeats` independent estimates of Q̂."""
+
+    @jax.jit
+    def one(key):
+        draws = draw(Sampled(k=k), policy, key)
+        return marginalise(net.joint(context, draws.actions), draws.weights).mean
+
+    return np.asarray(jax.lax.map(one, jax.random.split(jax.random.key(k), repeats)))
+
+
+def test_sampling_is_unbiased_and_its_error_falls_as_one_over_root_k(policy):
+    net, context = random_critic("mlp", "local", "shared", "state-value")
+    exact = enumerate_others(net, context, policy)
+    ks, errors = [1, 4, 16, 64, 256], []
+    for k in ks:
+        estimates = sampled_values(net, context, policy, k, repeats=400)
+        deviation = estimates.std(0)
+        bias = np.abs(estimates.mean(0) - exact)
+        assert (bias <= 4.5 * deviation / np.sqrt(400) + 1e-5).all()
+        errors.append(np.sqrt(((estimates - exact) ** 2).mean()))
+    slope = np.polyfit(np.log(ks), np.log(errors), 1)[0]
+    assert slope == pytest.approx(-0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 10])
+def test_variance_of_the_sampled_critic_is_that_of_theorem_1(k):
+    """Var(Q̂) = Var(Q)/K + (K − 1)/K · Var(Q̃), over states, own actions and draws."""
+    states, repeats = 8, 4_000
+    key_policy, key_game, key_draws, key_own = jax.random.split(jax.random.key(11), 4)
+    policy = masked_policy(key_policy, states)
+    game = jax.random.normal(key_game, (states, ACTIONS, ACTIONS, ACTIONS))  # Q of the first agent
+    pi = np.asarray(policy.probs, np.float64)
+    table = np.asarray(game, np.float64)
+
+    joint = np.einsum("sa,sb,sc->sabc", pi[:, 0], pi[:, 1], pi[:, 2]) / states
+    marginal = np.einsum("sabc,sb,sc->sa", table, pi[:, 1], pi[:, 2])
+    own = pi[:, 0] / states
+    mean = (joint * table).sum()
+    var_q = (joint * table**2).sum() - mean**2
+    var_marginal = (own * marginal**2).sum() - mean**2
+    assert (own * marginal).sum() == pytest.approx(mean)
+
+    @jax.jit
+    @jax.vmap
+    def estimates(key_draws, key_own):
+        draws = draw(Sampled(k=k), policy, key_draws)
+        own_action = policy.sample(key_own)[:, 0]
+        state = jnp.arange(states)[:, None]
+        q = game[state, own_action[:, None], draws.actions[..., 1], draws.actions[..., 2]]
+        values = jnp.broadcast_to(q[..., None, None], (states, k, AGENTS, 1))
+        return marginalise(values, draws.weights).mean[:, 0, 0]
+
+    q_hat = estimates(jax.random.split(key_draws, repeats), jax.random.split(key_own, repeats))
+    predicted = var_q / k + (k - 1) / k * var_marginal
+    assert np.var(np.asarray(q_hat, np.float64)) == pytest.approx(predicted, rel=0.05)
+
+
+def test_draws_follow_the_policies(policy):
+    draws = draw(Sampled(k=20_000), policy, jax.random.key(5))
+    frequencies = jax.nn.one_hot(draws.actions, ACTIONS).mean(1)
+    np.testing.assert_allclose(frequencies, policy.probs, atol=0.02)
+    assert (frequencies[policy.probs == 0] == 0).all()
+
+
+# --- Which estimator ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("agents", "actions", "resolved"),
+    [
+        (1, 6, Exact()),
+        (2, 100, Exact()),
+        (2, 101, Sampled(k=100)),
+        (3, 10, Exact()),
+        (3, 11, Sampled(k=100)),
+        (10, 6, Sampled(k=100)),
+    ],
+)
+def test_auto_is_exact_where_that_needs_no_more_evaluations(agents, actions, resolved):
+    assert resolve(Auto(budget=100), agents, actions) == resolved
+    assert evaluations(resolved, agents, actions) <= 100
+
+
+@pytest.mark.parametrize(("agents", "actions"), [(1, 5), (2, 3), (4, 2)])
+def test_evaluations_count_the_joint_actions_that_are_drawn(agents, actions):
+    policy = Categorical.masked(jnp.zeros((agents, actions)), jnp.ones((agents, actions), bool))
+    for estimator in (Exact(), Sampled(k=9)):
+        draws: Draws = draw(estimator, policy, jax.random.key(0))
+        assert evaluations(estimator, agents, actions) == draws.actions.shape[-2]
+
+
+def test_a_choice_that_was_made_stands():
+    assert resolve(Sampled(k=3), 2, 2) == Sampled(k=3)
+    assert resolve(Exact(), 4, 5) == Exact()
+
+
+def test_enumerating_too_much_is_refused_in_one_line():
+    with pytest.raises(UserError, match=r"10 agents with 6 actions have 10,077,696") as refusal:
+        resolve(Exact(), 10, 6)
+    assert "\n" not in str(refusal.value)

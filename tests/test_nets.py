@@ -1,0 +1,311 @@
+"""Networks: what they compute, what they remember, and which parameters serve whom."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from perla.envs.protocol import Observation
+from perla.nets.actors import Actor
+from perla.nets.body import Body
+from perla.nets.critics import Critic
+from perla.nets.layers import GRU, MLP, LayerNorm, Linear, initial_weight
+
+TIME, BATCH, AGENTS, ACTIONS, SEEN, HIDDEN = 6, 3, 2, 4, 5, 8
+
+DEFAULT = {
+    "agents": AGENTS, "features": SEEN, "outputs": ACTIONS, "core": "mlp", "hidden": HIDDEN,
+    "layers": 2, "gain": 1.0, "init": "orthogonal", "norm": False, "ids": True, "separate": False,
+}  # fmt: skip
+
+
+@partial(jax.jit, static_argnames=("settings",))
+def _body(key, settings):
+    return Body.create(key, **dict(settings))
+
+
+def body(key=0, **settings) -> Body:
+    """A network whose biases are not zero, lest a forgotten one go unnoticed."""
+    made = _body(jax.random.key(key), tuple((DEFAULT | settings).items()))
+    rng = np.random.default_rng(key)
+    return jax.tree.map(lambda x: x + jnp.asarray(rng.normal(size=x.shape) * 0.1, x.dtype), made)
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def observations(seed=0, time=TIME, batch=BATCH):
+    avail = np.random.default_rng(seed).random((time, batch, AGENTS, ACTIONS)) < 0.7
+    avail[..., 0] = True
+    return Observation(
+        normal(seed, time, batch, AGENTS, SEEN),
+        normal(seed + 1, time, batch, 3),
+        jnp.asarray(avail),
+    )
+
+
+FRESH = jnp.asarray(np.random.default_rng(5).random((TIME, BATCH)) < 0.3).at[0].set(True)
+
+# --- Layers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(5, 9), (9, 5), (6, 6)])
+def test_orthogonal_weights_are_orthogonal_and_scaled(rows, columns):
+    weight = np.asarray(initial_weight(jax.random.key(0), rows, columns, "orthogonal", 1.5))
+    gram = weight @ weight.T if rows <= columns else weight.T @ weight
+    np.testing.assert_allclose(gram, 1.5**2 * np.eye(min(rows, columns)), atol=1e-5)
+
+
+def test_torch_weights_fill_their_interval_whatever_the_gain():
+    linear = Linear.create(jax.random.key(0), 16, 500, "torch", gain=9.0)
+    for parameter in (linear.weight, linear.bias):
+        assert np.abs(parameter).max() <= 0.25
+        assert np.abs(parameter).max() > 0.24
+        assert np.var(np.asarray(parameter)) == pytest.approx(0.25**2 / 3, rel=0.15)
+
+
+def test_orthogonal_layers_begin_without_bias():
+    assert (Linear.create(jax.random.key(0), 3, 4, "orthogonal").bias == 0).all()
+
+
+def test_each_gate_of_a_gru_is_orthogonal_on_its_own():
+    recurrent = GRU.create(jax.random.key(0), SEEN, HIDDEN, "orthogonal").recurrent
+    for gate in jnp.split(recurrent, 3, axis=-1):
+        np.testing.assert_allclose(gate @ gate.T, np.eye(HIDDEN), atol=1e-5)
+
+
+def test_layer_norm_has_zero_mean_and_unit_variance_then_scale_and_shift():
+    x = 3 + 5 * normal(0, 7, HIDDEN)
+    y = LayerNorm.create(HIDDEN)(x)
+    np.testing.assert_allclose(y.mean(-1), 0, atol=1e-5)
+    np.testing.assert_allclose(y.var(-1), 1, atol=1e-3)
+    scale, shift = normal(1, HIDDEN), normal(2, HIDDEN)
+    np.testing.assert_allclose(LayerNorm(scale, shift)(x), y * scale[None] + shift[None], rtol=1e-5)
+
+
+def test_the_open_first_layer_is_a_concatenation():
+    mlp = MLP.create(
+        jax.random.key(0), SEEN, 3, (HIDDEN, HIDDEN), 2, init="torch", gain=1.0, norm=False
+    )
+    x, other = normal(0, 10, SEEN), normal(1, 10, 3)
+    y = np.concatenate([x, other], -1)
+    for i, layer in enumerate(mlp.layers):
+        y = (np.maximum(y, 0) if i else y) @ np.asarray(layer.weight) + np.asarray(layer.bias)
+    np.testing.assert_allclose(mlp.finish(mlp.begin(x) + other @ mlp.rows), y, atol=1e-5)
+
+
+# --- The recurrent layer ------------------------------------------------------------------------
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def numpy_gru(gru: GRU, x, memory, fresh):
+    """PyTorch's GRU, one step and one gate at a time."""
+    weight, bias = np.asarray(gru.inputs.weight), np.asarray(gru.inputs.bias)
+    (w_r, w_z, w_n), (b_r, b_z, b_n) = np.split(weight, 3, -1), np.split(bias, 3)
+    u_r, u_z, u_n = np.split(np.asarray(gru.recurrent), 3, -1)
+    memories = []
+    for x_t, fresh_t in zip(np.asarray(x), np.asarray(fresh), strict=True):
+        h = np.where(fresh_t[:, None], 0.0, memory)
+        r = sigmoid(x_t @ w_r + b_r + h @ u_r)
+        z = sigmoid(x_t @ w_z + b_z + h @ u_z)
+        n = np.tanh(x_t @ w_n + b_n + r * (h @ u_n + np.asarray(gru.candidate_bias)))
+        memory = (1 - z) * n + z * h
+        memories.append(memory)
+    return np.stack(memories)
+
+
+def plain_gru(gru: GRU, x, memory, fresh):
+    """The same in a way that JAX can differentiate on its own."""
+    memories = []
+    for t in range(len(x)):
+        h = jnp.where(fresh[t][:, None], 0.0, memory)
+        given = x[t] @ gru.inputs.weight + gru.inputs.bias[None]
+        r_x, z_x, n_x = jnp.split(given, 3, -1)
+        r_h, z_h, n_h = jnp.split(h @ gru.recurrent, 3, -1)
+        r, z = jax.nn.sigmoid(r_x + r_h), jax.nn.sigmoid(z_x + z_h)
+        n = jnp.tanh(n_x + r * (n_h + gru.candidate_bias[None]))
+        memory = (1 - z) * n + z * h
+        memories.append(memory)
+    return jnp.stack(memories)
+
+
+@pytest.fixture(scope="module")
+def gru():
+    made = jax.jit(lambda key: GRU.create(key, SEEN, HIDDEN, "torch"))(jax.random.key(0))
+    return made, normal(1, TIME, BATCH, SEEN), normal(2, BATCH, HIDDEN), FRESH.at[0, 0].set(False)
+
+
+def test_the_gru_is_pytorchs(gru):
+    net, *inputs = gru
+    np.testing.assert_allclose(jax.jit(net.__call__)(*inputs), numpy_gru(*gru), atol=1e-5)
+
+
+def test_the_gradient_written_by_hand_is_that_of_autodiff(gru):
+    net, x, memory, fresh = gru
+    weights = normal(3, TIME, BATCH, HIDDEN)
+
+    def gradients(unroll):
+        def loss(net, x, memory):
+            return (weights * unroll(net, x, memory, fresh)).sum()
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(net, x, memory)
+
+    ours, autodiff = gradients(lambda net, *rest: net(*rest)), gradients(plain_gru)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(autodiff), strict=True):
+        assert np.abs(b).max() > 0
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_no_gradient_passes_the_beginning_of_an_episode(gru):
+    net, x, memory, _ = gru
+    fresh = jnp.zeros((TIME, BATCH), bool).at[3].set(True)
+
+    def late(x, memory):
+        return net(x, memory, fresh)[3:].sum()
+
+    to_x, to_memory = jax.jit(jax.grad(late, argnums=(0, 1)))(x, memory)
+    assert (to_x[:3] == 0).all()
+    assert (to_memory == 0).all()
+    assert (to_x[3:] != 0).any()
+
+
+# --- Bodies, actors, critics --------------------------------------------------------------------
+
+
+@eqx.filter_jit
+def unroll(actor, observation, memory, fresh):
+    return actor.unroll(observation, memory, fresh)
+
+
+def policies(net: Body, observation, fresh=FRESH):
+    actor = Actor(net)
+    return unroll(actor, observation, actor.body.blank(fresh.shape[1:]), fresh)[0].log_probs
+
+
+KINDS = {
+    "mlp": {},
+    "gru": {"core": "gru"},
+    "gru, separate": {"core": "gru", "separate": True},
+    "mlp, normalised": {"norm": True},
+    "gru, normalised": {"core": "gru", "norm": True},
+}
+kinds = pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS.keys())
+
+
+@kinds
+def test_acting_step_by_step_is_unrolling(settings):
+    actor, observation = Actor(body(**settings)), observations()
+    policy, memories = unroll(actor, observation, actor.body.blank((BATCH,)), FRESH)
+    memory = actor.body.blank((BATCH,))
+    act = eqx.filter_jit(lambda actor, *now: actor(*now))
+    for t in range(TIME):
+        now = Observation(*(x[t] for x in observation))
+        one, memory = act(actor, now, memory, FRESH[t])
+        np.testing.assert_allclose(one.log_probs, policy.log_probs[t], atol=1e-5)
+        np.testing.assert_allclose(memory, memories[t], atol=1e-5)
+
+
+@kinds
+def test_episodes_know_nothing_of_each_other(settings):
+    """Two episodes in one column, swapped, are swapped in the output."""
+    fresh = jnp.zeros((TIME, BATCH), bool).at[jnp.array([0, 3])].set(True)
+    swap = jnp.array([3, 4, 5, 0, 1, 2])
+    net, observation = body(**settings), observations()
+    swapped = Observation(*(x[swap] for x in observation))
+    expected = policies(net, observation, fresh)[swap]
+    np.testing.assert_allclose(policies(net, swapped, fresh), expected, atol=1e-5)
+
+
+def test_a_recurrent_policy_remembers_within_its_episode():
+    net, observation = body(core="gru"), observations()
+    fresh = jnp.zeros((TIME, BATCH), bool).at[0].set(True)
+    changed = observation._replace(obs=observation.obs.at[0].add(1.0))
+    difference = jnp.abs(policies(net, observation, fresh) - policies(net, changed, fresh))
+    assert (difference[-1].max(-1) > 1e-4).all()
+
+
+@pytest.mark.parametrize("core", ["mlp", "gru"])
+def test_separate_parameters_serve_one_agent_each(core):
+    net, observation = body(core=core, separate=True, ids=False), observations()
+    rows = jnp.arange(AGENTS) == 0
+    changed = jax.tree.map(
+        lambda x: x + jnp.where(rows.reshape(-1, *[1] * (x.ndim - 1)), 0.1, 0.0), net
+    )
+    before, after = policies(net, observation), policies(changed, observation)
+    np.testing.assert_allclose(after[..., 1, :], before[..., 1, :], atol=1e-6)
+    assert np.abs(after - before)[..., 0, :].max() > 1e-2
+
+
+@pytest.mark.parametrize("core", ["mlp", "gru"])
+@pytest.mark.parametrize("ids", [True, False])
+def test_shared_parameters_tell_agents_apart_by_their_ids_only(core, ids):
+    observation = observations()
+    same = Observation(
+        jnp.broadcast_to(observation.obs[..., :1, :], observation.obs.shape),
+        observation.state,
+        jnp.ones_like(observation.avail),
+    )
+    log_probs = policies(body(core=core, ids=ids), same)
+    alike = np.allclose(log_probs[..., 0, :], log_probs[..., 1, :], atol=1e-6)
+    assert alike == (not ids)
+
+
+@pytest.mark.parametrize("separate", [False, True], ids=["shared", "separate"])
+@pytest.mark.parametrize("sees", ["local", "global"])
+def test_a_critic_reads_its_view_the_agents_id_and_the_others_actions(sees, separate):
+    """Against a dense network on [view, one-hot id, one-hot actions, its own left blank]; agents
+    with parameters of their own need no id."""
+    features = SEEN if sees == "local" else 3
+    net = body(features=features, outputs=1, others=AGENTS * ACTIONS, separate=separate)
+    critic = Critic(net, sees, ACTIONS)
+    observation = observations(time=1)
+    joint = np.random.default_rng(0).integers(ACTIONS, size=(BATCH, 2, AGENTS))
+    context, _ = critic.context(observation, net.blank((BATCH,)), jnp.ones((1, BATCH), bool))
+    values = critic.joint(context[0], jnp.asarray(joint, jnp.int32))
+
+    for copy, sample, agent in np.ndindex(BATCH, 2, AGENTS):
+        view = observation.obs[0, copy, agent] if sees == "local" else observation.state[0, copy]
+        actions = np.zeros((AGENTS, ACTIONS))
+        for m in range(AGENTS):
+            actions[m, joint[copy, sample, m]] = m != agent
+        y = np.concatenate([view, [] if separate else np.eye(AGENTS)[agent], actions.ravel()])
+        for i, layer in enumerate(net.net.head.layers):
+            own = agent if separate else ...
+            weight, bias = np.asarray(layer.weight)[own], np.asarray(layer.bias)[own]
+            y = (np.maximum(y, 0) if i else y) @ weight + bias
+        np.testing.assert_allclose(values[copy, sample, agent], y, atol=1e-4)
+
+
+@pytest.mark.parametrize("core", ["mlp", "gru"])
+def test_joint_actions_that_serve_every_state_equal_joint_actions_given_for_each(core):
+    net = body(outputs=1, others=AGENTS * ACTIONS, core=core)
+    critic = Critic(net, "local", ACTIONS)
+    context, _ = critic.context(observations(), net.blank((BATCH,)), FRESH)
+    table = jnp.asarray(np.random.default_rng(0).integers(ACTIONS, size=(5, AGENTS)), jnp.int32)
+    each = jnp.broadcast_to(table, (TIME, BATCH, 5, AGENTS))
+    np.testing.assert_allclose(critic.joint(context, table), critic.joint(context, each), atol=1e-5)
+
+
+def test_a_critics_memory_does_not_know_the_actions():
+    net = body(outputs=1, others=AGENTS * ACTIONS, core="gru")
+    critic = Critic(net, "local", ACTIONS)
+    blind = replace(
+        critic,
+        body=eqx.tree_at(
+            lambda b: b.net.head.layers[0].weight,
+            net,
+            net.net.head.layers[0].weight.at[-AGENTS * ACTIONS :].set(0.0),
+        ),
+    )
+    inputs = (observations(), net.blank((BATCH,)), FRESH)
+    np.testing.assert_array_equal(critic.context(*inputs)[1], blind.context(*inputs)[1])

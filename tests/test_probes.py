@@ -1,0 +1,135 @@
+"""On worlds whose values and best actions are known, every variant of the learner finds them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import probes
+from perla.algos import ppo
+from perla.algos.ppo import GAE, Hard, Huber, NStep, RMSProp, Soft
+from perla.algos.recipes import RECIPES, make
+from perla.algos.values import estimate
+from perla.marginal import Exact, Sampled
+from perla.train.anakin import Trainer
+
+SMALL = {
+    "copies": 16,
+    "horizon": 6,
+    "hidden": 16,
+    "lr": 1e-2,
+    "init": "torch",
+    "gamma": probes.GAMMA,
+}
+UPDATES = 150
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_quickly():
+    """These programs run for milliseconds: what takes time is to compile them well."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A learner that has trained on a probe world."""
+
+    world: probes.Probe
+    config: ppo.PPO
+    learner: ppo.Learner
+
+    def look(self, time: int, signs: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+        """The critic's values `[agent]` and the actors' probabilities `[agent, action]`.
+
+        Memory is blank at an episode's first step; recurrent learners are asked there only.
+        """
+        observation = self.world.see(self.world.moment(time, signs))
+        actor, critic = self.learner.actor, self.learner.critic
+        policy, _ = actor(observation, actor.body.blank(()), jnp.array(True))
+        context, _ = critic.context(
+            jax.tree.map(lambda x: x[None], observation), critic.body.blank(()), jnp.array([True])
+        )
+        values = estimate(self.config.value, critic, context[0], policy, jax.random.key(0)).value
+        algorithm = ppo.Algorithm(self.config, self.world.spec)
+        return algorithm.raw(self.learner, values), policy.probs
+
+
+def train(world: probes.Probe, algo: str, updates: int = UPDATES, **settings) -> Trained:
+    config = make(algo, **SMALL | settings)
+    steps = updates * config.copies * config.length(world.spec)
+    trainer = Trainer(world, config, seeds=(0,), steps=steps, eval_episodes=1)
+    population, _ = trainer.advance(trainer.init(), steps)
+    learner = jax.tree.map(lambda x: jnp.asarray(x[0]), trainer.export(population).learner)
+    return Trained(world, config, learner)
+
+
+def check(trained: Trained, tolerance: float = 0.1) -> None:
+    """Values and policies are the known ones at every moment of the world."""
+    world = trained.world
+    for (time, signs), known in world.known.items():
+        values, probs = trained.look(time, signs)
+        np.testing.assert_allclose(
+            values, known, atol=tolerance, err_msg=f"value at time {time}, signs {signs}"
+        )
+        if world.best is not None and time == world.length - 1:
+            best = probs[jnp.arange(world.agents), jnp.array(world.best(signs))]
+            assert (best > 0.9).all(), f"signs {signs}: the best actions' probabilities are {best}"
+        assert (probs[:, list(world.forbidden)] == 0).all()
+
+
+# Each row turns other knobs, so that together they turn all: (world, method, settings).
+CASES = {
+    "one step, always 1": (probes.CONSTANT, "ippo", {}),
+    "value follows sight": (probes.SIGHT, "mappo", {"loss": Huber(delta=0.5), "epochs": 2}),
+    "delayed reward, n-step": (
+        probes.DELAY, "ippo", {"returns": NStep(n=3), "target": Soft(tau=0.1)}),
+    "choice, A2C": (probes.CHOICE, "ia2c", {"optimiser": RMSProp(), "entropy": 0.0}),
+    "match, minibatches": (
+        probes.MATCH, "perla-ippo", {"minibatches": 2, "value_clip": 0.5, "max_grad_norm": 0.5}),
+    "endless, cut at three steps": (
+        probes.ENDLESS, "ippo", {"normalise_values": True, "returns": GAE(lam=0.5)}),
+    "finite, over at three steps": (
+        probes.FINITE, "mappo", {"target": Hard(every=5), "returns": NStep(n=1)}),
+    "forbidden temptation": (probes.TEMPTATION, "maa2c", {"init": "orthogonal"}),
+    "together": (probes.TOGETHER, "perla-ippo", {"value_coef": 0.5, "lr_decay": True}),
+    "together, marginal fit": (
+        probes.TOGETHER, "perla-mappo",
+        {"value": RECIPES["perla-mappo"]["value"].replace(fit="marginal"), "layer_norm": True}),
+    "together, GRU": (
+        probes.TOGETHER, "mappo", {"actor": "gru", "critic": "gru", "chunk": 3}),
+    "matrix, sampled A2C": (
+        probes.MATRIX, "perla-maa2c",
+        {"value": RECIPES["perla-maa2c"]["value"].replace(estimator=Sampled(k=4))}),
+    "matrix, action-value form": (
+        probes.MATRIX, "perla-ippo",
+        {"value": RECIPES["perla-ippo"]["value"].replace(form="action-value"),
+         "sharing": "separate", "normalise_advantages": False}),
+    "matrix, action-value form, marginal fit": (
+        probes.MATRIX, "perla-mappo",
+        {"value": RECIPES["perla-mappo"]["value"].replace(
+            form="action-value", fit="marginal", estimator=Exact()), "refresh_advantages": True}),
+    "patience": (probes.PATIENCE, "perla-mappo", {"loss": Huber(delta=1.0)}),
+    "patience, whole episodes": (
+        probes.PATIENCE, "ippo", {"horizon": None, "copies": 32, "agent_ids": False}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_learns_the_known_values_and_actions(case):
+    world, algo, settings = case
+    check(train(world, algo, **settings))
+
+
+def test_every_probe_world_is_learnt_from():
+    used = {world.name for world, *_ in CASES.values()}
+    assert used == {world.name for world in probes.ONE_AGENT + probes.TWO_AGENTS}
+
+
+def test_every_method_is_tried():
+    assert {algo for _, algo, _ in CASES.values()} >= {"ippo", "mappo", "perla-ippo", "perla-mappo"}

@@ -1,0 +1,257 @@
+"""What must be the same is the same: methods, seeds, devices and interruptions that make no
+difference."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import probes
+from perla.algos import ppo
+from perla.algos.recipes import RECIPES, make
+from perla.envs.wrappers import AutoReset
+from perla.marginal import Exact, Sampled
+from perla.train.anakin import Trainer
+from perla.train.rollout import begin, rollout
+
+SMALL = {"copies": 4, "horizon": 6, "hidden": 8, "epochs": 2, "lr": 1e-2, "init": "torch"}
+PER_UPDATE = SMALL["copies"] * SMALL["horizon"]
+
+# --- A method that reduces to another -----------------------------------------------------------
+
+
+def first_weight(critic):
+    return critic.body.net.head.layers[0].weight
+
+
+def learner_and_steps(algo, world, **settings):
+    """A fresh learner, and what its actor does on the world."""
+    algorithm = ppo.Algorithm(make(algo, **SMALL | settings), world.spec)
+    copies = AutoReset(world, algorithm.config.copies)
+
+    @jax.jit
+    def run(key):
+        learner = algorithm.init(key)
+        scene = begin(copies, learner.actor, key)
+        _, trajectory, _ = rollout(copies, learner.actor, scene, key, algorithm.config.horizon)
+        return learner, trajectory
+
+    return algorithm, *run(jax.random.key(0))
+
+
+def embedded(algo, world, learner, estimator, fill):
+    """The policy-embedded counterpart of a learner: equal to it but for the critic's rows that
+    read actions, which are `fill`."""
+    value = RECIPES[algo]["value"].replace(estimator=estimator)
+    algorithm = ppo.Algorithm(make(algo, **SMALL, value=value), world.spec)
+    theirs = jax.jit(algorithm.init)(jax.random.key(1)).critic
+    shared = first_weight(learner.critic)
+    rows = jnp.full_like(first_weight(theirs)[len(shared) :], fill)
+    assert len(rows) == world.agents * world.actions
+    layers = learner.critic.body.net.head.layers
+    critic = eqx.tree_at(
+        lambda c: c.body.net.head.layers,
+        theirs,
+        (replace(layers[0], weight=jnp.concatenate([shared, rows])), *layers[1:]),
+    )
+    optimiser = algorithm.critic_optimiser.init(critic)
+    return algorithm, replace(learner, critic=critic, target=critic, critic_optimiser=optimiser)
+
+
+@pytest.mark.parametrize(
+    ("plain", "perla", "estimator"),
+    [("ippo", "perla-ippo", Exact()), ("mappo", "perla-mappo", Sampled(k=3))],
+)
+def test_with_one_agent_perla_is_ppo(plain, perla, estimator):
+    ours, learner, steps = learner_and_steps(plain, probes.MATCH)
+    # The rows that read the agent's own action are large: they would show.
+    theirs, twin = embedded(perla, probes.MATCH, learner, estimator, fill=5.0)
+    ours_update, theirs_update = jax.jit(ours.update), jax.jit(theirs.update)
+    for update in range(3):
+        key, progress = jax.random.key(update), jnp.float32(0.0)
+        learner, metrics = ours_update(learner, steps, key, progress)
+        twin, embedded_metrics = theirs_update(twin, steps, key, progress)
+        for name, value in metrics.items():
+            np.testing.assert_allclose(embedded_metrics[name], value, atol=1e-4, err_msg=name)
+        assert embedded_metrics["spread"] < 1e-3
+    for a, b in zip(jax.tree.leaves(learner.actor), jax.tree.leaves(twin.actor), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    shared = len(first_weight(learner.critic))
+    np.testing.assert_allclose(
+        first_weight(twin.critic)[:shared], first_weight(learner.critic), atol=1e-4
+    )
+    assert (first_weight(twin.critic)[shared:] == 5.0).all(), "own actions were learnt from"
+
+
+@pytest.mark.parametrize("estimator", [Exact(), Sampled(k=3)], ids=["exact", "sampled"])
+def test_with_a_critic_blind_to_the_others_perla_is_ippo(estimator):
+    world = probes.PATIENCE
+    ours, learner, steps = learner_and_steps("ippo", world)
+    theirs, twin = embedded("perla-ippo", world, learner, estimator, fill=0.0)
+
+    def first_pass(algorithm):
+        @jax.jit
+        def compute(learner):
+            key = jax.random.key(3)
+            learner, batch, metrics = algorithm.prepare(learner, steps, key)
+            loss = jax.grad(algorithm.critic_loss, has_aux=True)
+            gradient, (advantage, _) = loss(learner.critic, learner, batch, key)
+            return (batch.target, batch.prediction, advantage), gradient, metrics
+
+        return compute
+
+    arrays, gradient, _ = first_pass(ours)(learner)
+    twin_arrays, twin_gradient, metrics = first_pass(theirs)(twin)
+    for a, b in zip(arrays, twin_arrays, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert metrics["spread"] < 1e-6
+    shared = len(first_weight(gradient))
+    twin_gradient = eqx.tree_at(first_weight, twin_gradient, first_weight(twin_gradient)[:shared])
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(twin_gradient), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+# --- Seeds, intervals, interruptions ------------------------------------------------------------
+
+
+def trainer(seeds, **options):
+    config = make("perla-ippo", **SMALL, value=RECIPES["perla-ippo"]["value"].replace(
+        estimator=Sampled(k=2)))  # fmt: skip
+    return Trainer(
+        probes.PATIENCE, config, seeds=seeds, steps=100 * PER_UPDATE, eval_episodes=2, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def eight():
+    """Eight seeds, a computation each; and where they stand after four updates."""
+    made = trainer(tuple(range(8)), vectorise=False)
+    population, rows = made.advance(made.init(), 4 * PER_UPDATE)
+    return made, made.export(population), rows
+
+
+def same(a, b) -> bool:
+    """Equal to the bit."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in pairs)
+
+
+def without_best(progress):
+    """All that training depends on: the best evaluation so far is only remembered."""
+    return progress._replace(best=None, best_return=None)
+
+
+def test_one_seed_is_the_same_among_others(eight):
+    _, among, rows = eight
+    alone = trainer((3,), vectorise=False)
+    population, (row,) = alone.advance(alone.init(), 4 * PER_UPDATE)
+    assert same(alone.export(population), jax.tree.map(lambda x: x[3:4], among))
+    assert row == rows[3]
+    assert not same(*(jax.tree.map(lambda x, i=i: x[i], among.learner.actor) for i in (3, 4)))
+
+
+def test_seeds_together_are_seeds_apart(eight):
+    _, apart, _ = eight
+    together = trainer(tuple(range(8)), vectorise=True)
+    population, _ = together.advance(together.init(), 4 * PER_UPDATE)
+    exported = together.export(population)
+    assert jax.tree.structure(exported) == jax.tree.structure(apart)
+    for a, b in zip(
+        jax.tree.leaves(exported.learner.actor), jax.tree.leaves(apart.learner.actor), strict=True
+    ):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_evaluating_more_often_changes_nothing(eight):
+    made, once, _ = eight
+    population = made.init()
+    for updates in range(1, 5):
+        population, _ = made.advance(population, updates * PER_UPDATE)
+    assert same(without_best(made.export(population)), without_best(once))
+
+
+def test_a_restored_population_goes_on_as_if_never_interrupted(eight):
+    made, uninterrupted, rows = eight
+    population, _ = made.advance(made.init(), 2 * PER_UPDATE)
+    exported = made.export(population)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), exported) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), made.template()
+    )
+    population, rows_after = made.advance(made.restore(exported), 4 * PER_UPDATE)
+    assert same(without_best(made.export(population)), without_best(uninterrupted))
+    assert [row["return"] for row in rows_after] == [row["return"] for row in rows]
+
+
+def test_intervals_of_any_length_are_compiled_once(eight, caplog):
+    made, *_ = eight
+
+    def compiled(function):
+        return [r for r in caplog.records if "ompiling" in r.message and function in r.message]
+
+    with jax.log_compiles():
+        jax.jit(lambda marker: marker + 1)(jnp.ones(3))
+        assert compiled("lambda"), "compilations are not logged where this test looks"
+        population = made.init()
+        for until in (1, 2, 5):
+            population, _ = made.advance(population, until * PER_UPDATE)
+        made.advance(made.restore(made.export(population)), 6 * PER_UPDATE)
+    assert not compiled("advance")
+
+
+@pytest.mark.parametrize(
+    ("until", "updates"), [(4 * PER_UPDATE, 4), (4 * PER_UPDATE + 1, 5), (5 * PER_UPDATE - 1, 5)]
+)
+def test_steps_are_counted_once_and_updates_are_whole(eight, until, updates):
+    made, *_ = eight
+    population, rows = made.advance(made.init(), until)
+    assert [row["step"] for row in rows] == [updates * PER_UPDATE] * 8
+    exported = made.export(population)
+    assert (exported.steps == updates * PER_UPDATE).all()
+    assert (exported.learner.updates == updates).all()
+
+
+# --- Devices ------------------------------------------------------------------------------------
+
+ON_TWO_DEVICES = """
+    import jax
+    import numpy as np
+    from test_reductions import PER_UPDATE, trainer
+
+    first, second = jax.devices()
+
+    def train(seeds, devices):
+        made = trainer(tuple(range(seeds)), vectorise=True, devices=devices)
+        population, _ = made.advance(made.init(), 2 * PER_UPDATE)
+        used = {d for x in jax.tree.leaves(population[0].scene) for d in x.devices()}
+        assert used == set(devices), f"{seeds} seeds use {used}"
+        return jax.tree.leaves(made.export(population).learner)
+
+    alone = train(3, [first])
+    for seeds in (2, 3):  # spread over the devices by seed; by copies of the world
+        for a, b in zip(train(seeds, [first, second]), alone, strict=True):
+            np.testing.assert_allclose(a, b[:seeds], atol=1e-4)
+"""
+
+
+def test_two_devices_are_one():
+    here = Path(__file__).parent
+    environment = {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": ":".join([str(here), *sys.path]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(ON_TWO_DEVICES)],
+        env=environment, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
