@@ -76,7 +76,9 @@ def curve(result: Any, metric: str) -> dict[str, list[float]]:
 
 def first_at(curve: dict[str, list[float]], goal: float) -> int | None:
     """The first step at which the IQM is at least `goal`."""
-    reached = [step for step, value in zip(curve["step"], curve["iqm"], strict=True) if value >= goal]
+    reached = [
+        step for step, value in zip(curve["step"], curve["iqm"], strict=True) if value >= goal
+    ]
     return int(reached[0]) if reached else None
 
 
@@ -88,7 +90,7 @@ def run(panel: Panel, seeds: int) -> dict[str, Any]:
             panel.env, algo, steps=panel.steps, seeds=seeds, preset=panel.preset,
             env_options=panel.env_options, evaluations=25,
         )  # fmt: skip
-        curves = {name: curve(result, name) for name in ("return_sampled", "return", "td_error")}
+        curves = {name: curve(result, name) for name in ("return_sampled", "return")}
         reached = first_at(curves["return_sampled"], panel.goal)
         cases[algo] = {
             "reached_at": reached,

@@ -400,7 +400,7 @@ print(events["cache_misses"], events["cache_hits"])
 
 def test_from_python(fake, tmp_path):
     import perla
-    import perla.train.anakin
+    import perla.loops.anakin
 
     result = perla.train(
         ENV, "ippo", steps=100, seeds=[4, 2], copies=2, horizon=5, out=tmp_path / "run"

@@ -120,7 +120,7 @@ def test_common_reward_is_the_sum_for_everyone():
 def test_clearing_the_grid_returns_exactly_one_and_terminates(reward):
     world = make("Foraging-8x8-2p-2f-coop-v2", reward=reward)
     start = world.place([(2, 1), (2, 3)], [1, 2], [(2, 2), (4, 2)], [3, 3])
-    state, timesteps = play(world, start, [LOAD, LOAD], [SOUTH, SOUTH], [SOUTH, SOUTH], [LOAD] * 2)
+    _, timesteps = play(world, start, [LOAD, LOAD], [SOUTH, SOUTH], [SOUTH, SOUTH], [LOAD] * 2)
     returns = sum(timestep.reward for timestep in timesteps)
     np.testing.assert_allclose(returns.sum() if reward == "individual" else returns, 1.0)
     assert [bool(timestep.terminated) for timestep in timesteps] == [False] * 3 + [True]

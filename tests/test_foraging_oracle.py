@@ -11,10 +11,10 @@ import pytest
 
 pytest.importorskip("lbforaging")
 
-from lbf_oracle import begin, original, record  # noqa: E402
-from scipy.stats import chi2_contingency  # noqa: E402
+from scipy.stats import chi2_contingency
 
-from perla.envs.foraging import PAPER_MAPS, make  # noqa: E402
+from lbf_oracle import begin, original, record
+from perla.envs.foraging import PAPER_MAPS, make
 
 CONFIGURATIONS = [(name, 0.0) for name in PAPER_MAPS] + [
     ("Foraging-1s-8x8-3p-3f-v3", 0.0),

@@ -14,8 +14,8 @@ from perla.algos import ppo
 from perla.algos.ppo import GAE, Hard, Huber, NStep, RMSProp, Soft
 from perla.algos.recipes import RECIPES, make
 from perla.algos.values import estimate
+from perla.loops.anakin import Trainer
 from perla.marginal import Exact, Sampled
-from perla.train.anakin import Trainer
 
 SMALL = {
     "copies": 16,
@@ -96,7 +96,8 @@ CASES = {
         probes.ENDLESS, "ippo", {"normalise_values": True, "returns": GAE(lam=0.5)}),
     "finite, over at three steps": (
         probes.FINITE, "mappo", {"target": Hard(every=5), "returns": NStep(n=1)}),
-    "forbidden temptation": (probes.TEMPTATION, "maa2c", {"init": "orthogonal"}),
+    "forbidden temptation": (
+        probes.TEMPTATION, "maa2c", {"init": "orthogonal", "entropy": 0.0, "updates": 400}),
     "together": (probes.TOGETHER, "perla-ippo", {"value_coef": 0.5, "lr_decay": True}),
     "together, marginal fit": (
         probes.TOGETHER, "perla-mappo",

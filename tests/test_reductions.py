@@ -19,12 +19,21 @@ import probes
 from perla.algos import ppo
 from perla.algos.recipes import RECIPES, make
 from perla.envs.wrappers import AutoReset
+from perla.loops.anakin import Trainer
+from perla.loops.rollout import begin, rollout
 from perla.marginal import Exact, Sampled
-from perla.train.anakin import Trainer
-from perla.train.rollout import begin, rollout
 
 SMALL = {"copies": 4, "horizon": 6, "hidden": 8, "epochs": 2, "lr": 1e-2, "init": "torch"}
 PER_UPDATE = SMALL["copies"] * SMALL["horizon"]
+
+
+@pytest.fixture
+def compiled_quickly():
+    """For programs that run for milliseconds, where no bit depends on how they are compiled."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
 
 # --- A method that reduces to another -----------------------------------------------------------
 
@@ -67,6 +76,7 @@ def embedded(algo, world, learner, estimator, fill):
     return algorithm, replace(learner, critic=critic, target=critic, critic_optimiser=optimiser)
 
 
+@pytest.mark.usefixtures("compiled_quickly")
 @pytest.mark.parametrize(
     ("plain", "perla", "estimator"),
     [("ippo", "perla-ippo", Exact()), ("mappo", "perla-mappo", Sampled(k=3))],
@@ -92,6 +102,7 @@ def test_with_one_agent_perla_is_ppo(plain, perla, estimator):
     assert (first_weight(twin.critic)[shared:] == 5.0).all(), "own actions were learnt from"
 
 
+@pytest.mark.usefixtures("compiled_quickly")
 @pytest.mark.parametrize("estimator", [Exact(), Sampled(k=3)], ids=["exact", "sampled"])
 def test_with_a_critic_blind_to_the_others_perla_is_ippo(estimator):
     world = probes.PATIENCE
@@ -159,15 +170,14 @@ def test_one_seed_is_the_same_among_others(eight):
     assert not same(*(jax.tree.map(lambda x, i=i: x[i], among.learner.actor) for i in (3, 4)))
 
 
+@pytest.mark.usefixtures("compiled_quickly")
 def test_seeds_together_are_seeds_apart(eight):
-    _, apart, _ = eight
+    """To rounding, after one update: beyond it a draw may fall on the other side of an edge."""
+    made, *_ = eight
     together = trainer(tuple(range(8)), vectorise=True)
-    population, _ = together.advance(together.init(), 4 * PER_UPDATE)
-    exported = together.export(population)
-    assert jax.tree.structure(exported) == jax.tree.structure(apart)
-    for a, b in zip(
-        jax.tree.leaves(exported.learner.actor), jax.tree.leaves(apart.learner.actor), strict=True
-    ):
+    ours, theirs = (t.export(t.advance(t.init(), PER_UPDATE)[0]) for t in (together, made))
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert a.shape == b.shape
         np.testing.assert_allclose(a, b, atol=1e-4)
 
@@ -227,6 +237,7 @@ ON_TWO_DEVICES = """
     import numpy as np
     from test_reductions import PER_UPDATE, trainer
 
+    jax.config.update("jax_disable_most_optimizations", True)
     first, second = jax.devices()
 
     def train(seeds, devices):
@@ -243,6 +254,7 @@ ON_TWO_DEVICES = """
 """
 
 
+@pytest.mark.slow
 def test_two_devices_are_one():
     here = Path(__file__).parent
     environment = {

@@ -53,8 +53,8 @@ def inverse_cdf(
 ) -> Int[Array, "*batch"]:
     """The action at quantile `u` in [0, 1): the first whose cumulative probability exceeds it.
 
-    An action of probability zero is never returned: `u` is scaled by the rounded total, which it
-    stays below.
+    An action of probability zero is never returned: the cumulative sums are made monotone, however
+    they are rounded, and `u` is scaled by their total, which it stays below.
     """
-    cumulative = probs.cumsum(-1)
+    cumulative = jax.lax.cummax(probs.cumsum(-1), axis=probs.ndim - 1)
     return (cumulative <= u[..., None] * cumulative[..., -1:]).sum(-1)

@@ -27,18 +27,18 @@ LARGEST_ENUMERATION = 65_536
 """Joint actions of the others beyond which enumeration is refused."""
 
 
-class Sampled(Config, tag="sampled"):
+class Sampled(Config, tag="sampled", frozen=True):
     """K independent draws from the joint policy, weighted equally (paper, Eq. 2)."""
 
     k: Count = 100
     """Joint actions drawn at each state."""
 
 
-class Exact(Config, tag="exact"):
+class Exact(Config, tag="exact", frozen=True):
     """Every joint action of the others with its probability (paper, Eq. 1)."""
 
 
-class Auto(Config, tag="auto"):
+class Auto(Config, tag="auto", frozen=True):
     """Exact where it needs no more critic evaluations than sampling would, else sampled."""
 
     budget: Count = 100
@@ -98,7 +98,8 @@ def zero_sum(agents: int, actions: int) -> Int[np.ndarray, "sample agent"]:
     is ignored, the rest runs through every joint action of the others exactly once: one set of
     |A|^(N−1) joint actions enumerates for all agents.
     """
-    free = np.indices((actions,) * (agents - 1), dtype=np.int32).reshape(agents - 1, -1).T
+    free = np.indices((actions,) * (agents - 1), dtype=np.int32)
+    free = free.reshape(agents - 1, actions ** (agents - 1)).T
     last = -free.sum(-1, keepdims=True) % actions
     return np.concatenate([free, last.astype(np.int32)], -1)
 

@@ -15,12 +15,13 @@ from perla.types import Array, Bool, Float
 
 
 def successors(
-    values: Float[Array, " time+1"],
+    values: Float[Array, " states"],
     final_values: Float[Array, " time"],
     terminated: Bool[Array, " time"],
     truncated: Bool[Array, " time"],
 ) -> Float[Array, " time"]:
-    """v′: the value of what each transition led to."""
+    """v′: the value of what each transition led to; `values` are of all states, one more than
+    there are transitions."""
     return jnp.where(terminated, 0.0, jnp.where(truncated, final_values, values[1:]))
 
 

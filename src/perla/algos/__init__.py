@@ -1,0 +1,1 @@
+"""Learners, and the recipes that make methods of them."""

@@ -35,53 +35,53 @@ from perla.nets.critics import Critic
 from perla.types import Array, Bool, Float, Int, Metrics, PRNGKeyArray
 
 
-class NStep(Config, tag="n-step"):
+class NStep(Config, tag="n-step", frozen=True):
     """Σ_{k<n} γᵏ r_{t+k} + γⁿ V(s_{t+n})."""
 
     n: Count = 5
     """Rewards summed before the value takes over."""
 
 
-class GAE(Config, tag="gae"):
+class GAE(Config, tag="gae", frozen=True):
     """λ-returns: the advantage is the generalised advantage estimate."""
 
     lam: Fraction = 0.95
     """λ: 0 is one-step bootstrapping, 1 is the Monte-Carlo return."""
 
 
-class Soft(Config, tag="soft"):
+class Soft(Config, tag="soft", frozen=True):
     """The target critic moves towards the critic after every update."""
 
     tau: Fraction = 0.01
     """Share of the way that it moves."""
 
 
-class Hard(Config, tag="hard"):
+class Hard(Config, tag="hard", frozen=True):
     """The target critic is a copy of the critic, renewed now and then."""
 
     every: Count = 200
     """Updates between copies."""
 
 
-class Squared(Config, tag="squared"):
+class Squared(Config, tag="squared", frozen=True):
     """Squared error."""
 
 
-class Huber(Config, tag="huber"):
+class Huber(Config, tag="huber", frozen=True):
     """Squared error near zero, absolute error beyond."""
 
     delta: Positive = 10.0
     """Where the two meet."""
 
 
-class Adam(Config, tag="adam"):
+class Adam(Config, tag="adam", frozen=True):
     """Adam."""
 
     eps: Positive = 1e-8
     """Added to the root of the second moment."""
 
 
-class RMSProp(Config, tag="rmsprop"):
+class RMSProp(Config, tag="rmsprop", frozen=True):
     """RMSProp."""
 
     decay: Fraction = 0.99
@@ -92,7 +92,7 @@ class RMSProp(Config, tag="rmsprop"):
     """Added to the root of the second moment."""
 
 
-class PPO(Config, tag="ppo"):
+class PPO(Config, tag="ppo", frozen=True):
     """Proximal policy optimisation for many agents (clip none: advantage actor-critic)."""
 
     value: Independent | Centralised | Embedded = Independent()
@@ -100,7 +100,7 @@ class PPO(Config, tag="ppo"):
 
     copies: Count = 32
     """Environment copies stepped side by side."""
-    horizon: Count | None = 64
+    horizon: Count | None = 32
     """Steps of every copy between two updates; none: one whole episode of every copy."""
     epochs: Count = 4
     """Passes over the collected steps in an update."""
@@ -120,9 +120,9 @@ class PPO(Config, tag="ppo"):
     """PPO's bound on the probability ratio; none: the plain policy gradient (A2C)."""
     entropy: NonNegative = 0.01
     """Weight of the entropy bonus."""
-    entropy_final: NonNegative | None = None
+    entropy_final: NonNegative | None = 0.0
     """Its weight at the end of the run, reached linearly; none: it stays."""
-    normalise_advantages: bool = True
+    normalise_advantages: bool = False
     """Standardise the advantages of each minibatch."""
     refresh_advantages: bool = False
     """Subtract the critic's present value in every pass, rather than its value when the steps
@@ -136,12 +136,12 @@ class PPO(Config, tag="ppo"):
     """Weight of the critic's error, which matters where its gradient is clipped."""
     normalise_values: bool = False
     """Learn standardised targets, by their running mean and deviation."""
-    normalise_rewards: bool = False
+    normalise_rewards: bool = True
     """Standardise the rewards, by their running mean and deviation."""
 
     optimiser: Adam | RMSProp = Adam()
     """The optimiser of both networks."""
-    lr: Positive = 5e-4
+    lr: Positive = 1e-3
     """The actor's learning rate."""
     critic_lr: Positive | None = None
     """The critic's learning rate; none: the actor's."""
@@ -150,16 +150,16 @@ class PPO(Config, tag="ppo"):
     max_grad_norm: Positive | None = 10.0
     """Bound on the norm of each network's gradient; none: unbounded."""
 
-    actor: Literal["mlp", "gru"] = "mlp"
+    actor: Literal["mlp", "gru"] = "gru"
     """The actor's network; `gru` puts a recurrent layer after the dense ones."""
     critic: Literal["mlp", "gru"] = "mlp"
     """The critic's network."""
     hidden: Count = 128
     """Width of every hidden layer."""
-    layers: Count = 2
+    layers: Count = 1
     """Dense hidden layers of the actor."""
-    critic_layers: Count | None = None
-    """Dense hidden layers of the critic; none: the actor's."""
+    critic_layers: Count = 2
+    """Dense hidden layers of the critic."""
     init: Literal["orthogonal", "torch"] = "orthogonal"
     """Initial weights: orthogonal with a small policy head, or PyTorch's default."""
     layer_norm: bool = False
@@ -171,9 +171,10 @@ class PPO(Config, tag="ppo"):
 
     def length(self, spec: Spec) -> int:
         """Steps of every copy between two updates; whole episodes are padded to the limit."""
-        if self.horizon is None and spec.limit is None:
+        length = self.horizon or spec.limit
+        if length is None:
             raise UserError(f"horizon = none: the episodes of {spec.id} have no limit")
-        return self.horizon or spec.limit
+        return length
 
     def sequence(self, spec: Spec) -> int:
         """Steps of the sequences that minibatches are made of: single steps without a GRU.
@@ -252,12 +253,14 @@ def create_critic(config: PPO, spec: Spec, key: PRNGKeyArray) -> Critic:
     """A fresh critic of the kind that `config.value` asks for."""
     value = config.value
     embedded = isinstance(value, Embedded)
-    sees = value.base if embedded else "global" if isinstance(value, Centralised) else "local"
+    sees: Literal["local", "global"] = "global" if isinstance(value, Centralised) else "local"
+    if isinstance(value, Embedded):
+        sees = value.base
     body = Body.create(
         key, agents=spec.agents, features=spec.obs if sees == "local" else spec.state,
         others=spec.agents * spec.max_actions if embedded else 0,
         outputs=outputs(value, spec.max_actions),
-        core=config.critic, hidden=config.hidden, layers=config.critic_layers or config.layers,
+        core=config.critic, hidden=config.hidden, layers=config.critic_layers,
         gain=1.0, init=config.init, norm=config.layer_norm,
         ids=config.agent_ids, separate=config.sharing == "separate",
     )  # fmt: skip
@@ -310,7 +313,7 @@ class Algorithm:
         key_values, key_epochs = jax.random.split(key)
         learner, batch, metrics = self.prepare(learner, trajectory, key_values)
 
-        def epoch(learner: Learner, key: PRNGKeyArray) -> tuple[Learner, Metrics]:
+        def epoch(learner: Learner, key: PRNGKeyArray):
             key_order, key_losses = jax.random.split(key)
             parts = minibatches(batch, self.config.minibatches, self.sequence, key_order)
             keys = jax.random.split(key_losses, self.config.minibatches)
@@ -348,7 +351,11 @@ class Algorithm:
             context, memories = critic.context(
                 trajectory.observation, learner.critic_memory, trajectory.fresh
             )
-            return context, memories, estimate(config.value, critic, context, trajectory.policy, key)
+            return (
+                context,
+                memories,
+                estimate(config.value, critic, context, trajectory.policy, key),
+            )
 
         # Targets: what the target critic says along the trajectory and at its episodes' ends.
         bootstrap = learner.critic if config.target is None else learner.target
@@ -378,7 +385,9 @@ class Algorithm:
             policy=trajectory.policy,
             prediction=predicted,
             target=targets,
-            advantage=self.advantages(learner, values, trajectory.policy, trajectory.action, targets),
+            advantage=self.advantages(
+                learner, values, trajectory.policy, trajectory.action, targets
+            ),
         )
         valid = trajectory.valid
         error = targets - self.raw(learner, predicted)
@@ -419,9 +428,13 @@ class Algorithm:
         observation = jax.tree.map(gather, trajectory.final, trajectory.last)
         fresh = jnp.concatenate([jnp.zeros(most, bool), trajectory.last_fresh])
         actor_memories = jnp.concatenate([trajectory.memory[1:], trajectory.last_memory[None]])
-        policy, _ = learner.actor(observation, gather(actor_memories, trajectory.last_memory), fresh)
+        policy, _ = learner.actor(
+            observation, gather(actor_memories, trajectory.last_memory), fresh
+        )
         context, _ = critic.context(
-            Observation(*(x[None] for x in observation)), gather(memories, memories[-1]), fresh[None]
+            Observation(*(x[None] for x in observation)),
+            gather(memories, memories[-1]),
+            fresh[None],
         )
         values = estimate(self.config.value, critic, context[0], policy, key).value
         final = jnp.zeros((time * env, self.spec.agents)).at[ended].set(values[:most], mode="drop")
@@ -430,7 +443,7 @@ class Algorithm:
     def targets(
         self,
         rewards: Float[Array, "time env agent"],
-        values: Float[Array, "time+1 env agent"],
+        values: Float[Array, "states env agent"],
         final_values: Float[Array, "time env agent"],
         trajectory: Trajectory,
     ) -> Float[Array, "time env agent"]:
@@ -475,7 +488,11 @@ class Algorithm:
             learner.actor, part, advantage, pace.entropy
         )
         critic, critic_optimiser = descend(
-            self.critic_optimiser, critic_gradient, learner.critic_optimiser, learner.critic, pace.rate
+            self.critic_optimiser,
+            critic_gradient,
+            learner.critic_optimiser,
+            learner.critic,
+            pace.rate,
         )
         actor, actor_optimiser = descend(
             self.actor_optimiser, actor_gradient, learner.actor_optimiser, learner.actor, pace.rate
@@ -488,8 +505,8 @@ class Algorithm:
             critic_optimiser=critic_optimiser,
         )
         norms = {
-            "actor_grad_norm": optax.global_norm(actor_gradient),
-            "critic_grad_norm": optax.global_norm(critic_gradient),
+            "actor_grad_norm": optax.tree.norm(actor_gradient),
+            "critic_grad_norm": optax.tree.norm(critic_gradient),
         }
         return learner, actor_metrics | critic_metrics | norms
 
@@ -565,7 +582,7 @@ class Algorithm:
         """The rewards' units that one unit of the critic stands for."""
         return learner.targets.deviation if self.config.normalise_values else 1.0
 
-    def raw(self, learner: Learner, values: Float[Array, "..."]) -> Float[Array, "..."]:
+    def raw(self, learner: Learner, values: Float[Array, ...]) -> Float[Array, ...]:
         """The critic's values in the rewards' units."""
         return learner.targets.restore(values) if self.config.normalise_values else values
 

@@ -39,7 +39,9 @@ class LearnerState(Protocol):
     """All that learning changes: a pytree of arrays, of which the loop needs the actor."""
 
     @property
-    def actor(self) -> Actor: ...
+    def actor(self) -> Actor:
+        """The policies."""
+        ...
 
 
 class Algorithm(Protocol):

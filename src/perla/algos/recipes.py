@@ -44,6 +44,9 @@ class Preset(NamedTuple):
     """For the marginalised critics of the PERLA methods: settings of `Embedded`."""
 
 
+DENSE: Settings = {"actor": "mlp", "critic": "mlp", "layers": 2, "critic_layers": 2}
+RECURRENT: Settings = {"actor": "gru", "critic": "mlp", "layers": 1, "critic_layers": 2}
+
 _EPYMARL: Settings = {
     "copies": 10,
     "horizon": None,
@@ -54,21 +57,21 @@ _EPYMARL: Settings = {
     "target": Soft(tau=0.01),
     "clip": 0.2,
     "entropy": 0.001,
+    "entropy_final": None,
     "normalise_advantages": False,
     "refresh_advantages": True,
+    "normalise_rewards": False,
     "lr": 3e-4,
     "max_grad_norm": 10.0,
     "hidden": 128,
-    "layers": 2,
     "init": "torch",
-}
-_RECURRENT_ACTOR: Settings = {"actor": "gru", "layers": 1, "critic_layers": 2}
+} | DENSE
 
 PRESETS: dict[str, Preset] = {
     "default": Preset("perla's own choice; docs/learning.md argues for it", {}),
     "epymarl": Preset(
         "EPyMARL's defaults of its IPPO and MAPPO",
-        _EPYMARL | _RECURRENT_ACTOR | {"normalise_rewards": True},
+        _EPYMARL | RECURRENT | {"normalise_rewards": True},
     ),
     "epymarl-lbf": Preset(
         "the settings that EPyMARL's benchmark tuned for foraging (Papoudakis et al., 2021)",
@@ -82,7 +85,8 @@ PRESETS: dict[str, Preset] = {
     ),
     "mava": Preset(
         "Mava's defaults of its feed-forward IPPO and MAPPO",
-        {
+        DENSE
+        | {
             "copies": 32,
             "horizon": 128,
             "epochs": 4,
@@ -91,6 +95,9 @@ PRESETS: dict[str, Preset] = {
             "value_clip": 0.2,
             "value_coef": 0.25,  # its coefficient 0.5 times the half in its squared error
             "entropy": 0.01,
+            "entropy_final": None,
+            "normalise_advantages": True,
+            "normalise_rewards": False,
             "optimiser": Adam(eps=1e-5),
             "lr": 2.5e-4,
             "max_grad_norm": 0.5,
@@ -99,7 +106,8 @@ PRESETS: dict[str, Preset] = {
     ),
     "on-policy": Preset(
         "on-policy's defaults, MAPPO's own code (Yu et al., 2022)",
-        {
+        DENSE
+        | {
             "copies": 32,
             "horizon": 200,
             "epochs": 15,
@@ -109,6 +117,9 @@ PRESETS: dict[str, Preset] = {
             "value_clip": 0.2,
             "normalise_values": True,
             "entropy": 0.01,
+            "entropy_final": None,
+            "normalise_advantages": True,
+            "normalise_rewards": False,
             "optimiser": Adam(eps=1e-5),
             "lr": 5e-4,
             "max_grad_norm": 10.0,

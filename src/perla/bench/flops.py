@@ -29,7 +29,9 @@ def _flops(jaxpr: Any) -> float:
             outputs = math.prod(equation.outvars[0].aval.shape)
             total += 2.0 * outputs * math.prod(left[axis] for axis in contracted)
         times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        inner = [_flops(getattr(sub, "jaxpr", sub)) for sub in jax.core.jaxprs_in_params(equation.params)]
+        inner = [
+            _flops(getattr(sub, "jaxpr", sub)) for sub in jax.core.jaxprs_in_params(equation.params)
+        ]
         branches = equation.primitive.name == "cond"
         total += max(inner, default=0.0) if branches else times * sum(inner)
     return total

@@ -17,7 +17,7 @@ import jax
 from perla.algos import recipes
 from perla.bench.flops import matrix_flops, matrix_rate
 from perla.envs.registry import make
-from perla.train.anakin import Trainer
+from perla.loops.anakin import Trainer
 
 MAP = "lbf:Foraging-8x8-2p-2f-coop-v2"
 """The map that is measured."""
@@ -39,9 +39,10 @@ CASES = (
     Case("mappo", "epymarl", "gru"),
     Case("ippo", "mava"),
     Case("mappo", "mava"),
-    Case("ippo", "default"),
-    Case("perla-ippo", "default"),
-    Case("perla-mappo", "default"),
+    Case("ippo", "default", "gru"),
+    Case("mappo", "default", "gru"),
+    Case("perla-ippo", "default", "gru"),
+    Case("perla-mappo", "default", "gru"),
     Case("ippo", "epymarl", "mlp", seeds=4),
     Case("ippo", "mava", seeds=4),
 )
@@ -65,13 +66,11 @@ def measure(
 class _Contender:
     def __init__(self, case: Case, env_id: str, steps: int) -> None:
         self.case = case
-        layers = {"mlp": {}, "gru": {"actor": "gru", "layers": 1, "critic_layers": 2}}
-        dense = {"actor": "mlp", "layers": 2} if case.preset == "epymarl" else {}
-        config = recipes.make(case.algo, case.preset, **(layers[case.actor] or dense))
-        self.trainer = Trainer(
-            make(env_id), config, seeds=tuple(range(case.seeds)), steps=steps
-        )
-        self.steps, self.speeds = steps, []
+        networks = {"mlp": recipes.DENSE, "gru": recipes.RECURRENT}
+        config = recipes.make(case.algo, case.preset, **networks[case.actor])
+        self.trainer = Trainer(make(env_id), config, seeds=tuple(range(case.seeds)), steps=steps)
+        self.steps = steps
+        self.speeds: list[float] = []
         start = time.perf_counter()
         fresh = self.trainer.init()
         self.flops = matrix_flops(self.trainer._update, self._one(fresh)) / (

@@ -47,8 +47,8 @@ def evaluate_command(argv: Sequence[str]) -> int:
     from rich.table import Table
 
     from perla.analysis.stats import iqm
+    from perla.loops.evaluate import evaluate
     from perla.runs import execute
-    from perla.train.evaluate import evaluate
 
     run, env, trainer, exported = execute.load(Path(arguments.dir))
     how = "sampled" if arguments.sample else "greedy"

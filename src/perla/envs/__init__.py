@@ -1,0 +1,1 @@
+"""Worlds: what they must offer, and those that are built in."""

@@ -76,7 +76,9 @@ class Env(Protocol[State]):
     """A pure-JAX world: one copy, no auto-reset."""
 
     @property
-    def spec(self) -> Spec: ...
+    def spec(self) -> Spec:
+        """The facts of this world."""
+        ...
 
     def reset(self, key: PRNGKeyArray) -> tuple[State, Observation]:
         """Begin an episode."""

@@ -26,6 +26,7 @@ class AutoReset(Generic[State]):
 
     @property
     def spec(self) -> Spec:
+        """The facts of the world."""
         return self.env.spec
 
     @property

@@ -1,0 +1,1 @@
+"""Networks: actors, critics and what they share."""

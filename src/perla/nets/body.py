@@ -7,7 +7,7 @@ apart by their ids, or stacked, one set for each.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -108,7 +108,7 @@ class Body(eqx.Module):
         """The memory before an episode's first step."""
         return jnp.zeros((*batch, self.agents, self.memory))
 
-    def each(self, f: Callable, *arrays: Float[Array, "*batch agent feature"]) -> Array:
+    def each(self, f: Callable, *arrays: Array) -> Any:
         """`f(net, *arrays)`, with every agent's own net where there are several."""
         if not self.separate:
             return f(self.net, *arrays)
@@ -118,10 +118,8 @@ class Body(eqx.Module):
         self,
         x: Float[Array, "time *batch agent_or_1 feature"],
         memory: Float[Array, "*batch agent hidden"],
-        fresh: Bool[Array, "time *batch"],
-    ) -> tuple[
-        Float[Array, "time *batch agent width"], Float[Array, "time *batch agent hidden"]
-    ]:
+        fresh: Bool[Array, time * batch],
+    ) -> tuple[Float[Array, "time *batch agent width"], Float[Array, "time *batch agent hidden"]]:
         """The head's first pre-activations and the memory after each step.
 
         `x` may have an agent axis of one, for inputs that all agents share: they are multiplied

@@ -29,10 +29,8 @@ class Critic(eqx.Module):
         self,
         observation: Observation,
         memory: Float[Array, "*batch agent hidden"],
-        fresh: Bool[Array, "time *batch"],
-    ) -> tuple[
-        Float[Array, "time *batch agent width"], Float[Array, "time *batch agent hidden"]
-    ]:
+        fresh: Bool[Array, time * batch],
+    ) -> tuple[Float[Array, "time *batch agent width"], Float[Array, "time *batch agent hidden"]]:
         """All that the values at consecutive steps share, and the memory after each."""
         local = self.sees == "local"
         x = observation.obs if local else observation.state[..., None, :]

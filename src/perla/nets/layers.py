@@ -13,7 +13,7 @@ from perla.types import Array, Bool, Float, PRNGKeyArray
 Init = Literal["orthogonal", "torch"]
 
 
-def along(parameter: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array, "..."]:
+def along(parameter: Float[Array, ...], x: Float[Array, ...]) -> Float[Array, ...]:
     """`parameter` with leading axes of one, so that it meets `x` by explicit broadcasting."""
     return parameter.reshape((1,) * (x.ndim - parameter.ndim) + parameter.shape)
 
@@ -47,6 +47,7 @@ class Linear(eqx.Module):
         )
 
     def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
+        """x W + b."""
         y = x @ self.weight
         return y + along(self.bias, y)
 
@@ -63,6 +64,7 @@ class LayerNorm(eqx.Module):
         return cls(jnp.ones(features), jnp.zeros(features))
 
     def __call__(self, x: Float[Array, "*batch feature"]) -> Float[Array, "*batch feature"]:
+        """`x`, normalised."""
         x = jax.nn.standardize(x, axis=-1, epsilon=1e-5)
         return x * along(self.scale, x) + along(self.shift, x)
 
@@ -101,7 +103,7 @@ class GRU(eqx.Module):
         self,
         x: Float[Array, "time *batch in"],
         memory: Float[Array, "*batch hidden"],
-        fresh: Bool[Array, "time *batch"],
+        fresh: Bool[Array, "time *#batch"],
     ) -> Float[Array, "time *batch hidden"]:
         """The memory after each step; it is zeroed before the steps that are `fresh`.
 

@@ -19,13 +19,13 @@ import jax
 from perla.envs.protocol import Env
 from perla.envs.registry import make
 from perla.errors import UserError
+from perla.loops.anakin import Trainer
 from perla.runs import cache, checkpoint, machine, replay
 from perla.runs.files import write_atomic
 from perla.runs.interrupt import Interrupted, listening
 from perla.runs.sinks import Display, Silent, TensorBoard
 from perla.runs.spec import Run, schedule
 from perla.runs.store import Folder, Record, clean, marl_eval, refuse_used, summarise
-from perla.train.anakin import Trainer
 
 CHECKPOINT_SECONDS = 10.0
 """The least time between two checkpoints. They cost time, and change no number."""
@@ -33,7 +33,7 @@ CHECKPOINT_SECONDS = 10.0
 
 @runtime_checkable
 class Loop(Protocol):
-    """What carries the learning out; `perla.train.anakin.Trainer` is one.
+    """What carries the learning out; `perla.loops.anakin.Trainer` is one.
 
     `states` holds one entry for each seed, and nobody but the loop looks inside.
     """

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from perla.envs.protocol import Env
-from perla.train.evaluate import watch
+from perla.loops.evaluate import watch
 
 MILLISECONDS = 250
 """How long a step is shown."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from perla.algos import ppo
 from perla.envs.protocol import Env
 from perla.envs.wrappers import AutoReset
+from perla.loops.evaluate import evaluate
+from perla.loops.rollout import Scene, Tally, begin, rollout
 from perla.nets.actors import Actor
-from perla.train.evaluate import evaluate
-from perla.train.rollout import Scene, Tally, begin, rollout
 from perla.types import Array, Float, Int, Metrics, PRNGKeyArray
 
 
@@ -90,9 +90,7 @@ class Trainer:
         results = [self._advance(progress, jnp.int32(until)) for progress in population]
         return [progress for progress, _ in results], self._rows([rows for _, rows in results])
 
-    def absolute(
-        self, population: list[Progress], episodes: int = 320
-    ) -> list[dict[str, float]]:
+    def absolute(self, population: list[Progress], episodes: int = 320) -> list[dict[str, float]]:
         """The best actors over fresh episodes, as many greedy as sampled."""
         return self._rows([self._absolute(progress, episodes) for progress in population])
 
@@ -109,9 +107,7 @@ class Trainer:
         """The inverse of `export`."""
         parts = [exported]
         if not self.vectorised:
-            parts = [
-                jax.tree.map(lambda x, i=i: x[i], exported) for i in range(len(self.seeds))
-            ]
+            parts = [jax.tree.map(lambda x, i=i: x[i], exported) for i in range(len(self.seeds))]
         return self._place(
             [part._replace(key=jax.random.wrap_key_data(jnp.asarray(part.key))) for part in parts]
         )
@@ -151,11 +147,11 @@ class Trainer:
             placed = placed._replace(scene=jax.device_put(progress.scene, by_copy))
         return [placed]
 
-    def _rows(self, metrics: list[Metrics]) -> list[dict[str, float]]:
-        metrics = [{k: np.asarray(v) for k, v in rows.items()} for rows in metrics]
+    def _rows(self, metrics: list[dict[str, Array]]) -> list[dict[str, float]]:
+        rows = [{k: np.asarray(v) for k, v in row.items()} for row in metrics]
         if self.vectorised:
-            metrics = [{k: v[i] for k, v in metrics[0].items()} for i in range(len(self.seeds))]
-        return [{k: v.item() for k, v in row.items() if not np.isnan(v)} for row in metrics]
+            rows = [{k: v[i] for k, v in rows[0].items()} for i in range(len(self.seeds))]
+        return [{k: v.item() for k, v in row.items() if not np.isnan(v)} for row in rows]
 
     # One seed.
 
@@ -163,13 +159,11 @@ class Trainer:
         key_learner, key_scene, key = jax.random.split(key, 3)
         learner = self.algorithm.init(key_learner)
         scene = begin(self.copies, learner.actor, key_scene)
-        return Progress(
-            learner, scene, key, jnp.int32(0), learner.actor, jnp.float32(-jnp.inf)
-        )
+        return Progress(learner, scene, key, jnp.int32(0), learner.actor, jnp.float32(-jnp.inf))
 
     def _advance_one(
         self, progress: Progress, until: Int[Array, ""]
-    ) -> tuple[Progress, Metrics]:
+    ) -> tuple[Progress, dict[str, Array]]:
         def update(carry):
             progress, sums, tally, updates = carry
             progress, metrics, more = self._update(progress)
