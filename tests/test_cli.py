@@ -384,8 +384,8 @@ def test_a_second_process_compiles_nothing(tmp_path):
     code = """
 import jax
 from collections import Counter
-from perla.runs import cache
-cache.enable()
+from perla.runs import backend
+backend.prepare()
 events = Counter()
 jax.monitoring.register_event_listener(lambda event, **_: events.update([event.split("/")[-1]]))
 jax.jit(lambda x: jax.lax.scan(lambda c, _: (jax.numpy.sin(c @ c), None), x, None, 5))(

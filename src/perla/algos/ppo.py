@@ -50,10 +50,10 @@ class GAE(Config, tag="gae", frozen=True):
 
 
 class Soft(Config, tag="soft", frozen=True):
-    """The target critic moves towards the critic after every update."""
+    """The target critic is a moving average of the critic after every update."""
 
     tau: Fraction = 0.01
-    """Share of the way that it moves."""
+    """Weight of the newest critic."""
 
 
 class Hard(Config, tag="hard", frozen=True):
@@ -569,7 +569,10 @@ class Algorithm:
         """The target critic after an update."""
         match self.config.target:
             case Soft(tau=tau):
-                return optax.incremental_update(learner.critic, learner.target, tau)
+                # The plain average of all critics so far until there are 1/τ of them, then a moving
+                # one: so the first, random critic is forgotten at once, as by Adam's correction.
+                share = jnp.maximum(tau, 1.0 / learner.updates)
+                return optax.incremental_update(learner.critic, learner.target, share)
             case Hard(every=every):
                 due = learner.updates % every == 0
                 return jax.tree.map(

@@ -29,11 +29,11 @@ def bench_command(argv: Sequence[str]) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from perla.runs import cache, machine
+    from perla.runs import backend, machine
     from perla.runs.files import write_atomic
     from perla.runs.store import dump
 
-    cache.enable()
+    backend.prepare()
     rows = importlib.import_module(f"perla.bench.{arguments.what}").measure()
     table = Table(title=f"perla bench {arguments.what}")
     for name in rows[0]:

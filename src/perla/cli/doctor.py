@@ -84,9 +84,9 @@ def _jax() -> Iterator[Finding]:
     except Exception as error:  # Whatever keeps JAX from loading is the finding.
         yield Finding("jax", f"cannot be imported: {error}", "run `make setup` again", fatal=True)
         return
-    from perla.runs import cache
+    from perla.runs import backend
 
-    cache.enable()
+    backend.prepare()
     yield Finding("jax", jax.__version__)
     try:
         devices = jax.devices()
@@ -112,9 +112,9 @@ def _jax() -> Iterator[Finding]:
 
 
 def _cache() -> Iterator[Finding]:
-    from perla.runs import cache
+    from perla.runs import backend
 
-    folder = cache.folder()
+    folder = backend.cache_folder()
     if folder is None:
         yield Finding(
             "cache",

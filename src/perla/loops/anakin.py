@@ -58,7 +58,7 @@ class Trainer:
         self.vectorised = self.devices[0].platform != "cpu" if vectorise is None else vectorise
         self.copies = AutoReset(env, config.copies)
         self.algorithm = ppo.Algorithm(config, env.spec)
-        over_seeds = partial(jax.vmap) if self.vectorised else lambda f, **_: f
+        over_seeds = jax.vmap if self.vectorised else lambda f, **_: f
         self._begin = jax.jit(over_seeds(self._begin_one))
         self._advance = jax.jit(over_seeds(self._advance_one, in_axes=(0, None)), donate_argnums=0)
         self._absolute = jax.jit(

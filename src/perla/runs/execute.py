@@ -20,7 +20,7 @@ from perla.envs.protocol import Env
 from perla.envs.registry import make
 from perla.errors import UserError
 from perla.loops.anakin import Trainer
-from perla.runs import cache, checkpoint, machine, replay
+from perla.runs import backend, checkpoint, machine, replay
 from perla.runs.files import write_atomic
 from perla.runs.interrupt import Interrupted, listening
 from perla.runs.sinks import Display, Silent, TensorBoard
@@ -187,7 +187,7 @@ def load(out: Path) -> tuple[Run, Env, Loop, Any]:
 
 def build(run: Run) -> tuple[Env, Loop]:
     """The world and the trainer of `run`; nothing is compiled yet."""
-    cache.enable()
+    backend.prepare()
     env = make(run.env, **run.env_options)
     _check_memory(run, env)
     with _memory_explained():

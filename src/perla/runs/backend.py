@@ -1,12 +1,15 @@
-"""The persistent compilation cache: what was compiled once is compiled for good."""
+"""JAX as perla wants it: every core a device, and what was compiled once is compiled for good."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
+from perla.runs.machine import cores
 
-def folder() -> Path | None:
+
+def cache_folder() -> Path | None:
     """Where compiled programs are kept: `$PERLA_CACHE`, or else a folder of the user's cache.
 
     None where `PERLA_CACHE=off`, or where the folder cannot be written.
@@ -23,14 +26,19 @@ def folder() -> Path | None:
     return path if os.access(path, os.W_OK) else None
 
 
-def enable() -> None:
-    """Switch the cache on; must come before the first compilation to be of full use.
+def prepare() -> None:
+    """Configure JAX; to be of full use this must come before its first computation.
 
-    A cache that the user has configured (`JAX_COMPILATION_CACHE_DIR`) is left alone.
+    On a CPU each core becomes a device, so that seeds, which are computations of their own there,
+    run side by side; a process that has begun to compute keeps the devices that it has. The
+    persistent compilation cache is switched on, unless the user has configured one
+    (`JAX_COMPILATION_CACHE_DIR`).
     """
     import jax
 
-    path = folder()
+    with suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", cores())
+    path = cache_folder()
     if path is None or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
     jax.config.update("jax_compilation_cache_dir", str(path))
