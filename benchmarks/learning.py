@@ -31,6 +31,7 @@ class Panel(NamedTuple):
     steps: int
     goal: float
     """The sampled return (IQM over seeds) that must be reached within `steps`."""
+    evaluations: int = 25
     reference: dict[str, list[tuple[int, float]]] = {}
     """Published or measured curves of peers: step, return."""
 
@@ -38,16 +39,17 @@ class Panel(NamedTuple):
 MAP = "lbf:Foraging-8x8-2p-2f-coop"
 FOUR = ("ippo", "mappo", "perla-ippo", "perla-mappo")
 PANELS = {
-    "default": Panel("default preset", f"{MAP}-v2", {}, "default", FOUR, 500_000, 0.95),
+    "default": Panel("default preset", f"{MAP}-v2", {}, "default", FOUR, 400_000, 0.95),
     "epymarl": Panel(
-        "epymarl preset", f"{MAP}-v3", {}, "epymarl", ("ippo",), 200_000, 0.85,
+        "epymarl preset", f"{MAP}-v3", {}, "epymarl", ("ippo",), 200_000, 0.85, 25,
         {"EPyMARL ippo, one seed": [
             (500, 0.0), (25500, 0.025), (50500, 0.08), (75962, 0.22), (101290, 0.415),
             (126531, 0.87), (151658, 0.935), (176725, 0.93), (201866, 0.95),
         ]},
     ),
     "mava": Panel(
-        "mava preset, masked", f"{MAP}-v2", {"mask": True}, "mava", ("ippo", "mappo"), 250_000, 0.8,
+        "mava preset, masked", f"{MAP}-v2", {"mask": True}, "mava", ("ippo", "mappo"), 250_000,
+        0.8, 60,
         {
             "Mava ippo, one seed": [
                 (20000, 0.0), (102000, 0.16), (164000, 0.53), (205000, 0.81), (246000, 0.92),
@@ -88,7 +90,7 @@ def run(panel: Panel, seeds: int) -> dict[str, Any]:
     for algo in panel.algos:
         result = perla.train(
             panel.env, algo, steps=panel.steps, seeds=seeds, preset=panel.preset,
-            env_options=panel.env_options, evaluations=25,
+            env_options=panel.env_options, evaluations=panel.evaluations,
         )  # fmt: skip
         curves = {name: curve(result, name) for name in ("return_sampled", "return")}
         reached = first_at(curves["return_sampled"], panel.goal)

@@ -24,11 +24,11 @@ MAY_IMPORT = {
     "marginal": {"distributions"},
     "nets": {"distributions", "envs.protocol"},
     "algos": {"distributions", "envs.protocol", "marginal", "nets", "returns"},
-    "train": {"distributions", "envs", "nets", "algos"},
+    "loops": {"distributions", "envs", "nets", "algos"},
     "analysis": set(),
-    "bench": {"distributions", "envs", "marginal", "nets", "algos", "train", "analysis"},
-    "runs": {"distributions", "envs", "nets", "algos", "train", "analysis"},
-    "cli": {"distributions", "envs", "nets", "algos", "train", "runs", "analysis", "bench"},
+    "bench": {"distributions", "envs", "marginal", "nets", "algos", "loops", "analysis"},
+    "runs": {"distributions", "envs", "nets", "algos", "loops", "analysis"},
+    "cli": {"distributions", "envs", "nets", "algos", "loops", "runs", "analysis", "bench"},
 }
 """Room → the other rooms that it may import, beside its own."""
 

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from perla.algos import ppo
+from perla.algos.protocol import Algorithm, LearnerState
 from perla.envs.protocol import Env
 from perla.envs.wrappers import AutoReset
 from perla.loops.evaluate import evaluate
@@ -22,7 +23,7 @@ from perla.types import Array, Float, Int, Metrics, PRNGKeyArray
 class Progress(NamedTuple):
     """All that changes while one seed trains; what a checkpoint holds."""
 
-    learner: ppo.Learner
+    learner: LearnerState
     scene: Scene
     key: PRNGKeyArray
     steps: Int[Array, ""]
@@ -57,7 +58,7 @@ class Trainer:
         self.devices = devices or jax.devices()
         self.vectorised = self.devices[0].platform != "cpu" if vectorise is None else vectorise
         self.copies = AutoReset(env, config.copies)
-        self.algorithm = ppo.Algorithm(config, env.spec)
+        self.algorithm: Algorithm = ppo.Algorithm(config, env.spec)
         over_seeds = jax.vmap if self.vectorised else lambda f, **_: f
         self._begin = jax.jit(over_seeds(self._begin_one))
         self._advance = jax.jit(over_seeds(self._advance_one, in_axes=(0, None)), donate_argnums=0)
