@@ -20,6 +20,16 @@ GAMMA = 0.5
 """The discount at which the known values below are worth what they say."""
 
 
+PLAIN = {
+    "actor": "mlp",
+    "layers": 2,
+    "normalise_advantages": True,
+    "normalise_rewards": False,
+    "entropy_final": None,
+}
+"""Settings under which known answers are known: no memory, rewards as they come."""
+
+
 class Moment(NamedTuple):
     """The whole state of a probe world."""
 

@@ -39,7 +39,7 @@ def compiled_quickly():
 
 
 def small(**settings) -> PPO:
-    return PPO(hidden=8, init="torch").replace(**settings)
+    return PPO(**probes.PLAIN, hidden=8, init="torch").replace(**settings)
 
 
 @functools.cache
@@ -276,11 +276,15 @@ def test_a_hard_target_is_renewed_now_and_then():
     assert [target.flat[0] for target in held[2:]] == [3, 3, 3, 6, 6]
 
 
-def test_a_soft_target_moves_by_tau():
+def test_a_soft_target_is_the_average_of_the_critics_then_moves_by_tau():
     algorithm, learner = learner_of(small(target=Soft(tau=0.25)))
-    initial = first_weight(learner.target)
-    learner = after_update(algorithm, learner, 8.0)
-    np.testing.assert_allclose(first_weight(learner.target), 0.75 * initial + 2.0, rtol=1e-5)
+    held = []
+    for number in (8.0, 2.0, 5.0, 1.0, 12.0):
+        learner = after_update(algorithm, learner, number)
+        held.append(first_weight(learner.target))
+    averages = [8.0, 5.0, 5.0, 4.0]  # of the first four critics; the random one is forgotten
+    for target, expected in zip(held, [*averages, 0.75 * 4.0 + 0.25 * 12.0], strict=True):
+        np.testing.assert_allclose(target, expected, rtol=1e-5)
 
 
 def test_without_a_target_the_critic_is_its_own():
@@ -379,9 +383,9 @@ class Fickle:
 @pytest.fixture(scope="module")
 def whole_episodes():
     config = make(
-        "perla-mappo", copies=12, horizon=None, hidden=8, layers=1, epochs=1, init="torch",
+        "perla-mappo", copies=12, horizon=None, hidden=8, layers=1, critic_layers=1, epochs=1,
         actor="gru", critic="gru", returns=NStep(n=3), target=Soft(), normalise_rewards=True,
-        normalise_values=True,
+        normalise_values=True, init="torch",
     )  # fmt: skip
     algorithm, learner = learner_of(config, Fickle.spec)
     return algorithm, learner, *collect(Fickle(), algorithm, learner)
@@ -432,7 +436,8 @@ def test_padding_is_not_learnt_from(whole_episodes):
 
 MISFITS = {
     "chunk = 4: must divide": {"critic": "gru", "horizon": 10, "chunk": 4},
-    "minibatches = 2: must divide the 15": {"copies": 3, "horizon": 5, "minibatches": 2},
+    "minibatches = 2: must divide the 15": {
+        "actor": "mlp", "copies": 3, "horizon": 5, "minibatches": 2},
     "minibatches = 4: must divide the 3": {
         "actor": "gru", "copies": 3, "horizon": 4, "minibatches": 4},
 }  # fmt: skip
@@ -448,3 +453,8 @@ def test_numbers_that_do_not_divide_are_refused_in_one_line(message, settings):
 def test_whole_episodes_need_a_limit():
     with pytest.raises(UserError, match="have no limit"):
         ppo.Algorithm(PPO(horizon=None), Spec("endless", 1, 1, 1, (2,), None, "common"))
+
+
+def test_a_chunk_without_a_gru_is_refused():
+    with pytest.raises(UserError, match="chunk = 4: only a GRU"):
+        make("ippo", actor="mlp", chunk=4)

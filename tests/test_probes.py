@@ -17,7 +17,7 @@ from perla.algos.values import estimate
 from perla.loops.anakin import Trainer
 from perla.marginal import Exact, Sampled
 
-SMALL = {
+SMALL = probes.PLAIN | {
     "copies": 16,
     "horizon": 6,
     "hidden": 16,

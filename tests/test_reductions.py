@@ -23,7 +23,14 @@ from perla.loops.anakin import Trainer
 from perla.loops.rollout import begin, rollout
 from perla.marginal import Exact, Sampled
 
-SMALL = {"copies": 4, "horizon": 6, "hidden": 8, "epochs": 2, "lr": 1e-2, "init": "torch"}
+SMALL = probes.PLAIN | {
+    "copies": 4,
+    "horizon": 6,
+    "hidden": 8,
+    "epochs": 2,
+    "lr": 1e-2,
+    "init": "torch",
+}
 PER_UPDATE = SMALL["copies"] * SMALL["horizon"]
 
 

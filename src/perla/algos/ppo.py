@@ -167,7 +167,17 @@ class PPO(Config, tag="ppo", frozen=True):
     sharing: Literal["shared", "separate"] = "shared"
     """One set of parameters for all agents, or one for each."""
     agent_ids: bool = True
-    """Tell the networks which agent they serve."""
+    """Tell shared networks which agent they serve."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.chunk is not None and not self.recurrent:
+            raise UserError(f"chunk = {self.chunk}: only a GRU has a gradient through time")
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether any network has a memory."""
+        return "gru" in (self.actor, self.critic)
 
     def length(self, spec: Spec) -> int:
         """Steps of every copy between two updates; whole episodes are padded to the limit."""
@@ -182,8 +192,7 @@ class PPO(Config, tag="ppo", frozen=True):
         Raises `UserError` where the numbers do not divide each other.
         """
         length = self.length(spec)
-        recurrent = "gru" in (self.actor, self.critic)
-        sequence = (self.chunk or length) if recurrent else 1
+        sequence = (self.chunk or length) if self.recurrent else 1
         if length % sequence:
             raise UserError(f"chunk = {sequence}: must divide the horizon of {length} steps")
         sequences = self.copies * length // sequence
