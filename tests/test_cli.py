@@ -188,9 +188,9 @@ def test_a_checkpoint_in_whose_place_is_a_folder(refused, finished):
 
 def test_a_configuration_that_somebody_edited(refused, finished):
     text = (finished / "config.json").read_text()
-    (finished / "config.json").write_text(text.replace('"lr": 0.0005', '"lr": "fast"'))
+    (finished / "config.json").write_text(text.replace('"lr": 0.001', '"lr": "fast"'))
     assert "$.config.lr" in refused("evaluate", str(finished))
-    (finished / "config.json").write_text(text.replace('"lr": 0.0005', '"lr": 0.1'))
+    (finished / "config.json").write_text(text.replace('"lr": 0.001', '"lr": 0.1'))
     assert "another configuration" in refused("evaluate", str(finished))
     (finished / "config.json").write_text("{")
     assert "not the configuration" in refused("evaluate", str(finished))
