@@ -8,11 +8,11 @@ away. A step is one environment transition, summed over copies.
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
+import math
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import jax
@@ -33,34 +33,26 @@ Run = Callable[[], int]
 """Steps on from where the last call ended; returns the number of steps made."""
 
 
-def bench_env(
+def measure(
     env_id: str = MAP,
     copies: tuple[int, ...] = (128, 512, 1024, 4096),
     seconds: float = 0.5,
     rounds: int = 5,
-) -> dict[str, Any]:
-    """Measure `env_id` at each number of `copies`: plain data, fit for JSON.
+) -> list[dict[str, Any]]:
+    """A row for each world and number of copies: steps per second (median, slowest, fastest round),
+    and the median as a multiple of jumanji's best.
 
-    `seconds` is spent on each contender in each round, after compiling. `rows` has one entry per
-    world and number of copies; `best` the fastest of each world, and `ratio` how many times as
-    fast as jumanji's best ours is, or None where jumanji cannot play the map or is not installed
-    (`rival` says which).
-
-    Jumanji's world plays with its own auto-reset, `VmapAutoResetWrapper`. Its rules differ a
-    little (no following, no swapping; other spawning), and it also computes action masks.
+    `seconds` is spent on each contender in each round, after compiling. Jumanji's world takes part
+    where it is installed and can play the map, with its own auto-reset, `VmapAutoResetWrapper`.
+    Its rules differ a little (no following, no swapping; other spawning), and it also computes
+    action masks.
     """
     env = make(env_id)
     builders: dict[str, Callable[[int], Run]] = {"perla": lambda n: _ours(env, n)}
-    rival = "jumanji plays no such world"
     if isinstance(env, Foraging) and not env.grid:
-        try:
+        # jumanji refuses maps that are too small for it by an assertion
+        with suppress(ModuleNotFoundError, AssertionError):
             world = _jumanji(env)
-        except ModuleNotFoundError:
-            rival = "jumanji is not installed"
-        except AssertionError as refusal:
-            rival = f"jumanji cannot build this map: {refusal}"
-        else:
-            rival = f"jumanji {importlib.metadata.version('jumanji')}"
             builders["jumanji"] = lambda n: _theirs(world, n, env.players)
 
     runs = {(name, n): build(n) for n in copies for name, build in builders.items()}
@@ -71,58 +63,21 @@ def bench_env(
         for which, run in runs.items():
             speeds[which].append(_speed(run, seconds))
 
-    rows = [
+    medians = {which: statistics.median(rates) for which, rates in speeds.items()}
+    rival = max(
+        (rate for (name, _), rate in medians.items() if name == "jumanji"), default=math.nan
+    )
+    return [
         {
             "world": name,
             "copies": n,
-            "steps_per_second": statistics.median(rates),
+            "steps/s": medians[name, n],
             "slowest": min(rates),
             "fastest": max(rates),
+            "of jumanji's best": medians[name, n] / rival,
         }
         for (name, n), rates in speeds.items()
     ]
-    best = {
-        name: max(statistics.median(rates) for (world, _), rates in speeds.items() if world == name)
-        for name in builders
-    }
-    return {
-        "id": env.spec.id,
-        "seconds": seconds,
-        "rounds": rounds,
-        "rows": rows,
-        "best": best,
-        "ratio": best["perla"] / best["jumanji"] if "jumanji" in best else None,
-        "rival": rival,
-        "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind,
-        "cores": os.cpu_count(),
-    }
-
-
-def table(result: dict[str, Any]) -> str:
-    """`result` of [`bench_env`][perla.bench.env.bench_env] for people: one line per row."""
-    lines = [
-        f"{result['id']}: steps per second, median of {result['rounds']} rounds (range)",
-        f"{'world':<8} {'copies':>6} {'steps/s':>12}   range",
-    ]
-    for row in result["rows"]:
-        lines.append(
-            f"{row['world']:<8} {row['copies']:>6} {row['steps_per_second']:>12,.0f}   "
-            f"{row['slowest']:,.0f} to {row['fastest']:,.0f}"
-        )
-    if result["ratio"] is None:
-        lines.append(f"no rival: {result['rival']}")
-    else:
-        lines.append(f"best against best: {result['ratio']:.1f} times {result['rival']}")
-    return "\n".join(lines)
-
-
-def measure() -> list[dict[str, Any]]:
-    """The rows that `perla bench env` prints: [`bench_env`][perla.bench.env.bench_env] of the
-    usual map, each row told also as a multiple of jumanji's best."""
-    result = bench_env()
-    base = result["best"].get("jumanji", float("nan"))
-    return [row | {"of_jumanji_best": row["steps_per_second"] / base} for row in result["rows"]]
 
 
 def _speed(run: Run, seconds: float) -> float:
