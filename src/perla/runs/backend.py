@@ -8,6 +8,10 @@ from pathlib import Path
 
 from perla.runs.machine import cores
 
+SCHEDULER = "xla_cpu_enable_concurrency_optimized_scheduler"
+"""XLA's scheduler that, in jaxlib 0.10, can wait for itself for ever (seen with vectorised seeds on
+a CPU); these programs are no slower without it."""
+
 
 def cache_folder() -> Path | None:
     """Where compiled programs are kept: `$PERLA_CACHE`, or else a folder of the user's cache.
@@ -30,12 +34,17 @@ def prepare() -> None:
     """Configure JAX; to be of full use this must come before its first computation.
 
     On a CPU each core becomes a device, so that seeds, which are computations of their own there,
-    run side by side; a process that has begun to compute keeps the devices that it has. The
+    run side by side; a process that has begun to compute keeps the devices that it has. A scheduler
+    that can hang is switched off, for the versions of jaxlib that were seen to. The
     persistent compilation cache is switched on, unless the user has configured one
     (`JAX_COMPILATION_CACHE_DIR`).
     """
     import jax
+    import jaxlib
 
+    flags = os.environ.get("XLA_FLAGS", "")
+    if jaxlib.__version__.startswith("0.10.") and SCHEDULER not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --{SCHEDULER}=false"
     with suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", cores())
     path = cache_folder()
