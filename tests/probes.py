@@ -82,7 +82,7 @@ class Probe:
         return moment, TimeStep(seen, reward, over & terminates, over & (not terminates), seen)
 
     def render(self, moment: Moment):
-        raise NotImplementedError
+        raise AssertionError("nothing draws this world")
 
     def see(self, moment: Moment) -> Observation:
         signs = moment.signs * (self.signs != "hidden")

@@ -373,7 +373,7 @@ class Fickle:
         return state, TimeStep(self.see(state), reward, terminated, truncated, self.see(state))
 
     def render(self, state):
-        raise NotImplementedError
+        raise AssertionError("nothing draws this world")
 
     def see(self, state):
         avail = jnp.ones((2, 3), bool)
