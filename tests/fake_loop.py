@@ -13,7 +13,7 @@ class FakeTrainer:
 
     def __init__(self, env: Any, config: Any, *, seeds, steps, eval_episodes=32) -> None:
         self.seeds = seeds
-        self.per_update = config.copies * config.length(env.spec)
+        self.per_update = config.copies * config.length(env.spec.limit)
 
     def compile(self) -> None:
         pass

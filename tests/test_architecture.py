@@ -18,21 +18,22 @@ MAY_IMPORT = {
     "errors": set(),
     "config": {"errors"},
     "types": set(),
+    "methods": set(),
     "distributions": set(),
     "envs": set(),
     "returns": set(),
-    "marginal": {"distributions"},
+    "marginal": {"distributions", "methods"},
     "nets": {"distributions", "envs.protocol"},
-    "algos": {"distributions", "envs.protocol", "marginal", "nets", "returns"},
-    "loops": {"distributions", "envs", "nets", "algos"},
+    "algos": {"methods", "distributions", "envs.protocol", "marginal", "nets", "returns"},
+    "loops": {"methods", "distributions", "envs", "nets", "algos"},
     "analysis": set(),
-    "bench": {"distributions", "envs", "marginal", "nets", "algos", "loops", "analysis"},
-    "runs": {"distributions", "envs", "nets", "algos", "loops", "analysis"},
-    "cli": {"distributions", "envs", "nets", "algos", "loops", "runs", "analysis", "bench"},
+    "bench": {"methods", "envs", "loops", "analysis"},
+    "runs": {"methods", "envs", "nets", "algos", "loops", "analysis"},
+    "cli": {"methods", "envs", "loops", "runs", "analysis", "bench"},
 }
 """Room → the other rooms that it may import, beside its own."""
 
-FREE_OF_JAX = ("analysis", "config", "errors")
+FREE_OF_JAX = ("analysis", "config", "errors", "methods")
 HEAVY = {"jax", "jaxlib", "equinox", "optax"}
 
 

@@ -9,14 +9,16 @@ import sys
 import pytest
 
 from fake_loop import FakeTrainer, frames
-from perla.algos.ppo import GAE, PPO, Hard, NStep, RMSProp
-from perla.algos.recipes import PRESETS, RECIPES, Preset, make
 from perla.cli import COMMANDS, main
-from perla.cli.flags import configure, every_flag, explain, flags
-from perla.cli.parser import Parser, convert, seeds
-from perla.config import Count, Positive
+from perla.cli.flags import explain
+from perla.cli.parser import Parser, seeds
+from perla.config import Count, Positive, convert
 from perla.errors import UserError
-from perla.marginal import Auto, Sampled
+from perla.methods.estimators import Auto, Sampled
+from perla.methods.ppo import GAE, PPO, Hard, NStep, RMSProp
+from perla.methods.presets import PRESETS, Preset
+from perla.methods.recipes import RECIPES, make
+from perla.methods.settings import configure, every_setting, settings
 
 ENV = "lbf:Foraging-5x5-2p-1f-v2"
 TINY = ("--env", ENV, "--steps", "100", "--copies", "2", "--horizon", "5", "--evaluations", "5")
@@ -229,11 +231,12 @@ def test_a_full_disk(tmp_path):
 # --- What it understands ------------------------------------------------------------------------
 
 
-def test_every_flag_has_one_meaning():
+def test_every_setting_has_one_meaning():
     for algo in RECIPES:
-        names = [flag.name for flag in flags(type(make(algo)))]
+        names = [setting.name for setting in settings(type(make(algo)))]
         assert len(set(names)) == len(names)
-    assert not {"--env", "--steps", "--seeds", "--out", "--preset", "--quiet"} & set(every_flag())
+    reserved = {"env", "steps", "seeds", "out", "preset", "quiet"}
+    assert not reserved & set(every_setting())
 
 
 def test_flags_are_the_configuration():
@@ -290,9 +293,9 @@ def test_flags_reach_the_run(fake, tmp_path):
 
 def test_numbers_may_be_written_as_people_write_them():
     for text in ("1000000", "1_000_000", "1e6"):
-        assert convert(text, Count, flag="--steps") == 1_000_000
-    assert convert("3", Positive, flag="--lr") == 3.0
-    assert convert("none", Count | None, flag="--chunk") is None
+        assert convert(text, Count, name="--steps") == 1_000_000
+    assert convert("3", Positive, name="--lr") == 3.0
+    assert convert("none", Count | None, name="--chunk") is None
 
 
 def test_seeds():

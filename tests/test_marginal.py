@@ -11,22 +11,13 @@ import numpy as np
 import pytest
 
 from perla.algos.ppo import create_critic
-from perla.algos.recipes import make
-from perla.algos.values import Embedded
 from perla.distributions import Categorical
 from perla.envs.protocol import Observation, Spec
 from perla.errors import UserError
-from perla.marginal import (
-    Auto,
-    Draws,
-    Exact,
-    Sampled,
-    draw,
-    evaluations,
-    marginalise,
-    resolve,
-    zero_sum,
-)
+from perla.marginal import Draws, draw, marginalise, zero_sum
+from perla.methods.estimators import Auto, Exact, Sampled, evaluations, resolve
+from perla.methods.recipes import make
+from perla.methods.values import Embedded
 
 STATES, AGENTS, ACTIONS, SEEN = 4, 3, 3, 5
 SPEC = Spec("random", AGENTS, SEEN, 7, (ACTIONS,) * AGENTS, 10, "common")

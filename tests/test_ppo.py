@@ -15,13 +15,14 @@ import pytest
 import probes
 from perla.algos import ppo
 from perla.algos.normalise import Running, mean, variance
-from perla.algos.ppo import PPO, Batch, Hard, Huber, NStep, Soft, Squared
-from perla.algos.recipes import make
+from perla.algos.ppo import Batch
 from perla.distributions import Categorical
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.envs.wrappers import AutoReset
 from perla.errors import UserError
 from perla.loops.rollout import begin, rollout
+from perla.methods.ppo import PPO, Hard, Huber, NStep, Soft, Squared
+from perla.methods.recipes import make
 
 SPEC = Spec("random", 2, 3, 4, (5, 5), 10, "common")
 TIME, COPIES = 4, 3
@@ -303,7 +304,7 @@ def collect(world, algorithm, learner, key=1):
     @jax.jit
     def run(actor, key):
         scene = begin(copies, actor, key)
-        length = config.length(world.spec)
+        length = config.length(world.spec.limit)
         return rollout(copies, actor, scene, key, length, whole_episodes=config.horizon is None)
 
     _, trajectory, tally = run(learner.actor, jax.random.key(key))

@@ -11,11 +11,11 @@ import pytest
 
 import probes
 from perla.algos import ppo
-from perla.algos.ppo import GAE, Hard, Huber, NStep, RMSProp, Soft
-from perla.algos.recipes import RECIPES, make
 from perla.algos.values import estimate
 from perla.loops.anakin import Trainer
-from perla.marginal import Exact, Sampled
+from perla.methods.estimators import Exact, Sampled
+from perla.methods.ppo import GAE, PPO, Hard, Huber, NStep, RMSProp, Soft
+from perla.methods.recipes import RECIPES, make
 
 SMALL = probes.PLAIN | {
     "copies": 16,
@@ -41,7 +41,7 @@ class Trained:
     """A learner that has trained on a probe world."""
 
     world: probes.Probe
-    config: ppo.PPO
+    config: PPO
     learner: ppo.Learner
 
     def look(self, time: int, signs: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
@@ -62,7 +62,7 @@ class Trained:
 
 def train(world: probes.Probe, algo: str, updates: int = UPDATES, **settings) -> Trained:
     config = make(algo, **SMALL | settings)
-    steps = updates * config.copies * config.length(world.spec)
+    steps = updates * config.copies * config.length(world.spec.limit)
     trainer = Trainer(world, config, seeds=(0,), steps=steps, eval_episodes=1)
     population, _ = trainer.advance(trainer.init(), steps)
     learner = jax.tree.map(lambda x: jnp.asarray(x[0]), trainer.export(population).learner)

@@ -17,11 +17,11 @@ import pytest
 
 import probes
 from perla.algos import ppo
-from perla.algos.recipes import RECIPES, make
 from perla.envs.wrappers import AutoReset
 from perla.loops.anakin import Trainer
 from perla.loops.rollout import begin, rollout
-from perla.marginal import Exact, Sampled
+from perla.methods.estimators import Exact, Sampled
+from perla.methods.recipes import RECIPES, make
 
 SMALL = probes.PLAIN | {
     "copies": 4,

@@ -14,8 +14,8 @@ import pytest
 import safetensors.numpy
 
 from fake_loop import FakeTrainer, frames
-from perla.algos.recipes import make
 from perla.errors import UserError
+from perla.methods.recipes import make
 from perla.runs import checkpoint, execute, replay
 from perla.runs.interrupt import Interrupted
 from perla.runs.spec import Run

@@ -12,12 +12,12 @@ import pytest
 from rich.console import Console
 
 from fake_loop import FakeTrainer, frames
-from perla.algos.recipes import make
 from perla.analysis import figures
 from perla.analysis.load import load
 from perla.analysis.stats import iqm
 from perla.config import Config, field_docs, from_json, to_json
 from perla.errors import UserError
+from perla.methods.recipes import make
 from perla.runs import execute, replay, sinks
 from perla.runs.files import append, write_atomic
 from perla.runs.spec import Run, schedule

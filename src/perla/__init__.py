@@ -56,7 +56,7 @@ def train(
     The result has `.records` (every evaluation), `.summary`, and `.actor(seed)`. Raises
     `UserError` for an unknown name, a value out of range, or a folder that is in use.
     """
-    from perla.algos import recipes
+    from perla.methods import recipes
     from perla.runs import execute
     from perla.runs.spec import Run
 

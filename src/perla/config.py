@@ -10,6 +10,7 @@ import ast
 import functools
 import inspect
 import math
+import re
 import textwrap
 import types
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -55,6 +56,40 @@ def check(value: Any, type: Any, *, name: str) -> None:
         msgspec.convert(msgspec.to_builtins(value), type)
     except (msgspec.ValidationError, OverflowError):
         raise UserError(f"{name} = {value!r}: expected {describe(type)}") from None
+
+
+def convert(value: Any, type: Any, *, name: str) -> Any:
+    """`value`, text or not, as a value of `type`.
+
+    Raises `UserError`, naming the setting and what it allows, if it is none. In text, whole
+    numbers may be written `1e6` or `1_000_000`, and nothing at all as `none`.
+    """
+    try:
+        if not isinstance(value, str):
+            return msgspec.convert(value, type)
+        return msgspec.convert(_literal(value, type), type, strict=False)
+    except (ValueError, OverflowError):
+        raise UserError(f"{name} {value}: expected {describe(type)}") from None
+
+
+def _literal(text: str, type: Any) -> Any:
+    if text.lower() == "none":
+        return None
+    if re.fullmatch(r"[+-]?[\d_]+", text):
+        return int(text)
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    if not math.isfinite(number):
+        raise ValueError
+    if number.is_integer() and not any(_is_float(member) for member in members(type)):
+        return int(number)
+    return number
+
+
+def _is_float(type: Any) -> bool:
+    return type is float or getattr(type, "__origin__", None) is float
 
 
 def to_json(config: Config) -> bytes:

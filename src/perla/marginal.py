@@ -11,41 +11,15 @@ all agents, because agent i ignores its own entry:
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from perla.config import Config, Count
 from perla.distributions import Categorical, inverse_cdf
-from perla.errors import UserError
+from perla.methods.estimators import Exact, Sampled
 from perla.types import Array, Float, Int, PRNGKeyArray
-
-LARGEST_ENUMERATION = 65_536
-"""Joint actions of the others beyond which enumeration is refused."""
-
-
-class Sampled(Config, tag="sampled", frozen=True):
-    """K independent draws from the joint policy, weighted equally (paper, Eq. 2)."""
-
-    k: Count = 100
-    """Joint actions drawn at each state."""
-
-
-class Exact(Config, tag="exact", frozen=True):
-    """Every joint action of the others with its probability (paper, Eq. 1)."""
-
-
-class Auto(Config, tag="auto", frozen=True):
-    """Exact where it needs no more critic evaluations than sampling would, else sampled."""
-
-    budget: Count = 100
-    """Most critic evaluations a state; K where the marginal is sampled."""
-
-
-Estimator = Sampled | Exact | Auto
 
 
 class Draws(NamedTuple):
@@ -55,22 +29,6 @@ class Draws(NamedTuple):
     """Without batch axes where they are the same at every state."""
     weights: Float[Array, "*batch sample agent"]
     """wᵢⱼ: for each agent they sum to one (in expectation, where they are drawn)."""
-
-
-def resolve(estimator: Estimator, agents: int, actions: int) -> Sampled | Exact:
-    """The estimator that is really used for `agents` with `actions` each.
-
-    Raises `UserError` where the others' joint actions are too many to enumerate.
-    """
-    joint = actions ** (agents - 1)
-    if isinstance(estimator, Auto):
-        return Exact() if joint <= estimator.budget else Sampled(k=estimator.budget)
-    if isinstance(estimator, Exact) and joint > LARGEST_ENUMERATION:
-        raise UserError(
-            f"estimator 'exact': {agents} agents with {actions} actions have {joint:,} joint "
-            f"actions of the others, more than {LARGEST_ENUMERATION:,}; use 'sampled' or 'auto'"
-        )
-    return estimator
 
 
 def draw(estimator: Sampled | Exact, policy: Categorical, key: PRNGKeyArray) -> Draws:
@@ -120,8 +78,3 @@ def marginalise(
     mean = (weights * values).sum(-3)
     variance = (weights * (values - mean[..., None, :, :]) ** 2).sum(-3)
     return Marginal(mean, jnp.sqrt(variance))
-
-
-def evaluations(estimator: Sampled | Exact, agents: int, actions: int) -> int:
-    """Joint actions at which the critic is evaluated at each state."""
-    return estimator.k if isinstance(estimator, Sampled) else math.prod((actions,) * (agents - 1))

@@ -1,4 +1,4 @@
-"""What the critic sees: the one argument in which the methods differ.
+"""What a critic's view is worth: the values of `perla.methods.values`, computed.
 
 Every value answers two questions about a state: what is it worth (`estimate`, for bootstrapping
 and as a baseline), and what does the critic predict for the transition that was made
@@ -7,42 +7,17 @@ and as a baseline), and what does the critic predict for the transition that was
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from perla.config import Config
 from perla.distributions import Categorical
-from perla.marginal import Auto, Exact, Sampled, draw, marginalise, resolve
+from perla.marginal import draw, marginalise
+from perla.methods.estimators import resolve
+from perla.methods.values import Embedded, Value
 from perla.nets.critics import Critic
 from perla.types import Array, Float, Int, PRNGKeyArray
-
-
-class Independent(Config, tag="independent", frozen=True):
-    """V(τᵢ): each agent's own observation (IPPO)."""
-
-
-class Centralised(Config, tag="centralised", frozen=True):
-    """V(s): the global state (MAPPO)."""
-
-
-class Embedded(Config, tag="embedded", frozen=True):
-    """V(·, a₋ᵢ) or Q(·, aᵢ, a₋ᵢ) averaged over a₋ᵢ ~ π₋ᵢ: policy-embedded training (PERLA)."""
-
-    base: Literal["local", "global"] = "local"
-    """What the critic sees beside the actions: its `local` observation or the `global` state."""
-    form: Literal["state-value", "action-value"] = "state-value"
-    """`state-value`: V(·, a₋ᵢ), as in the paper's experiments. `action-value`: Q(·, aᵢ, a₋ᵢ) with
-    advantage Q̂ᵢ(s, aᵢ) − Σₐ πᵢ(a) Q̂ᵢ(s, a), as in its Algorithm 1 and its theory."""
-    fit: Literal["joint", "marginal"] = "marginal"
-    """What is regressed on the target: the critic at the `joint` action that was taken, or its
-    `marginal` (Algorithm 1, line 7)."""
-    estimator: Auto | Sampled | Exact = Auto()
-    """How the average is taken."""
-
-
-Value = Independent | Centralised | Embedded
 
 
 class Estimate(NamedTuple):

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from perla.algos import recipes
 from perla.bench.flops import matrix_flops, matrix_rate
 from perla.envs.registry import make
 from perla.loops.anakin import Trainer
+from perla.methods.presets import DENSE, RECURRENT
+from perla.methods.recipes import make as make_config
 
 MAP = "lbf:Foraging-8x8-2p-2f-coop-v2"
 """The map that is measured."""
@@ -66,15 +67,15 @@ def measure(
 class _Contender:
     def __init__(self, case: Case, env_id: str, steps: int) -> None:
         self.case = case
-        networks = {"mlp": recipes.DENSE, "gru": recipes.RECURRENT}
-        config = recipes.make(case.algo, case.preset, **networks[case.actor])
+        networks = {"mlp": DENSE, "gru": RECURRENT}
+        config = make_config(case.algo, case.preset, **networks[case.actor])
         self.trainer = Trainer(make(env_id), config, seeds=tuple(range(case.seeds)), steps=steps)
         self.steps = steps
         self.speeds: list[float] = []
         start = time.perf_counter()
         fresh = self.trainer.init()
         self.flops = matrix_flops(self.trainer._update, self._one(fresh)) / (
-            config.copies * config.length(self.trainer.env.spec)
+            config.copies * config.length(self.trainer.env.spec.limit)
         )
         self.fresh = self.trainer.export(fresh)
         self.trainer.advance(fresh, 0)

@@ -36,14 +36,14 @@ def _envs() -> Iterator[tuple[str, str]]:
 
 
 def _algos() -> Iterator[tuple[str, str]]:
-    from perla.algos.recipes import RECIPES
+    from perla.methods.recipes import RECIPES
 
     for name, recipe in RECIPES.items():
         yield name, _settings(recipe)
 
 
 def _presets() -> Iterator[tuple[str, str]]:
-    from perla.algos.recipes import PRESETS
+    from perla.methods.presets import PRESETS
 
     for name, preset in PRESETS.items():
         yield name, preset.about

@@ -35,7 +35,7 @@ def evaluate_command(argv: Sequence[str]) -> int:
         "--episodes", metavar="N", default=str(EPISODES), help=f"episodes of each seed [{EPISODES}]"
     )
     arguments = parser.parse(argv)
-    episodes = convert(arguments.episodes, Count, flag="--episodes")
+    episodes = convert(arguments.episodes, Count, name="--episodes")
     seed = _seed(arguments.seed)
 
     from functools import partial
@@ -87,7 +87,7 @@ def render_command(argv: Sequence[str]) -> int:
         raise UserError(f"--out {out}: expected a name that ends in .gif or .png")
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}")
-    episode = convert(arguments.episode, Seed, flag="--episode")
+    episode = convert(arguments.episode, Seed, name="--episode")
     seed = _seed(arguments.seed)
 
     from perla.runs import execute, replay
@@ -103,4 +103,4 @@ def render_command(argv: Sequence[str]) -> int:
 
 
 def _seed(text: str | None) -> int | None:
-    return None if text is None else convert(text, Seed, flag="--seed")
+    return None if text is None else convert(text, Seed, name="--seed")

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from perla.cli.parser import Parser, convert, seeds
-from perla.config import Count, NonNegative
+from perla.cli.parser import Parser, seeds
+from perla.config import Count, NonNegative, convert
 from perla.errors import UserError
 
 ALGO = "perla-ippo"
@@ -22,6 +22,7 @@ SECONDS = 10.0
 def train_command(argv: Sequence[str]) -> int:
     """Train."""
     from perla.cli import flags
+    from perla.methods.settings import configure
 
     parser = _parser()
     flags.add_flags(parser)
@@ -30,7 +31,8 @@ def train_command(argv: Sequence[str]) -> int:
     if arguments.help:
         print(_help(arguments.algo, arguments.preset), end="")
         return 0
-    config = flags.configure(algo, arguments.preset, flags.given(vars(arguments)))
+    given = flags.given(vars(arguments))
+    config = configure(algo, arguments.preset, given, spell=flags.spell)
     return _train(algo, config, arguments)
 
 
@@ -43,11 +45,11 @@ def _train(algo: str, config: Any, arguments: argparse.Namespace) -> int:
         algo=algo,
         preset=arguments.preset,
         config=config,
-        steps=convert(arguments.steps, Steps, flag="--steps"),
+        steps=convert(arguments.steps, Steps, name="--steps"),
         seeds=seeds(arguments.seeds),
-        evaluations=convert(arguments.evaluations, Count, flag="--evaluations"),
-        eval_episodes=convert(arguments.eval_episodes, Count, flag="--eval-episodes"),
-        absolute_episodes=convert(arguments.absolute_episodes, Count, flag="--absolute-episodes"),
+        evaluations=convert(arguments.evaluations, Count, name="--evaluations"),
+        eval_episodes=convert(arguments.eval_episodes, Count, name="--eval-episodes"),
+        absolute_episodes=convert(arguments.absolute_episodes, Count, name="--absolute-episodes"),
     )
     seconds = _seconds(arguments)
     out = Path(arguments.out) if arguments.out else _free(Path("runs"), run.env, algo)
@@ -109,8 +111,9 @@ def _add_conduct(parser: Parser) -> None:
 
 
 def _help(algo: str | None, preset: str) -> str:
-    from perla.algos.recipes import PRESETS, RECIPES
     from perla.cli.flags import explain
+    from perla.methods.presets import PRESETS
+    from perla.methods.recipes import RECIPES
 
     text = f"""\
 usage: perla train [ALGO] [--env ENV] [--steps N] [--seeds S] [--out DIR] [settings ...]
@@ -152,7 +155,7 @@ def _option(text: str) -> tuple[str, bool | int | float | str]:
 
 
 def _seconds(arguments: argparse.Namespace) -> float:
-    return float(convert(arguments.checkpoint_seconds, NonNegative, flag="--checkpoint-seconds"))
+    return float(convert(arguments.checkpoint_seconds, NonNegative, name="--checkpoint-seconds"))
 
 
 def _free(parent: Path, env: str, algo: str) -> Path:

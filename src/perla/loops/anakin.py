@@ -16,6 +16,7 @@ from perla.envs.protocol import Env
 from perla.envs.wrappers import AutoReset
 from perla.loops.evaluate import evaluate
 from perla.loops.rollout import Scene, Tally, begin, rollout
+from perla.methods.ppo import PPO
 from perla.nets.actors import Actor
 from perla.types import Array, Float, Int, Metrics, PRNGKeyArray
 
@@ -45,7 +46,7 @@ class Trainer:
     def __init__(
         self,
         env: Env,
-        config: ppo.PPO,
+        config: PPO,
         *,
         seeds: tuple[int, ...],
         steps: int,
@@ -195,7 +196,7 @@ class Trainer:
             progress.learner.actor,
             progress.scene,
             key_rollout,
-            self.config.length(self.env.spec),
+            self.config.length(self.env.spec.limit),
             whole_episodes=self.config.horizon is None,
         )
         learner, metrics = self.algorithm.update(

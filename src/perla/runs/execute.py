@@ -335,7 +335,7 @@ def _carry_out(
 
 def _steps_per_update(run: Run, env: Env) -> int:
     """The most steps that an update takes, summed over copies."""
-    return run.config.copies * run.config.length(env.spec)
+    return run.config.copies * run.config.length(env.spec.limit)
 
 
 def _save(folder: Folder, run: Run, step: int, progress: Progress) -> None:

@@ -8,9 +8,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from perla.algos.ppo import PPO
 from perla.config import Config, Count, to_json
 from perla.errors import UserError
+from perla.methods.ppo import PPO
 
 Steps = Annotated[int, Meta(ge=1, le=2 * 10**9)]
 Seed = Annotated[int, Meta(ge=0, le=2**31 - 1)]

@@ -1,0 +1,1 @@
+"""What the methods are, as data: settings, recipes and presets, without JAX."""

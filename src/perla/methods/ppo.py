@@ -1,0 +1,178 @@
+"""The settings of the actor-critic learner."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from perla.config import Config, Count, Fraction, NonNegative, Positive
+from perla.errors import UserError
+from perla.methods.values import Centralised, Embedded, Independent
+
+
+class NStep(Config, tag="n-step", frozen=True):
+    """Σ_{k<n} γᵏ r_{t+k} + γⁿ V(s_{t+n})."""
+
+    n: Count = 5
+    """Rewards summed before the value takes over."""
+
+
+class GAE(Config, tag="gae", frozen=True):
+    """λ-returns: the advantage is the generalised advantage estimate."""
+
+    lam: Fraction = 0.95
+    """λ: 0 is one-step bootstrapping, 1 is the Monte-Carlo return."""
+
+
+class Soft(Config, tag="soft", frozen=True):
+    """The target critic is a moving average of the critic after every update."""
+
+    tau: Fraction = 0.01
+    """Weight of the newest critic."""
+
+
+class Hard(Config, tag="hard", frozen=True):
+    """The target critic is a copy of the critic, renewed now and then."""
+
+    every: Count = 200
+    """Updates between copies."""
+
+
+class Squared(Config, tag="squared", frozen=True):
+    """Squared error."""
+
+
+class Huber(Config, tag="huber", frozen=True):
+    """Squared error near zero, absolute error beyond."""
+
+    delta: Positive = 10.0
+    """Where the two meet."""
+
+
+class Adam(Config, tag="adam", frozen=True):
+    """Adam."""
+
+    eps: Positive = 1e-8
+    """Added to the root of the second moment."""
+
+
+class RMSProp(Config, tag="rmsprop", frozen=True):
+    """RMSProp."""
+
+    decay: Fraction = 0.99
+    """Decay of the second moment."""
+    momentum: Fraction = 0.0
+    """Decay of the first moment; 0 is none."""
+    rms_eps: Positive = 1e-5
+    """Added to the root of the second moment."""
+
+
+class PPO(Config, tag="ppo", frozen=True):
+    """Proximal policy optimisation for many agents (clip none: advantage actor-critic)."""
+
+    value: Independent | Centralised | Embedded = Independent()
+    """What the critic sees."""
+
+    copies: Count = 32
+    """Environment copies stepped side by side."""
+    horizon: Count | None = 32
+    """Steps of every copy between two updates; none: one whole episode of every copy."""
+    epochs: Count = 4
+    """Passes over the collected steps in an update."""
+    minibatches: Count = 1
+    """Parts into which each pass is cut."""
+    chunk: Count | None = None
+    """Steps through which a GRU's gradient flows in a minibatch; none: the whole horizon."""
+
+    gamma: Fraction = 0.99
+    """Discount factor γ."""
+    returns: GAE | NStep = GAE()
+    """How rewards and values become targets."""
+    target: Soft | Hard | None = None
+    """The critic that targets bootstrap from; none: the critic itself."""
+
+    clip: Positive | None = 0.2
+    """PPO's bound on the probability ratio; none: the plain policy gradient (A2C)."""
+    entropy: NonNegative = 0.01
+    """Weight of the entropy bonus."""
+    entropy_final: NonNegative | None = 0.0
+    """Its weight at the end of the run, reached linearly; none: it stays."""
+    normalise_advantages: bool = False
+    """Standardise the advantages of each minibatch."""
+    refresh_advantages: bool = False
+    """Subtract the critic's present value in every pass, rather than its value when the steps
+    were collected."""
+
+    loss: Squared | Huber = Squared()
+    """The critic's error."""
+    value_clip: Positive | None = None
+    """Bound on a value's change in an update; none: unbounded."""
+    value_coef: Positive = 1.0
+    """Weight of the critic's error, which matters where its gradient is clipped."""
+    normalise_values: bool = False
+    """Learn standardised targets, by their running mean and deviation."""
+    normalise_rewards: bool = True
+    """Standardise the rewards, by their running mean and deviation."""
+
+    optimiser: Adam | RMSProp = Adam()
+    """The optimiser of both networks."""
+    lr: Positive = 1e-3
+    """The actor's learning rate."""
+    critic_lr: Positive | None = None
+    """The critic's learning rate; none: the actor's."""
+    lr_decay: bool = False
+    """Let the learning rates fall linearly to zero at the end of the run."""
+    max_grad_norm: Positive | None = 10.0
+    """Bound on the norm of each network's gradient; none: unbounded."""
+
+    actor: Literal["mlp", "gru"] = "gru"
+    """The actor's network; `gru` puts a recurrent layer after the dense ones."""
+    critic: Literal["mlp", "gru"] = "mlp"
+    """The critic's network."""
+    hidden: Count = 128
+    """Width of every hidden layer."""
+    layers: Count = 1
+    """Dense hidden layers of the actor."""
+    critic_layers: Count = 2
+    """Dense hidden layers of the critic."""
+    init: Literal["orthogonal", "torch"] = "orthogonal"
+    """Initial weights: orthogonal with a small policy head, or PyTorch's default."""
+    layer_norm: bool = False
+    """Normalise the inputs and the output of every hidden layer."""
+    sharing: Literal["shared", "separate"] = "shared"
+    """One set of parameters for all agents, or one for each."""
+    agent_ids: bool = True
+    """Tell shared networks which agent they serve."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.chunk is not None and not self.recurrent:
+            raise UserError(f"chunk = {self.chunk}: only a GRU has a gradient through time")
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether any network has a memory."""
+        return "gru" in (self.actor, self.critic)
+
+    def length(self, limit: int | None) -> int:
+        """Steps of every copy between two updates; whole episodes are padded to the limit."""
+        length = self.horizon or limit
+        if length is None:
+            raise UserError("horizon = none: the episodes of this world have no limit")
+        return length
+
+    def sequence(self, limit: int | None) -> int:
+        """Steps of the sequences that minibatches are made of: single steps without a GRU.
+
+        Raises `UserError` where the numbers do not divide each other.
+        """
+        length = self.length(limit)
+        sequence = (self.chunk or length) if self.recurrent else 1
+        if length % sequence:
+            raise UserError(f"chunk = {sequence}: must divide the horizon of {length} steps")
+        sequences = self.copies * length // sequence
+        if sequences % self.minibatches:
+            raise UserError(
+                f"minibatches = {self.minibatches}: must divide the {sequences} sequences that "
+                f"{self.copies} copies make in {length} steps"
+            )
+        return sequence

@@ -1,0 +1,117 @@
+"""Settings by name: every field of a method's configuration, wherever it stands in it.
+
+A field that is a choice between variants takes the variant's tag, and the variants' own fields are
+settings too; those may be set only where the variant is chosen. The configuration types are all
+there is to it: nothing is written down a second time.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from perla.config import Config, convert, field_docs, tag, variants
+from perla.errors import UserError, nearest
+from perla.methods.recipes import RECIPES, make
+
+Spelling = Callable[[str], str]
+"""How users write a setting's name: `lr`, or `--lr` on the command line."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A field of a configuration, or of one of its variants."""
+
+    name: str
+    type: Any
+    help: str
+    within: tuple[tuple[str, str], ...]
+    """The choices that lead to it: (field, tag), outermost first."""
+
+
+def fixed() -> set[str]:
+    """Fields whose variant the method's name decides: no setting changes it."""
+    recipes = RECIPES.values()
+    return {name for recipe in recipes for name, v in recipe.items() if isinstance(v, Config)}
+
+
+def settings(cls: type[Config], within: tuple[tuple[str, str], ...] = ()) -> Iterator[Setting]:
+    """Every setting of the configuration `cls` and of all its variants."""
+    docs = field_docs(cls)
+    for field in msgspec.structs.fields(cls):
+        if field.name not in fixed():
+            yield Setting(field.name, field.type, docs[field.name], within)
+        for name, member in variants(field.type).items():
+            if member is not None:
+                yield from settings(member, (*within, (field.name, name)))
+
+
+@functools.cache
+def every_setting() -> dict[str, Setting]:
+    """The settings of all methods, by name."""
+    classes = {type(make(algo)) for algo in RECIPES}
+    return {setting.name: setting for cls in classes for setting in settings(cls)}
+
+
+def configure(algo: str, preset: str, values: Mapping[str, Any], *, spell: Spelling = str) -> Any:
+    """The configuration of `algo` under `preset` with `values` (by setting, as text or not) on top.
+
+    Raises `UserError` for an unknown setting, for a value out of range and for a setting of a
+    variant that is not chosen.
+    """
+    for name in values:
+        if name not in every_setting():
+            raise nearest(name, every_setting(), what="setting")
+    todo = dict(values)
+    config = _apply(make(algo, preset), todo, spell)
+    for name in todo:
+        raise _misplaced(algo, config, every_setting()[name], spell)
+    return config
+
+
+def _apply(config: Config, todo: dict[str, Any], spell: Spelling) -> Any:
+    changes: dict[str, Any] = {}
+    for field in msgspec.structs.fields(type(config)):
+        choices = variants(field.type)
+        if choices:
+            value = getattr(config, field.name)
+            if field.name in todo and field.name not in fixed():
+                value = _choose(value, choices, todo.pop(field.name), spell(field.name))
+            changes[field.name] = value if value is None else _apply(value, todo, spell)
+        elif field.name in todo:
+            value = todo.pop(field.name)
+            changes[field.name] = convert(value, field.type, name=spell(field.name))
+    return config.replace(**changes)
+
+
+def _choose(
+    value: Config | None, choices: Mapping[str, type[Config] | None], chosen: Any, name: str
+) -> Config | None:
+    """The variant called `chosen`: as the preset has it, else with its own defaults."""
+    if chosen not in choices:
+        raise UserError(f"{name} {chosen}: {nearest(str(chosen), choices, what='choice')}")
+    if chosen == tag(value):
+        return value
+    struct = choices[chosen]
+    return None if struct is None else struct()
+
+
+def _misplaced(algo: str, config: Any, setting: Setting, spell: Spelling) -> UserError:
+    """Why `setting` has no place in the configuration of `algo`."""
+    here, name = config, spell(setting.name)
+    for field, wanted in setting.within:
+        have = getattr(here, field, None)
+        if field in fixed() and tag(have) != wanted:
+            owners = [name for name in RECIPES if tag(getattr(make(name), field, None)) == wanted]
+            return UserError(f"{name} belongs to {', '.join(owners)}, and this run is {algo}")
+        if tag(have) != wanted:
+            choice = spell(field)
+            return UserError(
+                f"{name} belongs to {choice} {wanted}; this run has {choice} {tag(have)}"
+            )
+        here = have
+    return UserError(f"{name} is no setting of {algo}")

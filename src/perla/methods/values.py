@@ -1,0 +1,34 @@
+"""What the critic sees: the one argument in which the methods differ."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from perla.config import Config
+from perla.methods.estimators import Auto, Exact, Sampled
+
+
+class Independent(Config, tag="independent", frozen=True):
+    """V(τᵢ): each agent's own observation (IPPO)."""
+
+
+class Centralised(Config, tag="centralised", frozen=True):
+    """V(s): the global state (MAPPO)."""
+
+
+class Embedded(Config, tag="embedded", frozen=True):
+    """V(·, a₋ᵢ) or Q(·, aᵢ, a₋ᵢ) averaged over a₋ᵢ ~ π₋ᵢ: policy-embedded training (PERLA)."""
+
+    base: Literal["local", "global"] = "local"
+    """What the critic sees beside the actions: its `local` observation or the `global` state."""
+    form: Literal["state-value", "action-value"] = "state-value"
+    """`state-value`: V(·, a₋ᵢ), as in the paper's experiments. `action-value`: Q(·, aᵢ, a₋ᵢ) with
+    advantage Q̂ᵢ(s, aᵢ) − Σₐ πᵢ(a) Q̂ᵢ(s, a), as in its Algorithm 1 and its theory."""
+    fit: Literal["joint", "marginal"] = "marginal"
+    """What is regressed on the target: the critic at the `joint` action that was taken, or its
+    `marginal` (Algorithm 1, line 7)."""
+    estimator: Auto | Sampled | Exact = Auto()
+    """How the average is taken."""
+
+
+Value = Independent | Centralised | Embedded
