@@ -1,0 +1,1 @@
+"""Many runs whose results belong together, and who carries them out."""

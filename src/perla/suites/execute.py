@@ -1,0 +1,57 @@
+"""Carrying a suite out: what is left of it goes to an executor, what is finished stays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from perla.analysis.load import Curves, load
+from perla.errors import UserError
+from perla.runs.files import explained
+from perla.suites.display import Display
+from perla.suites.executors import Executor, Task
+from perla.suites.suite import Cell
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a suite's cells."""
+
+    results: list[Curves]
+    """The finished cells', in the suite's order."""
+    failures: dict[str, str]
+    """Why the others failed, by the cell's name."""
+
+
+def carry_out(cells: Sequence[Cell], out: Path, executor: Executor, display: Display) -> Outcome:
+    """Carry out those `cells` that are not finished in the folder `out`, and read all results.
+
+    A cell that fails, or whose folder cannot be read, is named, and the rest goes on. After an
+    interruption the same call goes on where it was.
+    """
+    with explained(out):
+        out.mkdir(parents=True, exist_ok=True)
+    by_folder = {out / cell.folder: cell for cell in cells}
+    failures: dict[str, str] = {}
+    left = [folder for folder in by_folder if not (folder / "summary.json").exists()]
+    tasks = [Task(by_folder[folder].run, folder) for folder in left]
+    display.begin(by_folder, left)
+    try:
+        with closing(executor.carry_out(tasks)) as events:
+            for event in events:
+                display.consume(event)
+                if event.kind == "failed":
+                    failures[by_folder[event.task.folder].name] = event.text
+    finally:
+        display.close()
+    results = []
+    for folder, cell in by_folder.items():
+        if cell.name in failures:
+            continue
+        try:
+            results.append(replace(load(folder), method=cell.method))
+        except UserError as error:
+            failures[cell.name] = str(error)
+    return Outcome(results, failures)
