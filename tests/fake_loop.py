@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from perla.loops.flops import Work
+
 
 class FakeTrainer:
     """Random walks of a seed's `weights`, whose mean is the return."""
@@ -17,6 +19,9 @@ class FakeTrainer:
 
     def compile(self) -> None:
         pass
+
+    def work_per_step(self):
+        return Work(1e6, 1e5)
 
     def init(self):
         return [

@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "analysis": set(),
     "bench": {"methods", "envs", "loops", "analysis"},
     "runs": {"methods", "envs", "nets", "algos", "loops", "analysis"},
-    "cli": {"methods", "envs", "loops", "runs", "analysis", "bench"},
+    "suites": {"methods", "envs", "loops", "runs", "analysis"},
+    "cli": {"methods", "envs", "loops", "runs", "suites", "analysis", "bench"},
 }
 """Room → the other rooms that it may import, beside its own."""
 

@@ -1,26 +1,37 @@
-"""Figures of runs, in one house style, safe for colour-blind eyes and for grey paper."""
+"""Figures of runs, in one house style, safe for colour-blind eyes and for grey paper.
+
+Each function returns a matplotlib `Figure`, which `render` turns into the bytes of a PNG or an SVG:
+the same bytes for the same numbers.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from perla.analysis.compare import METRICS, Comparison
 from perla.analysis.load import Curves, load_all
-from perla.analysis.stats import iqm
+from perla.analysis.stats import Score, interval, iqm
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette: told apart by every kind of colour vision."""
 DASHES = ("-", "--", "-.", ":")
+HATCHES = ("", "///", "...", "xxx")
 INK, GREY = "#222222", "#8a8a8a"
+INTERVALS = "line: IQM, band: 95% bootstrap interval"
+STEPS = "Environment steps of each seed"
 
 
 @contextmanager
@@ -51,13 +62,28 @@ def style() -> Iterator[None]:
             "ytick.major.size": 0,
             "lines.linewidth": 2.0,
             "lines.solid_capstyle": "round",
+            "hatch.color": "white",
             "legend.frameon": False,
             "legend.fontsize": 9,
+            "svg.hashsalt": "perla",
         }
     ):
         yield
 
 
+def render(figure: Figure, format: str = "png") -> bytes:
+    """The bytes of a `png` or an `svg`, the same for the same figure: nothing tells the time."""
+    metadata: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}}[format]
+    buffer = io.BytesIO()
+    with style():
+        figure.savefig(buffer, format=format, metadata=metadata)
+    return buffer.getvalue()
+
+
+# --- Figures ------------------------------------------------------------------------------------
+
+
+@style()
 def curves(paths: Sequence[Path], *, metric: str = "return", label: str = "Greedy return") -> bytes:
     """`metric` against environment steps, a line for each run folder, as a PNG.
 
@@ -65,65 +91,257 @@ def curves(paths: Sequence[Path], *, metric: str = "return", label: str = "Greed
     highest, and thin lines are the seeds.
     """
     runs = load_all(paths)
-    with style():
-        figure = Figure(figsize=(6.4, 3.8), dpi=160, layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        for index, run in enumerate(runs):
-            draw(axes, run, metric, COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)])
-        envs = sorted({run.env for run in runs})
-        # The legend stands between title and axes, where it hides nothing.
-        rows = -(-len(runs) // 3)
-        axes.set_title(", ".join(envs), pad=10 + 16 * rows)
-        most = max(len(run.seeds) for run in runs)
-        if most > 1:
-            note = f"line: IQM of {most} seeds, band: their range"
-            axes.annotate(
-                note,
-                xy=(1.0, 1.0),
-                xytext=(0, 6),
-                xycoords="axes fraction",
-                textcoords="offset points",
-                horizontalalignment="right",
-                fontsize=8,
-                color=GREY,
-            )
-        axes.set_xlabel("Environment steps of each seed")
-        axes.set_ylabel(f"{label} per episode")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: thousands(value)))
-        axes.xaxis.set_major_locator(MaxNLocator(6))
-        axes.margins(x=0.0)
-        axes.set_xlim(left=0)
-        axes.legend(
-            loc="lower left",
-            bbox_to_anchor=(0.0, 1.0),
-            ncols=3,
-            borderaxespad=0.3,
-            borderpad=0.0,
-            handlelength=1.8,
+    figure, [axes] = _panels(1)
+    for index, run in enumerate(runs):
+        values = run.metrics[metric]
+        lowest, highest = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+        if len(run.seeds) > 1:
+            axes.plot(run.steps, values.T, color=_colour(index), alpha=0.35, linewidth=0.8)
+        _line(axes, run.steps, Score(iqm(values), lowest, highest), run.method, index)
+    axes.set_title(", ".join(sorted({run.env for run in runs})))
+    axes.set_ylabel(f"{label} per episode")
+    _from_zero(axes, STEPS)
+    most = max(len(run.seeds) for run in runs)
+    _legend(figure, f"line: IQM of {most} seeds, band: their range" if most > 1 else "")
+    return render(figure)
+
+
+@style()
+def comparison(compared: Comparison) -> Figure:
+    """Learning curves of a comparison against environment steps, wall-clock time and computation.
+
+    Computation is left out unless every method's is known.
+    """
+    counted = all(method.curve.flops is not None for method in compared.methods)
+    figure, panels = _panels(3 if counted else 2, share=True)
+    for index, method in enumerate(compared.methods):
+        curve = method.curve
+        against = (curve.steps, curve.seconds / 60.0, curve.flops)
+        for axes, x in zip(panels, against, strict=False):
+            _line(axes, x, curve.value, method.name, index)
+    clock = "Wall-clock minutes of all seeds"
+    for axes, label in zip(panels, (STEPS, clock, "Matrix FLOPs of each seed"), strict=False):
+        _from_zero(axes, label)
+    tasks = compared.tasks
+    panels[0].set_title(tasks[0] if len(tasks) == 1 else f"{len(tasks)} tasks")
+    panels[0].set_ylabel(_axis_name(compared.metric))
+    _legend(figure, f"{INTERVALS} over {compared.budget.seeds} seeds")
+    return figure
+
+
+@style()
+def learning_curves(panels: Mapping[str, Sequence[Curves]], *, metric: str = "return") -> Figure:
+    """Small multiples: for each title a panel with a line for each run, all on one scale.
+
+    A method has the same colour and dash in every panel, and one legend serves all.
+    """
+    figure, axes_of = _panels(len(panels), share=True)
+    methods = list(dict.fromkeys(run.method for runs in panels.values() for run in runs))
+    for axes, (title, runs) in zip(axes_of, panels.items(), strict=True):
+        for run in runs:
+            values = run.metrics[metric]
+            score = Score(iqm(values), *interval(values))
+            _line(axes, run.steps, score, run.method, methods.index(run.method))
+        axes.set_title(title)
+        _from_zero(axes, STEPS)
+        if axes.get_subplotspec().is_first_col():
+            axes.set_ylabel(_axis_name(metric))
+    seeds = sorted({len(run.seeds) for runs in panels.values() for run in runs})
+    _legend(figure, f"{INTERVALS} over {' or '.join(map(str, seeds))} seeds")
+    return figure
+
+
+@style()
+def bars(
+    labels: Sequence[str], values: Mapping[str, Sequence[Score | float]], *, ylabel: str
+) -> Figure:
+    """A group of bars for each label, in it one for each method; intervals are whiskers.
+
+    A plain number (a count) has no whisker.
+    """
+    figure, [axes] = _panels(1, width=max(6.4, 0.35 * len(labels) * len(values)))
+    wide = 0.8 / len(values)
+    for index, (method, scores) in enumerate(values.items()):
+        centres = np.arange(len(labels)) + (index - (len(values) - 1) / 2) * wide
+        score = _together(scores)
+        axes.bar(
+            centres,
+            score.point,
+            width=0.92 * wide,
+            color=_colour(index),
+            hatch=HATCHES[index % len(HATCHES)],
+            linewidth=0,
+            label=method,
         )
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+        known = score.low < score.high
+        axes.errorbar(
+            centres[known],
+            score.point[known],
+            yerr=_whiskers(score)[:, known],
+            fmt="none",
+            ecolor=INK,
+            elinewidth=1.2,
+            capsize=3,
+        )
+    axes.set_xticks(range(len(labels)), labels)
+    axes.tick_params(axis="x", length=0)
+    axes.grid(axis="x", visible=False)
+    axes.axhline(0.0, color=GREY, linewidth=0.8)
+    axes.set_ylabel(ylabel)
+    _thousands(axes.yaxis)
+    _legend(figure, "whisker: 95% bootstrap interval" if _any_interval(values) else "")
+    return figure
 
 
-def draw(axes: Axes, run: Curves, metric: str, colour: str, dash: str) -> None:
-    """One run's line, band and seeds."""
-    values = run.metrics[metric]
-    count = len(run.seeds)
-    if count > 1:
-        low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
-        axes.fill_between(run.steps, low, high, color=colour, alpha=0.15, linewidth=0)
-        for row in values:
-            axes.plot(run.steps, row, color=colour, alpha=0.35, linewidth=0.8)
+@style()
+def against(
+    x: Sequence[float],
+    values: Mapping[str, Sequence[Score | float]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    log: bool = True,
+) -> Figure:
+    """A quantity against a number, such as K or the agents: a line for each method, whiskers.
+
+    Every one of `x` is a tick, on a logarithmic axis or, without `log`, a plain one.
+    """
+    figure, [axes] = _panels(1)
+    for index, (method, scores) in enumerate(values.items()):
+        score = _together(scores)
+        axes.errorbar(
+            x,
+            score.point,
+            yerr=_whiskers(score),
+            fmt="o",
+            linestyle=_dash(index),
+            markersize=5,
+            color=_colour(index),
+            elinewidth=1.2,
+            capsize=3,
+            label=method,
+        )
+    if log:
+        axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(sorted(x)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    for axis in (axes.xaxis, axes.yaxis):
+        _thousands(axis)
+    _legend(figure, "whisker: 95% bootstrap interval" if _any_interval(values) else "")
+    return figure
+
+
+@style()
+def profiles(taus: Sequence[float], values: Mapping[str, Score], *, xlabel: str) -> Figure:
+    """Performance profiles: the fraction of runs above each τ, a line for each method.
+
+    `values` are arrays `[tau]`, from `stats.performance_profile`; higher is better, everywhere.
+    """
+    figure, [axes] = _panels(1)
+    for index, (method, score) in enumerate(values.items()):
+        _line(axes, taus, score, method, index)
+    axes.set_xlabel(f"{xlabel} above τ")
+    axes.set_ylabel("Fraction of runs")
+    axes.set_ylim(-0.02, 1.02)
+    axes.margins(x=0.0)
+    _legend(figure, "band: 95% bootstrap interval")
+    return figure
+
+
+# --- Parts --------------------------------------------------------------------------------------
+
+
+def _panels(
+    count: int, *, share: bool = False, width: float | None = None
+) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` axes, three in a row; `share` puts them on one vertical scale."""
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    size = (width or (6.4 if count == 1 else 4.2 * columns), 3.8 if rows == 1 else 3.0 * rows)
+    figure = Figure(figsize=size, dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=share).ravel()
+    for unused in grid[count:]:
+        unused.remove()
+    return figure, list(grid[:count])
+
+
+def _line(axes: Axes, x: npt.ArrayLike, score: Score, label: str, index: int) -> None:
+    """An estimate as a line in the colour and dash of `index`, its interval as a band."""
+    axes.fill_between(x, score.low, score.high, color=_colour(index), alpha=0.15, linewidth=0)
     # A lone evaluation is a point, which a line does not show.
-    marker = "o" if len(run.steps) == 1 else ""
-    axes.plot(run.steps, iqm(values), dash, color=colour, label=run.algo, marker=marker)
+    marker = "o" if np.size(x) == 1 else ""
+    axes.plot(x, score.point, _dash(index), color=_colour(index), label=label, marker=marker)
+
+
+def _from_zero(axes: Axes, label: str) -> None:
+    """A horizontal axis of something that grows from nothing."""
+    axes.set_xlabel(label)
+    axes.margins(x=0.0)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    _thousands(axes.xaxis)
+
+
+def _legend(figure: Figure, note: str) -> None:
+    """One legend for all axes, below them, where it hides nothing; `note` says what is drawn."""
+    found: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        found = dict(zip(labels, handles, strict=True)) | found
+    longest = max(map(len, found), default=0)
+    # In inches: the line of an entry and the room about it, then its letters.
+    columns = max(1, int(figure.get_figwidth() / (0.65 + 0.085 * longest)))
+    figure.legend(
+        found.values(),
+        found.keys(),
+        loc="outside lower center",
+        ncols=min(columns, len(found)),
+        handlelength=2.4,
+        title=note,
+        title_fontproperties={"size": 8},
+    ).get_title().set_color(GREY)
+
+
+def _together(scores: Sequence[Score | float]) -> Score:
+    """Estimates as one, of arrays; a plain number is its own interval."""
+    table = [score if isinstance(score, Score) else Score(score, score, score) for score in scores]
+    return Score(*np.array(table, dtype=float).reshape(-1, 3).T)
+
+
+def _whiskers(score: Score) -> np.ndarray:
+    """How far the interval reaches below and above the estimate: `[2, estimate]`."""
+    # A bootstrap interval need not hold its estimate.
+    return np.maximum([score.point - score.low, score.high - score.point], 0.0)
+
+
+def _any_interval(values: Mapping[str, Sequence[Score | float]]) -> bool:
+    return any(isinstance(score, Score) for scores in values.values() for score in scores)
+
+
+def _axis_name(metric: str) -> str:
+    known = f"{METRICS[metric]} per episode" if metric in METRICS else metric.replace("_", " ")
+    return known.capitalize()
+
+
+def _colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]
+
+
+def _dash(index: int) -> str:
+    return DASHES[index % len(DASHES)]
+
+
+def _thousands(axis: Axis) -> None:
+    axis.set_major_formatter(FuncFormatter(lambda value, _: thousands(value)))
 
 
 def thousands(value: float) -> str:
-    """`value` with a unit: 250k, 1.5M."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    """`value` with a unit: 250k, 1.5M, 3T."""
+    units = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+    for size, unit in units:
         if abs(value) >= size:
             return f"{value / size:g}{unit}"
     return f"{value:g}"

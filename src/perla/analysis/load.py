@@ -2,66 +2,220 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 
 from perla.errors import UserError
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
+class Budget:
+    """What a run was given; runs are compared where this is equal."""
+
+    steps: int
+    """Environment steps of each seed."""
+    seeds: int
+    """Independent repetitions."""
+    evaluations: int
+    """Evaluations spread over the run, after the one that precedes it."""
+    eval_episodes: int
+    """Episodes of an evaluation."""
+    absolute_episodes: int
+    """Episodes of the absolute metric."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Curves:
-    """The evaluations of one run."""
+    """What is known of one run."""
 
     path: Path
+    method: str
+    """The run's name in results: its algorithm's, unless `dataclasses.replace` gave another."""
     algo: str
+    preset: str
     env: str
+    environment: dict[str, Any]
+    """The facts of the world: its id, agents, limit, rules, …"""
+    budget: Budget
     seeds: tuple[int, ...]
     steps: np.ndarray
     """Environment steps of a seed at every evaluation, averaged over seeds: `[evaluation]`."""
     metrics: dict[str, np.ndarray]
     """Each metric by name: `[seed, evaluation]`, NaN where a run has no value."""
+    final: dict[str, np.ndarray]
+    """Each metric at the last evaluation: `[seed]`. Empty until the run is finished."""
+    best: dict[str, np.ndarray]
+    """Each metric, and the `step`, at the best evaluation: `[seed]`. Empty as `final` is."""
+    absolute: dict[str, np.ndarray]
+    """The best parameters' metrics, evaluated once more: `[seed]`. Empty as `final` is."""
+    flops_per_step: float | None
+    """Floating-point operations of training's matrix products for each environment step."""
+    finished: bool
+
+    @property
+    def task(self) -> str:
+        """The environment's id: runs that share it are of one task."""
+        return str(self.environment["id"])
+
+    @property
+    def wall_seconds(self) -> np.ndarray:
+        """Seconds until every evaluation, on the clock that all seeds share: `[evaluation]`."""
+        return self.metrics["wall_seconds"].mean(axis=0)
 
 
 def load(path: Path) -> Curves:
     """The run in the folder `path`; evaluations that some seed lacks are left out.
 
-    Raises `UserError` if `path` is no run folder or cannot be read.
+    Raises `UserError`, naming the file and the reason, if `path` is no run folder, is damaged, or
+    has no evaluation yet.
     """
-    try:
-        run = json.loads((path / "config.json").read_text())["run"]
-        lines = (path / "metrics.jsonl").read_text().split("\n")[:-1]
-        records = [json.loads(line) for line in lines]
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UserError(f"{path}: not a run folder ({error.filename}: {reason})") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged run folder ({error})") from None
-    seeds = tuple(run["seeds"])
-    by_seed: list[dict[int, dict[str, Any]]] = [
+    facts = _read(path / "config.json", _Facts)
+    run = facts.run
+    records = _records(path / "metrics.jsonl")
+    by_seed = [
         {record["evaluation"]: record for record in records if record["seed"] == seed}
-        for seed in seeds
+        for seed in run.seeds
     ]
     common = sorted(set.intersection(*(set(own) for own in by_seed)))
-    names = sorted({name for record in records for name in record} - {"seed", "evaluation"})
-    metrics = {
-        name: np.array(
-            [[_number(own[index].get(name)) for index in common] for own in by_seed], dtype=float
-        )
-        for name in names
-    }
-    steps = metrics.pop("step", np.zeros((len(seeds), 0))).mean(axis=0)
-    return Curves(path, run["algo"], run["env"], seeds, steps, metrics)
+    if not common:
+        raise UserError(f"{path / 'metrics.jsonl'}: no evaluation of every seed yet")
+    metrics = _columns([own[index] for index in common for own in by_seed])
+    shape = (len(common), len(run.seeds))
+    metrics = {name: column.reshape(shape).T for name, column in metrics.items()}
+    finished = (path / "summary.json").exists()
+    summary = _read(path / "summary.json", _Summary) if finished else _Summary()
+    if finished and tuple(entry.seed for entry in summary.seeds) != run.seeds:
+        raise UserError(f"{path / 'summary.json'}: damaged (not the seeds of config.json)")
+    return Curves(
+        path=path,
+        method=run.algo,
+        algo=run.algo,
+        preset=run.preset,
+        env=run.env,
+        environment=facts.environment,
+        budget=Budget(
+            steps=run.steps,
+            seeds=len(run.seeds),
+            evaluations=run.evaluations,
+            eval_episodes=run.eval_episodes,
+            absolute_episodes=run.absolute_episodes,
+        ),
+        seeds=run.seeds,
+        steps=metrics["step"].mean(axis=0),
+        metrics={name: metrics[name] for name in sorted(set(metrics) - set(_COUNTERS))},
+        final=_columns([entry.final for entry in summary.seeds]),
+        best=_columns([entry.best for entry in summary.seeds]),
+        absolute=_columns([entry.absolute for entry in summary.seeds]),
+        flops_per_step=summary.flops_per_step,
+        finished=finished,
+    )
 
 
 def load_all(paths: Sequence[Path]) -> list[Curves]:
-    """Every run in `paths`."""
-    return [load(path) for path in paths]
+    """Every run in `paths`, each the folder of a run or one with runs somewhere below, sorted.
+
+    Raises `UserError` where there is no run, and as `load` does.
+    """
+    return [load(folder) for path in paths for folder in find(path)]
 
 
-def _number(value: Any) -> float:
-    return float("nan") if value is None else float(value)
+def find(path: Path) -> list[Path]:
+    """`path` itself if it is a run's folder, else the run folders somewhere below it, sorted.
+
+    Raises `UserError` if there is none.
+    """
+    if not path.is_dir() or (path / "config.json").exists():
+        return [path]
+    below = sorted(config.parent for config in path.rglob("config.json"))
+    if not below:
+        raise UserError(f"{path}: no run folder, nor is there one below (no config.json)")
+    return below
+
+
+# --- The files, as far as they are read here ----------------------------------------------------
+
+_COUNTERS = ("seed", "evaluation", "step")
+
+_Record = dict[str, float | None]
+
+
+class _Run(msgspec.Struct):
+    env: str
+    algo: str
+    steps: int
+    seeds: tuple[int, ...]
+    evaluations: int
+    eval_episodes: int
+    absolute_episodes: int
+    preset: str = "default"
+
+
+class _Facts(msgspec.Struct):
+    run: _Run
+    environment: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if not self.run.seeds or "id" not in self.environment:
+            raise ValueError("it names no seeds or no environment")
+
+
+class _SeedSummary(msgspec.Struct):
+    seed: int
+    final: _Record
+    best: _Record
+    absolute: _Record
+
+
+class _Summary(msgspec.Struct):
+    seeds: tuple[_SeedSummary, ...] = ()
+    flops_per_step: float | None = None
+
+
+def _read(path: Path, kind: type[T]) -> T:
+    try:
+        return _decode(path, path.read_bytes(), kind)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"{path.parent}: not a run folder ({path.name}: {reason})") from None
+
+
+def _records(path: Path) -> list[dict[str, float]]:
+    """The whole lines of `metrics.jsonl`; one that is still being written is left out."""
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []  # The first evaluation is still to come.
+    except OSError as error:
+        raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+    records = [_decode(path, line, _Record) for line in lines]
+    for record in records:
+        if any(record.get(name) is None for name in (*_COUNTERS, "wall_seconds")):
+            raise UserError(f"{path}: damaged (a line without seed, evaluation, step or clock)")
+    return [_numbers(record) for record in records]
+
+
+def _decode(path: Path, data: bytes, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error})") from None
+
+
+def _numbers(record: _Record) -> dict[str, float]:
+    return {name: np.nan if value is None else value for name, value in record.items()}
+
+
+def _columns(records: Sequence[Mapping[str, float | None]]) -> dict[str, np.ndarray]:
+    """Each name's values, a number for each record; NaN where a record has none."""
+    names = {name for record in records for name in record}
+    return {
+        name: np.array([record.get(name) for record in records], dtype=float)
+        for name in sorted(names)
+    }

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from perla.bench.flops import matrix_flops, matrix_rate
 from perla.envs.registry import make
 from perla.loops.anakin import Trainer
+from perla.loops.flops import matrix_rate
 from perla.methods.presets import DENSE, RECURRENT
 from perla.methods.recipes import make as make_config
 
@@ -74,16 +74,10 @@ class _Contender:
         self.speeds: list[float] = []
         start = time.perf_counter()
         fresh = self.trainer.init()
-        self.flops = matrix_flops(self.trainer._update, self._one(fresh)) / (
-            config.copies * config.length(self.trainer.env.spec.limit)
-        )
+        self.flops = self.trainer.work_per_step().flops
         self.fresh = self.trainer.export(fresh)
         self.trainer.advance(fresh, 0)
         self.compile_seconds = time.perf_counter() - start
-
-    def _one(self, population: list[Any]) -> Any:
-        (first, *_) = population
-        return jax.tree.map(lambda x: x[0], first) if self.trainer.vectorised else first
 
     def run(self) -> None:
         population = jax.block_until_ready(self.trainer.restore(self.fresh))

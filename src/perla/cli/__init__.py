@@ -15,7 +15,10 @@ COMMANDS = {
     "resume": "go on with an interrupted run, to the same end",
     "evaluate": "measure the policies of a run",
     "render": "draw an episode of a run's policy",
-    "list": "what there is: envs, algos, presets",
+    "compare": "train methods with equal budgets, or take finished runs, and compare them",
+    "suite": "carry out many runs that a file describes, and compare their methods",
+    "reproduce": "repeat an experiment of the paper and judge its claim",
+    "list": "what there is: envs, algos, presets, experiments",
     "doctor": "check this machine and say what to do about what is missing",
     "bench": "measure speed: env, train",
 }

@@ -49,6 +49,13 @@ def _presets() -> Iterator[tuple[str, str]]:
         yield name, preset.about
 
 
+def _experiments() -> Iterator[tuple[str, str]]:
+    from perla.suites.paper import EXPERIMENTS
+
+    for name, experiment in EXPERIMENTS.items():
+        yield name, f"{experiment.figure}: {experiment.claim}"
+
+
 def _settings(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {_setting(value)}" for name, value in settings.items())
 
@@ -60,4 +67,9 @@ def _setting(value: Any) -> str:
     return tag(value) + (f" ({_settings(inner)})" if inner else "")
 
 
-LISTS = {"envs": _envs, "algos": _algos, "presets": _presets}
+LISTS = {
+    "envs": _envs,
+    "algos": _algos,
+    "presets": _presets,
+    "experiments": _experiments,
+}

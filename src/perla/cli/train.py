@@ -41,7 +41,7 @@ def _train(algo: str, config: Any, arguments: argparse.Namespace) -> int:
 
     run = Run(
         env=arguments.env,
-        env_options=dict(map(_option, arguments.env_option)),
+        env_options=dict(map(option, arguments.env_option)),
         algo=algo,
         preset=arguments.preset,
         config=config,
@@ -52,7 +52,7 @@ def _train(algo: str, config: Any, arguments: argparse.Namespace) -> int:
         absolute_episodes=convert(arguments.absolute_episodes, Count, name="--absolute-episodes"),
     )
     seconds = _seconds(arguments)
-    out = Path(arguments.out) if arguments.out else _free(Path("runs"), run.env, algo)
+    out = Path(arguments.out) if arguments.out else free(Path("runs"), f"{run.env}-{algo}")
 
     from perla.runs import execute, sinks
 
@@ -139,7 +139,7 @@ Train agents. Everything about the run ends up in a folder; Ctrl-C stops it and
     return text + "\n" + explain(algo, preset)
 
 
-def _option(text: str) -> tuple[str, bool | int | float | str]:
+def option(text: str) -> tuple[str, bool | int | float | str]:
     """`NAME=VALUE`, the value as a number or truth value where it is one."""
     name, equals, value = text.partition("=")
     if not (name and equals):
@@ -158,8 +158,8 @@ def _seconds(arguments: argparse.Namespace) -> float:
     return float(convert(arguments.checkpoint_seconds, NonNegative, name="--checkpoint-seconds"))
 
 
-def _free(parent: Path, env: str, algo: str) -> Path:
+def free(parent: Path, name: str) -> Path:
     """The first folder of this name that does not exist."""
-    name = re.sub(r"[^\w.-]+", "-", f"{env}-{algo}")
+    name = re.sub(r"[^\w.-]+", "-", name)
     paths = (parent / f"{name}-{number}" for number in itertools.count(1))
     return next(path for path in paths if not path.exists())

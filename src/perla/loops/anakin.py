@@ -14,7 +14,8 @@ from perla.algos import ppo
 from perla.algos.protocol import Algorithm, LearnerState
 from perla.envs.protocol import Env
 from perla.envs.wrappers import AutoReset
-from perla.loops.evaluate import evaluate
+from perla.loops.evaluate import episode_limit, evaluate
+from perla.loops.flops import Work, work
 from perla.loops.rollout import Scene, Tally, begin, rollout
 from perla.methods.ppo import PPO
 from perla.nets.actors import Actor
@@ -73,6 +74,28 @@ class Trainer:
         """Compile everything, by evaluating a fresh population that is thrown away."""
         population, _ = self.advance(self.init(), 0)
         jax.block_until_ready(population)
+
+    def work_per_step(self) -> Work:
+        """What training does for each environment step.
+
+        Where episodes are collected whole, as much as the longest possible ones take.
+        """
+        steps = self.config.copies * self.config.length(self.env.spec.limit)
+        return work(self._update, self._blueprint()).times(1 / steps)
+
+    def work_per_evaluation(self, episodes: int) -> Work:
+        """What an evaluation of one seed does at most."""
+        blueprint = self._blueprint()
+
+        def evaluation(progress: Progress) -> Metrics:
+            return self._evaluate(progress.best, progress.key, episodes)
+
+        # Its loop counts once, and runs until the longest episode is over.
+        return work(evaluation, blueprint).times(episode_limit(self.env))
+
+    def _blueprint(self) -> Progress:
+        """The shapes and types of one seed's progress."""
+        return jax.eval_shape(self._begin_one, jax.random.key(0))
 
     def init(self) -> list[Progress]:
         """Every seed at its first step."""

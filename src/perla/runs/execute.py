@@ -20,6 +20,7 @@ from perla.envs.protocol import Env
 from perla.envs.registry import make
 from perla.errors import UserError
 from perla.loops.anakin import Trainer
+from perla.loops.flops import Work
 from perla.runs import backend, checkpoint, machine, replay
 from perla.runs.files import write_atomic
 from perla.runs.interrupt import Interrupted, listening
@@ -40,6 +41,10 @@ class Loop(Protocol):
 
     def compile(self) -> None:
         """Compile, so that it need not happen later."""
+        ...
+
+    def work_per_step(self) -> Work:
+        """What training does for each environment step."""
         ...
 
     def init(self) -> Any:
@@ -87,6 +92,14 @@ class Progress(NamedTuple):
     """Seconds spent on compilation."""
 
 
+class Conduct(NamedTuple):
+    """How a run is carried out, which changes none of its numbers."""
+
+    display: Display
+    checkpoint_seconds: float
+    pictures: bool
+
+
 class Interval(NamedTuple):
     """What the loop yields: the states after some updates, and their evaluation."""
 
@@ -126,20 +139,22 @@ def train(
     *,
     display: Display | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    pictures: bool = True,
 ) -> Result:
     """Carry `run` out from its beginning and leave everything about it in the folder `out`.
 
-    Without a folder nothing is written. Raises `UserError` if `out` is in use or cannot be
-    written, `Interrupted` after Ctrl-C.
+    Without a folder nothing is written; without `pictures` no curves and no replay are drawn.
+    Raises `UserError` if `out` is in use or cannot be written, `Interrupted` after Ctrl-C.
     """
     if out is not None:
         refuse_used(out)
     env, trainer = build(run)
+    conduct = Conduct(display or Silent(), checkpoint_seconds, pictures)
     if out is None:
-        return _carry_out(run, env, trainer, None, None, display or Silent(), checkpoint_seconds)
+        return _carry_out(run, env, trainer, None, None, conduct)
     folder = Folder.create(out, run, env.spec, [str(device) for device in jax.devices()])
     try:
-        return _carry_out(run, env, trainer, folder, None, display or Silent(), checkpoint_seconds)
+        return _carry_out(run, env, trainer, folder, None, conduct)
     finally:
         folder.unlock()
 
@@ -149,6 +164,7 @@ def resume(
     *,
     display: Display | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    pictures: bool = True,
 ) -> Result:
     """Go on with the run in `out`, so that it ends as if it had never been interrupted.
 
@@ -166,7 +182,8 @@ def resume(
             return Result(run, records, summary, out, lambda: load(out)[2:])
         env, trainer = build(run)
         start = newest(folder, run, trainer, display.say)
-        return _carry_out(run, env, trainer, folder, start, display, checkpoint_seconds)
+        conduct = Conduct(display, checkpoint_seconds, pictures)
+        return _carry_out(run, env, trainer, folder, start, conduct)
     finally:
         folder.unlock()
 
@@ -277,9 +294,9 @@ def _carry_out(
     trainer: Loop,
     folder: Folder | None,
     start: Progress | None,
-    display: Display,
-    checkpoint_seconds: float,
+    conduct: Conduct,
 ) -> Result:
+    display = conduct.display
     points = schedule(run.steps, run.evaluations, _steps_per_update(run, env))
     done = start.evaluation if start is not None else -1
     due = {number: step for number, step in enumerate(points) if number > done}
@@ -308,7 +325,7 @@ def _carry_out(
                 if folder is None:
                     continue
                 evaluation, stop = interval.records[0]["evaluation"], interrupted()
-                waited = time.perf_counter() - saved_at >= checkpoint_seconds
+                waited = time.perf_counter() - saved_at >= conduct.checkpoint_seconds
                 if waited or stop or evaluation == len(points) - 1:
                     exported = trainer.export(states)
                     progress = Progress(exported, evaluation, interval.seconds, compile_seconds)
@@ -320,11 +337,18 @@ def _carry_out(
                 clean(metrics) for metrics in trainer.absolute(states, run.absolute_episodes)
             ]
             exported = trainer.export(states)
-            summary = summarise(run, records, absolute, compile_seconds=compile_seconds)
+            summary = summarise(
+                run,
+                records,
+                absolute,
+                compile_seconds=compile_seconds,
+                flops_per_step=trainer.work_per_step().flops,
+            )
             if folder is not None:
-                display.say("drawing curves.png and replay.gif")
                 folder.write_marl_eval(marl_eval(run, records, absolute))
-                _draw(run, env, trainer, exported, folder, absolute)
+                if conduct.pictures:
+                    display.say("drawing curves.png and replay.gif")
+                    _draw(run, env, trainer, exported, folder, absolute)
                 folder.write_summary(summary)
         display.finish(summary)
     finally:

@@ -178,6 +178,7 @@ def summarise(
     absolute: Sequence[Mapping[str, float]],
     *,
     compile_seconds: float,
+    flops_per_step: float,
 ) -> dict[str, Any]:
     """Final, best and absolute metrics of every seed, and their returns over seeds.
 
@@ -213,6 +214,7 @@ def summarise(
         "steps_per_second": sum(steps) / wall if wall > 0 else None,
         "wall_seconds": wall,
         "compile_seconds": compile_seconds,
+        "flops_per_step": flops_per_step,
     }
 
 

@@ -52,7 +52,9 @@ class Watch:
 
     def shares(self) -> dict[Path, float]:
         """The share that is done of every cell at work."""
-        return {folder: reached(folder)[0] / self.cells[folder].run.steps for folder in self.working}
+        return {
+            folder: reached(folder)[0] / self.cells[folder].run.steps for folder in self.working
+        }
 
     def seconds_left(self) -> float | None:
         """Estimated from the speeds of the cells at work and of those like them; None before any
@@ -126,7 +128,7 @@ class Plain:
     def begin(self, cells: Mapping[Path, Cell], left: Sequence[Path]) -> None:
         """Say how much there is to do."""
         self.watch = Watch(cells, set(left), [], len(left))
-        self.since = {folder: 0.0 for folder in left}
+        self.since = dict.fromkeys(left, 0.0)
         done = len(cells) - len(left)
         self._print(f"{len(cells)} cells" + (f", {done} of them finished before" if done else ""))
 

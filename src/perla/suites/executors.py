@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -33,6 +33,6 @@ class Executor(Protocol):
     reading events stops the work, so that it can be gone on with.
     """
 
-    def carry_out(self, tasks: Sequence[Task]) -> Iterator[Event]:
+    def carry_out(self, tasks: Sequence[Task]) -> Generator[Event, None, None]:
         """Carry out `tasks`, in their order as far as there is room, and tell what happens."""
         ...

@@ -8,19 +8,21 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from tempfile import TemporaryFile
-from typing import IO
+from pathlib import Path
 
 import msgspec
 
 from perla.runs import machine
+from perla.runs.files import explained
 from perla.suites.executors import Event, Task
 
 MEMORY = 2 * 2**30
 """Bytes of main memory that a process may need."""
 POLL_SECONDS = 0.1
+PROGRAM = (sys.executable, "-m", "perla.suites.worker")
+"""What a process runs, followed by the task's folder."""
 
 
 @dataclass
@@ -29,17 +31,16 @@ class Process:
 
     task: Task
     popen: subprocess.Popen[bytes]
-    errors: IO[bytes]
+    log: Path
+    """What it says on standard error."""
     slot: int
 
     def reason(self) -> str:
         """Why it ended, from its own words or its exit status."""
-        self.errors.seek(0)
-        lines = self.errors.read().decode(errors="replace").strip().splitlines()
+        lines = self.log.read_text(errors="replace").strip().splitlines()
         code = self.popen.returncode
-        if code < 0:
-            return f"killed by {signal.Signals(-code).name}"
-        return lines[-1] if lines else f"exit status {code}"
+        words = [f"killed by {signal.Signals(-code).name}"] if code < 0 else []
+        return ": ".join(words + lines[-1:]) or f"exit status {code}"
 
 
 class Local:
@@ -52,7 +53,7 @@ class Local:
     def __init__(self, processes: int | None = None, *, retries: int = 2) -> None:
         self.processes, self.retries = processes, retries
 
-    def carry_out(self, tasks: Sequence[Task]) -> Iterator[Event]:
+    def carry_out(self, tasks: Sequence[Task]) -> Generator[Event, None, None]:
         """Carry out `tasks`; closing the iterator stops them after their present intervals."""
         count = min(len(tasks), self.processes or room())
         waiting = deque(tasks)
@@ -71,6 +72,7 @@ class Local:
                     free.append(process.slot)
                     task, code = process.task, process.popen.returncode
                     if code == 0:
+                        process.log.unlink()
                         yield Event(task, "finished")
                     elif code == 2 or tries[task.folder] == self.retries:
                         yield Event(task, "failed", process.reason())
@@ -100,17 +102,19 @@ def start(task: Task, slot: int, slots: int) -> Process:
         environment["CUDA_VISIBLE_DEVICES"] = str(slot % machine.accelerators())
     else:
         environment["PERLA_CORES"] = str(max(1, machine.cores() // slots))
-    errors = TemporaryFile()
-    task.folder.parent.mkdir(parents=True, exist_ok=True)
-    popen = subprocess.Popen(
-        [sys.executable, "-m", "perla.suites.worker", str(task.folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=errors,
-        env=environment,
-        start_new_session=True,  # Ctrl-C is for us to hear, and to hand on.
-    )
+    log = task.folder.with_name(f"{task.folder.name}.log")
+    with explained(log):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as errors:
+            popen = subprocess.Popen(
+                [*PROGRAM, str(task.folder)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                env=environment,
+                start_new_session=True,  # Ctrl-C is for us to hear, and to hand on.
+            )
     assert popen.stdin is not None
     popen.stdin.write(msgspec.json.encode(task.run) + b"\n")
     popen.stdin.flush()
-    return Process(task, popen, errors, slot)
+    return Process(task, popen, log, slot)

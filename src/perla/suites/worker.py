@@ -26,11 +26,11 @@ def work(run: Run, folder: Path) -> None:
     from perla.runs.store import Folder
 
     if not (folder / "config.json").exists():
-        execute.train(run, folder)
+        execute.train(run, folder, pictures=False)
         return
     if Folder.open(folder).run().identity != run.identity:
         raise UserError(f"{folder}: holds another run; choose another --out")
-    execute.resume(folder)
+    execute.resume(folder, pictures=False)
 
 
 def main() -> int:
@@ -50,7 +50,9 @@ def main() -> int:
 
 
 def _stop_with_parent() -> None:
-    sys.stdin.buffer.read()
+    # By the descriptor: a thread that held the stream's lock would abort the process at its end.
+    while os.read(sys.stdin.fileno(), 1):
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -1,0 +1,114 @@
+"""`perla compare`: methods side by side, and an honest answer."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from perla.cli import suites
+from perla.cli.parser import Parser, seeds
+from perla.cli.train import free, option
+from perla.config import Count, convert
+from perla.errors import UserError
+
+ENV = "lbf:Foraging-8x8-2p-2f-coop-v2"
+STEPS = 500_000
+
+
+def compare_command(argv: Sequence[str]) -> int:
+    """Compare methods, or runs that there are."""
+    from perla.cli import flags
+
+    parser = Parser(
+        "compare",
+        "Train methods with equal budgets and compare them: a table with 95% intervals, a picture\n"
+        "and a sentence. With folders of finished runs instead of methods, compare these.\n\n"
+        "Settings of the methods are flags too (`perla train ALGO --help`); they hold for all.",
+    )
+    parser.add_argument("what", metavar="ALGO|DIR", nargs="+", help="methods, or folders of runs")
+    parser.add_argument(
+        "--env", metavar="ENV", action="append", help=f"the world; several may be given [{ENV}]"
+    )
+    parser.add_argument(
+        "--env-option",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="an option of the worlds",
+    )
+    parser.add_argument(
+        "--steps",
+        metavar="N",
+        default=str(STEPS),
+        help=f"environment steps of each seed [{STEPS:_}]",
+    )
+    parser.add_argument("--seeds", metavar="S", default="10", help="how many, or which: 3,7 [10]")
+    parser.add_argument(
+        "--preset", metavar="P", default="default", help="settings of all methods [default]"
+    )
+    parser.add_argument(
+        "--evaluations",
+        metavar="N",
+        default="50",
+        help="evaluations, spread evenly over each run [50]",
+    )
+    suites.add_results(parser)
+    suites.add_conduct(parser)
+    flags.add_flags(parser)
+    arguments = parser.parse(argv)
+
+    folders = [Path(word) for word in arguments.what if Path(word).is_dir()]
+    if not folders:
+        return _train_and_compare(arguments)
+    if len(folders) < len(arguments.what):
+        word = next(word for word in arguments.what if not Path(word).is_dir())
+        raise UserError(f"{word}: no folder, though {folders[0]} is one; name methods or folders")
+    return _compare_runs(folders, arguments)
+
+
+def _train_and_compare(arguments: argparse.Namespace) -> int:
+    from perla.cli import flags
+    from perla.methods.settings import configure
+    from perla.suites.suite import Grid, Suite
+
+    if len(set(arguments.what)) < 2:
+        raise UserError(f"{', '.join(arguments.what)}: a comparison takes two methods or more")
+    given = flags.given(vars(arguments))
+    for algo in arguments.what:
+        configure(algo, arguments.preset, given, spell=flags.spell)
+    envs = tuple(arguments.env or (ENV,))
+    grid = Grid(
+        env=envs,
+        env_options=dict(map(option, arguments.env_option)),
+        algo=tuple(arguments.what),
+        preset=arguments.preset,
+        settings=given,
+        steps=convert(arguments.steps, Count, name="--steps"),
+        seeds=seeds(arguments.seeds),
+        evaluations=convert(arguments.evaluations, Count, name="--evaluations"),
+    )
+    cells = Suite(name="comparison", grids=(grid,)).cells()
+    if arguments.dry_run:
+        return suites.dry_run(cells, arguments)
+    out = (
+        Path(arguments.out)
+        if arguments.out
+        else free(Path("runs"), "compare-" + "-".join(arguments.what))
+    )
+    outcome = suites.carry_out(cells, out, arguments)
+    return suites.finish(outcome.results, outcome.failures, out, arguments)
+
+
+def _compare_runs(folders: Sequence[Path], arguments: argparse.Namespace) -> int:
+    from perla.analysis.load import find, load
+
+    runs, failures = [], {}
+    for folder in folders:
+        for path in find(folder):
+            try:
+                runs.append(load(path))
+            except UserError as error:
+                failures[str(path)] = str(error)
+    out = Path(arguments.out) if arguments.out else free(Path("runs"), "compare")
+    return suites.finish(runs, failures, out, arguments)

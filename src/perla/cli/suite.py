@@ -1,0 +1,34 @@
+"""`perla suite`: many runs, described by a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from perla.cli import suites
+from perla.cli.parser import Parser
+
+
+def suite_command(argv: Sequence[str]) -> int:
+    """Carry a suite out and compare its methods."""
+    parser = Parser(
+        "suite",
+        "Carry out the runs that a JSON file lists, and compare their methods.\n\n"
+        "The file holds a name and grids; a grid is every combination of what it lists:\n\n"
+        '  {"name": "rates", "grids": [{"env": ["lbf:Foraging-8x8-2p-2f-coop-v2"],\n'
+        '    "algo": ["ippo", "perla-ippo"], "settings": {"lr": [1e-3, 3e-4]},\n'
+        '    "steps": 1000000, "seeds": 5}]}',
+    )
+    parser.add_argument("file", metavar="FILE", help="the suite")
+    suites.add_results(parser)
+    suites.add_conduct(parser)
+    arguments = parser.parse(argv)
+
+    from perla.suites.suite import load
+
+    suite = load(Path(arguments.file))
+    out = Path(arguments.out or f"runs/{suite.name}")
+    if arguments.dry_run:
+        return suites.dry_run(suite.cells(), arguments)
+    outcome = suites.carry_out(suite.cells(), out, arguments)
+    return suites.finish(outcome.results, outcome.failures, out, arguments)

@@ -1,0 +1,156 @@
+"""What the commands that carry out many runs share."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perla.cli.parser import Parser
+from perla.config import Count, convert
+from perla.errors import nearest
+
+if TYPE_CHECKING:
+    from perla.analysis.load import Curves
+    from perla.suites.execute import Outcome
+    from perla.suites.executors import Executor
+    from perla.suites.suite import Cell
+
+EXECUTORS = ("local", "ray")
+LEFT = ("environment", "method", "claim", "verdict")
+"""Columns of words."""
+FAILED = 1
+"""The exit status where some cells failed and the rest went well."""
+
+
+def add_conduct(parser: Parser) -> None:
+    """Flags that change how cells are carried out, and none of their numbers."""
+    parser.add_argument("--out", metavar="DIR", help="the folder of all cells and results")
+    parser.add_argument(
+        "--executor", metavar="|".join(EXECUTORS), default="local",
+        help="processes of this machine, or a Ray cluster (--address) [local]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--processes", metavar="N", help="processes at a time [what cores and memory allow]"
+    )
+    parser.add_argument("--address", metavar="A", help="the Ray cluster's [a local one]")
+    parser.add_argument("--cpus", metavar="N", default="1", help="processors of a cell, on Ray [1]")
+    parser.add_argument("--gpus", metavar="X", default="0", help="GPUs of a cell, on Ray [0]")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="list the cells and estimate their cost"
+    )
+    parser.add_argument("--quiet", action="store_true", help="say nothing but results and mistakes")
+
+
+def add_results(parser: Parser) -> None:
+    """Flags that say what is compared."""
+    parser.add_argument(
+        "--metric", metavar="M", default="return",
+        help="what is compared: return (of the greedy policy), return_sampled, … [return]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--threshold", metavar="X", help="count steps to this value [0.9 of the best final one]"
+    )
+
+
+def executor(arguments: argparse.Namespace) -> Executor:
+    """The executor that the flags ask for."""
+    if arguments.executor not in EXECUTORS:
+        raise nearest(arguments.executor, EXECUTORS, what="executor")
+    if arguments.executor == "ray":
+        from perla.config import NonNegative
+        from perla.suites.ray import Ray
+
+        return Ray(
+            arguments.address,
+            cpus=convert(arguments.cpus, Count, name="--cpus"),
+            gpus=convert(arguments.gpus, NonNegative, name="--gpus"),
+        )
+    from perla.suites.local import Local
+
+    return Local(convert(arguments.processes or "none", Count | None, name="--processes"))
+
+
+def carry_out(cells: Sequence[Cell], out: Path, arguments: argparse.Namespace) -> Outcome:
+    """Carry the cells out below `out`. If it is interrupted, the same command goes on with it."""
+    from perla.suites import execute
+    from perla.suites.display import display
+
+    return execute.carry_out(cells, out, executor(arguments), display(quiet=arguments.quiet))
+
+
+def finish(
+    runs: Sequence[Curves],
+    failures: Mapping[str, str],
+    out: Path,
+    arguments: argparse.Namespace,
+) -> int:
+    """Compare the methods of `runs`: a table, a picture and a sentence. The exit status, which
+    tells whether anything failed; what did is named."""
+    from perla.analysis.compare import rows
+    from perla.suites import results
+
+    for name, reason in failures.items():
+        tell(f"{name}: {reason}")
+    whole = results.complete(runs)
+    for run in runs:
+        if run not in whole:
+            tell(f"{run.path}: left out, as not every method has a result on {run.task}")
+    threshold = convert(arguments.threshold or "none", float | None, name="--threshold")
+    comparison = results.write(whole, out, metric=arguments.metric, threshold=threshold)
+    console(table(f"{', '.join(comparison.tasks)}", rows(comparison)))
+    console(comparison.verdict)
+    if not arguments.quiet:
+        console(f"everything about this comparison: {out}")
+    return FAILED if failures else 0
+
+
+def tell(text: str) -> None:
+    """A line on standard error."""
+    print("perla:", " ".join(text.split()), file=sys.stderr)
+
+
+def dry_run(cells: Sequence[Cell], arguments: argparse.Namespace) -> int:
+    """List the cells with an estimate of what each costs on this machine."""
+    from perla.runs.sinks import clock
+    from perla.suites.cost import Costs, Machine
+
+    costs = Costs(Machine.measure())
+    seconds = [costs.seconds(cell.run) for cell in cells]
+    rows = [
+        {
+            "environment": cell.run.env,
+            "method": cell.method,
+            "seeds": str(len(cell.run.seeds)),
+            "steps": f"{cell.run.steps:,}",
+            "time": clock(cost),
+        }
+        for cell, cost in zip(cells, seconds, strict=True)
+    ]
+    console(table(f"{len(cells)} cells", rows))
+    console(f"about {clock(sum(seconds))} on this machine, all its cores together")
+    return 0
+
+
+def console(what: Any) -> None:
+    """Print a table or a line, wide enough for a table where nobody looks at it."""
+    from rich.console import Console
+
+    target = Console()
+    if not target.is_terminal:
+        target = Console(width=140)
+    target.print(what, soft_wrap=isinstance(what, str), highlight=False, markup=False)
+
+
+def table(title: str, rows: Sequence[Mapping[str, str]]) -> Any:
+    """Rows as a table."""
+    from rich.table import Table
+
+    table = Table(title=title)
+    for name in rows[0]:
+        table.add_column(name, justify="left" if name in LEFT else "right")
+    for row in rows:
+        table.add_row(*row.values())
+    return table

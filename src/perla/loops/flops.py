@@ -1,0 +1,96 @@
+"""Counting what a computation does, to know its cost and what share of the machine it uses."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+MOVES = {"reshape", "broadcast_in_dim", "squeeze", "slice", "convert_element_type", "copy"}
+"""Primitives that compute nothing, and that compilers merge into others."""
+
+
+class Work(NamedTuple):
+    """What a computation does."""
+
+    flops: float
+    """Floating-point operations of its matrix products."""
+    elements: float
+    """Elements that everything else computes."""
+
+    def __add__(self, other: Any) -> Work:
+        return Work(self.flops + other.flops, self.elements + other.elements)
+
+    def times(self, count: float) -> Work:
+        """The same `count` times."""
+        return Work(self.flops * count, self.elements * count)
+
+
+def work(f: Callable[..., Any], *arguments: Any) -> Work:
+    """The work of `f(*arguments)`, by tracing it alone.
+
+    Loops are multiplied out where their length is known; the body of a loop that runs while a
+    condition holds counts once, and of several branches the longest.
+    """
+    return _work(jax.make_jaxpr(f)(*arguments).jaxpr)
+
+
+def matrix_flops(f: Callable[..., Any], *arguments: Any) -> float:
+    """Floating-point operations of the matrix products in `f(*arguments)`."""
+    return work(f, *arguments).flops
+
+
+def _work(jaxpr: Any) -> Work:
+    total = Work(0.0, 0.0)
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        inner = [
+            _work(getattr(sub, "jaxpr", sub)) for sub in jax.core.jaxprs_in_params(equation.params)
+        ]
+        if name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            outputs = math.prod(equation.outvars[0].aval.shape)
+            total += Work(2.0 * outputs * math.prod(left[axis] for axis in contracted), 0.0)
+        elif name == "cond":
+            total += max(inner, default=Work(0.0, 0.0))
+        elif inner:
+            times = equation.params.get("length", 1) if name == "scan" else 1
+            total += sum(inner, Work(0.0, 0.0)).times(times)
+        elif name not in MOVES:
+            sizes = (v.aval.size for v in (*equation.invars, *equation.outvars))
+            total += Work(0.0, max(sizes, default=0))
+    return total
+
+
+def matrix_rate(rows: int = 1000, width: int = 128, products: int = 200) -> float:
+    """Floating-point operations a second of chained products `[rows, width] × [width, width]`,
+    the size of a hidden layer in training."""
+
+    @jax.jit
+    def chain(x, w):
+        return jax.lax.fori_loop(0, products, lambda _, x: x @ w, x)
+
+    x, w = jnp.ones((rows, width)), jnp.eye(width)
+    chain(x, w).block_until_ready()
+    start = time.perf_counter()
+    chain(x, w).block_until_ready()
+    return 2.0 * rows * width**2 * products / (time.perf_counter() - start)
+
+
+def element_rate(size: int = 2**17, rounds: int = 200) -> float:
+    """Elements a second of `max(x + b, 0)` over arrays that stay in the processor's caches."""
+
+    @jax.jit
+    def chain(x, b):
+        return jax.lax.fori_loop(0, rounds, lambda _, x: jnp.maximum(x + b, 0.0), x)
+
+    x, b = jnp.ones(size), jnp.full(size, -0.1)
+    chain(x, b).block_until_ready()
+    start = time.perf_counter()
+    chain(x, b).block_until_ready()
+    return 2.0 * size * rounds / (time.perf_counter() - start)

@@ -1,0 +1,82 @@
+"""What a run will cost here, from counting its work and measuring the machine."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from perla.envs.registry import make
+from perla.loops.anakin import Trainer
+from perla.loops.flops import Work, element_rate, matrix_rate
+from perla.runs import backend
+from perla.runs.spec import Run, schedule
+
+START_SECONDS = 25.0
+"""Starting a process, tracing, and compiling what has not been compiled before."""
+MATRIX_SHARE, ELEMENT_SHARE = 0.8, 0.5
+"""The shares of the measured rates that training reaches (docs/comparisons.md)."""
+
+
+class Machine(NamedTuple):
+    """How fast this machine computes, all its cores together."""
+
+    matrix_rate: float
+    """Floating-point operations a second of matrix products."""
+    element_rate: float
+    """Elements a second of everything else."""
+
+    @classmethod
+    def measure(cls) -> Machine:
+        """This machine's rates; takes a second."""
+        backend.prepare()
+        return cls(matrix_rate(), element_rate())
+
+    def seconds(self, work: Work) -> float:
+        """How long `work` takes."""
+        return work.flops / (MATRIX_SHARE * self.matrix_rate) + work.elements / (
+            ELEMENT_SHARE * self.element_rate
+        )
+
+
+class Costs:
+    """Estimates runs on a machine, tracing once what differs in numbers alone."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.traced: dict[object, tuple[float, float, float]] = {}
+
+    def seconds(self, run: Run) -> float:
+        """About how long `run` will take if the machine is its own."""
+        key = shape(run)
+        if key not in self.traced:
+            self.traced[key] = self._trace(run)
+        step, evaluation, absolute = self.traced[key]
+        config = run.config
+        intervals = len(schedule(run.steps, run.evaluations, config.copies * (config.horizon or 1)))
+        return START_SECONDS + len(run.seeds) * (
+            run.steps * step + intervals * evaluation + absolute
+        )
+
+    def _trace(self, run: Run) -> tuple[float, float, float]:
+        """Seconds of an environment step in training, of an evaluation, of the absolute metric."""
+        env = make(run.env, **run.env_options)
+        trainer = Trainer(env, run.config, seeds=run.seeds[:1], steps=run.steps)
+        seconds = self.machine.seconds
+        return (
+            seconds(trainer.work_per_step()),
+            seconds(trainer.work_per_evaluation(run.eval_episodes)),
+            seconds(trainer.work_per_evaluation(run.absolute_episodes)),
+        )
+
+
+def shape(run: Run) -> object:
+    """What the work of `run` depends on: the world and all settings but plain numbers with a point,
+    such as learning rates."""
+    import msgspec
+
+    def strip(value: object) -> object:
+        if isinstance(value, dict):
+            return {name: strip(own) for name, own in value.items()}
+        return 0.0 if isinstance(value, float) else value
+
+    facts = [run.env, run.env_options, run.eval_episodes, run.absolute_episodes, run.config]
+    return msgspec.json.encode([strip(fact) for fact in msgspec.to_builtins(facts)])

@@ -1,0 +1,41 @@
+"""An experiment is data: what is claimed, the runs that test it, and when the claim holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple, get_args
+
+from matplotlib.figure import Figure
+
+from perla.analysis.load import Curves
+from perla.suites.suite import Suite
+
+Scale = Literal["smoke", "quick", "paper"]
+SCALES: tuple[Scale, ...] = get_args(Scale)
+Status = Literal["holds", "holds in part", "does not hold", "not tested"]
+
+
+class Verdict(NamedTuple):
+    """What became of a claim, and the numbers that say so."""
+
+    status: Status
+    reason: str
+
+
+class Experiment(NamedTuple):
+    """An experiment of the paper."""
+
+    figure: str
+    """Where the paper shows it."""
+    claim: str
+    """What the paper says, in our words."""
+    rule: str
+    """When the claim holds, in words; what `judge` computes."""
+    suites: Mapping[Scale, Suite]
+    """The runs that test it at every scale."""
+    judge: Callable[[Sequence[Curves]], Verdict]
+    """The verdict from finished runs."""
+    draw: Callable[[Sequence[Curves]], dict[str, Figure]]
+    """Its figures by name."""
+    metric: str = "return_sampled"
+    """What is compared."""

@@ -1,0 +1,99 @@
+"""What a suite leaves behind beside its runs: a comparison or a verdict, and the pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+
+from perla.analysis import figures
+from perla.analysis.compare import Comparison, compare, marl_eval, rows
+from perla.analysis.load import Curves
+from perla.runs import machine
+from perla.runs.files import write_atomic
+from perla.runs.store import dump
+from perla.suites.execute import Outcome
+from perla.suites.experiment import Experiment, Scale, Verdict
+
+
+def write(
+    runs: Sequence[Curves],
+    out: Path,
+    *,
+    metric: str = "return",
+    threshold: float | None = None,
+) -> Comparison:
+    """Compare `runs` and write summary.json, marl_eval.json and the picture into `out`.
+
+    Raises `UserError` as `perla.analysis.compare.compare` does.
+    """
+    comparison = compare(runs, metric=metric, threshold=threshold)
+    write_atomic(out / "summary.json", dump(comparison.as_dict()))
+    write_atomic(out / "marl_eval.json", dump(marl_eval(runs)))
+    draw(figures.comparison(comparison), out / "comparison")
+    return comparison
+
+
+class Report(NamedTuple):
+    """An experiment's outcome."""
+
+    verdict: Verdict
+    rows: list[dict[str, str]]
+    """The comparison as a table: for each method, column → cell."""
+
+
+def judge(experiment: Experiment, name: str, scale: Scale, outcome: Outcome, out: Path) -> Report:
+    """Judge an experiment's claim and write verdict.json, summary.json, marl_eval.json and the
+    figures into `out`.
+
+    Where a cell failed the claim is not judged. Raises `UserError` where nothing can be compared.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    runs = complete(outcome.results)
+    comparison = compare(runs, metric=experiment.metric)
+    if outcome.failures:
+        verdict = Verdict("not tested", f"{len(outcome.failures)} cells failed")
+    else:
+        verdict = experiment.judge(runs)
+        if scale == "smoke":
+            verdict = Verdict(
+                "not tested", f"a smoke run shows only that it works ({verdict.reason})"
+            )
+        for title, figure in experiment.draw(runs).items():
+            draw(figure, out / title)
+    facts = {
+        "experiment": name,
+        "scale": scale,
+        "command": f"perla reproduce {name} --scale {scale}",
+        "figure": experiment.figure,
+        "claim": experiment.claim,
+        "rule": experiment.rule,
+        "verdict": verdict.status,
+        "reason": verdict.reason,
+        "comparison": comparison.verdict,
+        "failures": outcome.failures,
+        "versions": machine.versions(),
+        "hardware": machine.hardware(),
+    }
+    write_atomic(out / "verdict.json", dump(facts))
+    write_atomic(out / "summary.json", dump(comparison.as_dict()))
+    write_atomic(out / "marl_eval.json", dump(marl_eval(runs)))
+    return Report(verdict, rows(comparison))
+
+
+def draw(figure: Figure, path: Path) -> None:
+    """`figure` as `path`.png and `path`.svg."""
+    for format in ("png", "svg"):
+        write_atomic(path.with_suffix(f".{format}"), figures.render(figure, format))
+
+
+def complete(runs: Sequence[Curves]) -> list[Curves]:
+    """Those runs that can be compared where some failed: methods with any result at all, on the
+    tasks where all of these have one."""
+    tasks: dict[str, set[str]] = {}
+    for run in runs:
+        tasks.setdefault(run.method, set()).add(run.task)
+    common = set.intersection(*tasks.values()) if tasks else set()
+    return [run for run in runs if run.task in common]
