@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from perla.algos.ppo import create_critic
+from perla.algos.values import estimate
 from perla.distributions import Categorical
 from perla.envs.protocol import Observation, Spec
 from perla.errors import UserError
-from perla.marginal import Draws, draw, marginalise, zero_sum
+from perla.loops.flops import matrix_flops
+from perla.marginal import Draws, average, draw, zero_sum
 from perla.methods.estimators import Auto, Exact, Sampled, evaluations, resolve
 from perla.methods.recipes import make
 from perla.methods.values import Embedded
@@ -23,14 +25,17 @@ STATES, AGENTS, ACTIONS, SEEN = 4, 3, 3, 5
 SPEC = Spec("random", AGENTS, SEEN, 7, (ACTIONS,) * AGENTS, 10, "common")
 
 CRITICS = {
-    f"{core}-{base}-{sharing}-{form}": (core, base, sharing, form)
-    for core, base, sharing, form in [
-        ("mlp", "local", "shared", "state-value"),
-        ("mlp", "global", "separate", "action-value"),
-        ("gru", "global", "shared", "action-value"),
-        ("gru", "local", "separate", "state-value"),
+    "-".join(settings): settings
+    for settings in [
+        ("mlp", "local", "shared", "state-value", "last"),
+        ("mlp", "local", "shared", "state-value", "first"),
+        ("mlp", "global", "separate", "action-value", "last"),
+        ("mlp", "global", "separate", "action-value", "first"),
+        ("gru", "global", "shared", "action-value", "last"),
+        ("gru", "local", "separate", "state-value", "first"),
     ]
 }
+PLAIN, *_ = CRITICS.values()
 
 
 def masked_policy(key, *batch):
@@ -40,12 +45,11 @@ def masked_policy(key, *batch):
     return Categorical.masked(logits, avail)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def random_critic(core, base, sharing, form):
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def random_critic(core, base, sharing, form, joins):
     """A critic, and its context at a few random states."""
-    config = make(
-        "ippo", hidden=8, critic=core, sharing=sharing, value=Embedded(base=base, form=form)
-    )
+    value = Embedded(base=base, form=form, joins=joins)
+    config = make("ippo", hidden=8, critic=core, sharing=sharing, value=value)
     key_net, key_obs, key_state, key_memory = jax.random.split(jax.random.key(0), 4)
     critic = create_critic(config, SPEC, key_net)
     observation = Observation(
@@ -72,8 +76,8 @@ def enumerate_others(critic, context, policy):
     """Σ π₋ᵢ(a₋ᵢ) Qᵢ(s, ·, a₋ᵢ), one joint action of the others and one agent at a time."""
     probs = np.asarray(policy.probs, np.float64)
     table = np.array(list(itertools.product(range(ACTIONS), repeat=AGENTS)))
-    every = jnp.broadcast_to(jnp.asarray(table, jnp.int32), (STATES, *table.shape))
-    q = np.asarray(critic.joint(context, every), np.float64)
+    each = [critic.joint(context, jnp.asarray(joint, jnp.int32)) for joint in table]
+    q = np.stack([np.asarray(one, np.float64) for one in each], 1)
     total = np.zeros((STATES, AGENTS, q.shape[-1]))
     for s, i, (j, joint) in itertools.product(range(STATES), range(AGENTS), enumerate(table)):
         if joint[i] == 0:  # the agent's own entry plays no role: count one value of it
@@ -105,18 +109,23 @@ def test_a_lone_agent_has_one_empty_joint_action_of_others():
 def test_exact_is_the_sum_over_all_joint_actions_of_the_others(critic, policy):
     net, context = critic
     draws = draw(Exact(), policy, jax.random.key(0))
-    mean = marginalise(net.joint(context, draws.actions), draws.weights).mean
+    mean = average(partial(net.joint, context), draws)
     np.testing.assert_allclose(mean, enumerate_others(net, context, policy), atol=1e-5)
 
 
-def test_the_spread_is_the_critics_deviation_over_the_others(policy):
-    net, context = random_critic("mlp", "local", "shared", "state-value")
+def test_an_estimate_is_the_average_and_the_critics_deviation_over_the_others(critic, policy):
+    net, context = critic
+    value = Embedded(form="action-value", estimator=Exact())
+    estimated = jax.jit(partial(estimate, value))(net, context, policy, jax.random.key(0))
     draws = draw(Exact(), policy, jax.random.key(0))
-    q = np.asarray(net.joint(context, draws.actions))
+    q = np.stack([np.asarray(net.joint(context, joint)) for joint in draws.actions], 1)
     weights = np.asarray(draws.weights)[..., None]
-    variance = (weights * q**2).sum(-3) - (weights * q).sum(-3) ** 2
-    spread = marginalise(jnp.asarray(q), draws.weights).spread
-    np.testing.assert_allclose(spread**2, variance, atol=1e-5)
+    mean = (weights * q).sum(1)
+    np.testing.assert_allclose(estimated.action_values, mean, atol=1e-5)
+    deviation = np.sqrt((weights * (q - mean[:, None]) ** 2).sum(1))
+    probs = np.asarray(policy.probs)
+    np.testing.assert_allclose(estimated.value, (probs * mean).sum(-1), atol=1e-5)
+    np.testing.assert_allclose(estimated.spread, (probs * deviation).sum(-1), atol=1e-5)
 
 
 @pytest.mark.parametrize("estimator", [Exact(), Sampled(k=7)])
@@ -136,14 +145,14 @@ def test_weights_sum_to_one_and_masked_actions_weigh_nothing(estimator, policy):
 
 def test_no_agent_sees_its_own_action(critic):
     net, context = critic
-    actions = jax.random.randint(jax.random.key(2), (STATES, 6, AGENTS), 0, ACTIONS)
+    actions = jax.random.randint(jax.random.key(2), (STATES, AGENTS), 0, ACTIONS)
     before = net.joint(context, actions)
     for agent in range(AGENTS):
         changed = actions.at[..., agent].set((actions[..., agent] + 1) % ACTIONS)
         after = net.joint(context, changed)
         np.testing.assert_allclose(after[..., agent, :], before[..., agent, :], atol=1e-5)
         others = jnp.delete(after - before, agent, axis=-2)
-        assert (jnp.abs(others).max(axis=(0, 1, 3)) > 1e-3).all(), "the others must see it"
+        assert (jnp.abs(others).max(axis=(0, 2)) > 1e-3).all(), "the others must see it"
 
 
 # --- Sampling -----------------------------------------------------------------------------------
@@ -155,20 +164,21 @@ def sampled_values(net, context, policy, k, repeats):
     @jax.jit
     def one(key):
         draws = draw(Sampled(k=k), policy, key)
-        return marginalise(net.joint(context, draws.actions), draws.weights).mean
+        return average(partial(net.joint, context), draws)
 
     return np.asarray(jax.lax.map(one, jax.random.split(jax.random.key(k), repeats)))
 
 
 def test_sampling_is_unbiased_and_its_error_falls_as_one_over_root_k(policy):
-    net, context = random_critic("mlp", "local", "shared", "state-value")
+    net, context = random_critic(*PLAIN)
+    value = Embedded(estimator=Exact())
+    spread = estimate(value, net, context, policy, jax.random.key(0)).spread[..., None]
     exact = enumerate_others(net, context, policy)
     ks, errors = [1, 4, 16, 64, 256], []
     for k in ks:
         estimates = sampled_values(net, context, policy, k, repeats=400)
-        deviation = estimates.std(0)
         bias = np.abs(estimates.mean(0) - exact)
-        assert (bias <= 4.5 * deviation / np.sqrt(400) + 1e-5).all()
+        assert (bias <= 4.5 * spread / np.sqrt(k * 400) + 1e-5).all()
         errors.append(np.sqrt(((estimates - exact) ** 2).mean()))
     slope = np.polyfit(np.log(ks), np.log(errors), 1)[0]
     assert slope == pytest.approx(-0.5, abs=0.05)
@@ -197,10 +207,12 @@ def test_variance_of_the_sampled_critic_is_that_of_theorem_1(k):
     def estimates(key_draws, key_own):
         draws = draw(Sampled(k=k), policy, key_draws)
         own_action = policy.sample(key_own)[:, 0]
-        state = jnp.arange(states)[:, None]
-        q = game[state, own_action[:, None], draws.actions[..., 1], draws.actions[..., 2]]
-        values = jnp.broadcast_to(q[..., None, None], (states, k, AGENTS, 1))
-        return marginalise(values, draws.weights).mean[:, 0, 0]
+
+        def values(actions):
+            q = game[jnp.arange(states), own_action, actions[:, 1], actions[:, 2]]
+            return jnp.broadcast_to(q[:, None, None], (states, AGENTS, 1))
+
+        return average(values, draws)[:, 0, 0]
 
     q_hat = estimates(jax.random.split(key_draws, repeats), jax.random.split(key_own, repeats))
     predicted = var_q / k + (k - 1) / k * var_marginal
@@ -212,6 +224,34 @@ def test_draws_follow_the_policies(policy):
     frequencies = jax.nn.one_hot(draws.actions, ACTIONS).mean(1)
     np.testing.assert_allclose(frequencies, policy.probs, atol=0.02)
     assert (frequencies[policy.probs == 0] == 0).all()
+
+
+# --- What it costs ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sharing", ["shared", "separate"])
+def test_where_actions_join_last_a_joint_action_costs_no_layer(sharing, policy):
+    """All but the look-up of an action's row is one product with the head, however many joint
+    actions there are; where they join first, every joint action costs a layer."""
+    width, states = 64, STATES * AGENTS
+
+    def cost(joins, k):
+        value = Embedded(joins=joins, estimator=Sampled(k=k))
+        config = make("ippo", hidden=width, sharing=sharing, value=value)
+        net = create_critic(config, SPEC, jax.random.key(0))
+        context = jnp.zeros((STATES, AGENTS, width))
+        key = jax.random.key(1)
+        return matrix_flops(
+            jax.grad(lambda net: estimate(value, net, context, policy, key).value.sum()), net
+        )
+
+    def of_one_more(joins):
+        return (cost(joins, 60) - cost(joins, 20)) / 40
+
+    look_up = 2 * states * AGENTS * ACTIONS * width
+    layer = 2 * states * width**2
+    assert of_one_more("last") <= 3 * look_up < layer
+    assert of_one_more("first") >= 3 * layer  # forward, and twice backward
 
 
 # --- Which estimator ----------------------------------------------------------------------------

@@ -260,40 +260,82 @@ def test_shared_parameters_tell_agents_apart_by_their_ids_only(core, ids):
     assert alike == (not ids)
 
 
+@pytest.mark.parametrize("joins", ["first", "last"])
 @pytest.mark.parametrize("separate", [False, True], ids=["shared", "separate"])
 @pytest.mark.parametrize("sees", ["local", "global"])
-def test_a_critic_reads_its_view_the_agents_id_and_the_others_actions(sees, separate):
-    """Against a dense network on [view, one-hot id, one-hot actions, its own left blank]; agents
-    with parameters of their own need no id."""
-    features = SEEN if sees == "local" else 3
-    net = body(features=features, outputs=1, others=AGENTS * ACTIONS, separate=separate)
+def test_a_critic_reads_its_view_the_agents_id_and_the_others_actions(sees, separate, joins):
+    """Against a dense network whose first layer reads [view, one-hot id], and whose first or last
+    hidden layer also reads [one-hot actions, its own left blank]; agents with parameters of their
+    own need no id."""
+    net = body(
+        features=SEEN if sees == "local" else 3, layers=3, outputs=1, others=AGENTS * ACTIONS,
+        joins=joins, separate=separate,
+    )  # fmt: skip
     critic = Critic(net, sees, ACTIONS)
     observation = observations(time=1)
-    joint = np.random.default_rng(0).integers(ACTIONS, size=(BATCH, 2, AGENTS))
+    joint = np.random.default_rng(0).integers(ACTIONS, size=(BATCH, AGENTS))
     context, _ = critic.context(observation, net.blank((BATCH,)), jnp.ones((1, BATCH), bool))
     values = critic.joint(context[0], jnp.asarray(joint, jnp.int32))
+    layers = (net.net.torso.dense.layers if net.net.torso else ()) + net.net.head.layers
+    met_by = 0 if joins == "first" else len(layers) - 2
 
-    for copy, sample, agent in np.ndindex(BATCH, 2, AGENTS):
+    for copy, agent in np.ndindex(BATCH, AGENTS):
         view = observation.obs[0, copy, agent] if sees == "local" else observation.state[0, copy]
         actions = np.zeros((AGENTS, ACTIONS))
         for m in range(AGENTS):
-            actions[m, joint[copy, sample, m]] = m != agent
-        y = np.concatenate([view, [] if separate else np.eye(AGENTS)[agent], actions.ravel()])
-        for i, layer in enumerate(net.net.head.layers):
+            actions[m, joint[copy, m]] = m != agent
+        y = np.concatenate([view, [] if separate else np.eye(AGENTS)[agent]])
+        for i, layer in enumerate(layers):
             own = agent if separate else ...
             weight, bias = np.asarray(layer.weight)[own], np.asarray(layer.bias)[own]
-            y = (np.maximum(y, 0) if i else y) @ weight + bias
-        np.testing.assert_allclose(values[copy, sample, agent], y, atol=1e-4)
+            y = np.maximum(y, 0) if i else y
+            y = (np.concatenate([y, actions.ravel()]) if i == met_by else y) @ weight + bias
+        np.testing.assert_allclose(values[copy, agent], y, atol=1e-4)
 
 
 @pytest.mark.parametrize("core", ["mlp", "gru"])
-def test_joint_actions_that_serve_every_state_equal_joint_actions_given_for_each(core):
-    net = body(outputs=1, others=AGENTS * ACTIONS, core=core)
+def test_in_a_single_hidden_layer_first_is_last(core):
+    """Of the dense network; above a GRU there is never more than one."""
+    first, last = (
+        body(core=core, layers=1, others=AGENTS * ACTIONS, joins=joins)
+        for joins in ("first", "last")
+    )
+    assert jax.tree.structure(first) == jax.tree.structure(last)
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(last), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("init", ["orthogonal", "torch"])
+@pytest.mark.parametrize("joins", ["first", "last"])
+def test_at_first_an_action_weighs_what_any_input_of_its_layer_does(joins, init):
+    settings = {"others": AGENTS * ACTIONS, "joins": joins, "init": init, "hidden": 64}
+    net = _body(jax.random.key(0), tuple((DEFAULT | settings).items()))
+    sizes = np.linalg.norm(np.asarray(net.net.head.layers[0].weight), axis=1)
+    inputs, actions = np.split(sizes, [-AGENTS * ACTIONS])
+    assert len(inputs) == {"first": SEEN + AGENTS, "last": 64}[joins]
+    assert actions.mean() == pytest.approx(inputs.mean(), rel=0.1)
+
+
+@pytest.mark.parametrize("settings", [{}, {"joins": "first"}, {"core": "gru"}, {"norm": True}])
+def test_a_joint_action_that_serves_every_state_equals_one_given_for_each(settings):
+    net = body(outputs=1, others=AGENTS * ACTIONS, **settings)
     critic = Critic(net, "local", ACTIONS)
     context, _ = critic.context(observations(), net.blank((BATCH,)), FRESH)
-    table = jnp.asarray(np.random.default_rng(0).integers(ACTIONS, size=(5, AGENTS)), jnp.int32)
-    each = jnp.broadcast_to(table, (TIME, BATCH, 5, AGENTS))
-    np.testing.assert_allclose(critic.joint(context, table), critic.joint(context, each), atol=1e-5)
+    joint = jnp.asarray([2, 1], jnp.int32)
+    each = jnp.broadcast_to(joint, (TIME, BATCH, AGENTS))
+    np.testing.assert_allclose(critic.joint(context, joint), critic.joint(context, each), atol=1e-5)
+
+
+@pytest.mark.parametrize("core", ["mlp", "gru"])
+def test_the_layer_where_actions_join_is_normalised_like_any_other(core):
+    net = body(outputs=1, others=AGENTS * ACTIONS, norm=True, core=core)
+    plain = LayerNorm.create(HIDDEN)
+    net = eqx.tree_at(lambda body: body.net.head.norms[-1], net, plain)
+    critic = Critic(net, "local", ACTIONS)
+    context, _ = critic.context(observations(), net.blank((BATCH,)), FRESH)
+    met = critic.meet(context, jnp.asarray([2, 1], jnp.int32))
+    np.testing.assert_allclose(met.mean(-1), 0, atol=1e-5)
+    np.testing.assert_allclose(met.std(-1), 1, atol=1e-2)
 
 
 def test_a_critics_memory_does_not_know_the_actions():

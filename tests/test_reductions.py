@@ -45,8 +45,25 @@ def compiled_quickly():
 # --- A method that reduces to another -----------------------------------------------------------
 
 
-def first_weight(critic):
-    return critic.body.net.head.layers[0].weight
+def layers(critic):
+    """Its dense layers, from the lowest to the highest."""
+    net = critic.body.net
+    return (() if net.torso is None else net.torso.dense.layers) + net.head.layers
+
+
+def weights(critic):
+    return [layer.weight for layer in layers(critic)]
+
+
+def biases(critic):
+    return [layer.bias for layer in layers(critic)]
+
+
+def rows_of_actions(plain, perla):
+    """Whichever rows the policy-embedded critic has beside the plain one's."""
+    pairs = zip(weights(plain), weights(perla), strict=True)
+    (rows,) = [w[len(shared) :] for shared, w in pairs if len(w) > len(shared)]
+    return rows
 
 
 def learner_and_steps(algo, world, **settings):
@@ -64,34 +81,33 @@ def learner_and_steps(algo, world, **settings):
     return algorithm, *run(jax.random.key(0))
 
 
-def embedded(algo, world, learner, estimator, fill):
+def embedded(algo, world, learner, estimator, joins, fill):
     """The policy-embedded counterpart of a learner: equal to it but for the critic's rows that
     read actions, which are `fill`."""
-    value = RECIPES[algo]["value"].replace(estimator=estimator)
+    value = RECIPES[algo]["value"].replace(estimator=estimator, joins=joins)
     algorithm = ppo.Algorithm(make(algo, **SMALL, value=value), world.spec)
     theirs = jax.jit(algorithm.init)(jax.random.key(1)).critic
-    shared = first_weight(learner.critic)
-    rows = jnp.full_like(first_weight(theirs)[len(shared) :], fill)
-    assert len(rows) == world.agents * world.actions
-    layers = learner.critic.body.net.head.layers
-    critic = eqx.tree_at(
-        lambda c: c.body.net.head.layers,
-        theirs,
-        (replace(layers[0], weight=jnp.concatenate([shared, rows])), *layers[1:]),
-    )
+    assert len(rows_of_actions(learner.critic, theirs)) == world.agents * world.actions
+
+    def transplant(shared, own):
+        return jnp.concatenate([shared, jnp.full_like(own[len(shared) :], fill)])
+
+    pairs = zip(weights(learner.critic), weights(theirs), strict=True)
+    critic = eqx.tree_at(weights, theirs, [transplant(*pair) for pair in pairs])
+    critic = eqx.tree_at(biases, critic, biases(learner.critic))
     optimiser = algorithm.critic_optimiser.init(critic)
     return algorithm, replace(learner, critic=critic, target=critic, critic_optimiser=optimiser)
 
 
 @pytest.mark.usefixtures("compiled_quickly")
 @pytest.mark.parametrize(
-    ("plain", "perla", "estimator"),
-    [("ippo", "perla-ippo", Exact()), ("mappo", "perla-mappo", Sampled(k=3))],
+    ("plain", "perla", "estimator", "joins"),
+    [("ippo", "perla-ippo", Exact(), "last"), ("mappo", "perla-mappo", Sampled(k=3), "first")],
 )
-def test_with_one_agent_perla_is_ppo(plain, perla, estimator):
+def test_with_one_agent_perla_is_ppo(plain, perla, estimator, joins):
     ours, learner, steps = learner_and_steps(plain, probes.MATCH)
     # The rows that read the agent's own action are large: they would show.
-    theirs, twin = embedded(perla, probes.MATCH, learner, estimator, fill=5.0)
+    theirs, twin = embedded(perla, probes.MATCH, learner, estimator, joins, fill=5.0)
     ours_update, theirs_update = jax.jit(ours.update), jax.jit(theirs.update)
     for update in range(3):
         key, progress = jax.random.key(update), jnp.float32(0.0)
@@ -102,19 +118,19 @@ def test_with_one_agent_perla_is_ppo(plain, perla, estimator):
         assert embedded_metrics["spread"] < 1e-3
     for a, b in zip(jax.tree.leaves(learner.actor), jax.tree.leaves(twin.actor), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
-    shared = len(first_weight(learner.critic))
-    np.testing.assert_allclose(
-        first_weight(twin.critic)[:shared], first_weight(learner.critic), atol=1e-4
-    )
-    assert (first_weight(twin.critic)[shared:] == 5.0).all(), "own actions were learnt from"
+    for a, b in zip(weights(learner.critic), weights(twin.critic), strict=True):
+        np.testing.assert_allclose(b[: len(a)], a, atol=1e-4)
+    own = rows_of_actions(learner.critic, twin.critic)
+    assert (own == 5.0).all(), "own actions were learnt from"
 
 
 @pytest.mark.usefixtures("compiled_quickly")
+@pytest.mark.parametrize("joins", ["first", "last"])
 @pytest.mark.parametrize("estimator", [Exact(), Sampled(k=3)], ids=["exact", "sampled"])
-def test_with_a_critic_blind_to_the_others_perla_is_ippo(estimator):
+def test_with_a_critic_blind_to_the_others_perla_is_ippo(estimator, joins):
     world = probes.PATIENCE
     ours, learner, steps = learner_and_steps("ippo", world)
-    theirs, twin = embedded("perla-ippo", world, learner, estimator, fill=0.0)
+    theirs, twin = embedded("perla-ippo", world, learner, estimator, joins, fill=0.0)
 
     def first_pass(algorithm):
         @jax.jit
@@ -132,10 +148,10 @@ def test_with_a_critic_blind_to_the_others_perla_is_ippo(estimator):
     for a, b in zip(arrays, twin_arrays, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
     assert metrics["spread"] < 1e-6
-    shared = len(first_weight(gradient))
-    twin_gradient = eqx.tree_at(first_weight, twin_gradient, first_weight(twin_gradient)[:shared])
-    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(twin_gradient), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
+    for a, b in zip(weights(gradient), weights(twin_gradient), strict=True):
+        np.testing.assert_allclose(b[: len(a)], a, atol=1e-5)
+    for a, b in zip(biases(gradient), biases(twin_gradient), strict=True):
+        np.testing.assert_allclose(b, a, atol=1e-5)
 
 
 # --- Seeds, intervals, interruptions ------------------------------------------------------------

@@ -78,7 +78,11 @@ def carry_out(cells: Sequence[Cell], out: Path, arguments: argparse.Namespace) -
     from perla.suites import execute
     from perla.suites.display import display
 
-    return execute.carry_out(cells, out, executor(arguments), display(quiet=arguments.quiet))
+    try:
+        return execute.carry_out(cells, out, executor(arguments), display(quiet=arguments.quiet))
+    except KeyboardInterrupt:
+        tell(f"interrupted; the same command with --out {out} goes on")
+        raise SystemExit(130) from None
 
 
 def finish(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 from rich.console import Console, Group
@@ -24,6 +24,7 @@ TAIL_BYTES = 65_536
 """Of a metrics file, where its last record surely lies."""
 
 
+@runtime_checkable
 class Display(Protocol):
     """Whoever watches a suite."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from perla.runs.spec import Run
 
@@ -25,6 +25,7 @@ class Event(NamedTuple):
     """Why it failed, or was tried again."""
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Who carries tasks out.
 

@@ -1,0 +1,224 @@
+"""The paper's experiments: their verdicts from made-up results, and every one at scale `smoke`."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perla.analysis.load import Budget, Curves
+from perla.cli import main
+from perla.suites import paper
+from perla.suites.experiment import SCALES
+from perla.suites.paper import EXPERIMENTS, MAPS
+
+STEPS = np.array([0.0, 50.0, 100.0])
+
+
+def curves(method, env, final, *, middle=None, error=1.0, agents=2, seeds=5):
+    """A run whose sampled return rises to `final`, seeds apart by a hundredth."""
+    middle = final / 2 if middle is None else middle
+    offsets = np.linspace(-0.01, 0.01, seeds)[:, None]
+    returns = np.array([[0.0, middle, final]]) + offsets
+    last = {"return_sampled": returns[:, -1], "return": returns[:, -1]}
+    return Curves(
+        path=Path(f"/nowhere/{method}"),
+        method=method,
+        algo=method.split()[0],
+        preset="default",
+        env=env,
+        environment={"id": env, "agents": agents, "rules": {}},
+        budget=Budget(100, seeds, 2, 32, 320),
+        seeds=tuple(range(seeds)),
+        steps=STEPS,
+        metrics={
+            "return": returns,
+            "return_sampled": returns,
+            "td_error": np.full_like(returns, error) * (1 + offsets),
+            "wall_seconds": np.tile(STEPS, (seeds, 1)),
+        },
+        final=last,
+        best=last,
+        absolute=last,
+        flops_per_step=1e6,
+        finished=True,
+    )
+
+
+def four(finals, *, maps=MAPS[:2], **rest):
+    return [
+        curves(m, env, f, **rest) for env in maps for m, f in zip(paper.FOUR, finals, strict=True)
+    ]
+
+
+def status(name, runs):
+    return EXPERIMENTS[name].judge(runs).status
+
+
+@pytest.mark.parametrize(
+    ("finals", "expected"),
+    [
+        ((0.5, 0.5, 0.8, 0.8), "holds"),
+        ((0.5, 0.5, 0.8, 0.5), "holds in part"),
+        ((0.5, 0.5, 0.8, 0.2), "does not hold"),
+        ((0.5, 0.5, 0.5, 0.5), "does not hold"),
+        ((0.8, 0.8, 0.5, 0.5), "does not hold"),
+    ],
+)
+def test_lbf(finals, expected):
+    assert status("lbf", four(finals)) == expected
+
+
+def test_being_ahead_takes_being_behind_in_nothing():
+    slow_but_better = [
+        curves("ippo", MAPS[0], 0.5, middle=0.5),
+        curves("perla-ippo", MAPS[0], 0.6, middle=0.0),
+    ]
+    assert paper.better(slow_but_better, "perla-ippo", "ippo")[0] == 0
+    fast_and_equal = [
+        curves("ippo", MAPS[0], 0.5, middle=0.1),
+        curves("perla-ippo", MAPS[0], 0.5, middle=0.4),
+    ]
+    assert paper.better(fast_and_equal, "perla-ippo", "ippo")[0] == 1
+    assert paper.better(fast_and_equal, "ippo", "perla-ippo")[0] == -1
+
+
+@pytest.mark.parametrize(
+    ("finals", "expected"),
+    [
+        ((0.05, 0.05, 0.9, 0.9), "holds"),
+        ((0.05, 0.9, 0.05, 0.9), "does not hold"),
+        ((0.9, 0.05, 0.9, 0.9), "not tested"),
+    ],
+)
+def test_failures(finals, expected):
+    assert status("failures", four(finals)) == expected
+
+
+def test_failures_in_part():
+    maps = MAPS[:2]
+    runs = four((0.05, 0.05, 0.05, 0.9), maps=maps[:1]) + four(
+        (0.05, 0.05, 0.9, 0.9), maps=maps[1:]
+    )
+    assert status("failures", runs) == "holds in part"
+    assert paper.failed_maps(runs, "ippo") == 2
+
+
+@pytest.mark.parametrize(
+    ("finals", "expected"),
+    [
+        ((0.5, 0.5, 0.8), "holds"),
+        ((0.5, 0.5, 0.55), "holds in part"),
+        ((0.5, 0.5, 0.5), "does not hold"),
+    ],
+)
+def test_full_observability(finals, expected):
+    methods = ("ippo", "mappo", "perla-ippo")
+    runs = [curves(m, MAPS[0], f) for m, f in zip(methods, finals, strict=True)]
+    assert status("full-observability", runs) == expected
+
+
+@pytest.mark.parametrize(
+    ("base", "perla", "expected"),
+    [
+        ((0.5, 0.05, 0.02), (0.6, 0.5, 0.9), "holds"),
+        ((0.5, 0.5, 0.4), (0.6, 0.7, 0.9), "holds in part"),
+        ((0.5, 0.5, 0.5), (0.9, 0.5, 0.4), "does not hold"),
+    ],
+)
+def test_scaling(base, perla, expected):
+    runs = []
+    for n, b, p in zip((2, 5, 8), base, perla, strict=True):
+        env = f"lbf:Foraging-10x10-{n}p-1f-coop-v2"
+        runs += [curves(m, env, b, agents=n) for m in ("ippo", "mappo")]
+        runs.append(curves("perla-ippo", env, p, agents=n))
+    assert status("scaling", runs) == expected
+
+
+def test_cumulative_error_is_the_area_under_the_error():
+    run = curves("ippo", MAPS[0], 0.5, error=2.0, seeds=1)
+    run = replace(run, metrics=run.metrics | {"td_error": np.array([[np.nan, 2.0, 3.0]])})
+    np.testing.assert_allclose(paper.cumulative_error(run), [[0.0, 100.0, 250.0]])
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [((2, 2, 1, 1), "holds"), ((2, 2, 1, 2), "holds in part"), ((2, 2, 1, 3), "does not hold")],
+)
+def test_variance(errors, expected):
+    runs = [
+        curves(m, MAPS[0], 0.5, error=float(e)) for m, e in zip(paper.FOUR, errors, strict=True)
+    ]
+    assert status("variance", runs) == expected
+
+
+@pytest.mark.parametrize(
+    ("finals", "expected"),
+    [
+        ((0.2, 0.3, 0.5, 0.6, 0.6), "holds"),
+        ((0.2, 0.3, 0.5, 0.6, 0.9), "holds in part"),
+        ((0.5, 0.5, 0.5, 0.5, 0.5), "does not hold"),
+    ],
+)
+def test_samples(finals, expected):
+    k = (5, 10, 50, 100, 250)
+    runs = [curves(f"perla-ippo k={n}", MAPS[0], f) for n, f in zip(k, finals, strict=True)]
+    assert list(paper.areas(runs)) == list(k)
+    assert status("samples", runs) == expected
+
+
+@pytest.mark.parametrize(
+    ("finals", "expected"),
+    [((0.9, 0.5), "holds"), ((0.5, 0.505), "holds in part"), ((0.5, 0.9), "does not hold")],
+)
+def test_grid(finals, expected):
+    labels = ("perla-ippo actor=mlp k=100", "perla-ippo actor=gru k=100")
+    runs = [curves(label, MAPS[0], f) for label, f in zip(labels, finals, strict=True)]
+    assert status("grid", runs) == expected
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_is_whole(name):
+    experiment = EXPERIMENTS[name]
+    for scale in SCALES:
+        runs = [cell.run for cell in experiment.suites[scale].cells()]
+        # Equal budgets, and enough seeds to say anything.
+        assert (
+            len({(run.steps, run.seeds, run.evaluations, run.eval_episodes) for run in runs}) == 1
+        )
+        assert len(runs[0].seeds) >= 3
+    assert {cell.run.preset for cell in experiment.suites["paper"].cells()} == {"paper-lbf"}
+
+
+def test_the_papers_grid_is_tables_3_and_4():
+    cells = EXPERIMENTS["grid"].suites["paper"].cells()
+    assert len(cells) == 2 * 3 * 2 * 2 * 2 * 3 * 2 * 2 * 2
+    assert sum(cell.varied == paper.TABLE_4 for cell in cells) == 2
+
+
+def test_experiments_share_cells():
+    cells = {
+        name: {cell.folder for cell in EXPERIMENTS[name].suites["quick"].cells()}
+        for name in ("lbf", "failures", "full-observability")
+    }
+    assert cells["failures"] == cells["lbf"]
+    assert cells["full-observability"] < cells["lbf"]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """One folder for all, so that what they share is carried out once."""
+    return tmp_path_factory.mktemp("smoke")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_smoke(name, out, capsys):
+    assert main(["reproduce", name, "--scale", "smoke", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    verdict = json.loads((out / name / "verdict.json").read_text())
+    assert verdict["verdict"] == "not tested"
+    assert verdict["claim"] in " ".join(said.split())
+    assert len(list((out / name).glob("*.png"))) == len(list((out / name).glob("*.svg"))) > 0
+    assert json.loads((out / name / "summary.json").read_text())["methods"]
+    assert json.loads((out / name / "marl_eval.json").read_text())
