@@ -261,11 +261,12 @@ def test_one_sentence_about_many_methods(folder):
     runs = load_all([folder(algo, algo, tuple(final)) for algo, final in scores.items()])
     verdict = compare(runs).verdict
     assert verdict.startswith(
-        "perla-ippo is better than ippo and cannot be told apart from mappo in 5 seeds: absolute "
+        "perla-ippo is better than ippo, and cannot be told apart from mappo in 5 seeds: absolute "
         "greedy return 0.975 ["
     )
     assert "against ippo's 0.300 [" in verdict
     assert "and mappo's 0.970 [" in verdict
+    assert "probability of improvement 1.000 [1.000, 1.000] over ippo and " in verdict
 
 
 def faster(run):

@@ -162,6 +162,14 @@ def test_whiskers_are_intervals_and_counts_have_none():
     np.testing.assert_allclose(segment[:, 1], [0.3, 0.6])
 
 
+def test_every_whisker_of_every_method_is_in_sight(gallery):
+    (axes,) = gallery["against"].axes
+    low, high = axes.get_ylim()
+    assert low < min(score.low for i in range(4) for score in scores(4, seed=i))
+    assert high > max(score.high for i in range(4) for score in scores(4, seed=i))
+    assert axes.get_xlim()[0] < 1 < 1000 < axes.get_xlim()[1]
+
+
 def test_an_interval_that_misses_its_estimate_can_be_drawn():
     score = Score(0.5, 0.6, 0.7)
     figure = figures.against([1, 2], {"ippo": [score, score]}, xlabel="x", ylabel="y", log=False)

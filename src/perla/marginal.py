@@ -11,6 +11,8 @@ all agents, because agent i ignores its own entry:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -20,6 +22,9 @@ import numpy as np
 from perla.distributions import Categorical, inverse_cdf
 from perla.methods.estimators import Exact, Sampled
 from perla.types import Array, Float, Int, PRNGKeyArray
+
+AT_ONCE = 10
+"""Joint actions of a state that are evaluated together."""
 
 
 class Draws(NamedTuple):
@@ -62,19 +67,26 @@ def zero_sum(agents: int, actions: int) -> Int[np.ndarray, "sample agent"]:
     return np.concatenate([free, last.astype(np.int32)], -1)
 
 
-class Marginal(NamedTuple):
-    """A critic's average over joint actions, and how far apart they were."""
+def average(
+    f: Callable[[Int[Array, "*batch_or_none agent"]], Float[Array, "*batch agent out"]],
+    draws: Draws,
+) -> Float[Array, "*batch agent out"]:
+    """Σⱼ wᵢⱼ f(a⁽ʲ⁾)ᵢ                                                        (paper, Eq. 2)
 
-    mean: Float[Array, "*batch agent out"]
-    spread: Float[Array, "*batch agent out"]
-    """Standard deviation of the critic over a₋ᵢ."""
+    One joint action after another, and again in the backward pass: memory holds `AT_ONCE` of them,
+    however many there are.
+    """
+    actions = jnp.moveaxis(draws.actions, -2, 0)
+    weights = jnp.moveaxis(draws.weights, -2, 0)[..., None]
 
+    @partial(jax.checkpoint, prevent_cse=False)
+    def term(actions, weights):
+        return weights * f(actions)
 
-def marginalise(
-    values: Float[Array, "*batch sample agent out"], weights: Float[Array, "*batch sample agent"]
-) -> Marginal:
-    """Σⱼ wᵢⱼ Qᵢ(s, ·, a₋ᵢ⁽ʲ⁾)                                                (paper, Eq. 2)"""
-    weights = weights[..., None]
-    mean = (weights * values).sum(-3)
-    variance = (weights * (values - mean[..., None, :, :]) ** 2).sum(-3)
-    return Marginal(mean, jnp.sqrt(variance))
+    total, _ = jax.lax.scan(
+        lambda total, one: (total + term(*one), None),
+        jnp.zeros(jax.eval_shape(f, actions[0]).shape),
+        (actions, weights),
+        unroll=min(AT_ONCE, len(actions)),
+    )
+    return total

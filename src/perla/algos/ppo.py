@@ -82,13 +82,14 @@ def create_actor(config: PPO, spec: Spec, key: PRNGKeyArray) -> Actor:
 def create_critic(config: PPO, spec: Spec, key: PRNGKeyArray) -> Critic:
     """A fresh critic of the kind that `config.value` asks for."""
     value = config.value
-    embedded = isinstance(value, Embedded)
+    embedded = value if isinstance(value, Embedded) else None
     sees: Literal["local", "global"] = "global" if isinstance(value, Centralised) else "local"
-    if isinstance(value, Embedded):
-        sees = value.base
+    if embedded:
+        sees = embedded.base
     body = Body.create(
         key, agents=spec.agents, features=spec.obs if sees == "local" else spec.state,
         others=spec.agents * spec.max_actions if embedded else 0,
+        joins=embedded.joins if embedded else "last",
         outputs=outputs(value, spec.max_actions),
         core=config.critic, hidden=config.hidden, layers=config.critic_layers,
         gain=1.0, init=config.init, norm=config.layer_norm,

@@ -7,13 +7,14 @@ and as a baseline), and what does the critic predict for the transition that was
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from perla.distributions import Categorical
-from perla.marginal import draw, marginalise
+from perla.marginal import average, draw
 from perla.methods.estimators import resolve
 from perla.methods.values import Embedded, Value
 from perla.nets.critics import Critic
@@ -54,7 +55,9 @@ def estimate(
         return Estimate(v[..., 0], v, jnp.zeros_like(v[..., 0]))
     estimator = resolve(value.estimator, *policy.log_probs.shape[-2:])
     draws = draw(estimator, jax.lax.stop_gradient(policy), key)
-    q, spread = marginalise(critic.joint(context, draws.actions), draws.weights)
+    # The outputs are linear in the last hidden layer's, so that is what is averaged.
+    q = critic.body.output(average(partial(critic.meet, context), draws))
+    spread = jnp.sqrt(average(lambda actions: (critic.joint(context, actions) - q) ** 2, draws))
     if value.form == "state-value":
         return Estimate(q[..., 0], q, spread[..., 0])
     # V̂ᵢ(s) = Σₐ πᵢ(a) Q̂ᵢ(s, a)
@@ -71,7 +74,7 @@ def prediction(
 ) -> Float[Array, "*batch agent"]:
     """What the critic says of the transition that `action` made."""
     if isinstance(value, Embedded) and value.fit == "joint":
-        q = critic.joint(context, action[..., None, :])[..., 0, :, :]
+        q = critic.joint(context, action)
     else:
         q = estimate(value, critic, context, policy, key).action_values
     return chosen(q, action) if advantage_is_critics(value) else q[..., 0]

@@ -93,11 +93,15 @@ class Comparison:
             found.setdefault(_RELATIONS[self._relation(leader, rival)], []).append(rival)
         claims = [f"{how} {_and(rival.name for rival in own)}" for how, own in found.items()]
         seeds = self.budget.seeds
+        chances = [
+            _short(self.improvement[leader.name][rival.name])
+            + f" over {rival.name}" * (len(rivals) > 1)
+            for rival in rivals
+        ]
         evidence = [
             self._quote(f"absolute {METRICS.get(self.metric, self.metric)}", leader, "absolute"),
             self._quote("area under the curve", leader, "area"),
-            "probability of improvement "
-            + _and(_short(self.improvement[leader.name][rival.name]) for rival in rivals),
+            f"probability of improvement {_and(chances)}",
         ]
         scope = f"in {seeds} seed{'s' * (seeds > 1)}"
         if len(self.tasks) > 1:
@@ -107,7 +111,7 @@ class Comparison:
             text = f"fewer than {FEWEST_SEEDS} are not judged ({text})"
         elif set(found) == {_RELATIONS[0, 0]}:
             text = f"the intervals overlap ({text})"
-        return f"{leader.name} {_and(claims)} {scope}: {text}."
+        return f"{leader.name} {', and '.join(claims)} {scope}: {text}."
 
     def as_dict(self) -> dict[str, Any]:
         """The comparison as strict JSON can hold it: arrays are lists, what is not finite null."""

@@ -19,7 +19,9 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
 from perla.analysis.compare import METRICS, Comparison
 from perla.analysis.load import Curves, load_all
@@ -91,15 +93,14 @@ def curves(paths: Sequence[Path], *, metric: str = "return", label: str = "Greed
     highest, and thin lines are the seeds.
     """
     runs = load_all(paths)
-    figure, [axes] = _panels(1)
+    figure, [axes] = _panels(1, f"{label} per episode")
     for index, run in enumerate(runs):
         values = run.metrics[metric]
-        lowest, highest = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+        lowest, highest = values.min(axis=0), values.max(axis=0)
         if len(run.seeds) > 1:
             axes.plot(run.steps, values.T, color=_colour(index), alpha=0.35, linewidth=0.8)
         _line(axes, run.steps, Score(iqm(values), lowest, highest), run.method, index)
     axes.set_title(", ".join(sorted({run.env for run in runs})))
-    axes.set_ylabel(f"{label} per episode")
     _from_zero(axes, STEPS)
     most = max(len(run.seeds) for run in runs)
     _legend(figure, f"line: IQM of {most} seeds, band: their range" if most > 1 else "")
@@ -112,20 +113,20 @@ def comparison(compared: Comparison) -> Figure:
 
     Computation is left out unless every method's is known.
     """
-    counted = all(method.curve.flops is not None for method in compared.methods)
-    figure, panels = _panels(3 if counted else 2, share=True)
+    labels = [STEPS, "Wall-clock minutes of all seeds"]
+    if all(method.curve.flops is not None for method in compared.methods):
+        labels.append("Matrix FLOPs of each seed")
+    figure, panels = _panels(len(labels), _axis_name(compared.metric), share=True)
     for index, method in enumerate(compared.methods):
         curve = method.curve
-        against = (curve.steps, curve.seconds / 60.0, curve.flops)
-        for axes, x in zip(panels, against, strict=False):
-            _line(axes, x, curve.value, method.name, index)
-    clock = "Wall-clock minutes of all seeds"
-    for axes, label in zip(panels, (STEPS, clock, "Matrix FLOPs of each seed"), strict=False):
+        for axes, x in zip(panels, (curve.steps, curve.seconds / 60, curve.flops), strict=False):
+            if x is not None:
+                _line(axes, x, curve.value, method.name, index)
+    for axes, label in zip(panels, labels, strict=True):
         _from_zero(axes, label)
     tasks = compared.tasks
     panels[0].set_title(tasks[0] if len(tasks) == 1 else f"{len(tasks)} tasks")
-    panels[0].set_ylabel(_axis_name(compared.metric))
-    _legend(figure, f"{INTERVALS} over {compared.budget.seeds} seeds")
+    _legend(figure, f"{INTERVALS}, seeds: {compared.budget.seeds}")
     return figure
 
 
@@ -135,7 +136,7 @@ def learning_curves(panels: Mapping[str, Sequence[Curves]], *, metric: str = "re
 
     A method has the same colour and dash in every panel, and one legend serves all.
     """
-    figure, axes_of = _panels(len(panels), share=True)
+    figure, axes_of = _panels(len(panels), _axis_name(metric), share=True)
     methods = list(dict.fromkeys(run.method for runs in panels.values() for run in runs))
     for axes, (title, runs) in zip(axes_of, panels.items(), strict=True):
         for run in runs:
@@ -144,22 +145,20 @@ def learning_curves(panels: Mapping[str, Sequence[Curves]], *, metric: str = "re
             _line(axes, run.steps, score, run.method, methods.index(run.method))
         axes.set_title(title)
         _from_zero(axes, STEPS)
-        if axes.get_subplotspec().is_first_col():
-            axes.set_ylabel(_axis_name(metric))
     seeds = sorted({len(run.seeds) for runs in panels.values() for run in runs})
-    _legend(figure, f"{INTERVALS} over {' or '.join(map(str, seeds))} seeds")
+    _legend(figure, f"{INTERVALS}, seeds: {' or '.join(map(str, seeds))}")
     return figure
 
 
 @style()
 def bars(
-    labels: Sequence[str], values: Mapping[str, Sequence[Score | float]], *, ylabel: str
+    labels: Sequence[str], values: Mapping[str, Sequence[Score | float | int]], *, ylabel: str
 ) -> Figure:
     """A group of bars for each label, in it one for each method; intervals are whiskers.
 
-    A plain number (a count) has no whisker.
+    Plain numbers are counts: they have no whiskers, and between them lies nothing.
     """
-    figure, [axes] = _panels(1, width=max(6.4, 0.35 * len(labels) * len(values)))
+    figure, [axes] = _panels(1, ylabel, width=max(6.4, 0.35 * len(labels) * len(values)))
     wide = 0.8 / len(values)
     for index, (method, scores) in enumerate(values.items()):
         centres = np.arange(len(labels)) + (index - (len(values) - 1) / 2) * wide
@@ -187,7 +186,7 @@ def bars(
     axes.tick_params(axis="x", length=0)
     axes.grid(axis="x", visible=False)
     axes.axhline(0.0, color=GREY, linewidth=0.8)
-    axes.set_ylabel(ylabel)
+    axes.yaxis.set_major_locator(MaxNLocator(6, integer=not _any_interval(values)))
     _thousands(axes.yaxis)
     _legend(figure, "whisker: 95% bootstrap interval" if _any_interval(values) else "")
     return figure
@@ -195,8 +194,8 @@ def bars(
 
 @style()
 def against(
-    x: Sequence[float],
-    values: Mapping[str, Sequence[Score | float]],
+    x: npt.ArrayLike,
+    values: Mapping[str, Sequence[Score | float | int]],
     *,
     xlabel: str,
     ylabel: str,
@@ -206,10 +205,11 @@ def against(
 
     Every one of `x` is a tick, on a logarithmic axis or, without `log`, a plain one.
     """
-    figure, [axes] = _panels(1)
+    x = np.asarray(x, dtype=float)
+    figure, [axes] = _panels(1, ylabel)
     for index, (method, scores) in enumerate(values.items()):
         score = _together(scores)
-        axes.errorbar(
+        drawn = axes.errorbar(
             x,
             score.point,
             yerr=_whiskers(score),
@@ -221,12 +221,16 @@ def against(
             capsize=3,
             label=method,
         )
+        # Side by side, four points apart, so that no whisker hides another.
+        inches = 4.0 / 72.0 * (index - (len(values) - 1) / 2)
+        aside = ScaledTranslation(inches, 0.0, figure.dpi_scale_trans)
+        for artist in drawn.get_children():
+            artist.set_transform(axes.transData + aside)
     if log:
         axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(sorted(x)))
+    axes.xaxis.set_major_locator(FixedLocator(np.unique(x).tolist()))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
     for axis in (axes.xaxis, axes.yaxis):
         _thousands(axis)
     _legend(figure, "whisker: 95% bootstrap interval" if _any_interval(values) else "")
@@ -234,16 +238,15 @@ def against(
 
 
 @style()
-def profiles(taus: Sequence[float], values: Mapping[str, Score], *, xlabel: str) -> Figure:
+def profiles(taus: npt.ArrayLike, values: Mapping[str, Score], *, xlabel: str) -> Figure:
     """Performance profiles: the fraction of runs above each τ, a line for each method.
 
     `values` are arrays `[tau]`, from `stats.performance_profile`; higher is better, everywhere.
     """
-    figure, [axes] = _panels(1)
+    figure, [axes] = _panels(1, "Fraction of runs above τ")
     for index, (method, score) in enumerate(values.items()):
         _line(axes, taus, score, method, index)
-    axes.set_xlabel(f"{xlabel} above τ")
-    axes.set_ylabel("Fraction of runs")
+    axes.set_xlabel(f"{xlabel} τ")
     axes.set_ylim(-0.02, 1.02)
     axes.margins(x=0.0)
     _legend(figure, "band: 95% bootstrap interval")
@@ -254,18 +257,21 @@ def profiles(taus: Sequence[float], values: Mapping[str, Score], *, xlabel: str)
 
 
 def _panels(
-    count: int, *, share: bool = False, width: float | None = None
+    count: int, ylabel: str, *, share: bool = False, width: float | None = None
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` axes, three in a row; `share` puts them on one vertical scale."""
-    columns = min(count, 3)
+    """A figure with `count` axes, three in a row (of four, two); `share`: one vertical scale."""
+    columns = 2 if count == 4 else min(count, 3)
     rows = -(-count // columns)
     size = (width or (6.4 if count == 1 else 4.2 * columns), 3.8 if rows == 1 else 3.0 * rows)
-    figure = Figure(figsize=size, dpi=160, layout="constrained")
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06)
+    figure = Figure(figsize=size, dpi=160, layout=layout)
     FigureCanvasAgg(figure)
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=share).ravel()
-    for unused in grid[count:]:
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=share)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(ylabel)
+    for unused in grid.flat[count:]:
         unused.remove()
-    return figure, list(grid[:count])
+    return figure, list(grid.flat[:count])
 
 
 def _line(axes: Axes, x: npt.ArrayLike, score: Score, label: str, index: int) -> None:
@@ -290,7 +296,7 @@ def _legend(figure: Figure, note: str) -> None:
     found: dict[str, Any] = {}
     for axes in figure.axes:
         handles, labels = axes.get_legend_handles_labels()
-        found = dict(zip(labels, handles, strict=True)) | found
+        found |= dict(zip(labels, handles, strict=True))
     longest = max(map(len, found), default=0)
     # In inches: the line of an entry and the room about it, then its letters.
     columns = max(1, int(figure.get_figwidth() / (0.65 + 0.085 * longest)))
@@ -299,13 +305,13 @@ def _legend(figure: Figure, note: str) -> None:
         found.keys(),
         loc="outside lower center",
         ncols=min(columns, len(found)),
-        handlelength=2.4,
+        handlelength=2.25,
         title=note,
         title_fontproperties={"size": 8},
     ).get_title().set_color(GREY)
 
 
-def _together(scores: Sequence[Score | float]) -> Score:
+def _together(scores: Sequence[Score | float | int]) -> Score:
     """Estimates as one, of arrays; a plain number is its own interval."""
     table = [score if isinstance(score, Score) else Score(score, score, score) for score in scores]
     return Score(*np.array(table, dtype=float).reshape(-1, 3).T)
@@ -317,7 +323,7 @@ def _whiskers(score: Score) -> np.ndarray:
     return np.maximum([score.point - score.low, score.high - score.point], 0.0)
 
 
-def _any_interval(values: Mapping[str, Sequence[Score | float]]) -> bool:
+def _any_interval(values: Mapping[str, Sequence[Score | float | int]]) -> bool:
     return any(isinstance(score, Score) for scores in values.values() for score in scores)
 
 

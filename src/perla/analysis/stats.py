@@ -106,12 +106,12 @@ def interquartile_mean(scores: npt.ArrayLike) -> Any:
 
 def mean(scores: npt.ArrayLike) -> Any:
     """The mean over tasks of the means over seeds: `[seed, task, …] → […]`."""
-    return np.mean(scores, axis=(0, 1))
+    return np.asarray(scores, dtype=float).mean(axis=(0, 1))
 
 
 def median(scores: npt.ArrayLike) -> Any:
     """The median over tasks of the means over seeds: `[seed, task, …] → […]`."""
-    return np.median(np.mean(scores, axis=0), axis=0)
+    return np.median(np.asarray(scores, dtype=float).mean(axis=0), axis=0)
 
 
 def optimality_gap(scores: npt.ArrayLike, gamma: float = 1.0) -> Any:

@@ -69,6 +69,7 @@ def compare_command(argv: Sequence[str]) -> int:
 
 def _train_and_compare(arguments: argparse.Namespace) -> int:
     from perla.cli import flags
+    from perla.envs.registry import make
     from perla.methods.settings import configure
     from perla.suites.suite import Grid, Suite
 
@@ -78,9 +79,12 @@ def _train_and_compare(arguments: argparse.Namespace) -> int:
     for algo in arguments.what:
         configure(algo, arguments.preset, given, spell=flags.spell)
     envs = tuple(arguments.env or (ENV,))
+    options = dict(map(option, arguments.env_option))
+    for env in envs:
+        make(env, **options)  # so that a wrong name is told before anything runs
     grid = Grid(
         env=envs,
-        env_options=dict(map(option, arguments.env_option)),
+        env_options=options,
         algo=tuple(arguments.what),
         preset=arguments.preset,
         settings=given,

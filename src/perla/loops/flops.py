@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import jaxprs_in_params
 
 MOVES = {"reshape", "broadcast_in_dim", "squeeze", "slice", "convert_element_type", "copy"}
 """Primitives that compute nothing, and that compilers merge into others."""
@@ -25,7 +26,7 @@ class Work(NamedTuple):
     def __add__(self, other: Any) -> Work:
         return Work(self.flops + other.flops, self.elements + other.elements)
 
-    def times(self, count: float) -> Work:
+    def times(self, count: int | float) -> Work:
         """The same `count` times."""
         return Work(self.flops * count, self.elements * count)
 
@@ -48,9 +49,7 @@ def _work(jaxpr: Any) -> Work:
     total = Work(0.0, 0.0)
     for equation in jaxpr.eqns:
         name = equation.primitive.name
-        inner = [
-            _work(getattr(sub, "jaxpr", sub)) for sub in jax.core.jaxprs_in_params(equation.params)
-        ]
+        inner = [_work(getattr(sub, "jaxpr", sub)) for sub in jaxprs_in_params(equation.params)]
         if name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             left = equation.invars[0].aval.shape

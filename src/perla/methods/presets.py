@@ -58,7 +58,7 @@ PRESETS: dict[str, Preset] = {
     "paper-lbf": Preset(
         "the paper's settings for foraging (its Table 4) on EPyMARL's learner",
         _EPYMARL | {"hidden": 256, "lr": 5e-4, "returns": NStep(n=10)},
-        embedded={"fit": "marginal", "estimator": Sampled(k=100)},
+        embedded={"fit": "marginal", "joins": "first", "estimator": Sampled(k=100)},
     ),
     "mava": Preset(
         "Mava's defaults of its feed-forward IPPO and MAPPO",

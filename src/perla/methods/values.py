@@ -27,6 +27,10 @@ class Embedded(Config, tag="embedded", frozen=True):
     fit: Literal["joint", "marginal"] = "marginal"
     """What is regressed on the target: the critic at the `joint` action that was taken, or its
     `marginal` (Algorithm 1, line 7)."""
+    joins: Literal["first", "last"] = "last"
+    """The critic's hidden layer at which the others' actions join: at the `last`, all below is
+    computed once a state; at the `first`, once for every joint action, as in a plain network of
+    everything."""
     estimator: Auto | Sampled | Exact = Auto()
     """How the average is taken."""
 

@@ -17,27 +17,35 @@ from perla.nets.layers import GRU, MLP, Init, LayerNorm, along
 from perla.types import Array, Bool, Float, PRNGKeyArray
 
 
-class Recurrent(eqx.Module):
-    """Dense layers, then a GRU."""
+class Torso(eqx.Module):
+    """Dense layers, and a GRU above them if there is one."""
 
     dense: MLP
-    gru: GRU
-    norms: tuple[LayerNorm, LayerNorm] | None
+    gru: GRU | None
+    norm: LayerNorm | None
+    """Between the two."""
 
     def finish(self, y, memory, fresh):
-        """The GRU's memory after each step, from the dense part's first pre-activations, and
-        the same normalised for the layers above."""
+        """The output and the memory after each step, from the first layer's pre-activations."""
         y = jax.nn.relu(self.dense.finish(y))
-        y = y if self.norms is None else self.norms[0](y)
+        if self.gru is None:
+            return y, jnp.zeros((*y.shape[:-1], 0))
+        y = y if self.norm is None else self.norm(y)
         memories = self.gru(y, memory, fresh)
-        return memories, memories if self.norms is None else self.norms[1](memories)
+        return memories, memories
 
 
 class Net(eqx.Module):
-    """The parameters of one body: dense layers (`head`), after a recurrent part if there is one."""
+    """The parameters of one body: the head, in whose first layer other inputs may join, and the
+    torso below it if there is one."""
 
-    torso: Recurrent | None
+    torso: Torso | None
     head: MLP
+
+    @property
+    def bottom(self) -> MLP:
+        """What reads the features and the ids."""
+        return self.head if self.torso is None else self.torso.dense
 
 
 class Body(eqx.Module):
@@ -63,6 +71,7 @@ class Body(eqx.Module):
         agents: int,
         features: int,
         others: int = 0,
+        joins: Literal["first", "last"] = "last",
         outputs: int,
         core: Literal["mlp", "gru"],
         hidden: int,
@@ -73,33 +82,43 @@ class Body(eqx.Module):
         ids: bool,
         separate: bool,
     ) -> Body:
-        """A body for `agents`, each with `features` inputs and `others` added to the head's.
+        """A body for `agents`, each with `features` inputs, and `others` which join them at the
+        first or the last hidden layer.
 
         `mlp`: `layers` hidden layers. `gru`: `layers` hidden layers and a GRU, above them the
-        output; where others join, a hidden layer in which they meet.
+        output; where others join, a hidden layer in which they meet, which is first and last.
         """
         ids = ids and not separate and agents > 1
         id_rows = agents if ids else 0
+        if core == "gru":
+            below, above = layers, 1 if others else 0
+        else:
+            below = layers - 1 if others and joins == "last" else 0
+            above = layers - below
 
         def net(key: PRNGKeyArray) -> Net:
             key_dense, key_gru, key_head = jax.random.split(key, 3)
-            if core == "mlp":
-                head = MLP.create(
-                    key_head, features, id_rows + others, (hidden,) * layers, outputs,
+
+            # One matrix reads what comes from below and the others' inputs, and is drawn as one:
+            # at first an action moves the layer as much as any other input of size one does, the
+            # same at every layer, because each hands on about the norm that it was given.
+            def head(features: int, others: int) -> MLP:
+                return MLP.create(
+                    key_head, features, others, (hidden,) * above, outputs,
                     init=init, gain=gain, norm=norm,
                 )  # fmt: skip
-                return Net(None, head)
+
+            if below == 0:
+                return Net(None, head(features, id_rows + others))
             dense = MLP.create(
-                key_dense, features, id_rows, (hidden,) * (layers - 1), hidden,
+                key_dense, features, id_rows, (hidden,) * (below - 1), hidden,
                 init=init, gain=2**0.5, norm=norm,
             )  # fmt: skip
+            if core == "mlp":
+                return Net(Torso(dense, None, None), head(hidden, others))
             gru = GRU.create(key_gru, hidden, hidden, init)
-            norms = (LayerNorm.create(hidden), LayerNorm.create(hidden)) if norm else None
-            head = MLP.create(
-                key_head, hidden, others, (hidden,) if others else (), outputs,
-                init=init, gain=gain, norm=False,
-            )  # fmt: skip
-            return Net(Recurrent(dense, gru, norms), head)
+            torso = Torso(dense, gru, LayerNorm.create(hidden) if norm else None)
+            return Net(torso, head(hidden, others))
 
         built = jax.vmap(net)(jax.random.split(key, agents)) if separate else net(key)
         return cls(built, agents, ids, separate, hidden if core == "gru" else 0)
@@ -130,22 +149,26 @@ class Body(eqx.Module):
         else:
             fresh = fresh[..., None]
 
-        def begin(net, x):
-            return (net.head if net.torso is None else net.torso.dense).begin(x)
-
-        y = self.each(begin, x)
+        y = self.each(lambda net, x: net.bottom.begin(x), x)
         if self.ids:
-            first = self.net.head if self.net.torso is None else self.net.torso.dense
-            y = y + along(first.rows[: self.agents], y)
+            y = y + along(self.net.bottom.rows[: self.agents], y)
         y = jnp.broadcast_to(y, (*y.shape[:-2], self.agents, y.shape[-1]))
-        if self.memory == 0:
+        if self.net.torso is None:
             return y, jnp.zeros((*y.shape[:-1], 0))
 
-        def recur(net, y, memory):
-            memories, features = net.torso.finish(y, memory, fresh)
+        def rise(net, y, memory):
+            features, memories = net.torso.finish(y, memory, fresh)
             return net.head.begin(features), memories
 
-        return self.each(recur, y, memory)
+        return self.each(rise, y, memory)
+
+    def hidden(self, y: Float[Array, "*batch agent width"]) -> Float[Array, "*batch agent width"]:
+        """The last hidden layer's output, from the head's complete first pre-activations."""
+        return self.each(lambda net, y: net.head.hidden(y), y)
+
+    def output(self, y: Float[Array, "*batch agent width"]) -> Float[Array, "*batch agent out"]:
+        """The outputs, which are linear in what the last hidden layer puts out."""
+        return self.each(lambda net, y: net.head.output(y), y)
 
     def finish(self, y: Float[Array, "*batch agent width"]) -> Float[Array, "*batch agent out"]:
         """The outputs, from the head's complete first pre-activations."""
@@ -154,6 +177,6 @@ class Body(eqx.Module):
     @property
     def rows(self) -> Float[Array, "*agent other width"]:
         """The head's weights of the inputs that the caller adds; per agent where separate."""
-        skip = self.agents if self.ids and self.memory == 0 else 0
+        skip = self.agents if self.ids and self.net.torso is None else 0
         head = self.net.head
         return head.layers[0].weight[..., head.features + skip :, :]

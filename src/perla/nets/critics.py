@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from perla.envs.protocol import Observation
 from perla.nets.body import Body
+from perla.nets.layers import along
 from perla.types import Array, Bool, Float, Int
 
 
@@ -17,13 +18,13 @@ class Critic(eqx.Module):
     """V(·) or V(·, a₋ᵢ) of every agent (or, with an output for every own action, Q).
 
     What does not depend on the others' actions is computed once a state, by `context`; `joint`
-    adds the actions. Agent i never sees its own entry of a joint action.
+    adds the actions and computes the rest. Agent i never sees its own entry of a joint action.
     """
 
     body: Body
     sees: Literal["local", "global"] = eqx.field(static=True)
     actions: int = eqx.field(static=True)
-    """Actions of each other agent that join the input; 0 for a critic of the state alone."""
+    """Actions of each other agent that the critic is told of; 0 for a critic of the state alone."""
 
     def context(
         self,
@@ -31,7 +32,8 @@ class Critic(eqx.Module):
         memory: Float[Array, "*batch agent hidden"],
         fresh: Bool[Array, time * batch],
     ) -> tuple[Float[Array, "time *batch agent width"], Float[Array, "time *batch agent hidden"]]:
-        """All that the values at consecutive steps share, and the memory after each."""
+        """All that does not depend on the others' actions at consecutive steps, and the memory
+        after each."""
         local = self.sees == "local"
         x = observation.obs if local else observation.state[..., None, :]
         return self.body.context(x, memory, fresh)
@@ -45,11 +47,19 @@ class Critic(eqx.Module):
     def joint(
         self,
         context: Float[Array, "*batch agent width"],
-        actions: Int[Array, "*batch_or_none sample agent"],
-    ) -> Float[Array, "*batch sample agent out"]:
-        """The outputs for each of several joint actions, the same ones for all agents.
+        actions: Int[Array, "*batch_or_none agent"],
+    ) -> Float[Array, "*batch agent out"]:
+        """The outputs for a joint action."""
+        return self.body.output(self.meet(context, actions))
 
-        Joint actions without batch axes serve every state; their part is then computed once.
+    def meet(
+        self,
+        context: Float[Array, "*batch agent width"],
+        actions: Int[Array, "*batch_or_none agent"],
+    ) -> Float[Array, "*batch agent width"]:
+        """The last hidden layer's output for a joint action, in which the outputs are linear.
+
+        A joint action without batch axes serves every state; its part is then computed once.
         """
         agents = self.body.agents
         chosen = jax.nn.one_hot(actions, self.actions)
@@ -60,6 +70,4 @@ class Critic(eqx.Module):
         else:
             looked_up = jnp.einsum("...ma,maw->...mw", chosen, tables)
             seen = looked_up.sum(-2, keepdims=True) - looked_up
-        context = context[..., None, :, :]
-        seen = seen.reshape((1,) * (context.ndim - seen.ndim) + seen.shape)
-        return self.body.finish(context + seen)
+        return self.body.hidden(context + along(seen, context))

@@ -215,10 +215,17 @@ class MLP(eqx.Module):
         """The first layer's weights of the inputs beyond the features."""
         return self.layers[0].weight[self.features :]
 
+    def hidden(self, y: Float[Array, "*batch hidden"]) -> Float[Array, "*batch hidden"]:
+        """The last hidden layer's output, from the first layer's complete pre-activations."""
+        for i, layer in enumerate(self.layers[:-1]):
+            y = jax.nn.relu(layer(y) if i else y)
+            y = y if self.norms is None else self.norms[i + 1](y)
+        return y
+
+    def output(self, y: Float[Array, "*batch hidden"]) -> Float[Array, "*batch out"]:
+        """The output, which is linear in what the last hidden layer puts out."""
+        return self.layers[-1](y)
+
     def finish(self, y: Float[Array, "*batch hidden"]) -> Float[Array, "*batch out"]:
         """The output, from the first layer's complete pre-activations."""
-        for i, layer in enumerate(self.layers[1:]):
-            y = jax.nn.relu(y)
-            y = y if self.norms is None else self.norms[i + 1](y)
-            y = layer(y)
-        return y
+        return y if len(self.layers) == 1 else self.output(self.hidden(y))

@@ -12,7 +12,7 @@ from perla.analysis import figures
 from perla.analysis.compare import Comparison, compare, marl_eval, rows
 from perla.analysis.load import Curves
 from perla.runs import machine
-from perla.runs.files import write_atomic
+from perla.runs.files import explained, write_atomic
 from perla.runs.store import dump
 from perla.suites.execute import Outcome
 from perla.suites.experiment import Experiment, Scale, Verdict
@@ -30,6 +30,7 @@ def write(
     Raises `UserError` as `perla.analysis.compare.compare` does.
     """
     comparison = compare(runs, metric=metric, threshold=threshold)
+    _create(out)
     write_atomic(out / "summary.json", dump(comparison.as_dict()))
     write_atomic(out / "marl_eval.json", dump(marl_eval(runs)))
     draw(figures.comparison(comparison), out / "comparison")
@@ -50,7 +51,7 @@ def judge(experiment: Experiment, name: str, scale: Scale, outcome: Outcome, out
 
     Where a cell failed the claim is not judged. Raises `UserError` where nothing can be compared.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    _create(out)
     runs = complete(outcome.results)
     comparison = compare(runs, metric=experiment.metric)
     if outcome.failures:
@@ -97,3 +98,8 @@ def complete(runs: Sequence[Curves]) -> list[Curves]:
         tasks.setdefault(run.method, set()).add(run.task)
     common = set.intersection(*tasks.values()) if tasks else set()
     return [run for run in runs if run.task in common]
+
+
+def _create(folder: Path) -> None:
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,156 @@
+"""`perla compare`, `perla suite` and `perla reproduce`: answers, pictures, and exit codes."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import fake_worker
+from perla.cli import main
+from perla.suites import local
+from perla.suites.cost import Costs, Machine
+from perla.suites.suite import Grid
+
+ENV = "lbf:Foraging-5x5-2p-1f-v2"
+TINY = ("--env", ENV, "--steps", "100", "--seeds", "3", "--evaluations", "5", "--quiet",
+        "--copies", "2", "--horizon", "5")  # fmt: skip
+FAKE = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
+
+
+@pytest.fixture(autouse=True)
+def fake(monkeypatch, tmp_path):
+    monkeypatch.setattr(local, "PROGRAM", FAKE)
+    monkeypatch.setenv("PERLA_CACHE", "off")
+    monkeypatch.chdir(tmp_path)
+
+
+def refused(capsys, *argv):
+    assert main(argv) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.startswith("perla: ")
+    assert error.count("\n") == 1
+    return error
+
+
+@pytest.fixture
+def compared(tmp_path, capsys):
+    assert main(["compare", "ippo", "perla-ippo", *TINY, "--out", "both"]) == 0
+    return capsys.readouterr().out
+
+
+def test_compare_ends_in_a_table_a_picture_and_a_sentence(compared):
+    lines = compared.splitlines()
+    assert "absolute" in compared
+    assert "P(better than" in compared
+    assert lines[-1].endswith(".")
+    assert "ippo" in lines[-1]
+    assert "in 3 seeds" in lines[-1]
+    summary = json.loads(Path("both/summary.json").read_text())
+    assert summary["verdict"] == lines[-1]
+    assert [method["name"] for method in summary["methods"]] == ["ippo", "perla-ippo"]
+    layout = json.loads(Path("both/marl_eval.json").read_text())
+    assert set(layout["lbf"]["Foraging-5x5-2p-1f-v2"]) == {"ippo", "perla-ippo"}
+    assert set(layout["lbf"]["Foraging-5x5-2p-1f-v2"]["ippo"]) == {"seed_0", "seed_1", "seed_2"}
+    assert Path("both/comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in Path("both/comparison.svg").read_bytes()
+
+
+def test_finished_runs_are_compared_as_they_are(compared, capsys):
+    assert main(["compare", "both/cells", "--out", "again", "--quiet"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == compared.splitlines()[-1]
+    assert main(["compare", *map(str, Path("both/cells").glob("*/*")), "--out", "third"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("--steps", "110"), "steps = 1"),
+        (("--seeds", "4"), "seeds = "),
+        (("--evaluations", "4"), "evaluations = "),
+        (("--env-option", "penalty=0.5"), "rules.penalty = "),
+    ],
+)
+def test_unequal_runs_are_not_compared(compared, capsys, change, message):
+    rest = [*TINY, *change]
+    assert main(["compare", "mappo", "perla-mappo", *rest, "--out", "other"]) == 0
+    capsys.readouterr()
+    folders = [str(next(Path(p, "cells").rglob("config.json")).parent) for p in ("both", "other")]
+    error = refused(capsys, "compare", *folders, "--out", "mixed")
+    assert message in error
+    assert all(folder in error for folder in folders)
+
+
+def test_a_corrupt_run_among_the_inputs_is_named_and_the_rest_goes_on(compared, capsys):
+    assert main(["compare", "mappo", "perla-mappo", *TINY, "--out", "more"]) == 0
+    folder = next(Path("both/cells").glob("*/ippo-*"))
+    (folder / "metrics.jsonl").write_text('{"seed": 0')
+    capsys.readouterr()
+    assert main(["compare", "both/cells", "more/cells", "--out", "rest", "--quiet"]) == 1
+    out, error = capsys.readouterr()
+    assert f"{folder}" in error
+    assert "metrics.jsonl" in error
+    assert "mappo" in out.splitlines()[-1]
+
+
+def test_a_failing_cell_is_named_and_the_exit_code_tells(capsys):
+    grid = {"env": ENV, "algo": ["ippo", "mappo"], "steps": 100, "seeds": 3, "evaluations": 5,
+            "settings": {"copies": 2, "horizon": 5, "lr": [1e-3, fake_worker.BROKEN]}}  # fmt: skip
+    Path("rates.json").write_text(json.dumps({"name": "rates", "grids": [grid]}))
+    assert main(["suite", "rates.json", "--quiet"]) == 1
+    out, error = capsys.readouterr()
+    assert "ippo lr=0.5 on lbf:Foraging-5x5-2p-1f-v2: lr = 0.5: far too much" in error
+    assert error.count("perla: ") == 2
+    assert "mappo lr=0.001" in out
+    assert Path("runs/rates/summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("compare", "ipo", "mappo"), "did you mean 'ippo'"),
+        (("compare", "ippo"), "takes two methods"),
+        (("compare", "ippo", "ippo"), "takes two methods"),
+        (("compare", "ippo", "mappo", "--lr", "-1"), "--lr -1: expected a number > 0"),
+        (("compare", "ippo", "mappo", "--steps", "0"), "--steps 0: expected"),
+        (("compare", "ippo", "mappo", "--executor", "rey"), "did you mean 'ray'"),
+        (("compare", "ippo", "mappo", "--processes", "0"), "--processes 0: expected"),
+        (("compare", "ippo", "mappo", "--env", "lbf:Foraging-5x5"), "'Foraging-5x5': the number"),
+        (("compare", "nowhere/run", "."), "nowhere/run: no folder"),
+        (("compare", "."), "no run"),
+        (("suite", "nothing.json"), "nothing.json: no such file"),
+        (("reproduce", "lbff"), "did you mean 'lbf'"),
+        (("reproduce", "lbf", "--scale", "quik"), "did you mean 'quick'"),
+        (("reproduce",), "required"),
+    ],
+)
+def test_mistakes_end_in_one_line(capsys, argv, message):
+    assert message in refused(capsys, *argv)
+
+
+def test_a_dry_run_lists_the_cells_and_leaves_nothing(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(Machine, "measure", lambda: Machine(1e11, 1e9))
+    assert main(["compare", "ippo", "perla-ippo", *TINY, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "2 cells" in out
+    assert "perla-ippo" in out
+    assert "about 0:" in out.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_costs_grow_with_what_they_should():
+    costs = Costs(Machine(1e11, 1e9))
+
+    def seconds(**changes):
+        grid = {"env": ENV, "algo": "perla-ippo", "steps": 10**6, "seeds": 1}
+        (cell,) = Grid(**grid | changes).cells()
+        return costs.seconds(cell.run)
+
+    one, start = seconds(), seconds(steps=1)
+    assert seconds(steps=2 * 10**6) - start == pytest.approx(2 * (one - start), rel=0.1)
+    assert seconds(seeds=3) - start > 2.9 * (one - start)
+    assert seconds(settings={"estimator": "sampled", "k": 100}) > one
+    assert seconds(settings={"lr": 1e-4}) == one
+    assert seconds(settings={"hidden": 256}) > 1.5 * one
+    assert len(costs.traced) == 3
