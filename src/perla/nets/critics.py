@@ -61,13 +61,18 @@ class Critic(eqx.Module):
 
         A joint action without batch axes serves every state; its part is then computed once.
         """
-        agents = self.body.agents
-        chosen = jax.nn.one_hot(actions, self.actions)
-        tables = self.body.rows.reshape(*self.body.rows.shape[:-2], agents, self.actions, -1)
-        if self.body.separate:  # table of agent i for the action of agent m
-            others = 1.0 - jnp.eye(agents)
-            seen = jnp.einsum("...ma,im,imaw->...iw", chosen, others, tables)
+        agents, rows = self.body.agents, self.body.rows
+        which = actions + along(self.actions * jnp.arange(agents), actions)
+        if self.body.separate:
+            own = jnp.repeat(jnp.eye(agents, dtype=bool), self.actions, axis=-1)
+            rows = jnp.where(own[..., None], 0.0, rows).swapaxes(0, 1)  # [row, agent, width]
+            seen = one_by_one(rows.at[which].get(mode="clip"), axis=-3)
         else:
-            looked_up = jnp.einsum("...ma,maw->...mw", chosen, tables)
-            seen = looked_up.sum(-2, keepdims=True) - looked_up
+            looked_up = rows.at[which].get(mode="clip")
+            seen = one_by_one(looked_up, axis=-2)[..., None, :] - looked_up
         return self.body.hidden(context + along(seen, context))
+
+
+def one_by_one(x: Float[Array, ...], axis: int) -> Float[Array, ...]:
+    """The sum over a short axis, in a form that compilers merge with what is before and after."""
+    return sum(x.take(i, axis) for i in range(x.shape[axis]))
