@@ -37,7 +37,7 @@ class Config(
     """
 
     def __post_init__(self) -> None:
-        for field in msgspec.structs.fields(type(self)):
+        for field in fields(type(self)):
             check(getattr(self, field.name), field.type, name=field.name)
 
     def replace(self: ConfigType, **changes: Any) -> ConfigType:
@@ -46,6 +46,12 @@ class Config(
             if name not in self.__struct_fields__:
                 raise nearest(name, self.__struct_fields__, what="setting")
         return msgspec.structs.replace(self, **changes)
+
+
+@functools.cache
+def fields(cls: type[Config]) -> tuple[Any, ...]:
+    """The fields of `cls`, each with its name and type; msgspec evaluates them anew every time."""
+    return msgspec.structs.fields(cls)
 
 
 def check(value: Any, type: Any, *, name: str) -> None:

@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from perla.distributions import Categorical, inverse_cdf
-from perla.methods.estimators import Exact, Sampled
+from perla.methods.estimators import Exact, Sampled, Stratified
 from perla.types import Array, Float, Int, PRNGKeyArray
 
-AT_ONCE = 10
+AT_ONCE = 1
 """Joint actions of a state that are evaluated together."""
 
 
@@ -36,15 +36,16 @@ class Draws(NamedTuple):
     """wᵢⱼ: for each agent they sum to one (in expectation, where they are drawn)."""
 
 
-def draw(estimator: Sampled | Exact, policy: Categorical, key: PRNGKeyArray) -> Draws:
+def draw(estimator: Sampled | Stratified | Exact, policy: Categorical, key: PRNGKeyArray) -> Draws:
     """Weighted joint actions for the policies `[*batch, agent, action]` of every state."""
     *batch, agents, actions = policy.log_probs.shape
-    if isinstance(estimator, Sampled):
-        u = jax.random.uniform(key, (*batch, estimator.k, agents))
-        probs = jnp.broadcast_to(
-            policy.probs[..., None, :, :], (*batch, estimator.k, agents, actions)
-        )
-        return Draws(inverse_cdf(probs, u), jnp.full(u.shape, 1.0 / estimator.k))
+    if isinstance(estimator, Sampled | Stratified):
+        if isinstance(estimator, Sampled):
+            u = jax.random.uniform(key, (*batch, estimator.k, agents))
+        else:
+            u = latin_hypercube(key, (*batch, estimator.strata, agents))
+        each = jax.vmap(partial(inverse_cdf, policy.probs), in_axes=-2, out_axes=-2)
+        return Draws(each(u), jnp.full(u.shape, 1.0 / u.shape[-2]))
     table = jnp.asarray(zero_sum(agents, actions))
     # log π₋ᵢ(a₋ᵢ) = Σ_{m≠i} log πₘ(aₘ): summed without i, as the logarithm of a masked action
     # is so large that taking it away again would leave nothing.
@@ -52,6 +53,26 @@ def draw(estimator: Sampled | Exact, policy: Categorical, key: PRNGKeyArray) -> 
     log_probs = jnp.einsum("jma,...ma->...jm", chosen, policy.log_probs)
     others = 1.0 - jnp.eye(agents)
     return Draws(table, jnp.exp(jnp.einsum("...jm,im->...ji", log_probs, others)))
+
+
+def latin_hypercube(
+    key: PRNGKeyArray, shape: tuple[int, ...]
+) -> Float[Array, "*batch sample agent"]:
+    """Points that are each uniform on [0, 1)ᴺ, and of which in every direction one lies in each of
+    K equal intervals.
+
+    The intervals of an agent are gone through in steps of a random length from a random start,
+    modulo K. As K is prime, any two draws are in any two different intervals with the same
+    probability, so that for the variance of an average it is as if the order were quite random;
+    but it takes two random numbers for an agent where K independent draws take K.
+    """
+    *batch, k, agents = shape
+    key_start, key_step = jax.random.split(key)
+    start = jax.random.uniform(key_start, (*batch, 1, agents), maxval=k)
+    step = jax.random.randint(key_step, (*batch, 1, agents), 1, k)
+    j = jnp.arange(k).reshape((1,) * len(batch) + (k, 1))
+    u = (j * step % k + start) / k
+    return u - jnp.floor(u)
 
 
 def zero_sum(agents: int, actions: int) -> Int[np.ndarray, "sample agent"]:

@@ -172,7 +172,7 @@ class Algorithm:
     ) -> tuple[Learner, Batch, Metrics]:
         """Everything that stays fixed while the passes are made."""
         config = self.config
-        key_target, key_boundary, key_value, key_prediction = jax.random.split(key, 4)
+        key_target, key_boundary, key_value = jax.random.split(key, 3)
         rewards = trajectory.reward
         if config.normalise_rewards:
             learner = replace(learner, rewards=learner.rewards.update(rewards, trajectory.valid))
@@ -202,10 +202,7 @@ class Algorithm:
         # The critic itself: its baseline and its prediction before the update.
         if config.target is not None:
             context, memories, values = look(learner.critic, key_value)
-        predicted = prediction(
-            config.value, learner.critic, context, trajectory.action, trajectory.policy,
-            key_prediction,
-        )  # fmt: skip
+        predicted = prediction(config.value, learner.critic, context, trajectory.action, values)
         batch = Batch(
             observation=trajectory.observation,
             fresh=trajectory.fresh,
@@ -347,7 +344,8 @@ class Algorithm:
         """The error against the targets; beside it the advantages for the actor."""
         config = self.config
         context, _ = critic.context(part.observation, part.critic_memory[0], part.fresh)
-        predicted = prediction(config.value, critic, context, part.action, part.policy, key)
+        values = estimate(config.value, critic, context, part.policy, key)
+        predicted = prediction(config.value, critic, context, part.action, values)
         target = (
             learner.targets.standardise(part.target) if config.normalise_values else part.target
         )
@@ -359,9 +357,6 @@ class Algorithm:
 
         advantage = part.advantage
         if config.refresh_advantages:
-            values = estimate(
-                config.value, critic, jax.lax.stop_gradient(context), part.policy, key
-            )
             advantage = self.advantages(learner, values, part.policy, part.action, part.target)
         return config.value_coef * loss, (jax.lax.stop_gradient(advantage), {"value_loss": loss})
 

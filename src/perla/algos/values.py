@@ -69,14 +69,13 @@ def prediction(
     critic: Critic,
     context: Float[Array, "*batch agent width"],
     action: Int[Array, "*batch agent"],
-    policy: Categorical,
-    key: PRNGKeyArray,
+    estimated: Estimate,
 ) -> Float[Array, "*batch agent"]:
-    """What the critic says of the transition that `action` made."""
+    """What the critic, of which `estimated` is the estimate, says of the transition that `action`
+    made."""
+    q = estimated.action_values
     if isinstance(value, Embedded) and value.fit == "joint":
         q = critic.joint(context, action)
-    else:
-        q = estimate(value, critic, context, policy, key).action_values
     return chosen(q, action) if advantage_is_critics(value) else q[..., 0]
 
 

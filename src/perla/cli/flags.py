@@ -8,10 +8,8 @@ from argparse import BooleanOptionalAction
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import msgspec
-
 from perla.cli.parser import Parser
-from perla.config import Config, describe, field_docs, field_groups, tag, variants
+from perla.config import Config, describe, field_docs, field_groups, fields, tag, variants
 from perla.methods.recipes import make
 from perla.methods.settings import every_setting, fixed
 
@@ -50,12 +48,12 @@ def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def explain(algo: str, preset: str) -> str:
     """The flags of `algo` with their meaning and their defaults under `preset`."""
     config = make(algo, preset)
-    fields = {field.name: field for field in msgspec.structs.fields(type(config))}
+    by_name = {field.name: field for field in fields(type(config))}
     parts = [f"settings of {algo} (defaults of the preset {preset!r}):"]
     for group in field_groups(type(config)):
         rows: list[str] = []
         for name in group:
-            rows += _rows(config, fields[name], 2)
+            rows += _rows(config, by_name[name], 2)
         if rows:
             parts.append("\n".join(rows))
     return "\n\n".join(parts) + "\n"
@@ -77,7 +75,7 @@ def _rows(config: Config, field: Any, indent: int) -> Iterator[str]:
         if struct is None or (field.name in fixed() and label != tag(value)):
             continue
         member = value if label == tag(value) and value is not None else struct()
-        inner = list(msgspec.structs.fields(struct))
+        inner = list(fields(struct))
         deeper = indent
         if inner and field.name not in fixed():
             deeper = indent + 2

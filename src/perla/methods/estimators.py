@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 from perla.config import Config, Count
 from perla.errors import UserError
 
@@ -16,6 +19,27 @@ class Sampled(Config, tag="sampled", frozen=True):
     """Joint actions drawn at each state."""
 
 
+class Stratified(Config, tag="stratified", frozen=True):
+    """Draws from the joint policy, weighted equally, that share each agent's probabilities out
+    evenly: every action comes in its share of the draws to within one, rather than by chance, and
+    only which actions of several agents meet is left to chance (Latin hypercube sampling; McKay,
+    Beckman and Conover, 1979)."""
+
+    strata: Count = 47
+    """Joint actions drawn at each state; a prime number."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not prime(self.strata):
+            near = next(n for n in itertools.count(self.strata) if prime(n))
+            raise UserError(f"strata = {self.strata}: must be a prime number, for example {near}")
+
+
+def prime(n: int) -> bool:
+    """Whether `n` is a prime number."""
+    return n > 1 and all(n % d for d in range(2, math.isqrt(n) + 1))
+
+
 class Exact(Config, tag="exact", frozen=True):
     """Every joint action of the others with its probability (paper, Eq. 1)."""
 
@@ -27,10 +51,10 @@ class Auto(Config, tag="auto", frozen=True):
     """Most critic evaluations a state; K where the marginal is sampled."""
 
 
-Estimator = Sampled | Exact | Auto
+Estimator = Sampled | Stratified | Exact | Auto
 
 
-def resolve(estimator: Estimator, agents: int, actions: int) -> Sampled | Exact:
+def resolve(estimator: Estimator, agents: int, actions: int) -> Sampled | Stratified | Exact:
     """The estimator that is really used for `agents` with `actions` each.
 
     Raises `UserError` where the others' joint actions are too many to enumerate.
@@ -46,6 +70,10 @@ def resolve(estimator: Estimator, agents: int, actions: int) -> Sampled | Exact:
     return estimator
 
 
-def evaluations(estimator: Sampled | Exact, agents: int, actions: int) -> int:
+def evaluations(estimator: Sampled | Stratified | Exact, agents: int, actions: int) -> int:
     """Joint actions at which the critic is evaluated at each state."""
-    return estimator.k if isinstance(estimator, Sampled) else actions ** (agents - 1)
+    match estimator:
+        case Sampled(k=k) | Stratified(strata=k):
+            return k
+        case Exact():
+            return actions ** (agents - 1)

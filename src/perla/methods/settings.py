@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
-from perla.config import Config, convert, field_docs, tag, variants
+from perla.config import Config, convert, field_docs, fields, tag, variants
 from perla.errors import UserError, nearest
 from perla.methods.recipes import RECIPES, make
 
@@ -33,16 +31,19 @@ class Setting:
     """The choices that lead to it: (field, tag), outermost first."""
 
 
-def fixed() -> set[str]:
+@functools.cache
+def fixed() -> frozenset[str]:
     """Fields whose variant the method's name decides: no setting changes it."""
     recipes = RECIPES.values()
-    return {name for recipe in recipes for name, v in recipe.items() if isinstance(v, Config)}
+    return frozenset(
+        name for recipe in recipes for name, value in recipe.items() if isinstance(value, Config)
+    )
 
 
 def settings(cls: type[Config], within: tuple[tuple[str, str], ...] = ()) -> Iterator[Setting]:
     """Every setting of the configuration `cls` and of all its variants."""
     docs = field_docs(cls)
-    for field in msgspec.structs.fields(cls):
+    for field in fields(cls):
         if field.name not in fixed():
             yield Setting(field.name, field.type, docs[field.name], within)
         for name, member in variants(field.type).items():
@@ -75,7 +76,7 @@ def configure(algo: str, preset: str, values: Mapping[str, Any], *, spell: Spell
 
 def _apply(config: Config, todo: dict[str, Any], spell: Spelling) -> Any:
     changes: dict[str, Any] = {}
-    for field in msgspec.structs.fields(type(config)):
+    for field in fields(type(config)):
         choices = variants(field.type)
         if choices:
             value = getattr(config, field.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from perla.config import Config
-from perla.methods.estimators import Auto, Exact, Sampled
+from perla.methods.estimators import Auto, Exact, Sampled, Stratified
 
 
 class Independent(Config, tag="independent", frozen=True):
@@ -31,7 +31,7 @@ class Embedded(Config, tag="embedded", frozen=True):
     """The critic's hidden layer at which the others' actions join: at the `last`, all below is
     computed once a state; at the `first`, once for every joint action, as in a plain network of
     everything."""
-    estimator: Auto | Sampled | Exact = Auto()
+    estimator: Auto | Sampled | Stratified | Exact = Auto()
     """How the average is taken."""
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 
 from perla.envs.protocol import Observation
@@ -66,13 +65,10 @@ class Critic(eqx.Module):
         if self.body.separate:
             own = jnp.repeat(jnp.eye(agents, dtype=bool), self.actions, axis=-1)
             rows = jnp.where(own[..., None], 0.0, rows).swapaxes(0, 1)  # [row, agent, width]
-            seen = one_by_one(rows.at[which].get(mode="clip"), axis=-3)
+            looked_up = rows.at[which].get(mode="clip")
+            seen = sum(looked_up[..., m, :, :] for m in range(agents))
         else:
             looked_up = rows.at[which].get(mode="clip")
-            seen = one_by_one(looked_up, axis=-2)[..., None, :] - looked_up
+            # Agent by agent, which compilers merge with what follows; a sum would stand alone.
+            seen = sum(looked_up[..., m : m + 1, :] for m in range(agents)) - looked_up
         return self.body.hidden(context + along(seen, context))
-
-
-def one_by_one(x: Float[Array, ...], axis: int) -> Float[Array, ...]:
-    """The sum over a short axis, in a form that compilers merge with what is before and after."""
-    return sum(x.take(i, axis) for i in range(x.shape[axis]))
