@@ -16,12 +16,13 @@ from perla.distributions import Categorical
 from perla.envs.protocol import Observation, Spec
 from perla.errors import UserError
 from perla.loops.flops import matrix_flops
-from perla.marginal import Draws, average, draw, zero_sum
-from perla.methods.estimators import Auto, Exact, Sampled, evaluations, resolve
+from perla.marginal import Draws, average, draw, latin_hypercube, zero_sum
+from perla.methods.estimators import Auto, Exact, Sampled, Stratified, evaluations, resolve
 from perla.methods.recipes import make
 from perla.methods.values import Embedded
 
 STATES, AGENTS, ACTIONS, SEEN = 4, 3, 3, 5
+KEY = jax.random.key(0)
 SPEC = Spec("random", AGENTS, SEEN, 7, (ACTIONS,) * AGENTS, 10, "common")
 
 CRITICS = {
@@ -108,7 +109,7 @@ def test_a_lone_agent_has_one_empty_joint_action_of_others():
 
 def test_exact_is_the_sum_over_all_joint_actions_of_the_others(critic, policy):
     net, context = critic
-    draws = draw(Exact(), policy, jax.random.key(0))
+    draws = draw(Exact(), policy, KEY)
     mean = average(partial(net.joint, context), draws)
     np.testing.assert_allclose(mean, enumerate_others(net, context, policy), atol=1e-5)
 
@@ -128,7 +129,7 @@ def test_an_estimate_is_the_average_and_the_critics_deviation_over_the_others(cr
     np.testing.assert_allclose(estimated.spread, (probs * deviation).sum(-1), atol=1e-5)
 
 
-@pytest.mark.parametrize("estimator", [Exact(), Sampled(k=7)])
+@pytest.mark.parametrize("estimator", [Exact(), Sampled(k=7), Stratified(strata=7)])
 def test_weights_sum_to_one_and_masked_actions_weigh_nothing(estimator, policy):
     draws = draw(estimator, policy, jax.random.key(1))
     np.testing.assert_allclose(draws.weights.sum(-2), 1.0, rtol=1e-5)
@@ -158,15 +159,14 @@ def test_no_agent_sees_its_own_action(critic):
 # --- Sampling -----------------------------------------------------------------------------------
 
 
-def sampled_values(net, context, policy, k, repeats):
+def repeated(estimator, net, context, policy, repeats):
     """`repeats` independent estimates of Q̂."""
 
     @jax.jit
     def one(key):
-        draws = draw(Sampled(k=k), policy, key)
-        return average(partial(net.joint, context), draws)
+        return average(partial(net.joint, context), draw(estimator, policy, key))
 
-    return np.asarray(jax.lax.map(one, jax.random.split(jax.random.key(k), repeats)))
+    return np.asarray(jax.lax.map(one, jax.random.split(jax.random.key(0), repeats)))
 
 
 def test_sampling_is_unbiased_and_its_error_falls_as_one_over_root_k(policy):
@@ -176,12 +176,64 @@ def test_sampling_is_unbiased_and_its_error_falls_as_one_over_root_k(policy):
     exact = enumerate_others(net, context, policy)
     ks, errors = [1, 4, 16, 64, 256], []
     for k in ks:
-        estimates = sampled_values(net, context, policy, k, repeats=400)
+        estimates = repeated(Sampled(k=k), net, context, policy, repeats=400)
         bias = np.abs(estimates.mean(0) - exact)
         assert (bias <= 4.5 * spread / np.sqrt(k * 400) + 1e-5).all()
         errors.append(np.sqrt(((estimates - exact) ** 2).mean()))
     slope = np.polyfit(np.log(ks), np.log(errors), 1)[0]
     assert slope == pytest.approx(-0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("strata", [2, 5, 23])
+def test_strata_are_unbiased_and_no_worse_than_as_many_independent_draws(strata, policy):
+    net, context = random_critic(*PLAIN)
+    exact = enumerate_others(net, context, policy)
+    spread = estimate(Embedded(estimator=Exact()), net, context, policy, KEY).spread[..., None]
+    estimates = repeated(Stratified(strata=strata), net, context, policy, repeats=1_000)
+    bias = np.abs(estimates.mean(0) - exact)
+    assert (bias <= 4.5 * spread / np.sqrt(strata * 1_000) + 1e-5).all()
+    independent = (spread**2).mean() / strata
+    variance = ((estimates - exact) ** 2).mean()
+    # Owen (1997): never more than K / (K − 1) of it; the closer to a sum of one-agent terms, the
+    # less.
+    assert variance <= 1.1 * independent * strata / (strata - 1)
+    if strata == 23:
+        assert variance < 0.2 * independent
+
+
+@pytest.mark.parametrize("strata", [5, 23])
+def test_every_action_comes_in_its_share_of_the_strata_to_within_one(strata, policy):
+    draws = draw(Stratified(strata=strata), policy, KEY)
+    counts = jax.nn.one_hot(draws.actions, ACTIONS).sum(1)
+    assert (np.abs(counts - strata * policy.probs) < 1 + 1e-4).all()
+
+
+def test_which_strata_meet_is_random():
+    """Of one agent, any two draws are in any two different strata; those of two agents are
+    independent."""
+    k, states = 5, 20_000
+    points = jax.jit(latin_hypercube, static_argnums=1)(KEY, (states, k, 2))
+    assert 0 <= points.min() <= points.max() < 1
+    strata = np.floor(np.asarray(points) * k).astype(int)
+    np.testing.assert_array_equal(
+        np.sort(strata, 1), np.broadcast_to(np.arange(k)[:, None], strata.shape)
+    )
+    for j in range(1, k):
+        pairs = np.zeros((k, k))
+        np.add.at(pairs, (strata[:, 0, 0], strata[:, j, 0]), 1 / states)
+        np.testing.assert_allclose(pairs, (1 - np.eye(k)) / (k * (k - 1)), atol=0.008)
+    first, second = np.zeros((k, k)), np.zeros((k * k, k * k))
+    np.add.at(first, (strata[:, 0, 0], strata[:, 0, 1]), 1 / states)
+    np.testing.assert_allclose(first, 1 / k**2, atol=0.008)
+    both = strata[:, 0] * k + strata[:, 1]  # where an agent's first two draws are
+    np.add.at(second, (both[:, 0], both[:, 1]), 1 / states)
+    np.testing.assert_allclose(second, np.outer(second.sum(1), second.sum(0)), atol=0.002)
+
+
+@pytest.mark.parametrize("strata", [1, 4, 100])
+def test_the_number_of_strata_must_be_prime(strata):
+    with pytest.raises(UserError, match=r"must be a prime number, for example (2|5|101)$"):
+        Stratified(strata=strata)
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 10])
@@ -262,13 +314,13 @@ def test_where_actions_join_last_a_joint_action_costs_no_layer(sharing, policy):
     [
         (1, 6, Exact()),
         (2, 100, Exact()),
-        (2, 101, Sampled(k=100)),
+        (2, 101, Stratified()),
         (3, 10, Exact()),
-        (3, 11, Sampled(k=100)),
-        (10, 6, Sampled(k=100)),
+        (3, 11, Stratified()),
+        (10, 6, Stratified()),
     ],
 )
-def test_auto_is_exact_where_that_needs_no_more_evaluations(agents, actions, resolved):
+def test_auto_is_exact_where_the_joint_actions_are_few(agents, actions, resolved):
     assert resolve(Auto(budget=100), agents, actions) == resolved
     assert evaluations(resolved, agents, actions) <= 100
 
@@ -276,13 +328,14 @@ def test_auto_is_exact_where_that_needs_no_more_evaluations(agents, actions, res
 @pytest.mark.parametrize(("agents", "actions"), [(1, 5), (2, 3), (4, 2)])
 def test_evaluations_count_the_joint_actions_that_are_drawn(agents, actions):
     policy = Categorical.masked(jnp.zeros((agents, actions)), jnp.ones((agents, actions), bool))
-    for estimator in (Exact(), Sampled(k=9)):
+    for estimator in (Exact(), Sampled(k=9), Stratified(strata=7)):
         draws: Draws = draw(estimator, policy, jax.random.key(0))
         assert evaluations(estimator, agents, actions) == draws.actions.shape[-2]
 
 
 def test_a_choice_that_was_made_stands():
-    assert resolve(Sampled(k=3), 2, 2) == Sampled(k=3)
+    for estimator in (Sampled(k=3), Stratified(strata=3)):
+        assert resolve(estimator, 2, 2) == estimator
     assert resolve(Exact(), 4, 5) == Exact()
 
 

@@ -14,6 +14,7 @@ import pytest
 import fake_worker
 from perla.errors import UserError
 from perla.methods.recipes import make
+from perla.runs import machine
 from perla.runs.spec import Run
 from perla.suites import local
 from perla.suites import ray as on_ray
@@ -183,8 +184,9 @@ def files(out):
     return sorted({re.sub(r"step_\d+|tfevents.*", "", name) for name in names})
 
 
-def test_of_twelve_cells_on_two_nodes_one_of_which_dies(cluster, node, fakes, tmp_path):
+def test_of_twelve_cells_on_two_nodes_one_of_which_dies(cluster, node, fakes, tmp_path, capfd):
     check_against_one_machine(cluster, node, tmp_path, slow, 12, dies=True)
+    assert "".join(capfd.readouterr()) == ""
 
 
 @pytest.mark.parametrize(
@@ -223,7 +225,24 @@ def test_a_failing_cell_is_named_and_the_rest_goes_on(cluster, fakes, tmp_path, 
     ]
     assert "Traceback" in crashing.folder.with_name("1.log").read_text()
     assert not good.folder.with_name("3.log").exists()
+    assert '"cores": 1,' in (good.folder / "config.json").read_text()
     assert "".join(capfd.readouterr()) == ""
+
+
+def test_a_connection_that_is_there_is_used_and_kept(cluster, fakes, tmp_path, monkeypatch):
+    import ray
+
+    here = machine.versions()
+    monkeypatch.setattr(machine, "versions", lambda: here | {"jax": "0.1"})
+    ray.init(cluster.address, log_to_driver=False, include_dashboard=False)
+    try:
+        started, failed = Ray().carry_out(fake(tmp_path, 1e-3))
+        assert ray.is_initialized()
+    finally:
+        ray.shutdown()
+    node = started.text.removeprefix("on ")
+    there = f"jax is {here['jax']} there and 0.1 where it was asked for"
+    assert (failed.kind, failed.text) == ("failed", f"{node}: {there}")
 
 
 def test_an_interruption_leaves_what_can_be_gone_on_with(fakes, tmp_path, monkeypatch, capfd):
@@ -251,8 +270,7 @@ def test_an_interruption_leaves_what_can_be_gone_on_with(fakes, tmp_path, monkey
 
     reached = len((cut.folder / "metrics.jsonl").read_bytes().splitlines())
     assert reached < 2 * INTERVALS
-    list(Local(1).carry_out([cut]))
-    list(Local(1).carry_out([whole]))
+    list(Local(2).carry_out([cut, whole]))
     assert outcome(cut.folder) == outcome(whole.folder)
 
 

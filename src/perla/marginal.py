@@ -23,10 +23,6 @@ from perla.distributions import Categorical, inverse_cdf
 from perla.methods.estimators import Exact, Sampled, Stratified
 from perla.types import Array, Float, Int, PRNGKeyArray
 
-AT_ONCE = 1
-"""Joint actions of a state that are evaluated together."""
-
-
 class Draws(NamedTuple):
     """Weighted joint actions at each state, to be shared by all agents."""
 
@@ -94,8 +90,7 @@ def average(
 ) -> Float[Array, "*batch agent out"]:
     """Σⱼ wᵢⱼ f(a⁽ʲ⁾)ᵢ                                                        (paper, Eq. 2)
 
-    One joint action after another, and again in the backward pass: memory holds `AT_ONCE` of them,
-    however many there are.
+    One joint action after another, and again in the backward pass: memory holds one at a time.
     """
     actions = jnp.moveaxis(draws.actions, -2, 0)
     weights = jnp.moveaxis(draws.weights, -2, 0)[..., None]
@@ -108,6 +103,5 @@ def average(
         lambda total, one: (total + term(*one), None),
         jnp.zeros(jax.eval_shape(f, actions[0]).shape),
         (actions, weights),
-        unroll=min(AT_ONCE, len(actions)),
     )
     return total

@@ -105,23 +105,20 @@ class Ray:
         Raises `UserError` if no cluster answers.
         """
         with self._connected() as ray, ExitStack() as locks:
-            submit = (
-                ray.remote(attempt)
-                .options(
-                    num_cpus=self.cpus,
-                    num_gpus=self.gpus,
-                    num_returns="streaming",
-                    max_retries=0,
-                )
-                .remote
+            remote = ray.remote(attempt).options(
+                num_cpus=self.cpus, num_gpus=self.gpus, num_returns="streaming", max_retries=0
             )
             shared = PROGRAM[1:], self._environment(), machine.versions()
+
+            def submit(task: Task) -> Any:
+                return remote.remote(task, contents(task.folder), *shared)
+
             cells: dict[Any, Cell] = {}
             try:
                 for task in tasks:
                     try:
                         locks.enter_context(held(task.folder))
-                        cells[submit(task, contents(task.folder), *shared)] = Cell(task)
+                        cells[submit(task)] = Cell(task)
                     except UserError as error:
                         yield Event(task, "failed", str(error))
                 while cells:
@@ -129,16 +126,15 @@ class Ray:
                     cell = cells[stream]
                     try:
                         event = cell.hear(received(ray, stream), self.retries)
+                        if event is not None and event.kind == "retried":
+                            cells[submit(cell.task)] = cell
                     except UserError as error:
                         ray.cancel(stream)
                         event = Event(cell.task, "failed", str(error))
-                    if event is None:
-                        continue
-                    if event.kind != "started":
-                        del cells[stream]
-                    if event.kind == "retried":
-                        cells[submit(cell.task, contents(cell.task.folder), *shared)] = cell
-                    yield event
+                    if event is not None:
+                        if event.kind != "started":
+                            del cells[stream]
+                        yield event
             finally:
                 for stream in cells:
                     ray.cancel(stream)
@@ -158,8 +154,7 @@ class Ray:
         address = self.address or os.environ.get("RAY_ADDRESS") or "local"
         shares = {} if address != "local" else self._this_machine()
         knock(address)
-        main = threading.current_thread() is threading.main_thread()
-        on_termination = signal.getsignal(signal.SIGTERM)
+        termination = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
                 address=address,
@@ -170,6 +165,9 @@ class Ray:
             )
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"no Ray at {address}: {sentence(error)}") from None
+        if threading.current_thread() is threading.main_thread():
+            # Ray's own handler writes a page and aborts.
+            signal.signal(signal.SIGTERM, termination or signal.SIG_DFL)
         talk = ray._private.worker
         talk._worker_logs_enabled = False  # Else a node's death is a page of its last words.
         try:
@@ -177,8 +175,6 @@ class Ray:
         finally:
             ray.shutdown()
             talk._worker_logs_enabled = True
-            if main:  # Ray has put its own in the place of the program's.
-                signal.signal(signal.SIGTERM, on_termination)
 
     def _this_machine(self) -> dict[str, int]:
         """What a Ray on this machine has to share out. Raises `UserError` if no cell could run."""
@@ -194,7 +190,7 @@ class Ray:
         mine = {name: text for name, text in os.environ.items() if name.startswith(HANDED_ON)}
         mine["PERLA_CORES"] = str(self.cpus)
         if self.gpus == 0:
-            mine["CUDA_VISIBLE_DEVICES"] = ""
+            mine.setdefault("JAX_PLATFORMS", "cpu")
         elif self.gpus < 1:
             mine.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 * self.gpus:.3f}")
         return mine
@@ -258,11 +254,12 @@ def attempt(
     """
     ray = required()
     identity = ray.get_runtime_context().get_node_id()
-    yield Begun(f"node {ray.util.get_node_ip_address()} ({identity[:6]})")
+    node = f"node {ray.util.get_node_ip_address()} ({identity[:6]})"
+    yield Begun(node)
     for name, version in machine.versions().items():
-        if version != versions[name]:
-            text = f"{name} is {version} on this node and {versions[name]} where it was asked for"
-            yield Ended(2, text)
+        if version != versions.get(name):
+            text = f"{name} is {version} there and {versions.get(name)} where it was asked for"
+            yield Ended(2, f"{node}: {text}")
             return
     with TemporaryDirectory(prefix="perla-") as scratch:
         folder, log = Path(scratch, "run"), Path(scratch, "log")
