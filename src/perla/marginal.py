@@ -23,6 +23,7 @@ from perla.distributions import Categorical, inverse_cdf
 from perla.methods.estimators import Exact, Sampled, Stratified
 from perla.types import Array, Float, Int, PRNGKeyArray
 
+
 class Draws(NamedTuple):
     """Weighted joint actions at each state, to be shared by all agents."""
 

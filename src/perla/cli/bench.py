@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from perla.cli.parser import Parser
+from perla.cli.tables import say, table
 from perla.errors import UserError, nearest
 
 BENCHES = ("env", "train")
@@ -26,21 +27,15 @@ def bench_command(argv: Sequence[str]) -> int:
     if out is not None and not out.parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}")
 
-    from rich.console import Console
-    from rich.table import Table
-
     from perla.runs import backend, machine
     from perla.runs.files import write_atomic
     from perla.runs.store import dump
 
     backend.prepare()
     rows = importlib.import_module(f"perla.bench.{arguments.what}").measure()
-    table = Table(title=f"perla bench {arguments.what}")
-    for name in rows[0]:
-        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
-    for row in rows:
-        table.add_row(*map(_cell, row.values()))
-    Console().print(table)
+    words = [name for name, value in rows[0].items() if isinstance(value, str)]
+    cells = [{name: _cell(value) for name, value in row.items()} for row in rows]
+    say(table(f"perla bench {arguments.what}", cells, left=words))
     if out is not None:
         facts = {"rows": rows, "versions": machine.versions(), "hardware": machine.hardware()}
         write_atomic(out, dump(facts))

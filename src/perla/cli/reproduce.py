@@ -8,6 +8,7 @@ from pathlib import Path
 
 from perla.cli import suites
 from perla.cli.parser import Parser
+from perla.cli.tables import say, table
 from perla.errors import nearest
 
 
@@ -49,9 +50,9 @@ def _reproduce(arguments: argparse.Namespace, out: Path) -> int:
         suites.tell(f"{name}: {reason}")
     folder = out / arguments.experiment
     report = results.judge(experiment, arguments.experiment, arguments.scale, outcome, folder)
-    suites.console(suites.table(arguments.experiment, report.rows))
-    suites.console(f"{experiment.figure}. {experiment.claim}")
-    suites.console(f"{report.verdict.status}: {report.verdict.reason}")
+    say(table(arguments.experiment, report.rows, left=("method",)))
+    say(f"{experiment.figure}. {experiment.claim}")
+    say(f"{report.verdict.status}: {report.verdict.reason}")
     if not arguments.quiet:
-        suites.console(f"results and figures: {folder}")
+        say(f"results and figures: {folder}")
     return suites.FAILED if outcome.failures else 0

@@ -6,9 +6,10 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from perla.cli.parser import Parser
+from perla.cli.tables import say, table
 from perla.config import Count, convert
 from perla.errors import nearest
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from perla.suites.suite import Cell
 
 EXECUTORS = ("local", "ray")
-LEFT = ("environment", "method", "claim", "verdict")
-"""Columns of words."""
 FAILED = 1
 """The exit status where some cells failed and the rest went well."""
 
@@ -104,10 +103,10 @@ def finish(
             tell(f"{run.path}: left out, as not every method has a result on {run.task}")
     threshold = convert(arguments.threshold or "none", float | None, name="--threshold")
     comparison = results.write(whole, out, metric=arguments.metric, threshold=threshold)
-    console(table(f"{', '.join(comparison.tasks)}", rows(comparison)))
-    console(comparison.verdict)
+    say(table(", ".join(comparison.tasks), rows(comparison), left=("method",)))
+    say(comparison.verdict)
     if not arguments.quiet:
-        console(f"everything about this comparison: {out}")
+        say(f"everything about this comparison: {out}")
     return FAILED if failures else 0
 
 
@@ -133,28 +132,6 @@ def dry_run(cells: Sequence[Cell], arguments: argparse.Namespace) -> int:
         }
         for cell, cost in zip(cells, seconds, strict=True)
     ]
-    console(table(f"{len(cells)} cells", rows))
-    console(f"about {clock(sum(seconds))} on this machine, all its cores together")
+    say(table(f"{len(cells)} cells", rows, left=("environment", "method")))
+    say(f"about {clock(sum(seconds))} on this machine, all its cores together")
     return 0
-
-
-def console(what: Any) -> None:
-    """Print a table or a line, wide enough for a table where nobody looks at it."""
-    from rich.console import Console
-
-    target = Console()
-    if not target.is_terminal:
-        target = Console(width=140)
-    target.print(what, soft_wrap=isinstance(what, str), highlight=False, markup=False)
-
-
-def table(title: str, rows: Sequence[Mapping[str, str]]) -> Any:
-    """Rows as a table."""
-    from rich.table import Table
-
-    table = Table(title=title)
-    for name in rows[0]:
-        table.add_column(name, justify="left" if name in LEFT else "right")
-    for row in rows:
-        table.add_row(*row.values())
-    return table

@@ -90,11 +90,6 @@ class Ray:
             raise UserError(f"cpus = {cpus}: a cell needs one at least")
         if gpus < 0 or (gpus > 1 and gpus % 1):
             raise UserError(f"gpus = {gpus:g}: give a share of one, or whole ones")
-        if address is not None and address.startswith("ray://"):
-            raise UserError(
-                f"{address}: Ray's client cannot stream files; start this on a machine of the "
-                "cluster, with its own address or `auto`"
-            )
         required()
         self.address, self.cpus, self.gpus, self.retries = address, cpus, gpus, retries
 
@@ -102,7 +97,7 @@ class Ray:
         """Carry out `tasks`; closing the iterator stops them at once, and whoever goes on with
         them begins at the newest checkpoints that have come here.
 
-        Raises `UserError` if no cluster answers.
+        Raises `UserError` if no cluster answers at the address.
         """
         with self._connected() as ray, ExitStack() as locks:
             remote = ray.remote(attempt).options(
@@ -274,10 +269,11 @@ def attempt(
                     yield mirror.news(finished=False)
             yield mirror.news(finished=process.popen.returncode == 0)
             reason = process.reason().replace(str(folder), str(task.folder))
-            yield Ended(process.popen.returncode, reason, log.read_bytes())
+            ended = Ended(process.popen.returncode, reason, log.read_bytes())
         finally:
             process.popen.kill()
             process.popen.wait()
+    yield ended  # When all is cleared away, as whoever hears it may disconnect.
 
 
 class Mirror:
@@ -405,7 +401,12 @@ def required() -> Any:
 
 
 def knock(address: str) -> None:
-    """Raise `UserError` if `address` names a machine and a port where nobody answers."""
+    """Raise `UserError` if `address` is of no use: a client's, or a port where nobody answers."""
+    if address.startswith("ray://"):
+        raise UserError(
+            f"{address}: Ray's client cannot stream files; start this on a machine of the "
+            "cluster, with its own address or `auto`"
+        )
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():
         return

@@ -1,0 +1,76 @@
+"""Keep what `perla reproduce` found: small files under docs/results/, and the page that shows them.
+
+    for e in lbf failures full-observability scaling variance samples grid; do
+        perla reproduce $e --scale quick --out runs/reproduce-quick
+    done
+    python benchmarks/reproduction.py runs/reproduce-quick
+
+Nothing on docs/reproduction.md below its title is written by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+KEPT = ("verdict.json", "summary.json", "*.png", "*.svg")
+
+HEAD = """\
+# The paper's experiments
+
+Made by `benchmarks/reproduction.py` from the folders that these commands leave behind. The rules
+and what is measured are in [comparisons.md](comparisons.md); `quick` has fewer maps and steps than
+the paper and perla's own settings, the same for all methods: a verdict here is about these.
+Returns are those of sampled actions, as in the paper; brackets are 95% intervals.
+
+| experiment | the paper | verdict at `quick` |
+|---|---|---|
+"""
+
+
+def section(facts: dict[str, Any], folder: Path) -> str:
+    """An experiment's part of the page."""
+    pictures = "\n".join(
+        f"![{path.stem}]({path.relative_to('docs').as_posix()})"
+        for path in sorted(folder.glob("*.png"))
+    )
+    return f"""
+## {facts["experiment"]}
+
+    {facts["command"]}
+
+{facts["figure"]}. {facts["claim"]}
+
+*The claim holds if:* {facts["rule"]}
+
+**{facts["verdict"].capitalize()}**: {facts["reason"]}.
+
+{pictures}
+"""
+
+
+def main() -> None:
+    """Copy and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="the --out of the experiments")
+    source: Path = parser.parse_args().folder
+    page, sections = HEAD, ""
+    for path in sorted(source.glob("*/verdict.json"), key=lambda path: path.stat().st_mtime):
+        facts = json.loads(path.read_text())
+        folder = Path("docs/results", facts["scale"], facts["experiment"])
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for pattern in KEPT:
+            for file in path.parent.glob(pattern):
+                shutil.copy(file, folder)
+        name = facts["experiment"]
+        page += f"| [{name}](#{name}) | {facts['figure']} | {facts['verdict']} |\n"
+        sections += section(facts, folder)
+    Path("docs/reproduction.md").write_text(page + sections)
+
+
+if __name__ == "__main__":
+    main()
