@@ -1,7 +1,6 @@
 """`perla compare`, `perla suite` and `perla reproduce`: answers, pictures, and exit codes."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from perla.suites.suite import Grid
 ENV = "lbf:Foraging-5x5-2p-1f-v2"
 TINY = ("--env", ENV, "--steps", "100", "--seeds", "3", "--evaluations", "5", "--quiet",
         "--copies", "2", "--horizon", "5")  # fmt: skip
-FAKE = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
+FAKE = (str(Path(__file__).with_name("fake_worker.py")),)
 
 
 @pytest.fixture(autouse=True)

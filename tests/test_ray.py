@@ -24,8 +24,8 @@ from perla.suites.ray import Files, Mirror, Ray, contents, held, put
 from test_resume import outcome
 
 ENV = "lbf:Foraging-5x5-2p-1f-coop-v2"
-FAKE = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
-EAGER = (sys.executable, "-c", """
+FAKE = (str(Path(__file__).with_name("fake_worker.py")),)
+EAGER = ("-c", """
 import sys
 from functools import partial
 from perla.runs import execute

@@ -1,7 +1,6 @@
 """Suites: their cells, each carried out once, and no failure that stops the rest."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from perla.suites.suite import Grid, Suite
 
 ENV = "lbf:Foraging-5x5-2p-1f-v2"
 TINY = {"copies": 2, "horizon": 5}
-FAKE = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
+FAKE = (str(Path(__file__).with_name("fake_worker.py")),)
 
 
 @pytest.fixture(autouse=True)
@@ -207,7 +206,7 @@ def test_a_folder_of_another_run_is_left_alone(tmp_path):
 
 def test_workers_end_with_those_who_started_them(tmp_path):
     (cell,) = cells(fake_worker.SLOW, evaluations=50, steps=1000)
-    process = local.start(Task(cell.run, tmp_path / "run"), 0, 1)
+    process = local.start(Task(cell.run, tmp_path / "run"), tmp_path / "log", {}, FAKE)
     process.popen.stdin.close()
     assert process.popen.wait(timeout=60) in (-15, 143)
     if (tmp_path / "run/config.json").exists():
@@ -215,14 +214,15 @@ def test_workers_end_with_those_who_started_them(tmp_path):
 
 
 def test_room_is_what_cores_and_memory_allow(monkeypatch):
-    monkeypatch.setattr(machine, "accelerators", lambda: 0)
+    monkeypatch.setattr(machine, "accelerators", tuple)
     monkeypatch.setattr(machine, "cores", lambda: 8)
     monkeypatch.setattr(machine, "memory", lambda: 64 * 2**30)
     assert local.room() == 8
     monkeypatch.setattr(machine, "memory", lambda: 5 * 2**30)
     assert local.room() == 2
-    monkeypatch.setattr(machine, "accelerators", lambda: 4)
+    monkeypatch.setattr(machine, "accelerators", lambda: ("2", "3", "5", "7"))
     assert local.room() == 4
+    assert local.share(3, 4) == {"CUDA_VISIBLE_DEVICES": "7"}
 
 
 def test_cores_may_be_fewer(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Literal
 
 import equinox as eqx
@@ -66,9 +67,10 @@ class Critic(eqx.Module):
             own = jnp.repeat(jnp.eye(agents, dtype=bool), self.actions, axis=-1)
             rows = jnp.where(own[..., None], 0.0, rows).swapaxes(0, 1)  # [row, agent, width]
             looked_up = rows.at[which].get(mode="clip")
-            seen = sum(looked_up[..., m, :, :] for m in range(agents))
+            seen = reduce(jnp.add, (looked_up[..., m, :, :] for m in range(agents)))
         else:
             looked_up = rows.at[which].get(mode="clip")
             # Agent by agent, which compilers merge with what follows; a sum would stand alone.
-            seen = sum(looked_up[..., m : m + 1, :] for m in range(agents)) - looked_up
+            joint = reduce(jnp.add, (looked_up[..., m : m + 1, :] for m in range(agents)))
+            seen = joint - looked_up
         return self.body.hidden(context + along(seen, context))

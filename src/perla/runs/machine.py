@@ -58,11 +58,13 @@ def memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def accelerators() -> int:
-    """NVIDIA GPUs that JAX, as it is installed here, can use."""
+def accelerators() -> tuple[str, ...]:
+    """The NVIDIA GPUs that JAX, as it is installed here, can use, by their names in
+    `CUDA_VISIBLE_DEVICES`."""
     if not any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13)):
-        return 0
+        return ()
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
-        return len([name for name in chosen.split(",") if name.strip() not in ("", "-1")])
-    return len([path for path in Path("/dev").glob("nvidia*") if path.name[6:].isdecimal()])
+        return tuple(name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1"))
+    numbers = (path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia*"))
+    return tuple(sorted((number for number in numbers if number.isdecimal()), key=int))

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +21,8 @@ from perla.suites.executors import Event, Task
 MEMORY = 2 * 2**30
 """Bytes of main memory that a process may need."""
 POLL_SECONDS = 0.1
-PROGRAM = (sys.executable, "-m", "perla.suites.worker")
-"""What a process runs, followed by the task's folder."""
+PROGRAM: Sequence[str] = ("-m", "perla.suites.worker")
+"""What Python runs in a process, followed by the task's folder."""
 
 
 @dataclass
@@ -64,7 +64,9 @@ class Local:
             while waiting or working:
                 while waiting and free:
                     task = waiting.popleft()
-                    working.append(start(task, free.pop(), count))
+                    slot = free.pop()
+                    log, environment = log_of(task.folder), share(slot, count)
+                    working.append(start(task, log, environment, PROGRAM, slot))
                     yield Event(task, "started")
                 ended = [process for process in working if process.popen.poll() is not None]
                 for process in ended:
@@ -91,30 +93,41 @@ class Local:
 
 def room() -> int:
     """How many processes this machine has cores, memory or accelerators for."""
-    gpus = machine.accelerators()
+    gpus = len(machine.accelerators())
     return gpus or max(1, min(machine.cores(), machine.memory() // MEMORY))
 
 
-def start(task: Task, slot: int, slots: int) -> Process:
-    """Start a task in the `slot`-th of `slots` equal shares of the machine."""
-    environment = dict(os.environ)
-    if machine.accelerators():
-        environment["CUDA_VISIBLE_DEVICES"] = str(slot % machine.accelerators())
-    else:
-        environment["PERLA_CORES"] = str(max(1, machine.cores() // slots))
-    log = task.folder.with_name(f"{task.folder.name}.log")
+def share(slot: int, slots: int) -> dict[str, str]:
+    """The environment of the `slot`-th of `slots` equal shares of the machine."""
+    if gpus := machine.accelerators():
+        return {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]}
+    return {"PERLA_CORES": str(max(1, machine.cores() // slots))}
+
+
+def start(
+    task: Task, log: Path, environment: Mapping[str, str], program: Sequence[str], slot: int = 0
+) -> Process:
+    """Start a worker, with `environment` beside what it inherits; its `log` says what is wrong.
+
+    Raises `UserError` if the log cannot be written.
+    """
     with explained(log):
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as errors:
             popen = subprocess.Popen(
-                [*PROGRAM, str(task.folder)],
+                [sys.executable, *program, str(task.folder)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
-                env=environment,
+                env=dict(os.environ) | dict(environment),
                 start_new_session=True,  # Ctrl-C is for us to hear, and to hand on.
             )
     assert popen.stdin is not None
     popen.stdin.write(msgspec.json.encode(task.run) + b"\n")
     popen.stdin.flush()
     return Process(task, popen, log, slot)
+
+
+def log_of(folder: Path) -> Path:
+    """Where the worker of a run folder says what is wrong."""
+    return folder.with_name(f"{folder.name}.log")

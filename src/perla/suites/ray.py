@@ -14,8 +14,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -25,13 +23,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeAlias
 
-import msgspec
-
 from perla.errors import UserError
 from perla.runs import machine
 from perla.runs.files import explained, is_temporary, remove_temporaries, write_atomic
 from perla.suites.executors import Event, Task
-from perla.suites.local import POLL_SECONDS, PROGRAM, Process
+from perla.suites.local import POLL_SECONDS, PROGRAM, log_of, start
 
 HANDED_ON = ("PERLA_", "JAX_", "XLA_")
 """Beginnings of the environment variables that a run's numbers and speed may depend on."""
@@ -103,7 +99,7 @@ class Ray:
             remote = ray.remote(attempt).options(
                 num_cpus=self.cpus, num_gpus=self.gpus, num_returns="streaming", max_retries=0
             )
-            shared = PROGRAM[1:], self._environment(), machine.versions()
+            shared = PROGRAM, self._environment(), machine.versions()
 
             def submit(task: Task) -> Any:
                 return remote.remote(task, contents(task.folder), *shared)
@@ -173,7 +169,7 @@ class Ray:
 
     def _this_machine(self) -> dict[str, int]:
         """What a Ray on this machine has to share out. Raises `UserError` if no cell could run."""
-        cores, gpus = machine.cores(), machine.accelerators()
+        cores, gpus = machine.cores(), len(machine.accelerators())
         if self.cpus > cores:
             raise UserError(f"cpus = {self.cpus}: this machine has {cores}")
         if self.gpus > gpus:
@@ -206,7 +202,7 @@ class Cell:
 
         Raises `UserError` where this machine's file system refuses.
         """
-        log = self.task.folder.with_name(f"{self.task.folder.name}.log")
+        log = log_of(self.task.folder)
         match news:
             case Begun(node):
                 self.node = node
@@ -261,7 +257,7 @@ def attempt(
         folder.mkdir()
         put(folder, Files(files))
         mirror = Mirror(folder)
-        process = start(Task(task.run, folder), log, program, environment)
+        process = start(Task(task.run, folder), log, environment, program)
         try:
             while process.popen.poll() is None:
                 time.sleep(POLL_SECONDS)
@@ -372,23 +368,6 @@ def held(folder: Path) -> Iterator[None]:
         holder.unlock()
         with suppress(OSError):
             folder.rmdir()  # If nothing came of it.
-
-
-def start(task: Task, log: Path, program: Sequence[str], environment: dict[str, str]) -> Process:
-    """Start a worker, which says on standard error, its `log`, what is wrong."""
-    with log.open("wb") as errors:
-        popen = subprocess.Popen(
-            [sys.executable, *program, str(task.folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            env=dict(os.environ) | environment,
-            start_new_session=True,
-        )
-    assert popen.stdin is not None
-    popen.stdin.write(msgspec.json.encode(task.run) + b"\n")
-    popen.stdin.flush()
-    return Process(task, popen, log, slot=0)
 
 
 def required() -> Any:
