@@ -248,7 +248,17 @@ def test_a_connection_that_is_there_is_used_and_kept(cluster, fakes, tmp_path, m
     assert (failed.kind, failed.text) == ("failed", f"{node}: {there}")
 
 
-def test_an_interruption_leaves_what_can_be_gone_on_with(fakes, tmp_path, monkeypatch, capfd):
+@pytest.fixture
+def hearing():
+    """Ctrl-C is heard, also where the tests run in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interruption_leaves_what_can_be_gone_on_with(
+    hearing, fakes, tmp_path, monkeypatch, capfd
+):
     pytest.importorskip("ray")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")  # Where names are short enough for sockets.
