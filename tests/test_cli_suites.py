@@ -1,6 +1,7 @@
 """`perla compare`, `perla suite` and `perla reproduce`: answers, pictures, and exit codes."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -134,7 +135,7 @@ def test_a_dry_run_lists_the_cells_and_leaves_nothing(capsys, monkeypatch, tmp_p
     out = capsys.readouterr().out
     assert "2 cells" in out
     assert "perla-ippo" in out
-    assert "about 0:" in out.splitlines()[-1]
+    assert re.match(r"about \d+:\d\d on this machine", out.splitlines()[-1])
     assert not list(tmp_path.iterdir())
 
 
