@@ -9,7 +9,7 @@ import pytest
 
 from perla.analysis.load import Budget, Curves
 from perla.cli import main
-from perla.suites import paper
+from perla.suites import paper, rules
 from perla.suites.experiment import SCALES
 from perla.suites.paper import EXPERIMENTS, MAPS
 
@@ -75,13 +75,13 @@ def test_being_ahead_takes_being_behind_in_nothing():
         curves("ippo", MAPS[0], 0.5, middle=0.5),
         curves("perla-ippo", MAPS[0], 0.6, middle=0.0),
     ]
-    assert paper.better(slow_but_better, "perla-ippo", "ippo")[0] == 0
+    assert rules.better(slow_but_better, "perla-ippo", "ippo")[0] == 0
     fast_and_equal = [
         curves("ippo", MAPS[0], 0.5, middle=0.1),
         curves("perla-ippo", MAPS[0], 0.5, middle=0.4),
     ]
-    assert paper.better(fast_and_equal, "perla-ippo", "ippo")[0] == 1
-    assert paper.better(fast_and_equal, "ippo", "perla-ippo")[0] == -1
+    assert rules.better(fast_and_equal, "perla-ippo", "ippo")[0] == 1
+    assert rules.better(fast_and_equal, "ippo", "perla-ippo")[0] == -1
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_failures_in_part():
         (0.05, 0.05, 0.9, 0.9), maps=maps[1:]
     )
     assert status("failures", runs) == "holds in part"
-    assert paper.failed_maps(runs, "ippo") == 2
+    assert rules.failed_maps(runs, "ippo") == 2
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_scaling(base, perla, expected):
 def test_cumulative_error_is_the_area_under_the_error():
     run = curves("ippo", MAPS[0], 0.5, error=2.0, seeds=1)
     run = replace(run, metrics=run.metrics | {"td_error": np.array([[np.nan, 2.0, 3.0]])})
-    np.testing.assert_allclose(paper.cumulative_error(run), [[0.0, 100.0, 250.0]])
+    np.testing.assert_allclose(rules.cumulative_error(run), [[0.0, 100.0, 250.0]])
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_variance(errors, expected):
 def test_samples(finals, expected):
     k = (5, 10, 50, 100, 250)
     runs = [curves(f"perla-ippo k={n}", MAPS[0], f) for n, f in zip(k, finals, strict=True)]
-    assert list(paper.areas(runs)) == list(k)
+    assert list(rules.areas(runs)) == list(k)
     assert status("samples", runs) == expected
 
 

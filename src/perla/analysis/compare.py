@@ -94,7 +94,7 @@ class Comparison:
         claims = [f"{how} {_and(rival.name for rival in own)}" for how, own in found.items()]
         seeds = self.budget.seeds
         chances = [
-            _short(self.improvement[leader.name][rival.name])
+            f"{self.improvement[leader.name][rival.name]}"
             + f" over {rival.name}" * (len(rivals) > 1)
             for rival in rivals
         ]
@@ -121,7 +121,7 @@ class Comparison:
         """Whether x (1), y (−1) or neither (0) is ahead at the end, and along the way."""
         if self.budget.seeds < FEWEST_SEEDS:
             return 0, 0
-        return _ahead(x.absolute, y.absolute), _ahead(x.area, y.area)
+        return stats.ahead(x.absolute, y.absolute), stats.ahead(x.area, y.area)
 
     def _wins(self, method: Method) -> int:
         """Over how many more methods it prevails than prevail over it; the end counts first."""
@@ -131,10 +131,9 @@ class Comparison:
     def _quote(self, what: str, leader: Method, field: str) -> str:
         rivals = [method for method in self.methods if method is not leader]
         named = [
-            f"{rival.name}'s " * (len(rivals) > 1) + _short(getattr(rival, field))
-            for rival in rivals
+            f"{rival.name}'s " * (len(rivals) > 1) + f"{getattr(rival, field)}" for rival in rivals
         ]
-        return f"{what} {_short(getattr(leader, field))} against {_and(named)}"
+        return f"{what} {getattr(leader, field)} against {_and(named)}"
 
 
 _RELATIONS = {
@@ -303,19 +302,19 @@ def rows(comparison: Comparison) -> list[dict[str, str]]:
         table.append(
             {
                 "method": method.name,
-                f"absolute {METRICS.get(comparison.metric, comparison.metric)}": _short(
-                    method.absolute
+                f"absolute {METRICS.get(comparison.metric, comparison.metric)}": (
+                    f"{method.absolute}"
                 ),
-                "final": _short(method.final),
-                "best": _short(method.best),
-                "area under curve": _short(method.area),
+                "final": f"{method.final}",
+                "best": f"{method.best}",
+                "area under curve": f"{method.area}",
                 f"steps to {comparison.threshold:.3g}": (
                     f"{'–' if math.isnan(method.steps_to) else f'{method.steps_to:,.0f}'}"
                     f" ({method.reached} of {count})"
                 ),
                 "steps/s": f"{method.steps_per_second:,.0f}",
                 "failures": f"{method.failures} of {count}",
-                f"P(better than {baseline})": "–" if chance is None else _short(chance),
+                f"P(better than {baseline})": "–" if chance is None else f"{chance}",
             }
         )
     return table
@@ -366,15 +365,6 @@ def _plain(value: Any) -> Any:
 def _scores(values: Sequence[np.ndarray]) -> np.ndarray:
     """Runs' values `[seed, …]`, one for each task, as `[seed, task, …]`."""
     return np.stack(values, axis=1)
-
-
-def _ahead(x: Score, y: Score) -> int:
-    """1 where x's interval lies above y's, −1 where below, 0 where they touch."""
-    return int(x.low > y.high) - int(y.low > x.high)
-
-
-def _short(score: Score) -> str:
-    return f"{score.point:.3f} [{score.low:.3f}, {score.high:.3f}]"
 
 
 def _and(words: Any) -> str:

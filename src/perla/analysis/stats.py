@@ -25,6 +25,15 @@ class Score(NamedTuple):
     low: Any
     high: Any
 
+    def __format__(self, spec: str) -> str:
+        point, low, high = (format(number, spec or ".3f") for number in self)
+        return f"{point} [{low}, {high}]"
+
+
+def ahead(x: Score, y: Score) -> int:
+    """1 where x's interval lies above y's, −1 where it lies below, 0 where they touch."""
+    return int(x.low > y.high) - int(y.low > x.high)
+
 
 # --- The stratified bootstrap -------------------------------------------------------------------
 

@@ -94,7 +94,7 @@ def _train_and_compare(arguments: argparse.Namespace) -> int:
     )
     cells = Suite(name="comparison", grids=(grid,)).cells()
     if arguments.dry_run:
-        return suites.dry_run(cells, arguments)
+        return suites.dry_run(cells)
     out = (
         Path(arguments.out)
         if arguments.out

@@ -36,7 +36,7 @@ def reproduce_command(argv: Sequence[str]) -> int:
         raise nearest(arguments.scale, SCALES, what="scale")
     cells = EXPERIMENTS[arguments.experiment].suites[arguments.scale].cells()
     if arguments.dry_run:
-        return suites.dry_run(cells, arguments)
+        return suites.dry_run(cells)
     return _reproduce(arguments, Path(arguments.out or f"runs/reproduce-{arguments.scale}"))
 
 

@@ -29,6 +29,6 @@ def suite_command(argv: Sequence[str]) -> int:
     suite = load(Path(arguments.file))
     out = Path(arguments.out or f"runs/{suite.name}")
     if arguments.dry_run:
-        return suites.dry_run(suite.cells(), arguments)
+        return suites.dry_run(suite.cells())
     outcome = suites.carry_out(suite.cells(), out, arguments)
     return suites.finish(outcome.results, outcome.failures, out, arguments)

@@ -115,7 +115,7 @@ def tell(text: str) -> None:
     print("perla:", " ".join(text.split()), file=sys.stderr)
 
 
-def dry_run(cells: Sequence[Cell], arguments: argparse.Namespace) -> int:
+def dry_run(cells: Sequence[Cell]) -> int:
     """List the cells with an estimate of what each costs on this machine."""
     from perla.runs.sinks import clock
     from perla.suites.cost import Costs, Machine

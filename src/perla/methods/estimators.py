@@ -25,8 +25,7 @@ class Stratified(Config, tag="stratified", frozen=True):
     hypercube sampling; McKay, Beckman and Conover, 1979)."""
 
     strata: Count = 23
-    """Joint actions drawn at each state, a prime number. 23 such draws are closer to the exact
-    average than 100 independent ones: docs/speed.md."""
+    """Joint actions drawn at each state, a prime number."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,12 +67,3 @@ def resolve(estimator: Estimator, agents: int, actions: int) -> Sampled | Strati
             f"actions of the others, more than {LARGEST_ENUMERATION:,}; use 'stratified' or 'auto'"
         )
     return estimator
-
-
-def evaluations(estimator: Sampled | Stratified | Exact, agents: int, actions: int) -> int:
-    """Joint actions at which the critic is evaluated at each state."""
-    match estimator:
-        case Sampled(k=k) | Stratified(strata=k):
-            return k
-        case Exact():
-            return actions ** (agents - 1)

@@ -297,7 +297,7 @@ def _carry_out(
     conduct: Conduct,
 ) -> Result:
     display = conduct.display
-    points = schedule(run.steps, run.evaluations, _steps_per_update(run, env))
+    points = schedule(run.steps, run.evaluations, steps_per_update(run, env))
     done = start.evaluation if start is not None else -1
     due = {number: step for number, step in enumerate(points) if number > done}
     records = folder.rewind(done) if folder is not None else []
@@ -357,7 +357,7 @@ def _carry_out(
     return Result(run, records, summary, out, lambda: (trainer, exported))
 
 
-def _steps_per_update(run: Run, env: Env) -> int:
+def steps_per_update(run: Run, env: Env) -> int:
     """The most steps that an update takes, summed over copies."""
     return run.config.copies * run.config.length(env.spec.limit)
 
@@ -415,7 +415,7 @@ def _check_memory(run: Run, env: Env) -> None:
     config, spec = run.config, env.spec
     seen = 4 * spec.agents * spec.obs
     needs = {
-        f"copies = {config.copies} and horizon = {config.horizon}": _steps_per_update(run, env)
+        f"copies = {config.copies} and horizon = {config.horizon}": steps_per_update(run, env)
         * seen,
         f"hidden = {config.hidden} and layers = {config.layers}": (
             4 * config.hidden * (spec.obs + config.hidden * (config.layers - 1))
@@ -430,5 +430,5 @@ def _check_memory(run: Run, env: Env) -> None:
                 f"{what}: needs {need / 2**30:,.0f} GiB at least, and this machine has "
                 f"{have / 2**30:,.0f} GiB"
             )
-    if run.steps + _steps_per_update(run, env) > 2**31 - 1:
+    if run.steps + steps_per_update(run, env) > 2**31 - 1:
         raise UserError(f"steps = {run.steps}: with updates of this size, more than can be counted")

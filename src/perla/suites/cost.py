@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
+
+from perla.envs.protocol import Env
 from perla.envs.registry import make
 from perla.loops.anakin import Trainer
 from perla.loops.flops import Work, element_rate, matrix_rate
 from perla.runs import backend
+from perla.runs.execute import steps_per_update
 from perla.runs.spec import Run, schedule
 
 START_SECONDS = 25.0
@@ -45,18 +49,17 @@ class Costs:
     def seconds(self, run: Run) -> float:
         """About how long `run` will take if the machine is its own."""
         key = shape(run)
+        env = make(run.env, **run.env_options)
         if key not in self.traced:
-            self.traced[key] = self._trace(run)
+            self.traced[key] = self._trace(run, env)
         step, evaluation, absolute = self.traced[key]
-        config = run.config
-        intervals = len(schedule(run.steps, run.evaluations, config.copies * (config.horizon or 1)))
+        intervals = len(schedule(run.steps, run.evaluations, steps_per_update(run, env)))
         return START_SECONDS + len(run.seeds) * (
             run.steps * step + intervals * evaluation + absolute
         )
 
-    def _trace(self, run: Run) -> tuple[float, float, float]:
+    def _trace(self, run: Run, env: Env) -> tuple[float, float, float]:
         """Seconds of an environment step in training, of an evaluation, of the absolute metric."""
-        env = make(run.env, **run.env_options)
         trainer = Trainer(env, run.config, seeds=run.seeds[:1], steps=run.steps)
         seconds = self.machine.seconds
         return (
@@ -69,7 +72,6 @@ class Costs:
 def shape(run: Run) -> object:
     """What the work of `run` depends on: the world and all settings but plain numbers with a point,
     such as learning rates."""
-    import msgspec
 
     def strip(value: object) -> object:
         if isinstance(value, dict):

@@ -12,6 +12,8 @@ from perla.suites.suite import Suite
 
 Scale = Literal["smoke", "quick", "paper"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
+METRIC = "return_sampled"
+"""What the paper compares on foraging."""
 Status = Literal["holds", "holds in part", "does not hold", "not tested"]
 
 
@@ -37,5 +39,5 @@ class Experiment(NamedTuple):
     """The verdict from finished runs."""
     draw: Callable[[Sequence[Curves]], dict[str, Figure]]
     """Its figures by name."""
-    metric: str = "return_sampled"
+    metric: str = METRIC
     """What is compared."""

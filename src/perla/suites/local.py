@@ -16,7 +16,7 @@ import msgspec
 
 from perla.runs import machine
 from perla.runs.files import explained
-from perla.suites.executors import Event, Task
+from perla.suites.executors import FINAL, Event, Task
 
 MEMORY = 2 * 2**30
 """Bytes of main memory that a process may need."""
@@ -47,7 +47,7 @@ class Local:
     """One process for each of several tasks at a time, each with its share of the cores.
 
     A process that dies (out of memory, killed) is tried again up to `retries` times and goes on
-    from its last checkpoint; a mistake that it names itself is final.
+    from its last checkpoint; exceptions and mistakes are final.
     """
 
     def __init__(self, processes: int | None = None, *, retries: int = 2) -> None:
@@ -76,7 +76,7 @@ class Local:
                     if code == 0:
                         process.log.unlink()
                         yield Event(task, "finished")
-                    elif code == 2 or tries[task.folder] == self.retries:
+                    elif code in FINAL or tries[task.folder] == self.retries:
                         yield Event(task, "failed", process.reason())
                     else:
                         tries[task.folder] += 1

@@ -8,23 +8,14 @@ experiment have equal budgets. The paper evaluates with sampled actions, as EPyM
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from matplotlib.figure import Figure
+from perla.suites import pictures, rules
+from perla.suites.experiment import SCALES, Experiment, Scale
+from perla.suites.suite import Grid, Scalar, Suite
 
-from perla.analysis import figures, stats
-from perla.analysis.compare import Comparison, compare
-from perla.analysis.load import Curves
-from perla.analysis.stats import Score
-from perla.suites.experiment import SCALES, Experiment, Scale, Verdict
-from perla.suites.suite import Grid, Scalar, Suite, text
-
-METRIC = "return_sampled"
 FOUR = ("ippo", "mappo", "perla-ippo", "perla-mappo")
-PAIRS = (("perla-ippo", "ippo"), ("perla-mappo", "mappo"))
 
 MAPS = tuple(
     f"lbf:Foraging-{name}-v2"
@@ -90,287 +81,6 @@ def suites(
     return {scale: Suite(name=f"{name}-{scale}", grids=(Grid(**grids[scale]),)) for scale in SCALES}
 
 
-# --- Rules --------------------------------------------------------------------------------------
-
-
-def of(runs: Sequence[Curves], *methods: str) -> Comparison:
-    """These methods side by side, on all tasks together; the last is the baseline."""
-    return compare(
-        [run for name in reversed(methods) for run in runs if run.method == name], metric=METRIC
-    )
-
-
-def better(runs: Sequence[Curves], x: str, y: str) -> tuple[int, str]:
-    """Whether x is ahead of y in the area under the curve and at the end: 1 where it is ahead in
-    one and behind in none, −1 the other way round, else 0. And the numbers, in words."""
-    found = of(runs, x, y)
-    b, a = found.methods
-    signs = [
-        int(mine.low > other.high) - int(other.low > mine.high)
-        for mine, other in ((a.area, b.area), (a.final, b.final))
-    ]
-    ahead = max(signs) if min(signs) >= 0 else min(signs) if max(signs) <= 0 else 0
-    words = (
-        f"{x} against {y}: area under the curve {span(a.area)} against {span(b.area)}, "
-        f"final return {span(a.final)} against {span(b.final)}"
-    )
-    return ahead, words
-
-
-def span(score: Score) -> str:
-    """A score and its interval."""
-    return f"{score.point:.3f} [{score.low:.3f}, {score.high:.3f}]"
-
-
-def judge_pairs(pairs: Sequence[tuple[str, str]]) -> Callable[[Sequence[Curves]], Verdict]:
-    """The claim that each first method improves on its second."""
-
-    def judge(runs: Sequence[Curves]) -> Verdict:
-        found = [better(runs, x, y) for x, y in pairs]
-        signs = [sign for sign, _ in found]
-        reason = "; ".join(words for _, words in found)
-        if all(sign == 1 for sign in signs):
-            return Verdict("holds", reason)
-        if any(sign == 1 for sign in signs) and -1 not in signs:
-            return Verdict("holds in part", reason)
-        return Verdict("does not hold", reason)
-
-    return judge
-
-
-def judge_failures(runs: Sequence[Curves]) -> Verdict:
-    """The claim that PERLA-IPPO does not fail where IPPO does."""
-    failed = {name: failed_maps(runs, name) for name in ("ippo", "mappo", "perla-ippo")}
-    maps = len({run.task for run in runs})
-    reason = ", ".join(f"{name} fails on {count} of {maps} maps" for name, count in failed.items())
-    if failed["ippo"] == 0:
-        return Verdict("not tested", f"{reason}: IPPO has no failure to mend")
-    if failed["perla-ippo"] == 0 and failed["mappo"] >= failed["perla-ippo"]:
-        return Verdict("holds", reason)
-    better_than_both = failed["perla-ippo"] < min(failed["ippo"], failed["mappo"] + 1)
-    return Verdict("holds in part" if better_than_both else "does not hold", reason)
-
-
-def failed_maps(runs: Sequence[Curves], method: str) -> int:
-    """On how many maps the mean final return of a method is below 0.1."""
-    finals = [float(np.mean(run.final[METRIC])) for run in runs if run.method == method]
-    return stats.failures(finals)
-
-
-def judge_full_observability(runs: Sequence[Curves]) -> Verdict:
-    """The claim that PERLA-IPPO ends at least 15% above IPPO where agents see everything."""
-    ahead, reason = better(runs, "perla-ippo", "ippo")
-    base, perla = of(runs, "perla-ippo", "ippo").methods
-    gain = percent(perla.final.point, base.final.point)
-    reason = f"{reason}; the final return is {gain:+.0f}%"
-    if ahead == 1:
-        return Verdict("holds" if gain > 15 else "holds in part", reason)
-    return Verdict("does not hold", reason)
-
-
-def percent(new: float, old: float) -> float:
-    """By how much `new` exceeds `old`, in percent of `old`."""
-    return 100.0 * (new - old) / old if old > 0 else (0.0 if new == old else np.inf)
-
-
-def agents(run: Curves) -> int:
-    """How many agents the run's world has."""
-    return int(run.environment["agents"])
-
-
-def gains(runs: Sequence[Curves], base: str) -> dict[int, Score]:
-    """By number of agents: PERLA-IPPO's final return less that of `base`, over seeds."""
-    table: dict[int, Score] = {}
-    for run in runs:
-        if run.method != "perla-ippo":
-            continue
-        (other,) = (r for r in runs if r.method == base and r.task == run.task)
-        mine, others = run.final[METRIC][:, None], other.final[METRIC][:, None]
-        table[agents(run)] = stats.bootstrap(
-            lambda x, y: stats.mean(x) - stats.mean(y), mine, others
-        )
-    return dict(sorted(table.items()))
-
-
-def judge_scaling(runs: Sequence[Curves]) -> Verdict:
-    """The claim that the gain grows with the agents and passes 1000% at the largest number."""
-    parts, reason = [], []
-    for base in ("ippo", "mappo"):
-        found = gains(runs, base)
-        most = max(found)
-        mine, other = (
-            float(np.mean(run.final[METRIC]))
-            for name in ("perla-ippo", base)
-            for run in runs
-            if run.method == name and agents(run) == most
-        )
-        points = [score.point for score in found.values()]
-        grows = bool(np.all(np.diff(points) >= 0)) and found[most].low > 0
-        parts.append((grows, grows and percent(mine, other) > 1000))
-        reason.append(
-            f"over {base}: "
-            + ", ".join(f"N = {n}: {span(score)}" for n, score in found.items())
-            + f" of final return, {percent(mine, other):+.0f}% at N = {most}"
-        )
-    text = "; ".join(reason)
-    if all(grows and large for grows, large in parts):
-        return Verdict("holds", text)
-    return Verdict("holds in part" if any(grows for grows, _ in parts) else "does not hold", text)
-
-
-def cumulative_error(run: Curves) -> np.ndarray:
-    """The TD error summed over training: `[seed, evaluation]`, in return × steps.
-
-    `td_error` is the root mean square over the updates of an interval; each step counts once.
-    """
-    error = np.nan_to_num(run.metrics["td_error"])
-    return np.cumsum(error * np.diff(run.steps, prepend=0.0), axis=1)
-
-
-def judge_variance(runs: Sequence[Curves]) -> Verdict:
-    """The claim that marginalising lowers the cumulative TD error."""
-    totals = {
-        run.method: stats.bootstrap(stats.mean, cumulative_error(run)[:, -1:]) for run in runs
-    }
-    lower = [totals[x].high < totals[y].low for x, y in PAIRS]
-    higher = [totals[x].low > totals[y].high for x, y in PAIRS]
-    reason = "cumulative TD error: " + ", ".join(
-        f"{name} {score.point:,.0f} [{score.low:,.0f}, {score.high:,.0f}]"
-        for name, score in totals.items()
-    )
-    if all(lower):
-        return Verdict("holds", reason)
-    return Verdict("holds in part" if any(lower) and not any(higher) else "does not hold", reason)
-
-
-def samples_of(run: Curves) -> int:
-    """K of a run whose label says it."""
-    return int(run.method.rpartition("k=")[2])
-
-
-def areas(runs: Sequence[Curves]) -> dict[int, Score]:
-    """By K: the area under the curve, a mean over seeds and maps."""
-    found: dict[int, list[np.ndarray]] = {}
-    for run in runs:
-        area = stats.area_under_curve(run.steps, run.metrics[METRIC])
-        found.setdefault(samples_of(run), []).append(area)
-    return {
-        k: stats.bootstrap(stats.mean, np.stack(own, axis=1)) for k, own in sorted(found.items())
-    }
-
-
-def judge_samples(runs: Sequence[Curves]) -> Verdict:
-    """The claim that K = 100 beats K = 5, and that K = 250 does not beat K = 100."""
-    found = areas(runs)
-    few, many, most = found[min(found)], found.get(100, found[max(found)]), found[max(found)]
-    reason = "area under the curve " + ", ".join(f"K = {k}: {span(s)}" for k, s in found.items())
-    if many.low > few.high:
-        return Verdict("holds" if most.low <= many.high else "holds in part", reason)
-    return Verdict("does not hold", reason)
-
-
-def judge_grid(runs: Sequence[Curves]) -> Verdict:
-    """The claim that Table 4's settings are the best of the grid."""
-    found = of(runs, *dict.fromkeys(run.method for run in runs))
-    best = max(found.methods, key=lambda method: method.area.point)
-    chosen = {f"{name}={text(value)}" for name, value in TABLE_4.items()}
-    (own,) = (method for method in found.methods if set(method.name.split()[1:]) <= chosen)
-    reason = (
-        f"best is {best.name} with area under the curve {span(best.area)}; "
-        f"Table 4's choice ({own.name}) has {span(own.area)}"
-    )
-    if own is best:
-        return Verdict("holds", reason)
-    overlaps = own.area.high >= best.area.low
-    return Verdict("holds in part" if overlaps else "does not hold", reason)
-
-
-# --- Figures ------------------------------------------------------------------------------------
-
-
-def by_task(runs: Sequence[Curves]) -> dict[str, list[Curves]]:
-    """The runs on each map, by the map's short name."""
-    panels: dict[str, list[Curves]] = {}
-    for run in runs:
-        panels.setdefault(short(run.task), []).append(run)
-    return panels
-
-
-def short(task: str) -> str:
-    """`8x8-2p-2f-coop` of `lbf:Foraging-8x8-2p-2f-coop-v2`."""
-    return task.rpartition(":")[2].removeprefix("Foraging-").removesuffix("-v2")
-
-
-def draw_curves(runs: Sequence[Curves]) -> dict[str, Figure]:
-    """All maps together, and each by itself."""
-    return {
-        "average": figures.comparison(compare(runs, metric=METRIC)),
-        "maps": figures.learning_curves(by_task(runs), metric=METRIC),
-    }
-
-
-def draw_failures(runs: Sequence[Curves]) -> dict[str, Figure]:
-    """Failures of each method."""
-    methods = list(dict.fromkeys(run.method for run in runs))
-    counts = {"maps": [float(failed_maps(runs, name)) for name in methods]}
-    return {"failures": figures.bars(methods, counts, ylabel="Maps with final return below 0.1")}
-
-
-def draw_scaling(runs: Sequence[Curves]) -> dict[str, Figure]:
-    """The gain over either base method against the number of agents."""
-    found = {f"over {base}": gains(runs, base) for base in ("ippo", "mappo")}
-    numbers = list(found["over ippo"])
-    return {
-        "gain": figures.against(
-            numbers,
-            {name: list(scores.values()) for name, scores in found.items()},
-            xlabel="Agents",
-            ylabel="Gain of perla-ippo in final return",
-            log=False,
-        )
-    }
-
-
-def draw_variance(runs: Sequence[Curves]) -> dict[str, Figure]:
-    """The cumulative TD error over training, and the return beside it."""
-    runs = [
-        replace(run, metrics=dict(run.metrics) | {"cumulative_td_error": cumulative_error(run)})
-        for run in runs
-    ]
-    return {
-        name: figures.learning_curves(by_task(runs), metric=metric)
-        for name, metric in (("cumulative-td-error", "cumulative_td_error"), ("return", METRIC))
-    }
-
-
-def draw_samples(runs: Sequence[Curves]) -> dict[str, Figure]:
-    """The area under the curve against K."""
-    found = areas(runs)
-    return {
-        "samples": figures.against(
-            list(found),
-            {"perla-ippo": list(found.values())},
-            xlabel="Joint actions sampled, K",
-            ylabel="Area under the curve of the sampled return",
-        )
-    }
-
-
-def draw_grid(runs: Sequence[Curves]) -> dict[str, Figure]:
-    """The area under the curve of every combination."""
-    found = of(runs, *dict.fromkeys(run.method for run in runs))
-    ordered = sorted(found.methods, key=lambda method: -method.area.point)
-    return {
-        "grid": figures.bars(
-            [method.name.removeprefix("perla-ippo ") for method in ordered],
-            {"perla-ippo": [method.area for method in ordered]},
-            ylabel="Area under the curve of the sampled return",
-        )
-    }
-
-
-# --- The experiments ----------------------------------------------------------------------------
-
 LBF = {"env": MAPS, "algo": FOUR}
 QUICK_MAPS = (MAPS[3], MAPS[4], MAPS[6])
 SMOKE_MAPS = (MAPS[1], MAPS[3])
@@ -386,8 +96,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         suites=suites(
             "lbf", **LBF, steps=150_000, quick={"env": QUICK_MAPS}, smoke={"env": SMOKE_MAPS}
         ),
-        judge=judge_pairs(PAIRS),
-        draw=draw_curves,
+        judge=rules.judge_pairs(rules.PAIRS),
+        draw=pictures.curves,
     ),
     "failures": Experiment(
         figure="Fig. 4",
@@ -398,8 +108,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         suites=suites(
             "failures", **LBF, steps=150_000, quick={"env": QUICK_MAPS}, smoke={"env": SMOKE_MAPS}
         ),
-        judge=judge_failures,
-        draw=draw_failures,
+        judge=rules.judge_failures,
+        draw=pictures.failures,
     ),
     "full-observability": Experiment(
         figure="Fig. 5",
@@ -416,15 +126,16 @@ EXPERIMENTS: dict[str, Experiment] = {
             quick={"env": QUICK_MAPS},
             smoke={"env": SMOKE_MAPS},
         ),
-        judge=judge_full_observability,
-        draw=draw_curves,
+        judge=rules.judge_full_observability,
+        draw=pictures.curves,
     ),
     "scaling": Experiment(
         figure="Fig. 6",
         claim="PERLA-IPPO's gain over IPPO and MAPPO grows with the number of agents, to more than "
         "1000% with 8.",
         rule="The gain in final return never falls as N grows and its interval at the largest N is "
-        "above 0, over both, and there it is more than 1000%. In part: it grows over one of them.",
+        "above 0, over both, and there it is more than 1000%. In part: it grows over one of them, "
+        "or to less.",
         suites=suites(
             "scaling",
             env=tuple(f"lbf:Foraging-10x10-{n}p-1f-coop-v2" for n in range(2, 9)),
@@ -436,8 +147,8 @@ EXPERIMENTS: dict[str, Experiment] = {
             },
             smoke={"env": tuple(f"lbf:Foraging-5x5-{n}p-1f-coop-v2" for n in (2, 3))},
         ),
-        judge=judge_scaling,
-        draw=draw_scaling,
+        judge=rules.judge_scaling,
+        draw=pictures.scaling,
     ),
     "variance": Experiment(
         figure="Fig. 7",
@@ -453,8 +164,8 @@ EXPERIMENTS: dict[str, Experiment] = {
             steps=20_000,
             smoke={"env": "lbf:Foraging-8x8-3p-1f-v2"},
         ),
-        judge=judge_variance,
-        draw=draw_variance,
+        judge=rules.judge_variance,
+        draw=pictures.variance,
     ),
     "samples": Experiment(
         figure="Fig. 8",
@@ -477,8 +188,8 @@ EXPERIMENTS: dict[str, Experiment] = {
                 "settings": {"estimator": "sampled", "k": (2, 5, 7)},
             },
         ),
-        judge=judge_samples,
-        draw=draw_samples,
+        judge=rules.judge_samples,
+        draw=pictures.samples,
     ),
     "grid": Experiment(
         figure="Tables 3 and 4",
@@ -502,8 +213,8 @@ EXPERIMENTS: dict[str, Experiment] = {
                 "settings": {"actor": TABLE_3["actor"], "normalise_rewards": (False, True)},
             },
         ),
-        judge=judge_grid,
-        draw=draw_grid,
+        judge=rules.judge_choice(TABLE_4),
+        draw=pictures.grid,
     ),
 }
 """What `perla reproduce` knows."""

@@ -26,15 +26,13 @@ from typing import Any, NamedTuple, TypeAlias
 from perla.errors import UserError
 from perla.runs import machine
 from perla.runs.files import explained, is_temporary, remove_temporaries, write_atomic
-from perla.suites.executors import Event, Task
+from perla.suites.executors import FINAL, Event, Task
 from perla.suites.local import POLL_SECONDS, PROGRAM, log_of, start
 
 HANDED_ON = ("PERLA_", "JAX_", "XLA_")
 """Beginnings of the environment variables that a run's numbers and speed may depend on."""
 KNOCK_SECONDS = 5.0
 """How long a cluster may take to answer. Ray itself would wait for ten minutes."""
-FINAL = (1, 2)
-"""Exit statuses of an exception and of a mistake: trying again would not mend them."""
 
 
 class Begun(NamedTuple):

@@ -37,9 +37,9 @@ def main() -> int:
     """Exit status: 0, 2 for a mistake that trying again would not mend, or a signal's."""
     from perla.runs.interrupt import Interrupted
 
-    run = from_json(sys.stdin.buffer.readline(), Run, source="standard input")
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
     try:
+        run = from_json(sys.stdin.buffer.readline(), Run, source="standard input")
+        threading.Thread(target=_stop_with_parent, daemon=True).start()
         work(run, Path(sys.argv[1]))
     except UserError as error:
         print(error, file=sys.stderr)

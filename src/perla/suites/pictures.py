@@ -1,0 +1,97 @@
+"""The figures of the paper's experiments, from finished runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from matplotlib.figure import Figure
+
+from perla.analysis import figures
+from perla.analysis.compare import compare
+from perla.analysis.load import Curves
+from perla.suites import rules
+from perla.suites.experiment import METRIC
+
+
+def by_task(runs: Sequence[Curves]) -> dict[str, list[Curves]]:
+    """The runs on each map, by the map's short name."""
+    panels: dict[str, list[Curves]] = {}
+    for run in runs:
+        panels.setdefault(short(run.task), []).append(run)
+    return panels
+
+
+def short(task: str) -> str:
+    """`8x8-2p-2f-coop` of `lbf:Foraging-8x8-2p-2f-coop-v2`."""
+    return task.rpartition(":")[2].removeprefix("Foraging-").removesuffix("-v2")
+
+
+def curves(runs: Sequence[Curves]) -> dict[str, Figure]:
+    """All maps together, and each by itself."""
+    return {
+        "average": figures.comparison(compare(runs, metric=METRIC)),
+        "maps": figures.learning_curves(by_task(runs), metric=METRIC),
+    }
+
+
+def failures(runs: Sequence[Curves]) -> dict[str, Figure]:
+    """Failures of each method."""
+    methods = list(dict.fromkeys(run.method for run in runs))
+    counts = {"maps": [float(rules.failed_maps(runs, name)) for name in methods]}
+    return {"failures": figures.bars(methods, counts, ylabel="Maps with final return below 0.1")}
+
+
+def scaling(runs: Sequence[Curves]) -> dict[str, Figure]:
+    """The gain over either base method against the number of agents."""
+    found = {f"over {base}": rules.gains(runs, base) for base in ("ippo", "mappo")}
+    numbers = list(found["over ippo"])
+    return {
+        "gain": figures.against(
+            numbers,
+            {name: list(scores.values()) for name, scores in found.items()},
+            xlabel="Agents",
+            ylabel="Gain of perla-ippo in final return",
+            log=False,
+        )
+    }
+
+
+def variance(runs: Sequence[Curves]) -> dict[str, Figure]:
+    """The cumulative TD error over training, and the return beside it."""
+    runs = [
+        replace(
+            run, metrics=dict(run.metrics) | {"cumulative_td_error": rules.cumulative_error(run)}
+        )
+        for run in runs
+    ]
+    return {
+        name: figures.learning_curves(by_task(runs), metric=metric)
+        for name, metric in (("cumulative-td-error", "cumulative_td_error"), ("return", METRIC))
+    }
+
+
+def samples(runs: Sequence[Curves]) -> dict[str, Figure]:
+    """The area under the curve against K."""
+    found = rules.areas(runs)
+    return {
+        "samples": figures.against(
+            list(found),
+            {"perla-ippo": list(found.values())},
+            xlabel="Joint actions sampled, K",
+            ylabel="Area under the curve of the sampled return",
+        )
+    }
+
+
+def grid(runs: Sequence[Curves]) -> dict[str, Figure]:
+    """The area under the curve of every combination."""
+    found = rules.of(runs, *dict.fromkeys(run.method for run in runs))
+    ordered = sorted(found.methods, key=lambda method: -method.area.point)
+    return {
+        "grid": figures.bars(
+            [method.name.removeprefix("perla-ippo ") for method in ordered],
+            {"perla-ippo": [method.area for method in ordered]},
+            ylabel="Area under the curve of the sampled return",
+        )
+    }
