@@ -131,12 +131,15 @@ def comparison(compared: Comparison) -> Figure:
 
 
 @style()
-def learning_curves(panels: Mapping[str, Sequence[Curves]], *, metric: str = "return") -> Figure:
+def learning_curves(
+    panels: Mapping[str, Sequence[Curves]], *, metric: str = "return", label: str | None = None
+) -> Figure:
     """Small multiples: for each title a panel with a line for each run, all on one scale.
 
-    A method has the same colour and dash in every panel, and one legend serves all.
+    A method has the same colour and dash in every panel, and one legend serves all. `label` says
+    what the metric is, where its name does not.
     """
-    figure, axes_of = _panels(len(panels), _axis_name(metric), share=True)
+    figure, axes_of = _panels(len(panels), label or _axis_name(metric), share=True)
     methods = list(dict.fromkeys(run.method for runs in panels.values() for run in runs))
     for axes, (title, runs) in zip(axes_of, panels.items(), strict=True):
         for run in runs:
@@ -145,6 +148,7 @@ def learning_curves(panels: Mapping[str, Sequence[Curves]], *, metric: str = "re
             _line(axes, run.steps, score, run.method, methods.index(run.method))
         axes.set_title(title)
         _from_zero(axes, STEPS)
+        _thousands(axes.yaxis)
     seeds = sorted({len(run.seeds) for runs in panels.values() for run in runs})
     _legend(figure, f"{INTERVALS}, seeds: {' or '.join(map(str, seeds))}")
     return figure
@@ -189,6 +193,34 @@ def bars(
     axes.yaxis.set_major_locator(MaxNLocator(6, integer=not _any_interval(values)))
     _thousands(axes.yaxis)
     _legend(figure, "whisker: 95% bootstrap interval" if _any_interval(values) else "")
+    return figure
+
+
+@style()
+def ranking(values: Mapping[str, Score], *, xlabel: str, most: int = 20) -> Figure:
+    """The best `most` of `values`, the best one on top, each with its name and its interval."""
+    best = sorted(values, key=lambda name: -values[name].point)[:most]
+    score = _together([values[name] for name in best])
+    figure, [axes] = _panels(1, "", width=8.0, height=1.4 + 0.28 * len(best))
+    rows = np.arange(len(best))
+    axes.errorbar(
+        score.point,
+        rows,
+        xerr=_whiskers(score),
+        fmt="o",
+        markersize=5,
+        color=_colour(0),
+        elinewidth=1.2,
+        capsize=3,
+    )
+    axes.set_yticks(rows, best)
+    axes.invert_yaxis()
+    axes.margins(y=0.6 / len(best))
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(xlabel)
+    hidden = len(values) - len(best)
+    note = f", {hidden} lower ones left out" if hidden else ""
+    _legend(figure, f"whisker: 95% bootstrap interval{note}")
     return figure
 
 
@@ -257,12 +289,20 @@ def profiles(taus: npt.ArrayLike, values: Mapping[str, Score], *, xlabel: str) -
 
 
 def _panels(
-    count: int, ylabel: str, *, share: bool = False, width: float | None = None
+    count: int,
+    ylabel: str,
+    *,
+    share: bool = False,
+    width: float | None = None,
+    height: float | None = None,
 ) -> tuple[Figure, list[Axes]]:
     """A figure with `count` axes, three in a row (of four, two); `share`: one vertical scale."""
     columns = 2 if count == 4 else min(count, 3)
     rows = -(-count // columns)
-    size = (width or (6.4 if count == 1 else 4.2 * columns), 3.8 if rows == 1 else 3.0 * rows)
+    size = (
+        width or (6.4 if count == 1 else 4.2 * columns),
+        height or (3.8 if rows == 1 else 3.0 * rows),
+    )
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06)
     figure = Figure(figsize=size, dpi=160, layout=layout)
     FigureCanvasAgg(figure)
@@ -304,7 +344,7 @@ def _legend(figure: Figure, note: str) -> None:
         found.values(),
         found.keys(),
         loc="outside lower center",
-        ncols=min(columns, len(found)),
+        ncols=max(1, min(columns, len(found))),
         handlelength=2.25,
         title=note,
         title_fontproperties={"size": 8},

@@ -141,10 +141,8 @@ EXPERIMENTS: dict[str, Experiment] = {
             env=tuple(f"lbf:Foraging-10x10-{n}p-1f-coop-v2" for n in range(2, 9)),
             algo=("ippo", "mappo", "perla-ippo"),
             steps=60_000,
-            quick={
-                "env": tuple(f"lbf:Foraging-10x10-{n}p-1f-coop-v2" for n in (2, 3, 5, 8)),
-                "seeds": 3,
-            },
+            # Larger maps are not learnt by anybody in so few steps.
+            quick={"env": tuple(f"lbf:Foraging-6x6-{n}p-1f-coop-v2" for n in (2, 3, 5, 8))},
             smoke={"env": tuple(f"lbf:Foraging-5x5-{n}p-1f-coop-v2" for n in (2, 3))},
         ),
         judge=rules.judge_scaling,

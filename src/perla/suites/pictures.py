@@ -59,15 +59,13 @@ def scaling(runs: Sequence[Curves]) -> dict[str, Figure]:
 
 def variance(runs: Sequence[Curves]) -> dict[str, Figure]:
     """The cumulative TD error over training, and the return beside it."""
-    runs = [
-        replace(
-            run, metrics=dict(run.metrics) | {"cumulative_td_error": rules.cumulative_error(run)}
-        )
-        for run in runs
-    ]
+    summed = [replace(run, metrics={"error": rules.cumulative_error(run)}) for run in runs]
+    label = "Cumulative TD error (return × steps)"
     return {
-        name: figures.learning_curves(by_task(runs), metric=metric)
-        for name, metric in (("cumulative-td-error", "cumulative_td_error"), ("return", METRIC))
+        "cumulative-td-error": figures.learning_curves(
+            by_task(summed), metric="error", label=label
+        ),
+        "return": figures.learning_curves(by_task(runs), metric=METRIC),
     }
 
 
@@ -79,7 +77,7 @@ def samples(runs: Sequence[Curves]) -> dict[str, Figure]:
             list(found),
             {"perla-ippo": list(found.values())},
             xlabel="Joint actions sampled, K",
-            ylabel="Area under the curve of the sampled return",
+            ylabel="Area under the curve",
         )
     }
 
@@ -87,11 +85,5 @@ def samples(runs: Sequence[Curves]) -> dict[str, Figure]:
 def grid(runs: Sequence[Curves]) -> dict[str, Figure]:
     """The area under the curve of every combination."""
     found = rules.of(runs, *dict.fromkeys(run.method for run in runs))
-    ordered = sorted(found.methods, key=lambda method: -method.area.point)
-    return {
-        "grid": figures.bars(
-            [method.name.removeprefix("perla-ippo ") for method in ordered],
-            {"perla-ippo": [method.area for method in ordered]},
-            ylabel="Area under the curve of the sampled return",
-        )
-    }
+    areas = {method.name.removeprefix("perla-ippo "): method.area for method in found.methods}
+    return {"grid": figures.ranking(areas, xlabel="Area under the curve of the sampled return")}
