@@ -21,7 +21,7 @@ import numpy as np
 
 from perla.distributions import Categorical
 from perla.marginal import average, draw
-from perla.methods.estimators import Estimator, Sampled
+from perla.methods.estimators import Exact, Sampled
 from perla.types import Array, Float, Int, PRNGKeyArray
 
 
@@ -75,7 +75,7 @@ def random_game(
 def marginalised(
     game: Game,
     q: Float[np.ndarray, "state *joint"],
-    estimator: Estimator,
+    estimator: Sampled | Exact,
     states: Int[Array, "*batch"],
     own: Int[Array, "*batch agent"],
     key: PRNGKeyArray,
@@ -209,7 +209,7 @@ def bound(game: Game, q: np.ndarray, k: int, agent: int = 0) -> float:
 
 
 def error(
-    game: Game, q: np.ndarray, estimator: Estimator, repeats: int, seed: int, agent: int = 0
+    game: Game, q: np.ndarray, estimator: Sampled | Exact, repeats: int, seed: int, agent: int = 0
 ) -> float:
     """The root mean square of Q̂ᵢ − Q̃ᵢ over all states and own actions."""
     states, _, actions = game.policy.shape
