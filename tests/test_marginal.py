@@ -120,11 +120,11 @@ def test_an_estimate_is_the_average_and_the_critics_deviation_over_the_others(cr
     value = Embedded(form="action-value", estimator=Exact())
     estimated = jax.jit(partial(estimate, value))(net, context, policy, jax.random.key(0))
     draws = draw(Exact(), policy, jax.random.key(0))
-    q = np.stack([np.asarray(net.joint(context, joint)) for joint in draws.actions], 1)
+    q = np.stack([np.asarray(net.joint(context, joint)) for joint in draws.actions])
     weights = np.asarray(draws.weights)[..., None]
-    mean = (weights * q).sum(1)
+    mean = (weights * q).sum(0)
     np.testing.assert_allclose(estimated.action_values, mean, atol=1e-5)
-    deviation = np.sqrt((weights * (q - mean[:, None]) ** 2).sum(1))
+    deviation = np.sqrt((weights * (q - mean) ** 2).sum(0))
     probs = np.asarray(policy.probs)
     np.testing.assert_allclose(estimated.value, (probs * mean).sum(-1), atol=1e-5)
     np.testing.assert_allclose(estimated.spread, (probs * deviation).sum(-1), atol=1e-5)
@@ -133,10 +133,11 @@ def test_an_estimate_is_the_average_and_the_critics_deviation_over_the_others(cr
 @pytest.mark.parametrize("estimator", [Exact(), Sampled(k=7), LATIN(k=7)])
 def test_weights_sum_to_one_and_masked_actions_weigh_nothing(estimator, policy):
     draws = draw(estimator, policy, jax.random.key(1))
-    np.testing.assert_allclose(draws.weights.sum(-2), 1.0, rtol=1e-5)
-    actions = jnp.broadcast_to(draws.actions, draws.weights.shape)
+    np.testing.assert_allclose(draws.weights.sum(0), 1.0, rtol=1e-5)
+    actions = draws.actions if draws.actions.ndim == 3 else draws.actions[:, None]
+    actions = jnp.broadcast_to(actions, draws.weights.shape)
     chosen = jax.nn.one_hot(actions, ACTIONS)
-    possible = jnp.einsum("sjma,sma->sjm", chosen, (policy.probs > 0).astype(float)) > 0
+    possible = jnp.einsum("jsma,sma->jsm", chosen, (policy.probs > 0).astype(float)) > 0
     for agent in range(AGENTS):
         impossible = ~jnp.delete(possible, agent, axis=-1).all(-1)
         assert (jnp.where(impossible, draws.weights[..., agent], 0.0) == 0).all()
@@ -205,7 +206,7 @@ def test_strata_are_unbiased_and_no_worse_than_as_many_independent_draws(strata,
 @pytest.mark.parametrize("strata", [5, 23, 24])
 def test_every_action_comes_in_its_share_of_the_strata_to_within_one(strata, policy):
     draws = draw(LATIN(k=strata), policy, KEY)
-    counts = jax.nn.one_hot(draws.actions, ACTIONS).sum(1)
+    counts = jax.nn.one_hot(draws.actions, ACTIONS).sum(0)
     assert (np.abs(counts - strata * policy.probs) < 1 + 1e-4).all()
 
 
@@ -213,7 +214,7 @@ def test_which_strata_meet_is_random():
     """Of one agent, any two draws are in any two different strata; those of two agents are
     independent."""
     k, states = 5, 20_000
-    points = jax.jit(latin_hypercube, static_argnums=1)(KEY, (states, k, 2))
+    points = jax.jit(latin_hypercube, static_argnums=1)(KEY, (k, states, 2)).swapaxes(0, 1)
     assert 0 <= points.min() <= points.max() < 1
     strata = np.floor(np.asarray(points) * k).astype(int)
     np.testing.assert_array_equal(
@@ -286,7 +287,7 @@ def test_variance_of_the_sampled_critic_is_that_of_theorem_1(k):
 
 def test_draws_follow_the_policies(policy):
     draws = draw(Sampled(k=20_000), policy, jax.random.key(5))
-    frequencies = jax.nn.one_hot(draws.actions, ACTIONS).mean(1)
+    frequencies = jax.nn.one_hot(draws.actions, ACTIONS).mean(0)
     np.testing.assert_allclose(frequencies, policy.probs, atol=0.02)
     assert (frequencies[policy.probs == 0] == 0).all()
 
@@ -343,7 +344,7 @@ def test_the_critic_is_evaluated_as_often_as_the_estimator_says(agents, actions)
     counts = {Exact(): actions ** (agents - 1), Sampled(k=9): 9, LATIN(k=7): 7}
     for estimator, count in counts.items():
         draws: Draws = draw(estimator, policy, jax.random.key(0))
-        assert draws.actions.shape[-2] == count
+        assert draws.actions.shape[0] == count
 
 
 def test_a_choice_that_was_made_stands():
