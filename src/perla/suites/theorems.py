@@ -95,13 +95,13 @@ def variance_of_the_critic(games: Sequence[Game], size: Size) -> Part:
                 if game is games[0] and q is not random:
                     shown.append((around(float(variance), error), predicted))
     measured, predicted = zip(*shown, strict=True)
-    holds = max(misses) < SURE
+    holds = bool(max(misses) < SURE)
     text = f"{len(misses)} variances are off by {max(misses):.1f} standard errors at most"
     return Part(
         holds,
         row("Theorem 1", text, holds),
         figures.against(
-            KS,
+            list(KS),
             {"measured": measured, "Theorem 1": predicted},
             xlabel="Joint actions sampled, K",
             ylabel="Variance of the critic's values",
@@ -118,7 +118,7 @@ def equal_expectations(gradients: Sequence[theory.Gradients]) -> Part:
             difference = found.centralised - perla
             error = difference.std(axis=0) / np.sqrt(len(difference))
             misses.append(np.abs(difference.mean(axis=0) / error).max())
-    holds = max(misses) < SURE
+    holds = bool(max(misses) < SURE)
     text = f"the means differ by {max(misses):.1f} standard errors at most"
     perla = gradients[0].perla[10]
     error = perla.std(axis=0) / np.sqrt(len(perla))
@@ -145,7 +145,7 @@ def excess_variance(games: Sequence[Game], gradients: Sequence[theory.Gradients]
         one = excess_of(found.perla[1], found.decentralised)
         spans.append(excess_of(found.centralised, found.decentralised).point / one.point)
     game, found = games[0], gradients[0]
-    holds = max(shares) <= 1
+    holds = bool(max(shares) <= 1)
     text = (
         f"the excess is {100 * min(shares):.1f} to {100 * max(shares):.1f}% of its bound; the "
         f"centralised one is {min(spans):.2f} to {max(spans):.2f} times that of K = 1"
@@ -155,7 +155,7 @@ def excess_variance(games: Sequence[Game], gradients: Sequence[theory.Gradients]
         holds,
         row("Theorems 4 and 5", text, holds),
         figures.against(
-            KS,
+            list(KS),
             {
                 "PERLA": [excess_of(found.perla[k], found.decentralised) for k in KS],
                 "centralised": [centralised for _ in KS],
@@ -188,7 +188,7 @@ def error_of_the_estimate(games: Sequence[Game], size: Size) -> Part:
         holds,
         row("Error of order K^(−1/2)", text, holds),
         figures.against(
-            ERROR_KS,
+            list(ERROR_KS),
             {"iid": shown[0], "latin (the next prime)": shown[1]},
             xlabel="Joint actions sampled, K",
             ylabel="Root mean square error",
