@@ -25,7 +25,7 @@ from perla.algos.values import estimate
 from perla.envs.registry import make as make_env
 from perla.loops.anakin import Progress, Trainer
 from perla.loops.rollout import rollout
-from perla.methods.estimators import Estimator, Sampled, Stratified
+from perla.methods.estimators import Estimator, Sampled
 from perla.methods.ppo import PPO
 from perla.methods.recipes import PERLA_IPPO, make
 
@@ -65,7 +65,7 @@ def noise(env: str, stops: tuple[int, ...] = (1_000, 30_000, 100_000), repeats: 
     for stop in stops:
         population, (metrics,) = trainer.advance(population, stop)
         scale = None
-        for estimator in (PAPERS, *(Stratified(strata=k) for k in (11, 23, 47, 97))):
+        for estimator in (PAPERS, *(Sampled(k=k, sampler="latin") for k in (11, 23, 47, 97))):
             values, spread = answers(population[0], estimator)
             variance = float(np.var(np.asarray(values), axis=0, ddof=1).mean())
             scale = scale or variance

@@ -23,13 +23,15 @@ MAY_IMPORT = {
     "envs": set(),
     "returns": set(),
     "marginal": {"distributions", "methods"},
+    "wrapper": {"distributions", "methods", "marginal"},
+    "theory": {"distributions", "methods", "marginal"},
     "nets": {"distributions", "envs.protocol"},
     "algos": {"methods", "distributions", "envs.protocol", "marginal", "nets", "returns"},
     "loops": {"methods", "distributions", "envs", "nets", "algos"},
     "analysis": set(),
     "bench": {"methods", "envs", "loops", "analysis"},
     "runs": {"methods", "envs", "nets", "algos", "loops", "analysis"},
-    "suites": {"methods", "envs", "loops", "runs", "analysis"},
+    "suites": {"methods", "envs", "loops", "runs", "analysis", "theory"},
     "cli": {"methods", "envs", "loops", "runs", "suites", "analysis", "bench"},
 }
 """Room → the other rooms that it may import, beside its own."""

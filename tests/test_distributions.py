@@ -11,7 +11,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perla.distributions import Categorical, inverse_cdf
+from perla.distributions import Categorical, Gaussian, inverse_cdf
 
 ALMOST_ONE = np.nextafter(np.float32(1), np.float32(0))
 
@@ -139,3 +139,38 @@ def test_draws_of_a_batch_are_independent():
     table = np.zeros((3, 3))
     np.add.at(table, (drawn[:, 0], drawn[:, 1]), 1)
     assert scipy.stats.chi2_contingency(table).pvalue > 1e-3
+
+
+# --- Gaussian -----------------------------------------------------------------------------------
+
+GAUSSIAN = Gaussian(jnp.array([[0.5, -2.0], [3.0, 0.0]]), jnp.array([[0.1, 1.0], [2.0, 0.5]]))
+BY_SCIPY = scipy.stats.norm(np.asarray(GAUSSIAN.mean, float), np.asarray(GAUSSIAN.deviation, float))
+
+
+def test_gaussian_against_scipy():
+    action = jnp.array([[0.4, -1.0], [5.0, 0.7]])
+    log_probs = BY_SCIPY.logpdf(np.asarray(action, float)).sum(-1)
+    np.testing.assert_allclose(GAUSSIAN.log_prob(action), log_probs, rtol=1e-5)
+    np.testing.assert_allclose(GAUSSIAN.entropy(), BY_SCIPY.entropy().sum(-1), rtol=1e-5)
+    np.testing.assert_array_equal(GAUSSIAN.mode(), GAUSSIAN.mean)
+
+
+@pytest.mark.parametrize("u", [1e-6, 0.1, 0.5, 0.99])
+def test_gaussian_quantiles(u):
+    found = GAUSSIAN.quantile(jnp.full(GAUSSIAN.shape, u))
+    np.testing.assert_allclose(found, BY_SCIPY.ppf(u), rtol=1e-4, atol=1e-5)
+
+
+def test_gaussian_quantiles_are_finite_at_the_ends():
+    for u in (0.0, np.nextafter(np.float32(1), np.float32(0)), 1.0):
+        assert jnp.isfinite(GAUSSIAN.quantile(jnp.full(GAUSSIAN.shape, u, jnp.float32))).all()
+
+
+def test_gaussian_draws_are_differentiable_in_the_parameters():
+    draws = jax.vmap(GAUSSIAN.sample)(jax.random.split(jax.random.key(0), 20_000))
+    np.testing.assert_allclose(draws.mean(0), GAUSSIAN.mean, atol=0.05)
+    np.testing.assert_allclose(draws.std(0), GAUSSIAN.deviation, rtol=0.03)
+    slope = jax.grad(
+        lambda mean: Gaussian(mean, GAUSSIAN.deviation).sample(jax.random.key(0)).sum()
+    )
+    np.testing.assert_allclose(slope(GAUSSIAN.mean), 1.0)

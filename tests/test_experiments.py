@@ -10,9 +10,10 @@ import pytest
 from perla.analysis.load import Budget, Curves
 from perla.cli import main
 from perla.suites import paper, rules
-from perla.suites.experiment import SCALES
+from perla.suites.experiment import SCALES, Experiment
 from perla.suites.paper import EXPERIMENTS, MAPS
 
+TRAINED = [name for name, found in EXPERIMENTS.items() if isinstance(found, Experiment)]
 STEPS = np.array([0.0, 50.0, 100.0])
 
 
@@ -178,28 +179,28 @@ def test_grid(finals, expected):
     assert status("grid", runs) == expected
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_every_experiment_is_whole(name):
     experiment = EXPERIMENTS[name]
     for scale in SCALES:
-        runs = [cell.run for cell in experiment.suites[scale].cells()]
+        runs = [cell.run for cell in experiment.cells(scale)]
         # Equal budgets, and enough seeds to say anything.
         assert (
             len({(run.steps, run.seeds, run.evaluations, run.eval_episodes) for run in runs}) == 1
         )
         assert len(runs[0].seeds) >= 3
-    assert {cell.run.preset for cell in experiment.suites["paper"].cells()} == {"paper-lbf"}
+    assert {cell.run.preset for cell in experiment.cells("paper")} == {"paper-lbf"}
 
 
 def test_the_papers_grid_is_tables_3_and_4():
-    cells = EXPERIMENTS["grid"].suites["paper"].cells()
+    cells = EXPERIMENTS["grid"].cells("paper")
     assert len(cells) == 2 * 3 * 2 * 2 * 2 * 3 * 2 * 2 * 2
     assert sum(cell.varied == paper.TABLE_4 for cell in cells) == 2
 
 
 def test_experiments_share_cells():
     cells = {
-        name: {cell.folder for cell in EXPERIMENTS[name].suites["quick"].cells()}
+        name: {cell.folder for cell in EXPERIMENTS[name].cells("quick")}
         for name in ("lbf", "failures", "full-observability")
     }
     assert cells["failures"] == cells["lbf"]
@@ -212,7 +213,7 @@ def out(tmp_path_factory):
     return tmp_path_factory.mktemp("smoke")
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_smoke(name, out, capsys):
     assert main(["reproduce", name, "--scale", "smoke", "--out", str(out)]) == 0
     said = capsys.readouterr().out
@@ -222,3 +223,21 @@ def test_smoke(name, out, capsys):
     assert len(list((out / name).glob("*.png"))) == len(list((out / name).glob("*.svg"))) > 0
     assert json.loads((out / name / "summary.json").read_text())["methods"]
     assert json.loads((out / name / "marl_eval.json").read_text())
+
+
+def test_theory_at_smoke(out, capsys):
+    assert main(["reproduce", "theory", "--scale", "smoke", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    verdict = json.loads((out / "theory" / "verdict.json").read_text())
+    assert verdict["verdict"] == "not tested"
+    assert [row["claim"] for row in verdict["rows"]] == [
+        "Theorem 1", "Theorem 3", "Theorems 4 and 5", "Error of order K^(−1/2)",
+    ]  # fmt: skip
+    assert {row["verdict"] for row in verdict["rows"]} == {"holds"}
+    assert all(row["found"] in " ".join(said.split()) for row in verdict["rows"])
+    assert len(list((out / "theory").glob("*.png"))) == 4
+
+
+def test_a_dry_run_of_what_trains_nothing(capsys):
+    assert main(["reproduce", "theory", "--dry-run"]) == 0
+    assert "nothing is trained" in capsys.readouterr().out

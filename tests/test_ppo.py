@@ -145,7 +145,7 @@ def test_the_critics_loss_is_its_error_on_the_steps_that_count(loss, value_clip)
     algorithm, learner = learner_of(config)
     batch = random_batch()
     total, (_, metrics) = jax.jit(algorithm.critic_loss)(
-        learner.critic, learner, batch, jax.random.key(0)
+        learner.critic, learner, batch, jax.random.key(0), algorithm.pace(jnp.zeros(()))
     )
 
     def error(difference):
@@ -172,7 +172,7 @@ def test_the_critic_learns_standardised_targets():
         learner, targets=Running(jnp.float32(9.0), jnp.float32(3.0), jnp.float32(4.0))
     )
     _, (_, metrics) = jax.jit(algorithm.critic_loss)(
-        learner.critic, learner, batch, jax.random.key(0)
+        learner.critic, learner, batch, jax.random.key(0), algorithm.pace(jnp.zeros(()))
     )
     predicted = np.asarray(predicted_by(learner.critic, batch))
     expected = valid_mean((predicted - (np.asarray(batch.target) - 3) / 2) ** 2, batch)

@@ -135,10 +135,10 @@ def test_with_a_critic_blind_to_the_others_perla_is_ippo(estimator, joins):
     def first_pass(algorithm):
         @jax.jit
         def compute(learner):
-            key = jax.random.key(3)
-            learner, batch, metrics = algorithm.prepare(learner, steps, key)
+            key, pace = jax.random.key(3), algorithm.pace(jnp.zeros(()))
+            learner, batch, metrics = algorithm.prepare(learner, steps, key, pace)
             loss = jax.grad(algorithm.critic_loss, has_aux=True)
-            gradient, (advantage, _) = loss(learner.critic, learner, batch, key)
+            gradient, (advantage, _) = loss(learner.critic, learner, batch, key, pace)
             return (batch.target, batch.prediction, advantage), gradient, metrics
 
         return compute

@@ -18,9 +18,10 @@ from perla.errors import UserError
 if TYPE_CHECKING:
     from perla.envs.protocol import Env
     from perla.runs.execute import Result
+    from perla.wrapper import marginalise
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "__version__", "make", "train"]
+__all__ = ["UserError", "__version__", "make", "marginalise", "train"]
 
 
 def make(env: str, **options: Any) -> Env:
@@ -73,6 +74,15 @@ def train(
         absolute_episodes=absolute_episodes,
     )
     return execute.train(run, None if out is None else Path(out))
+
+
+def __getattr__(name: str) -> Any:
+    """`marginalise` when it is asked for: importing perla alone does not import JAX."""
+    if name == "marginalise":
+        from perla.wrapper import marginalise
+
+        return marginalise
+    raise AttributeError(f"module 'perla' has no attribute {name!r}")
 
 
 class _Package(ModuleType):

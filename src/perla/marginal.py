@@ -7,10 +7,13 @@ An estimator turns the policies at a state into a set of weighted joint actions.
 all agents, because agent i ignores its own entry:
 
     Q̂ᵢ(s, aᵢ) = Σⱼ wᵢⱼ Qᵢ(s, aᵢ, a₋ᵢ⁽ʲ⁾)
+
+An aggregator may put something more hopeful in the place of the average.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -19,57 +22,76 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from perla.distributions import Categorical, inverse_cdf
-from perla.methods.estimators import Exact, Sampled, Stratified
+from perla.distributions import Categorical, Gaussian, Policy
+from perla.methods.aggregators import Aggregator, Entropic, Max, Mean, UpperQuantile
+from perla.methods.estimators import Exact, Sampled
 from perla.types import Array, Float, Int, PRNGKeyArray
+
+SMALLEST_ETA = 1e-6
+"""η below which an entropic average is, to single precision, the mean."""
 
 
 class Draws(NamedTuple):
     """Weighted joint actions at each state, to be shared by all agents."""
 
-    actions: Int[Array, "*batch_or_none sample agent"]
-    """Without batch axes where they are the same at every state."""
-    weights: Float[Array, "*batch sample agent"]
+    actions: Array
+    """Discrete: `[sample, *batch_or_none, agent]`, without batch axes where they are the same at
+    every state. Continuous: `[sample, *batch, agent, dimension]`."""
+    weights: Float[Array, "sample *batch agent"]
     """wᵢⱼ: for each agent they sum to one (in expectation, where they are drawn)."""
 
 
-def draw(estimator: Sampled | Stratified | Exact, policy: Categorical, key: PRNGKeyArray) -> Draws:
-    """Weighted joint actions for the policies `[*batch, agent, action]` of every state."""
-    *batch, agents, actions = policy.log_probs.shape
-    if isinstance(estimator, Sampled | Stratified):
-        if isinstance(estimator, Sampled):
-            u = jax.random.uniform(key, (*batch, estimator.k, agents))
-        else:
-            u = latin_hypercube(key, (*batch, estimator.strata, agents))
-        each = jax.vmap(partial(inverse_cdf, policy.probs), in_axes=-2, out_axes=-2)
-        return Draws(each(u), jnp.full(u.shape, 1.0 / u.shape[-2]))
+# --- Drawing ------------------------------------------------------------------------------------
+
+
+def draw(estimator: Sampled | Exact, policy: Policy, key: PRNGKeyArray) -> Draws:
+    """Weighted joint actions for the policies of every state: `Categorical [*batch, agent, action]`
+    or `Gaussian [*batch, agent, dimension]`, which has only the sampled ones."""
+    if isinstance(estimator, Exact):
+        assert isinstance(policy, Categorical)
+        return enumerated(policy)
+    points = {"iid": jax.random.uniform, "latin": latin_hypercube}[estimator.sampler]
+    u = points(key, (estimator.k, *policy.shape))
+    agents = policy.shape[:-1] if isinstance(policy, Gaussian) else policy.shape
+    return Draws(jax.vmap(policy.quantile)(u), jnp.full((estimator.k, *agents), 1.0 / estimator.k))
+
+
+def enumerated(policy: Categorical) -> Draws:
+    """Every joint action of the others, with its probability."""
+    agents, actions = policy.log_probs.shape[-2:]
     table = jnp.asarray(zero_sum(agents, actions))
     # log π₋ᵢ(a₋ᵢ) = Σ_{m≠i} log πₘ(aₘ): summed without i, as the logarithm of a masked action
     # is so large that taking it away again would leave nothing.
     chosen = jax.nn.one_hot(table, actions)
-    log_probs = jnp.einsum("jma,...ma->...jm", chosen, policy.log_probs)
+    log_probs = jnp.einsum("jma,...ma->j...m", chosen, policy.log_probs)
     others = 1.0 - jnp.eye(agents)
-    return Draws(table, jnp.exp(jnp.einsum("...jm,im->...ji", log_probs, others)))
+    return Draws(table, jnp.exp(jnp.einsum("j...m,im->j...i", log_probs, others)))
 
 
-def latin_hypercube(
-    key: PRNGKeyArray, shape: tuple[int, ...]
-) -> Float[Array, "*batch sample agent"]:
-    """Points that are each uniform on [0, 1)ᴺ, and of which in every direction one lies in each of
-    K equal intervals.
+def latin_hypercube(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "sample *rest"]:
+    """K points, each uniform on a unit cube, of which in every direction one lies in each of K
+    equal intervals. `shape` is K and the cube's directions (and batch axes).
 
-    The intervals of an agent are gone through in steps of a random length from a random start,
-    modulo K. As K is prime, any two draws are in any two different intervals with the same
+    Where K is prime, the intervals of a direction are gone through in steps of a random length from
+    a random start, modulo K. Any two points are then in any two different intervals with the same
     probability, so that for the variance of an average it is as if the order were quite random;
-    but it takes two random numbers for an agent where K independent draws take K.
+    but it takes two random numbers for a direction, where a random order takes K and sorts them.
     """
-    *batch, k, agents = shape
+    k, *rest = shape
     key_start, key_step = jax.random.split(key)
-    start = jax.random.uniform(key_start, (*batch, 1, agents), maxval=k)
-    step = jax.random.randint(key_step, (*batch, 1, agents), 1, k)
-    j = jnp.arange(k).reshape((1,) * len(batch) + (k, 1))
-    u = (j * step % k + start) / k
+    start = jax.random.uniform(key_start, (1, *rest), maxval=k)
+    if prime(k):
+        step = jax.random.randint(key_step, (1, *rest), 1, k)
+        order = jnp.arange(k).reshape(k, *(1 for _ in rest)) * step % k
+    else:
+        order = jax.random.uniform(key_step, shape).argsort(0)
+    u = (order + start) / k
     return u - jnp.floor(u)
+
+
+def prime(n: int) -> bool:
+    """Whether `n` is a prime number."""
+    return n > 1 and all(n % d for d in range(2, math.isqrt(n) + 1))
 
 
 def zero_sum(agents: int, actions: int) -> Int[np.ndarray, "sample agent"]:
@@ -85,24 +107,74 @@ def zero_sum(agents: int, actions: int) -> Int[np.ndarray, "sample agent"]:
     return np.concatenate([free, last.astype(np.int32)], -1)
 
 
+# --- Combining ----------------------------------------------------------------------------------
+
+
 def average(
-    f: Callable[[Int[Array, "*batch_or_none agent"]], Float[Array, "*batch agent out"]],
-    draws: Draws,
+    f: Callable[[Array], Float[Array, "*batch agent out"]], draws: Draws
 ) -> Float[Array, "*batch agent out"]:
     """Σⱼ wᵢⱼ f(a⁽ʲ⁾)ᵢ                                                        (paper, Eq. 2)
 
     One joint action after another, and again in the backward pass: memory holds one at a time.
     """
-    actions = jnp.moveaxis(draws.actions, -2, 0)
-    weights = jnp.moveaxis(draws.weights, -2, 0)[..., None]
 
     @partial(jax.checkpoint, prevent_cse=False)
     def term(actions, weights):
-        return weights * f(actions)
+        return weights[..., None] * f(actions)
 
     total, _ = jax.lax.scan(
         lambda total, one: (total + term(*one), None),
-        jnp.zeros(jax.eval_shape(f, actions[0]).shape),
-        (actions, weights),
+        jnp.zeros(jax.eval_shape(f, draws.actions[0]).shape),
+        (draws.actions, draws.weights),
     )
     return total
+
+
+def combine(
+    aggregator: Aggregator,
+    f: Callable[[Array], Float[Array, "*batch agent out"]],
+    draws: Draws,
+    hope: float | Float[Array, ""] = 1.0,
+) -> Float[Array, "*batch agent out"]:
+    """What `aggregator` makes of f at all joint actions that were drawn.
+
+    `hope` (1 to 0) is what is left of an annealed optimism. All but `Mean` hold the values at all
+    joint actions at once.
+    """
+    if isinstance(aggregator, Mean):
+        return average(f, draws)
+    values = jax.lax.map(jax.checkpoint(f, prevent_cse=False), draws.actions)
+    weights = draws.weights[..., None]
+    match aggregator:
+        case Entropic(eta=eta, anneal=anneal):
+            return entropic(values, weights, eta * hope if anneal else eta)
+        case UpperQuantile(q=q):
+            return quantile(values, weights, q)
+        case Max():
+            return jnp.where(weights > 0, values, -jnp.inf).max(0)
+
+
+def entropic(
+    values: Float[Array, "sample *rest"],
+    weights: Float[Array, "sample *rest_or_one"],
+    eta: float | Float[Array, ""],
+) -> Float[Array, "*rest"]:
+    """(1/η) log Σⱼ wⱼ exp(η qⱼ)"""
+    eta = jnp.maximum(eta, SMALLEST_ETA)
+    mean = (weights * values).sum(0)
+    x = eta * (values - mean[None])  # About the mean, so that small η keep their digits.
+    top = jax.lax.stop_gradient(jnp.where(weights > 0, x, -jnp.inf).max(0))
+    small = jnp.log1p((weights * jnp.expm1(jnp.minimum(x, 1.0))).sum(0))
+    large = top + jnp.log((weights * jnp.exp(jnp.minimum(x - top[None], 0.0))).sum(0))
+    return mean + jnp.where(top < 1.0, small, large) / eta
+
+
+def quantile(
+    values: Float[Array, "sample *rest"], weights: Float[Array, "sample *rest_or_one"], q: float
+) -> Float[Array, "*rest"]:
+    """The smallest value that a share q of the weights does not exceed."""
+    order = values.argsort(0)
+    shares = jnp.take_along_axis(jnp.broadcast_to(weights, values.shape), order, 0).cumsum(0)
+    # As all shares are sums of rounded numbers, what just misses q has reached it.
+    first = (shares < q * shares[-1:] - 1e-6).sum(0, keepdims=True)
+    return jnp.take_along_axis(jnp.take_along_axis(values, order, 0), first, 0)[0]

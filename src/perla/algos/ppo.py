@@ -14,8 +14,11 @@ from perla import returns
 from perla.algos.normalise import Running, mean, variance
 from perla.algos.protocol import Trajectory
 from perla.algos.values import Estimate, advantage_is_critics, chosen, estimate, outputs, prediction
+from perla.config import tag
 from perla.distributions import Categorical
 from perla.envs.protocol import Observation, Spec
+from perla.errors import UserError
+from perla.methods.aggregators import Mean
 from perla.methods.estimators import resolve
 from perla.methods.ppo import PPO, Adam, Hard, Huber, NStep, RMSProp, Soft
 from perla.methods.values import Centralised, Embedded
@@ -65,6 +68,8 @@ class Pace(NamedTuple):
     """By what the learning rates are multiplied."""
     entropy: Float[Array, ""]
     """Weight of the entropy bonus."""
+    hope: Float[Array, ""]
+    """What is left of an annealed optimism."""
 
 
 def create_actor(config: PPO, spec: Spec, key: PRNGKeyArray) -> Actor:
@@ -98,6 +103,15 @@ def create_critic(config: PPO, spec: Spec, key: PRNGKeyArray) -> Critic:
     return Critic(body, sees, spec.max_actions if embedded else 0)
 
 
+def check(value: Embedded) -> None:
+    """Raise `UserError` for an aggregator that learning would undo."""
+    if not isinstance(value.aggregator, Mean) and value.fit != "joint":
+        raise UserError(
+            f"aggregator {tag(value.aggregator)!r} with fit 'marginal': regressed on returns, the "
+            "aggregate itself would become their average; use fit 'joint'"
+        )
+
+
 class Algorithm:
     """PPO on one world: `init` makes a learner, `update` improves it by a trajectory.
 
@@ -109,6 +123,7 @@ class Algorithm:
         self.sequence = config.sequence(spec.limit)
         if isinstance(config.value, Embedded):
             resolve(config.value.estimator, spec.agents, spec.max_actions)
+            check(config.value)
         self.actor_optimiser = create_optimiser(config, config.lr)
         self.critic_optimiser = create_optimiser(config, config.critic_lr or config.lr)
 
@@ -142,7 +157,7 @@ class Algorithm:
         """
         pace = self.pace(progress)
         key_values, key_epochs = jax.random.split(key)
-        learner, batch, metrics = self.prepare(learner, trajectory, key_values)
+        learner, batch, metrics = self.prepare(learner, trajectory, key_values, pace)
 
         def epoch(learner: Learner, key: PRNGKeyArray):
             key_order, key_losses = jax.random.split(key)
@@ -165,10 +180,11 @@ class Algorithm:
         return Pace(
             rate=left if config.lr_decay else jnp.ones(()),
             entropy=final + (config.entropy - final) * left,
+            hope=left,
         )
 
     def prepare(
-        self, learner: Learner, trajectory: Trajectory, key: PRNGKeyArray
+        self, learner: Learner, trajectory: Trajectory, key: PRNGKeyArray, pace: Pace
     ) -> tuple[Learner, Batch, Metrics]:
         """Everything that stays fixed while the passes are made."""
         config = self.config
@@ -185,14 +201,14 @@ class Algorithm:
             return (
                 context,
                 memories,
-                estimate(config.value, critic, context, trajectory.policy, key),
+                estimate(config.value, critic, context, trajectory.policy, key, pace.hope),
             )
 
         # Targets: what the target critic says along the trajectory and at its episodes' ends.
         bootstrap = learner.critic if config.target is None else learner.target
         context, memories, values = look(bootstrap, key_target)
         final_values, last_values = self.boundary_values(
-            learner, bootstrap, trajectory, memories, key_boundary
+            learner, bootstrap, trajectory, memories, key_boundary, pace
         )
         along_values = jnp.concatenate([values.value, last_values[None]])
         targets = self.targets(
@@ -238,6 +254,7 @@ class Algorithm:
         trajectory: Trajectory,
         memories: Float[Array, "time env agent hidden"],
         key: PRNGKeyArray,
+        pace: Pace,
     ) -> tuple[Float[Array, "time env agent"], Float[Array, "env agent"]]:
         """The values of truncated episodes' final observations, and of the last observation.
 
@@ -264,7 +281,7 @@ class Algorithm:
             gather(memories, memories[-1]),
             fresh[None],
         )
-        values = estimate(self.config.value, critic, context[0], policy, key).value
+        values = estimate(self.config.value, critic, context[0], policy, key, pace.hope).value
         final = jnp.zeros((time * env, self.spec.agents)).at[ended].set(values[:most], mode="drop")
         return final.reshape(time, env, -1), values[most:]
 
@@ -310,7 +327,7 @@ class Algorithm:
     ) -> tuple[Learner, Metrics]:
         """One gradient step of the critic and one of the actor."""
         critic_gradient, (advantage, critic_metrics) = jax.grad(self.critic_loss, has_aux=True)(
-            learner.critic, learner, part, key
+            learner.critic, learner, part, key, pace
         )
         actor_gradient, actor_metrics = jax.grad(self.actor_loss, has_aux=True)(
             learner.actor, part, advantage, pace.entropy
@@ -339,12 +356,12 @@ class Algorithm:
         return learner, actor_metrics | critic_metrics | norms
 
     def critic_loss(
-        self, critic: Critic, learner: Learner, part: Batch, key: PRNGKeyArray
+        self, critic: Critic, learner: Learner, part: Batch, key: PRNGKeyArray, pace: Pace
     ) -> tuple[Float[Array, ""], tuple[Float[Array, "time env agent"], Metrics]]:
         """The error against the targets; beside it the advantages for the actor."""
         config = self.config
         context, _ = critic.context(part.observation, part.critic_memory[0], part.fresh)
-        values = estimate(config.value, critic, context, part.policy, key)
+        values = estimate(config.value, critic, context, part.policy, key, pace.hope)
         predicted = prediction(config.value, critic, context, part.action, values)
         target = (
             learner.targets.standardise(part.target) if config.normalise_values else part.target

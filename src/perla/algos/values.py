@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from perla.distributions import Categorical
-from perla.marginal import average, draw
+from perla.marginal import average, combine, draw
+from perla.methods.aggregators import Mean
 from perla.methods.estimators import resolve
 from perla.methods.values import Embedded, Value
 from perla.nets.critics import Critic
@@ -48,16 +49,19 @@ def estimate(
     context: Float[Array, "*batch agent width"],
     policy: Categorical,
     key: PRNGKeyArray,
+    hope: float | Float[Array, ""] = 1.0,
 ) -> Estimate:
-    """The worth of each state under `policy`."""
+    """The worth of each state under `policy`; `hope` is what is left of an annealed optimism."""
     if not isinstance(value, Embedded):
         v = critic.alone(context)
         return Estimate(v[..., 0], v, jnp.zeros_like(v[..., 0]))
     estimator = resolve(value.estimator, *policy.log_probs.shape[-2:])
     draws = draw(estimator, jax.lax.stop_gradient(policy), key)
     # The outputs are linear in the last hidden layer's, so that is what is averaged.
-    q = critic.body.output(average(partial(critic.meet, context), draws))
-    spread = jnp.sqrt(average(lambda actions: (critic.joint(context, actions) - q) ** 2, draws))
+    q = mean = critic.body.output(average(partial(critic.meet, context), draws))
+    if not isinstance(value.aggregator, Mean):
+        q = combine(value.aggregator, partial(critic.joint, context), draws, hope)
+    spread = jnp.sqrt(average(lambda actions: (critic.joint(context, actions) - mean) ** 2, draws))
     if value.form == "state-value":
         return Estimate(q[..., 0], q, spread[..., 0])
     # V̂ᵢ(s) = Σₐ πᵢ(a) Q̂ᵢ(s, a)

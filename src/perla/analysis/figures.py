@@ -232,10 +232,12 @@ def against(
     xlabel: str,
     ylabel: str,
     log: bool = True,
+    log_y: bool = False,
 ) -> Figure:
     """A quantity against a number, such as K or the agents: a line for each method, whiskers.
 
-    Every one of `x` is a tick, on a logarithmic axis or, without `log`, a plain one.
+    Every one of `x` is a tick, on a logarithmic axis or, without `log`, a plain one. `log_y` makes
+    the other axis logarithmic.
     """
     x = np.asarray(x, dtype=float)
     figure, [axes] = _panels(1, ylabel)
@@ -263,9 +265,35 @@ def against(
     axes.xaxis.set_major_locator(FixedLocator(np.unique(x).tolist()))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(xlabel)
+    if log_y:
+        axes.set_yscale("log")
     for axis in (axes.xaxis, axes.yaxis):
         _thousands(axis)
-    _legend(figure, "whisker: 95% bootstrap interval" if _any_interval(values) else "")
+    _legend(figure, "whisker: 95% interval" if _any_interval(values) else "")
+    return figure
+
+
+@style()
+def agreement(
+    x: npt.ArrayLike, y: Sequence[Score], *, xlabel: str, ylabel: str, label: str
+) -> Figure:
+    """Points that should lie on the diagonal, with their whiskers."""
+    x, score = np.asarray(x, dtype=float), _together(y)
+    figure, [axes] = _panels(1, ylabel)
+    axes.axline((float(x.mean()), float(x.mean())), slope=1.0, color=GREY, linewidth=0.8)
+    axes.errorbar(
+        x,
+        score.point,
+        yerr=_whiskers(score),
+        fmt="o",
+        markersize=4,
+        color=_colour(0),
+        elinewidth=1.0,
+        capsize=2,
+        label=label,
+    )
+    axes.set_xlabel(xlabel)
+    _legend(figure, "whisker: 95% interval, line: equal")
     return figure
 
 

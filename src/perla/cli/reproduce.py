@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from perla.cli import suites
 from perla.cli.parser import Parser
 from perla.cli.tables import say, table
 from perla.errors import nearest
+
+if TYPE_CHECKING:
+    from perla.suites.experiment import Calculation, Experiment
 
 
 def reproduce_command(argv: Sequence[str]) -> int:
@@ -34,25 +38,30 @@ def reproduce_command(argv: Sequence[str]) -> int:
         raise nearest(arguments.experiment, EXPERIMENTS, what="experiment")
     if arguments.scale not in SCALES:
         raise nearest(arguments.scale, SCALES, what="scale")
-    cells = EXPERIMENTS[arguments.experiment].suites[arguments.scale].cells()
-    if arguments.dry_run:
-        return suites.dry_run(cells)
-    return _reproduce(arguments, Path(arguments.out or f"runs/reproduce-{arguments.scale}"))
-
-
-def _reproduce(arguments: argparse.Namespace, out: Path) -> int:
-    from perla.suites import results
-    from perla.suites.paper import EXPERIMENTS
-
     experiment = EXPERIMENTS[arguments.experiment]
-    outcome = suites.carry_out(experiment.suites[arguments.scale].cells(), out, arguments)
-    for name, reason in outcome.failures.items():
-        suites.tell(f"{name}: {reason}")
-    folder = out / arguments.experiment
-    report = results.judge(experiment, arguments.experiment, arguments.scale, outcome, folder)
-    say(table(arguments.experiment, report.rows, left=("method",)))
+    if arguments.dry_run:
+        return suites.dry_run(experiment.cells(arguments.scale))
+    return _reproduce(experiment, arguments)
+
+
+def _reproduce(experiment: Experiment | Calculation, arguments: argparse.Namespace) -> int:
+    from perla.suites import results
+    from perla.suites.experiment import Experiment
+
+    name, scale = arguments.experiment, arguments.scale
+    out = Path(arguments.out or f"runs/reproduce-{scale}")
+    failures: dict[str, str] = {}
+    if isinstance(experiment, Experiment):
+        outcome = suites.carry_out(experiment.cells(scale), out, arguments)
+        failures = outcome.failures
+        for cell, reason in failures.items():
+            suites.tell(f"{cell}: {reason}")
+        findings = results.judge(experiment, name, scale, outcome, out / name)
+    else:
+        findings = results.publish(experiment, name, scale, experiment.compute(scale), out / name)
+    say(table(name, findings.rows, left=("method", "claim", "found")))
     say(f"{experiment.figure}. {experiment.claim}")
-    say(f"{report.verdict.status}: {report.verdict.reason}")
+    say(f"{findings.verdict.status}: {findings.verdict.reason}")
     if not arguments.quiet:
-        say(f"results and figures: {folder}")
-    return suites.FAILED if outcome.failures else 0
+        say(f"results and figures: {out / name}")
+    return suites.FAILED if failures else 0

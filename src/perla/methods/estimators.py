@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import math
+from typing import Literal
 
 from perla.config import Config, Count
 from perla.errors import UserError
@@ -13,30 +12,14 @@ LARGEST_ENUMERATION = 65_536
 
 
 class Sampled(Config, tag="sampled", frozen=True):
-    """K independent draws from the joint policy, weighted equally (paper, Eq. 2)."""
+    """K draws from the joint policy, weighted equally (paper, Eq. 2)."""
 
     k: Count = 100
     """Joint actions drawn at each state."""
-
-
-class Stratified(Config, tag="stratified", frozen=True):
-    """Draws from the joint policy, weighted equally, in which every action of every agent comes as
-    often as its probability says, to within one; only which of them meet is left to chance (Latin
-    hypercube sampling; McKay, Beckman and Conover, 1979)."""
-
-    strata: Count = 23
-    """Joint actions drawn at each state, a prime number."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not prime(self.strata):
-            near = next(n for n in itertools.count(self.strata) if prime(n))
-            raise UserError(f"strata = {self.strata}: must be a prime number, for example {near}")
-
-
-def prime(n: int) -> bool:
-    """Whether `n` is a prime number."""
-    return n > 1 and all(n % d for d in range(2, math.isqrt(n) + 1))
+    sampler: Literal["iid", "latin"] = "iid"
+    """`iid`: independent draws, as in the paper. `latin`: every action of every agent comes as
+    often as its probability says, to within one, and only which of them meet is left to chance
+    (Latin hypercube sampling; McKay, Beckman and Conover, 1979); fastest where K is prime."""
 
 
 class Exact(Config, tag="exact", frozen=True):
@@ -44,26 +27,26 @@ class Exact(Config, tag="exact", frozen=True):
 
 
 class Auto(Config, tag="auto", frozen=True):
-    """Exact where the others' joint actions are few, else stratified."""
+    """Exact where the others' joint actions are few, else 23 draws of the Latin sampler."""
 
     budget: Count = 100
     """Most joint actions that are enumerated."""
 
 
-Estimator = Sampled | Stratified | Exact | Auto
+Estimator = Sampled | Exact | Auto
 
 
-def resolve(estimator: Estimator, agents: int, actions: int) -> Sampled | Stratified | Exact:
+def resolve(estimator: Estimator, agents: int, actions: int) -> Sampled | Exact:
     """The estimator that is really used for `agents` with `actions` each.
 
     Raises `UserError` where the others' joint actions are too many to enumerate.
     """
     joint = actions ** (agents - 1)
     if isinstance(estimator, Auto):
-        return Exact() if joint <= estimator.budget else Stratified()
+        return Exact() if joint <= estimator.budget else Sampled(k=23, sampler="latin")
     if isinstance(estimator, Exact) and joint > LARGEST_ENUMERATION:
         raise UserError(
             f"estimator 'exact': {agents} agents with {actions} actions have {joint:,} joint "
-            f"actions of the others, more than {LARGEST_ENUMERATION:,}; use 'stratified' or 'auto'"
+            f"actions of the others, more than {LARGEST_ENUMERATION:,}; use 'sampled' or 'auto'"
         )
     return estimator

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from perla.config import Config
-from perla.methods.estimators import Auto, Exact, Sampled, Stratified
+from perla.methods.aggregators import Entropic, Max, Mean, UpperQuantile
+from perla.methods.estimators import Auto, Exact, Sampled
 
 
 class Independent(Config, tag="independent", frozen=True):
@@ -31,8 +32,10 @@ class Embedded(Config, tag="embedded", frozen=True):
     """The critic's hidden layer at which the others' actions join: at the `last`, all below is
     computed once a state; at the `first`, once for every joint action, as in a plain network of
     everything."""
-    estimator: Auto | Sampled | Stratified | Exact = Auto()
+    estimator: Auto | Sampled | Exact = Auto()
     """How the average is taken."""
+    aggregator: Mean | Entropic | UpperQuantile | Max = Mean()
+    """What stands for the critic's values at the others' actions."""
 
 
 Value = Independent | Centralised | Embedded

@@ -19,7 +19,7 @@ class Actor(eqx.Module):
         self,
         observation: Observation,
         memory: Float[Array, "*batch agent hidden"],
-        fresh: Bool[Array, time * batch],
+        fresh: Bool[Array, "time *batch"],
     ) -> tuple[Categorical, Float[Array, "time *batch agent hidden"]]:
         """The policies at consecutive steps and the memory after each; `observation` leads with
         the time axis."""

@@ -137,7 +137,7 @@ class Body(eqx.Module):
         self,
         x: Float[Array, "time *batch agent_or_1 feature"],
         memory: Float[Array, "*batch agent hidden"],
-        fresh: Bool[Array, time * batch],
+        fresh: Bool[Array, "time *batch"],
     ) -> tuple[Float[Array, "time *batch agent width"], Float[Array, "time *batch agent hidden"]]:
         """The head's first pre-activations and the memory after each step.
 

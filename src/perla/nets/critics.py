@@ -30,7 +30,7 @@ class Critic(eqx.Module):
         self,
         observation: Observation,
         memory: Float[Array, "*batch agent hidden"],
-        fresh: Bool[Array, time * batch],
+        fresh: Bool[Array, "time *batch"],
     ) -> tuple[Float[Array, "time *batch agent width"], Float[Array, "time *batch agent hidden"]]:
         """All that does not depend on the others' actions at consecutive steps, and the memory
         after each."""

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, get_args
 from matplotlib.figure import Figure
 
 from perla.analysis.load import Curves
-from perla.suites.suite import Suite
+from perla.suites.suite import Cell, Suite
 
 Scale = Literal["smoke", "quick", "paper"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -22,6 +22,33 @@ class Verdict(NamedTuple):
 
     status: Status
     reason: str
+
+
+class Findings(NamedTuple):
+    """What a calculation found."""
+
+    verdict: Verdict
+    rows: list[dict[str, str]]
+    """A table of it: column → cell."""
+    figures: dict[str, Figure]
+    """Its figures by name."""
+
+
+class Calculation(NamedTuple):
+    """An experiment that trains nothing."""
+
+    figure: str
+    """Where the paper says it."""
+    claim: str
+    """What the paper says, in our words."""
+    rule: str
+    """When the claim holds, in words."""
+    compute: Callable[[Scale], Findings]
+    """What comes of it."""
+
+    def cells(self, scale: Scale) -> list[Cell]:
+        """None."""
+        return []
 
 
 class Experiment(NamedTuple):
@@ -41,3 +68,7 @@ class Experiment(NamedTuple):
     """Its figures by name."""
     metric: str = METRIC
     """What is compared."""
+
+    def cells(self, scale: Scale) -> list[Cell]:
+        """The runs that test it at a scale."""
+        return self.suites[scale].cells()

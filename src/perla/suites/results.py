@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -15,7 +15,7 @@ from perla.runs import machine
 from perla.runs.files import explained, write_atomic
 from perla.runs.store import dump
 from perla.suites.execute import Outcome
-from perla.suites.experiment import Experiment, Scale, Verdict
+from perla.suites.experiment import Calculation, Experiment, Findings, Scale, Verdict
 
 
 def write(
@@ -37,33 +37,39 @@ def write(
     return comparison
 
 
-class Report(NamedTuple):
-    """An experiment's outcome."""
-
-    verdict: Verdict
-    rows: list[dict[str, str]]
-    """The comparison as a table: for each method, column → cell."""
-
-
-def judge(experiment: Experiment, name: str, scale: Scale, outcome: Outcome, out: Path) -> Report:
-    """Judge an experiment's claim and write verdict.json, summary.json, marl_eval.json and the
-    figures into `out`.
+def judge(experiment: Experiment, name: str, scale: Scale, outcome: Outcome, out: Path) -> Findings:
+    """Judge an experiment's claim, and `publish` with it summary.json and marl_eval.json.
 
     Where a cell failed the claim is not judged. Raises `UserError` where nothing can be compared.
     """
-    _create(out)
     runs = complete(outcome.results)
     comparison = compare(runs, metric=experiment.metric)
     if outcome.failures:
         verdict = Verdict("not tested", f"{len(outcome.failures)} cells failed")
+        findings = Findings(verdict, rows(comparison), {})
     else:
-        verdict = experiment.judge(runs)
-        if scale == "smoke":
-            verdict = Verdict(
-                "not tested", f"a smoke run shows only that it works ({verdict.reason})"
-            )
-        for title, figure in experiment.draw(runs).items():
-            draw(figure, out / title)
+        findings = Findings(experiment.judge(runs), rows(comparison), experiment.draw(runs))
+    more = {"comparison": comparison.verdict, "failures": outcome.failures}
+    findings = publish(experiment, name, scale, findings, out, **more)
+    write_atomic(out / "summary.json", dump(comparison.as_dict()))
+    write_atomic(out / "marl_eval.json", dump(marl_eval(runs)))
+    return findings
+
+
+def publish(
+    experiment: Experiment | Calculation,
+    name: str,
+    scale: Scale,
+    findings: Findings,
+    out: Path,
+    **more: Any,
+) -> Findings:
+    """Write verdict.json, with `more` facts in it, and the figures into `out`: what was found, but
+    at scale `smoke` without a verdict."""
+    _create(out)
+    if scale == "smoke":
+        reason = f"a smoke run shows only that it works ({findings.verdict.reason})"
+        findings = findings._replace(verdict=Verdict("not tested", reason))
     facts = {
         "experiment": name,
         "scale": scale,
@@ -71,17 +77,17 @@ def judge(experiment: Experiment, name: str, scale: Scale, outcome: Outcome, out
         "figure": experiment.figure,
         "claim": experiment.claim,
         "rule": experiment.rule,
-        "verdict": verdict.status,
-        "reason": verdict.reason,
-        "comparison": comparison.verdict,
-        "failures": outcome.failures,
+        "verdict": findings.verdict.status,
+        "reason": findings.verdict.reason,
+        "rows": findings.rows,
+        **more,
         "versions": machine.versions(),
         "hardware": machine.hardware(),
     }
     write_atomic(out / "verdict.json", dump(facts))
-    write_atomic(out / "summary.json", dump(comparison.as_dict()))
-    write_atomic(out / "marl_eval.json", dump(marl_eval(runs)))
-    return Report(verdict, rows(comparison))
+    for title, figure in findings.figures.items():
+        draw(figure, out / title)
+    return findings
 
 
 def draw(figure: Figure, path: Path) -> None:

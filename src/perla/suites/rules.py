@@ -16,6 +16,11 @@ from perla.suites.suite import Scalar, text
 PAIRS = (("perla-ippo", "ippo"), ("perla-mappo", "mappo"))
 """The paper's methods, each with what it is built on."""
 
+SURE = 4.5
+"""Standard errors beyond which an equality is given up: one in 150,000 by chance, each."""
+SLOPE = 0.05
+"""How far from −1/2 the slope of the sampling error in log K may be."""
+
 
 def of(runs: Sequence[Curves], *methods: str) -> Comparison:
     """These methods side by side, on all tasks together; the last is the baseline."""

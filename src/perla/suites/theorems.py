@@ -1,0 +1,210 @@
+"""The paper's theorems on random games: what is computed, and when each of them holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from perla import theory
+from perla.analysis import figures
+from perla.analysis.stats import Score
+from perla.methods.estimators import Sampled
+from perla.suites.experiment import Findings, Scale, Status, Verdict
+from perla.suites.rules import SLOPE, SURE
+from perla.theory import Game
+
+KS = (1, 2, 5, 10, 100)
+ERROR_KS = (1, 3, 10, 30, 100, 300, 1000)
+LATIN_KS = (2, 3, 11, 31, 101, 307, 997)
+"""Prime numbers, about as many."""
+
+
+class Size(NamedTuple):
+    """How much is computed."""
+
+    games: int
+    draws: int
+    trajectories: int
+    repeats: int
+
+
+SIZES: dict[Scale, Size] = {
+    "smoke": Size(games=1, draws=4_096, trajectories=2_000, repeats=50),
+    "quick": Size(games=5, draws=65_536, trajectories=50_000, repeats=400),
+    "paper": Size(games=20, draws=262_144, trajectories=200_000, repeats=1_000),
+}
+LENGTH = 40
+"""Steps of a trajectory; γ⁴⁰ is 1.3e-4."""
+
+
+class Part(NamedTuple):
+    """One theorem's share."""
+
+    holds: bool
+    row: dict[str, str]
+    figure: Figure
+
+
+def compute(scale: Scale) -> Findings:
+    """All of them on the same games."""
+    size = SIZES[scale]
+    games = [theory.random_game(seed) for seed in range(size.games)]
+    gradients = [
+        theory.gradients(
+            game, game.values, KS, trajectories=size.trajectories, length=LENGTH, seed=seed
+        )
+        for seed, game in enumerate(games)
+    ]
+    parts = {
+        "theorem-1": variance_of_the_critic(games, size),
+        "theorem-3": equal_expectations(gradients),
+        "theorems-4-and-5": excess_variance(games, gradients),
+        "error": error_of_the_estimate(games, size),
+    }
+    held = [part.holds for part in parts.values()]
+    status: Status = "holds" if all(held) else "holds in part" if any(held) else "does not hold"
+    reason = "; ".join(f"{part.row['claim']}: {part.row['found']}" for part in parts.values())
+    return Findings(
+        Verdict(status, f"on {size.games} random games {reason}"),
+        [part.row for part in parts.values()],
+        {name: part.figure for name, part in parts.items()},
+    )
+
+
+def row(claim: str, found: str, holds: bool) -> dict[str, str]:
+    """A line of the table."""
+    return {"claim": claim, "found": found, "verdict": "holds" if holds else "does not hold"}
+
+
+def variance_of_the_critic(games: Sequence[Game], size: Size) -> Part:
+    """Var Q̂ = Var Q / K + (K − 1)/K Var Q̃, of the true Q and of a random critic."""
+    misses, shown = [], []
+    for seed, game in enumerate(games):
+        random = np.random.default_rng(seed).normal(size=game.reward.shape)
+        for q in (game.values, random):
+            for k in KS:
+                found = theory.sampled_values(game, q, k, size.draws, seed=seed)
+                variance = found.var()
+                fourth = ((found - found.mean()) ** 4).mean()
+                error = float(np.sqrt((fourth - variance**2) / len(found)))
+                predicted = theory.predicted_variance(game, q, k)
+                misses.append(abs(variance - predicted) / error)
+                if game is games[0] and q is not random:
+                    shown.append((around(float(variance), error), predicted))
+    measured, predicted = zip(*shown, strict=True)
+    holds = bool(max(misses) < SURE)
+    text = f"{len(misses)} variances are off by {max(misses):.1f} standard errors at most"
+    return Part(
+        holds,
+        row("Theorem 1", text, holds),
+        figures.against(
+            list(KS),
+            {"measured": measured, "Theorem 1": predicted},
+            xlabel="Joint actions sampled, K",
+            ylabel="Variance of the critic's values",
+            log_y=True,
+        ),
+    )
+
+
+def equal_expectations(gradients: Sequence[theory.Gradients]) -> Part:
+    """E g^C = E g^P."""
+    misses = []
+    for found in gradients:
+        for perla in found.perla.values():
+            difference = found.centralised - perla
+            error = difference.std(axis=0) / np.sqrt(len(difference))
+            misses.append(np.abs(difference.mean(axis=0) / error).max())
+    holds = bool(max(misses) < SURE)
+    text = f"the means differ by {max(misses):.1f} standard errors at most"
+    perla = gradients[0].perla[10]
+    error = perla.std(axis=0) / np.sqrt(len(perla))
+    return Part(
+        holds,
+        row("Theorem 3", text, holds),
+        figures.agreement(
+            gradients[0].centralised.mean(axis=0),
+            [around(*pair) for pair in zip(perla.mean(axis=0), error, strict=True)],
+            xlabel="Mean of the centralised estimator",
+            ylabel="Mean of PERLA's",
+            label="a parameter of the policy, K = 10",
+        ),
+    )
+
+
+def excess_variance(games: Sequence[Game], gradients: Sequence[theory.Gradients]) -> Part:
+    """Var g^P − Var g^D ≤ B²C²/(K(1 − γ²)), and the same of g^C without K."""
+    shares, spans = [], []
+    for game, found in zip(games, gradients, strict=True):
+        for k, estimates in [*found.perla.items(), (1, found.centralised)]:
+            excess = excess_of(estimates, found.decentralised)
+            shares.append(excess.high / theory.bound(game, game.values, k))
+        one = excess_of(found.perla[1], found.decentralised)
+        spans.append(excess_of(found.centralised, found.decentralised).point / one.point)
+    game, found = games[0], gradients[0]
+    holds = bool(max(shares) <= 1)
+    text = (
+        f"the excess is {100 * min(shares):.1f} to {100 * max(shares):.1f}% of its bound; the "
+        f"centralised one is {min(spans):.2f} to {max(spans):.2f} times that of K = 1"
+    )
+    centralised = excess_of(found.centralised, found.decentralised)
+    return Part(
+        holds,
+        row("Theorems 4 and 5", text, holds),
+        figures.against(
+            list(KS),
+            {
+                "PERLA": [excess_of(found.perla[k], found.decentralised) for k in KS],
+                "centralised": [centralised for _ in KS],
+                "bound of Theorem 4": [theory.bound(game, game.values, k) for k in KS],
+            },
+            xlabel="Joint actions sampled, K",
+            ylabel="Variance above the decentralised one's",
+            log_y=True,
+        ),
+    )
+
+
+def error_of_the_estimate(games: Sequence[Game], size: Size) -> Part:
+    """The error falls as K to the power of −1/2; the Latin sampler's beside it."""
+    slopes: list[float] = []
+    shown: list[list[float]] = []
+    for seed, game in enumerate(games):
+        q = game.values
+        errors = [theory.error(game, q, Sampled(k=k), size.repeats, seed) for k in ERROR_KS]
+        slopes.append(float(np.polyfit(np.log(ERROR_KS), np.log(errors), 1)[0]))
+        if not shown:
+            latin = [
+                theory.error(game, q, Sampled(k=k, sampler="latin"), size.repeats, seed)
+                for k in LATIN_KS
+            ]
+            shown = [errors, latin]
+    holds = all(abs(slope + 0.5) < SLOPE for slope in slopes)
+    text = f"slopes in log K from {min(slopes):.3f} to {max(slopes):.3f}"
+    return Part(
+        holds,
+        row("Error of order K^(−1/2)", text, holds),
+        figures.against(
+            list(ERROR_KS),
+            {"iid": shown[0], "latin (the next prime)": shown[1]},
+            xlabel="Joint actions sampled, K",
+            ylabel="Root mean square error",
+            log_y=True,
+        ),
+    )
+
+
+def excess_of(estimates: np.ndarray, base: np.ndarray, blocks: int = 20) -> Score:
+    """By how much the variance of gradient estimates exceeds that of `base`, from the same
+    trajectories: the mean over blocks of these, and twice its standard error either way."""
+    pairs = zip(np.array_split(estimates, blocks), np.array_split(base, blocks), strict=True)
+    found = [theory.total_variance(a) - theory.total_variance(b) for a, b in pairs]
+    return around(float(np.mean(found)), float(np.std(found, ddof=1) / np.sqrt(blocks)))
+
+
+def around(point: float, error: float) -> Score:
+    """An estimate and its 95% interval, from its standard error."""
+    return Score(point, point - 1.96 * error, point + 1.96 * error)

@@ -1,0 +1,67 @@
+"""Aggregators against their definitions."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from perla.errors import UserError
+from perla.marginal import Draws, combine, entropic
+from perla.methods.aggregators import Entropic, Max, Mean, UpperQuantile
+from perla.methods.recipes import PERLA_IPPO, make
+
+VALUES = np.array([3.0, -1.0, 7.0, 7.5, 0.0])
+WEIGHTS = np.array([0.1, 0.4, 0.2, 0.0, 0.3])
+
+
+def of(aggregator, hope=1.0):
+    """What an aggregator makes of the five values, one agent and output."""
+    draws = Draws(jnp.arange(5)[:, None], jnp.asarray(WEIGHTS, float)[:, None])
+    table = jnp.asarray(VALUES, float)
+    return float(combine(aggregator, lambda joint: table[joint][:, None], draws, hope)[0, 0])
+
+
+def test_mean():
+    assert of(Mean()) == pytest.approx(WEIGHTS @ VALUES, rel=1e-6)
+
+
+@pytest.mark.parametrize("eta", [1e-3, 0.1, 1.0, 5.0])
+def test_entropic(eta):
+    expected = np.log(WEIGHTS @ np.exp(eta * VALUES)) / eta
+    assert of(Entropic(eta=eta)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_entropic_goes_from_the_mean_to_the_best():
+    assert of(Entropic(eta=1e-9)) == pytest.approx(of(Mean()), abs=1e-5)
+    assert of(Entropic(eta=1e4)) == pytest.approx(7.0, abs=1e-3)
+    annealed = Entropic(eta=3.0, anneal=True)
+    assert of(annealed, hope=1.0) == of(Entropic(eta=3.0), hope=0.2)
+    assert of(annealed, hope=0.5) == pytest.approx(of(Entropic(eta=1.5)))
+    assert of(annealed, hope=0.0) == pytest.approx(of(Mean()), abs=1e-5)
+
+
+def test_entropic_is_finite_whatever_the_scale():
+    x = jnp.asarray([[1e6], [-1e6]], float)
+    assert float(entropic(x, jnp.full((2, 1), 0.5), 1.0)[0]) == pytest.approx(1e6, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("q", "expected"), [(0.0, -1.0), (0.4, -1.0), (0.41, 0.0), (0.7, 0.0), (0.75, 3.0), (1.0, 7.0)]
+)
+def test_quantile(q, expected):
+    assert of(UpperQuantile(q=q)) == expected
+
+
+def test_the_best_has_some_probability():
+    assert of(Max()) == 7.0
+
+
+@pytest.mark.parametrize("aggregator", [Entropic(), UpperQuantile(), Max()])
+def test_a_hopeful_aggregate_is_not_what_is_regressed(aggregator):
+    from perla.algos.ppo import Algorithm
+    from perla.envs.protocol import Spec
+
+    spec = Spec("two", 2, 3, 3, (2, 2), 10, "common")
+    value = PERLA_IPPO["value"].replace(aggregator=aggregator)
+    with pytest.raises(UserError, match=r"with fit 'marginal'.*use fit 'joint'"):
+        Algorithm(make("perla-ippo", value=value), spec)
+    Algorithm(make("perla-ippo", value=value.replace(fit="joint")), spec)
