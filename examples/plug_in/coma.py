@@ -1,9 +1,9 @@
 """A COMA-like critic under policy embedding, on a game of two agents and three actions.
 
 The critic, a table Qᵢ(·, a₋ᵢ), has an output for each of agent i's own actions and reads the
-other's. COMA's counterfactual advantage is taken at the joint action that was drawn; here its critic
-is averaged over what the other may do. An average keeps to the safe 0 unless the other plays the
-first action with probability 3/8 or more.
+other's. COMA's counterfactual advantage is taken at the joint action that was drawn; here its
+critic is averaged over what the other may do. An average keeps to the safe 0 unless the other plays
+the first action with probability 3/8 or more.
 """
 
 import jax
