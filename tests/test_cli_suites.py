@@ -94,6 +94,15 @@ def test_a_corrupt_run_among_the_inputs_is_named_and_the_rest_goes_on(compared, 
     assert "mappo" in out.splitlines()[-1]
 
 
+def test_a_suite_of_one_method_is_carried_out_without_a_comparison(capsys):
+    grid = {"env": ENV, "algo": "ippo", "steps": 100, "seeds": 1,
+            "settings": {"copies": 2, "horizon": 5}}  # fmt: skip
+    Path("one.json").write_text(json.dumps({"name": "one", "grids": [grid]}))
+    assert main(["suite", "one.json", "--quiet"]) == 0
+    assert "no two methods" in capsys.readouterr().out
+    assert len(list(Path("runs/one/cells").rglob("summary.json"))) == 1
+
+
 def test_a_failing_cell_is_named_and_the_exit_code_tells(capsys):
     grid = {"env": ENV, "algo": ["ippo", "mappo"], "steps": 100, "seeds": 3, "evaluations": 5,
             "settings": {"copies": 2, "horizon": 5, "lr": [1e-3, fake_worker.BROKEN]}}  # fmt: skip

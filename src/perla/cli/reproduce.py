@@ -54,8 +54,7 @@ def _reproduce(experiment: Experiment | Calculation, arguments: argparse.Namespa
     if isinstance(experiment, Experiment):
         outcome = suites.carry_out(experiment.cells(scale), out, arguments)
         failures = outcome.failures
-        for cell, reason in failures.items():
-            suites.tell(f"{cell}: {reason}")
+        suites.name_failures(failures)
         findings = results.judge(experiment, name, scale, outcome, out / name)
     else:
         findings = results.publish(experiment, name, scale, experiment.compute(scale), out / name)

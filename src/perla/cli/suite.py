@@ -7,6 +7,7 @@ from pathlib import Path
 
 from perla.cli import suites
 from perla.cli.parser import Parser
+from perla.cli.tables import say
 
 
 def suite_command(argv: Sequence[str]) -> int:
@@ -24,6 +25,7 @@ def suite_command(argv: Sequence[str]) -> int:
     suites.add_conduct(parser)
     arguments = parser.parse(argv)
 
+    from perla.suites import results
     from perla.suites.suite import load
 
     suite = load(Path(arguments.file))
@@ -31,4 +33,8 @@ def suite_command(argv: Sequence[str]) -> int:
     if arguments.dry_run:
         return suites.dry_run(suite.cells())
     outcome = suites.carry_out(suite.cells(), out, arguments)
+    if len({run.method for run in results.complete(outcome.results)}) < 2:
+        suites.name_failures(outcome.failures)
+        say(f"no two methods have results on the same environments to compare; all cells: {out}")
+        return suites.FAILED if outcome.failures else 0
     return suites.finish(outcome.results, outcome.failures, out, arguments)

@@ -95,8 +95,7 @@ def finish(
     from perla.analysis.compare import rows
     from perla.suites import results
 
-    for name, reason in failures.items():
-        tell(f"{name}: {reason}")
+    name_failures(failures)
     whole = results.complete(runs)
     for run in runs:
         if run not in whole:
@@ -108,6 +107,12 @@ def finish(
     if not arguments.quiet:
         say(f"everything about this comparison: {out}")
     return FAILED if failures else 0
+
+
+def name_failures(failures: Mapping[str, str]) -> None:
+    """A line for each cell or folder that failed, with its reason."""
+    for name, reason in failures.items():
+        tell(f"{name}: {reason}")
 
 
 def tell(text: str) -> None:

@@ -14,9 +14,9 @@ from perla.runs import backend
 from perla.runs.execute import steps_per_update
 from perla.runs.spec import Run, schedule
 
-START_SECONDS = 25.0
+START_SECONDS = 15.0
 """Starting a process, tracing, and compiling what has not been compiled before."""
-ELEMENT_SHARE = 0.3
+ELEMENT_SHARE = 0.4
 """The share of the measured rate of elements that training reaches, over several settings."""
 
 
