@@ -28,6 +28,7 @@ from perla.loops.rollout import rollout
 from perla.methods.estimators import Estimator, Sampled
 from perla.methods.ppo import PPO
 from perla.methods.recipes import PERLA_IPPO, make
+from perla.methods.values import Multilinear, Network
 
 MAPS = {
     "lbf:Foraging-8x8-2p-2f-coop-v2": 20_000,
@@ -88,8 +89,9 @@ def speed(env: str, rounds: int = 5):
         for name, config in {
             "ippo": make("ippo"),
             "perla-ippo": perla(),
-            "perla-ippo, joins first": perla(joins="first"),
+            "perla-ippo, joins first": perla(interaction=Network(joins="first")),
             "perla-ippo, 100 independent": perla(estimator=PAPERS),
+            "perla-ippo, multilinear": perla(interaction=Multilinear()),
         }.items()
     }
     fresh = {name: trainer.export(trainer.init()) for name, trainer in trainers.items()}

@@ -17,9 +17,10 @@ from perla.envs.protocol import Observation, Spec
 from perla.errors import UserError
 from perla.loops.flops import matrix_flops
 from perla.marginal import Draws, average, draw, latin_hypercube, zero_sum
-from perla.methods.estimators import Auto, Exact, Sampled, resolve
+from perla.methods.estimators import Analytic, Auto, Exact, Sampled, resolve
 from perla.methods.recipes import make
-from perla.methods.values import Embedded
+from perla.methods.values import Embedded, Multilinear, Network
+from perla.nets.critics import leave_one_out
 
 STATES, AGENTS, ACTIONS, SEEN = 4, 3, 3, 5
 KEY = jax.random.key(0)
@@ -35,9 +36,15 @@ CRITICS = {
         ("mlp", "global", "separate", "action-value", "first"),
         ("gru", "global", "shared", "action-value", "last"),
         ("gru", "local", "separate", "state-value", "first"),
+        ("mlp", "local", "shared", "action-value", "multilinear"),
+        ("gru", "global", "separate", "state-value", "multilinear"),
     ]
 }
 PLAIN, *_ = CRITICS.values()
+
+
+def interaction(name):
+    return Multilinear(rank=6) if name == "multilinear" else Network(joins=name)
 
 
 def masked_policy(key, *batch):
@@ -50,7 +57,7 @@ def masked_policy(key, *batch):
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def random_critic(core, base, sharing, form, joins):
     """A critic, and its context at a few random states."""
-    value = Embedded(base=base, form=form, joins=joins)
+    value = Embedded(base=base, form=form, interaction=interaction(joins))
     config = make("ippo", hidden=8, critic=core, sharing=sharing, value=value)
     key_net, key_obs, key_state, key_memory = jax.random.split(jax.random.key(0), 4)
     critic = create_critic(config, SPEC, key_net)
@@ -141,6 +148,38 @@ def test_weights_sum_to_one_and_masked_actions_weigh_nothing(estimator, policy):
     for agent in range(AGENTS):
         impossible = ~jnp.delete(possible, agent, axis=-1).all(-1)
         assert (jnp.where(impossible, draws.weights[..., agent], 0.0) == 0).all()
+
+
+# --- In closed form -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in CRITICS if "multilinear" in name])
+def test_a_multilinear_critics_average_is_its_value_at_the_probabilities(name, policy):
+    net, context = random_critic(*CRITICS[name])
+    expected = enumerate_others(net, context, policy)
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(net.expected(context, policy.probs), expected, atol=1e-5)
+    value = Embedded(form=CRITICS[name][3], interaction=Multilinear(rank=6))
+    estimated = estimate(value, net, context, policy, KEY)
+    np.testing.assert_allclose(estimated.action_values, expected, atol=1e-5)
+    assert (estimated.spread > 0).all()
+
+
+def test_products_leave_one_out_without_dividing():
+    factors = np.random.default_rng(0).normal(size=(4, 5, 3)).astype(np.float32)
+    factors[0, 2, 1] = factors[0, 3, 1] = 0.0
+    expected = np.stack([np.delete(factors, i, 1).prod(1) for i in range(5)], 1)
+    np.testing.assert_allclose(leave_one_out(jnp.asarray(factors)), expected, rtol=1e-5)
+    np.testing.assert_array_equal(leave_one_out(jnp.ones((1, 3))), 1.0)
+    gradient = jax.grad(lambda x: leave_one_out(x).sum())(jnp.asarray(factors))
+    assert jnp.isfinite(gradient).all()
+
+
+def test_a_closed_form_must_be_there():
+    assert resolve(Auto(), 20, 6, closed_form=True) == Analytic()
+    assert resolve(Sampled(k=3), 2, 2, closed_form=True) == Sampled(k=3)
+    with pytest.raises(UserError, match=r"no closed form; use interaction 'multilinear'"):
+        resolve(Analytic(), 2, 2)
 
 
 # --- What a critic sees -------------------------------------------------------------------------
@@ -302,7 +341,7 @@ def test_where_actions_join_last_a_joint_action_costs_no_layer(sharing, policy):
     width, states = 64, STATES * AGENTS
 
     def cost(joins, k):
-        value = Embedded(joins=joins, estimator=Sampled(k=k))
+        value = Embedded(interaction=Network(joins=joins), estimator=Sampled(k=k))
         config = make("ippo", hidden=width, sharing=sharing, value=value)
         net = create_critic(config, SPEC, jax.random.key(0))
         context = jnp.zeros((STATES, AGENTS, width))

@@ -22,6 +22,7 @@ from perla.loops.anakin import Trainer
 from perla.loops.rollout import begin, rollout
 from perla.methods.estimators import Exact, Sampled
 from perla.methods.recipes import RECIPES, make
+from perla.methods.values import Network
 
 SMALL = probes.PLAIN | {
     "copies": 4,
@@ -84,7 +85,7 @@ def learner_and_steps(algo, world, **settings):
 def embedded(algo, world, learner, estimator, joins, fill):
     """The policy-embedded counterpart of a learner: equal to it but for the critic's rows that
     read actions, which are `fill`."""
-    value = RECIPES[algo]["value"].replace(estimator=estimator, joins=joins)
+    value = RECIPES[algo]["value"].replace(estimator=estimator, interaction=Network(joins=joins))
     algorithm = ppo.Algorithm(make(algo, **SMALL, value=value), world.spec)
     theirs = jax.jit(algorithm.init)(jax.random.key(1)).critic
     assert len(rows_of_actions(learner.critic, theirs)) == world.agents * world.actions

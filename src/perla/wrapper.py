@@ -13,7 +13,7 @@ from perla.distributions import Categorical, Gaussian
 from perla.errors import UserError
 from perla.marginal import combine, draw
 from perla.methods.aggregators import Aggregator, Mean
-from perla.methods.estimators import Auto, Estimator, Exact, Sampled, resolve
+from perla.methods.estimators import Analytic, Auto, Estimator, Exact, Sampled, resolve
 from perla.types import Array, Float, PRNGKeyArray
 
 AUTO, MEAN = Auto(), Mean()
@@ -85,8 +85,12 @@ def marginalise(
 
 def possible(estimator: Estimator, policy: Categorical | Gaussian) -> Sampled | Exact:
     """The estimator that is really used. Raises `UserError` where there is none."""
+    if isinstance(estimator, Analytic):
+        raise UserError("estimator 'analytic': nothing is known of this critic; use 'sampled'")
     if isinstance(policy, Categorical):
-        return resolve(estimator, *policy.log_probs.shape[-2:])
+        found = resolve(estimator, *policy.log_probs.shape[-2:])
+        assert not isinstance(found, Analytic)
+        return found
     if isinstance(estimator, Exact):
         raise UserError("estimator 'exact': continuous actions cannot be enumerated; use 'sampled'")
     return Sampled(k=23, sampler="latin") if isinstance(estimator, Auto) else estimator

@@ -19,12 +19,13 @@ from perla.distributions import Categorical
 from perla.envs.protocol import Observation, Spec
 from perla.errors import UserError
 from perla.methods.aggregators import Mean
-from perla.methods.estimators import resolve
+from perla.methods.estimators import Analytic, resolve
 from perla.methods.ppo import PPO, Adam, Hard, Huber, NStep, RMSProp, Soft
-from perla.methods.values import Centralised, Embedded
+from perla.methods.values import Centralised, Embedded, Multilinear, Network
+from perla.nets import critics
 from perla.nets.actors import Actor
 from perla.nets.body import Body
-from perla.nets.critics import Critic
+from perla.nets.critics import AnyCritic, Critic
 from perla.types import Array, Bool, Float, Int, Metrics, PRNGKeyArray
 
 
@@ -32,8 +33,8 @@ class Learner(eqx.Module):
     """All that learning changes."""
 
     actor: Actor
-    critic: Critic
-    target: Critic
+    critic: AnyCritic
+    target: AnyCritic
     """What targets bootstrap from; the critic itself where there is no target critic."""
     actor_optimiser: optax.OptState
     critic_optimiser: optax.OptState
@@ -84,31 +85,48 @@ def create_actor(config: PPO, spec: Spec, key: PRNGKeyArray) -> Actor:
     )  # fmt: skip
 
 
-def create_critic(config: PPO, spec: Spec, key: PRNGKeyArray) -> Critic:
+def create_critic(config: PPO, spec: Spec, key: PRNGKeyArray) -> AnyCritic:
     """A fresh critic of the kind that `config.value` asks for."""
     value = config.value
     embedded = value if isinstance(value, Embedded) else None
     sees: Literal["local", "global"] = "global" if isinstance(value, Centralised) else "local"
     if embedded:
         sees = embedded.base
+    interaction = embedded.interaction if embedded else None
+    rank = interaction.rank if isinstance(interaction, Multilinear) else 0
+    actions = spec.max_actions if isinstance(interaction, Network) else 0
+    key, key_effects = jax.random.split(key) if rank else (key, key)
     body = Body.create(
         key, agents=spec.agents, features=spec.obs if sees == "local" else spec.state,
-        others=spec.agents * spec.max_actions if embedded else 0,
-        joins=embedded.joins if embedded else "last",
-        outputs=outputs(value, spec.max_actions),
+        others=spec.agents * actions,
+        joins=interaction.joins if isinstance(interaction, Network) else "last",
+        outputs=outputs(value, spec.max_actions) * (1 + rank),
         core=config.critic, hidden=config.hidden, layers=config.critic_layers,
         gain=1.0, init=config.init, norm=config.layer_norm,
         ids=config.agent_ids, separate=config.sharing == "separate",
     )  # fmt: skip
-    return Critic(body, sees, spec.max_actions if embedded else 0)
+    critic = Critic(body, sees, actions)
+    if not rank:
+        return critic
+    return critics.Multilinear.create(key_effects, critic, spec.max_actions, rank)
 
 
-def check(value: Embedded) -> None:
-    """Raise `UserError` for an aggregator that learning would undo."""
-    if not isinstance(value.aggregator, Mean) and value.fit != "joint":
+def check(value: Embedded, spec: Spec) -> None:
+    """Raise `UserError` for an estimator that cannot be, and an aggregator that learning would
+    undo or that needs joint actions where none are drawn."""
+    closed_form = isinstance(value.interaction, Multilinear)
+    estimator = resolve(value.estimator, spec.agents, spec.max_actions, closed_form=closed_form)
+    if isinstance(value.aggregator, Mean):
+        return
+    name = f"aggregator {tag(value.aggregator)!r}"
+    if isinstance(estimator, Analytic):
         raise UserError(
-            f"aggregator {tag(value.aggregator)!r} with fit 'marginal': regressed on returns, the "
-            "aggregate itself would become their average; use fit 'joint'"
+            f"{name}: a closed form has only the mean; use estimator 'sampled' or 'exact'"
+        )
+    if value.fit != "joint":
+        raise UserError(
+            f"{name} with fit 'marginal': regressed on returns, the aggregate itself would become "
+            "their average; use fit 'joint'"
         )
 
 
@@ -122,8 +140,7 @@ class Algorithm:
         self.config, self.spec = config, spec
         self.sequence = config.sequence(spec.limit)
         if isinstance(config.value, Embedded):
-            resolve(config.value.estimator, spec.agents, spec.max_actions)
-            check(config.value)
+            check(config.value, spec)
         self.actor_optimiser = create_optimiser(config, config.lr)
         self.critic_optimiser = create_optimiser(config, config.critic_lr or config.lr)
 
@@ -194,7 +211,7 @@ class Algorithm:
             learner = replace(learner, rewards=learner.rewards.update(rewards, trajectory.valid))
             rewards = learner.rewards.standardise(rewards)
 
-        def look(critic: Critic, key: PRNGKeyArray):
+        def look(critic: AnyCritic, key: PRNGKeyArray):
             context, memories = critic.context(
                 trajectory.observation, learner.critic_memory, trajectory.fresh
             )
@@ -250,7 +267,7 @@ class Algorithm:
     def boundary_values(
         self,
         learner: Learner,
-        critic: Critic,
+        critic: AnyCritic,
         trajectory: Trajectory,
         memories: Float[Array, "time env agent hidden"],
         key: PRNGKeyArray,
@@ -356,7 +373,7 @@ class Algorithm:
         return learner, actor_metrics | critic_metrics | norms
 
     def critic_loss(
-        self, critic: Critic, learner: Learner, part: Batch, key: PRNGKeyArray, pace: Pace
+        self, critic: AnyCritic, learner: Learner, part: Batch, key: PRNGKeyArray, pace: Pace
     ) -> tuple[Float[Array, ""], tuple[Float[Array, "time env agent"], Metrics]]:
         """The error against the targets; beside it the advantages for the actor."""
         config = self.config
@@ -408,7 +425,7 @@ class Algorithm:
         }
         return -mean(surrogate, part.valid) - entropy_weight * entropy, metrics
 
-    def next_target(self, learner: Learner) -> Critic:
+    def next_target(self, learner: Learner) -> AnyCritic:
         """The target critic after an update."""
         match self.config.target:
             case Soft(tau=tau):

@@ -16,10 +16,13 @@ import jax.numpy as jnp
 from perla.distributions import Categorical
 from perla.marginal import average, combine, draw
 from perla.methods.aggregators import Mean
-from perla.methods.estimators import resolve
+from perla.methods.estimators import Analytic, Sampled, resolve
 from perla.methods.values import Embedded, Value
-from perla.nets.critics import Critic
+from perla.nets.critics import AnyCritic, Critic, Multilinear
 from perla.types import Array, Float, Int, PRNGKeyArray
+
+SPREAD = Sampled(k=5, sampler="latin")
+"""What the spread is taken from where the average needs no draws."""
 
 
 class Estimate(NamedTuple):
@@ -45,7 +48,7 @@ def advantage_is_critics(value: Value) -> bool:
 
 def estimate(
     value: Value,
-    critic: Critic,
+    critic: AnyCritic,
     context: Float[Array, "*batch agent width"],
     policy: Categorical,
     key: PRNGKeyArray,
@@ -53,12 +56,21 @@ def estimate(
 ) -> Estimate:
     """The worth of each state under `policy`; `hope` is what is left of an annealed optimism."""
     if not isinstance(value, Embedded):
+        assert isinstance(critic, Critic)
         v = critic.alone(context)
         return Estimate(v[..., 0], v, jnp.zeros_like(v[..., 0]))
-    estimator = resolve(value.estimator, *policy.log_probs.shape[-2:])
-    draws = draw(estimator, jax.lax.stop_gradient(policy), key)
-    # The outputs are linear in the last hidden layer's, so that is what is averaged.
-    q = mean = critic.body.output(average(partial(critic.meet, context), draws))
+    policy = jax.lax.stop_gradient(policy)
+    closed_form = isinstance(critic, Multilinear)
+    estimator = resolve(value.estimator, *policy.log_probs.shape[-2:], closed_form=closed_form)
+    if isinstance(estimator, Analytic):
+        assert isinstance(critic, Multilinear)
+        mean = critic.expected(context, policy.probs)
+        draws = draw(SPREAD, policy, key)
+    else:
+        draws = draw(estimator, policy, key)
+        # The outputs are linear in what the actions meet in, so that is what is averaged.
+        mean = critic.read(average(partial(critic.meet, context), draws))
+    q = mean
     if not isinstance(value.aggregator, Mean):
         q = combine(value.aggregator, partial(critic.joint, context), draws, hope)
     spread = jnp.sqrt(average(lambda actions: (critic.joint(context, actions) - mean) ** 2, draws))
@@ -70,7 +82,7 @@ def estimate(
 
 def prediction(
     value: Value,
-    critic: Critic,
+    critic: AnyCritic,
     context: Float[Array, "*batch agent width"],
     action: Int[Array, "*batch agent"],
     estimated: Estimate,

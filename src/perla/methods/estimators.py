@@ -26,22 +26,38 @@ class Exact(Config, tag="exact", frozen=True):
     """Every joint action of the others with its probability (paper, Eq. 1)."""
 
 
+class Analytic(Config, tag="analytic", frozen=True):
+    """The average in closed form, of a critic that has one (multilinear in the others' actions)."""
+
+
 class Auto(Config, tag="auto", frozen=True):
-    """Exact where the others' joint actions are few, else 23 draws of the Latin sampler."""
+    """Analytic where the critic has a closed form, exact where the others' joint actions are few,
+    else 23 draws of the Latin sampler."""
 
     budget: Count = 100
     """Most joint actions that are enumerated."""
 
 
-Estimator = Sampled | Exact | Auto
+Estimator = Sampled | Exact | Analytic | Auto
 
 
-def resolve(estimator: Estimator, agents: int, actions: int) -> Sampled | Exact:
-    """The estimator that is really used for `agents` with `actions` each.
+def resolve(
+    estimator: Estimator, agents: int, actions: int, *, closed_form: bool = False
+) -> Sampled | Exact | Analytic:
+    """The estimator that is really used for `agents` with `actions` each, and a critic whose
+    average has a closed form or not.
 
-    Raises `UserError` where the others' joint actions are too many to enumerate.
+    Raises `UserError` where it has none and is asked for it, and where the others' joint actions
+    are too many to enumerate.
     """
     joint = actions ** (agents - 1)
+    if isinstance(estimator, Auto) and closed_form:
+        return Analytic()
+    if isinstance(estimator, Analytic) and not closed_form:
+        raise UserError(
+            "estimator 'analytic': this critic's average has no closed form; use interaction "
+            "'multilinear', or estimator 'sampled', 'exact' or 'auto'"
+        )
     if isinstance(estimator, Auto):
         return Exact() if joint <= estimator.budget else Sampled(k=23, sampler="latin")
     if isinstance(estimator, Exact) and joint > LARGEST_ENUMERATION:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from perla.methods.estimators import Sampled
 from perla.methods.ppo import GAE, Adam, Hard, Huber, NStep, Soft
+from perla.methods.values import Network
 
 Settings = dict[str, Any]
 
@@ -58,7 +59,11 @@ PRESETS: dict[str, Preset] = {
     "paper-lbf": Preset(
         "the paper's settings for foraging (its Table 4) on EPyMARL's learner",
         _EPYMARL | {"hidden": 256, "lr": 5e-4, "returns": NStep(n=10)},
-        embedded={"fit": "marginal", "joins": "first", "estimator": Sampled(k=100)},
+        embedded={
+            "fit": "marginal",
+            "interaction": Network(joins="first"),
+            "estimator": Sampled(k=100),
+        },
     ),
     "mava": Preset(
         "Mava's defaults of its feed-forward IPPO and MAPPO",

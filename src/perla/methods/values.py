@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from perla.config import Config
+from perla.config import Config, Count
 from perla.methods.aggregators import Entropic, Max, Mean, UpperQuantile
-from perla.methods.estimators import Auto, Exact, Sampled
+from perla.methods.estimators import Analytic, Auto, Exact, Sampled
 
 
 class Independent(Config, tag="independent", frozen=True):
@@ -15,6 +15,22 @@ class Independent(Config, tag="independent", frozen=True):
 
 class Centralised(Config, tag="centralised", frozen=True):
     """V(s): the global state (MAPPO)."""
+
+
+class Network(Config, tag="network", frozen=True):
+    """The others' actions are inputs of the network, like any other."""
+
+    joins: Literal["first", "last"] = "last"
+    """The hidden layer at which they join: at the `last`, all below is computed once a state; at
+    the `first`, once for every joint action, as in a plain network of everything."""
+
+
+class Multilinear(Config, tag="multilinear", frozen=True):
+    """v₀(·) + Σᵣ wᵣ(·) (∏_{m≠i} (1 + ψₘᵣ(aₘ)) − 1): factors of a state's value, one for each other
+    agent. Its average over the others' policies has a closed form, for any number of agents."""
+
+    rank: Count = 32
+    """Terms r of the sum."""
 
 
 class Embedded(Config, tag="embedded", frozen=True):
@@ -28,11 +44,9 @@ class Embedded(Config, tag="embedded", frozen=True):
     fit: Literal["joint", "marginal"] = "marginal"
     """What is regressed on the target: the critic at the `joint` action that was taken, or its
     `marginal` (Algorithm 1, line 7)."""
-    joins: Literal["first", "last"] = "last"
-    """The critic's hidden layer at which the others' actions join: at the `last`, all below is
-    computed once a state; at the `first`, once for every joint action, as in a plain network of
-    everything."""
-    estimator: Auto | Sampled | Exact = Auto()
+    interaction: Network | Multilinear = Network()
+    """How the others' actions enter the critic."""
+    estimator: Auto | Sampled | Exact | Analytic = Auto()
     """How the average is taken."""
     aggregator: Mean | Entropic | UpperQuantile | Max = Mean()
     """What stands for the critic's values at the others' actions."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from functools import reduce
+from itertools import accumulate
 from typing import Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 from perla.envs.protocol import Observation
 from perla.nets.body import Body
 from perla.nets.layers import along
-from perla.types import Array, Bool, Float, Int
+from perla.types import Array, Bool, Float, Int, PRNGKeyArray
 
 
 class Critic(eqx.Module):
@@ -74,3 +76,102 @@ class Critic(eqx.Module):
             joint = reduce(jnp.add, (looked_up[..., m : m + 1, :] for m in range(agents)))
             seen = joint - looked_up
         return self.body.hidden(context + along(seen, context))
+
+    def read(self, met: Float[Array, "*batch agent width"]) -> Float[Array, "*batch agent out"]:
+        """The outputs, linear in what `meet` returned."""
+        return self.body.output(met)
+
+
+class Multilinear(eqx.Module):
+    """v₀(·) + Σᵣ wᵣ(·) (∏_{m≠i} (1 + ψₘᵣ(aₘ)) − 1) of every agent.
+
+    Where the others choose independently, the average of the product is the product of averages:
+    the average over joint actions is the value at the policies' probabilities, as the value of a
+    joint action is that at its one-hot ones.
+    """
+
+    inner: Critic
+    """Its outputs are the v₀ and, for each of them, the terms' weights."""
+    effects: Float[Array, "*own agent action rank"]
+    """ψ; where parameters are not shared, one set for each agent's own critic."""
+
+    @classmethod
+    def create(cls, key: PRNGKeyArray, inner: Critic, actions: int, rank: int) -> Multilinear:
+        """A critic whose products are at first 1 give or take ½."""
+        agents = inner.body.agents
+        own = (agents,) if inner.body.separate else ()
+        deviation = 0.5 / max(agents - 1, 1) ** 0.5
+        return cls(inner, deviation * jax.random.normal(key, (*own, agents, actions, rank)))
+
+    @property
+    def body(self) -> Body:
+        """The network."""
+        return self.inner.body
+
+    def context(
+        self,
+        observation: Observation,
+        memory: Float[Array, "*batch agent hidden"],
+        fresh: Bool[Array, "time *batch"],
+    ) -> tuple[Float[Array, "time *batch agent width"], Float[Array, "time *batch agent hidden"]]:
+        """As of a `Critic`: all that does not depend on the others' actions."""
+        return self.inner.context(observation, memory, fresh)
+
+    def joint(
+        self,
+        context: Float[Array, "*batch agent width"],
+        actions: Int[Array, "*batch_or_none agent"],
+    ) -> Float[Array, "*batch agent out"]:
+        """The outputs for a joint action."""
+        return self.expected(context, jax.nn.one_hot(actions, self.effects.shape[-2]))
+
+    meet = joint
+
+    def read(self, met: Float[Array, "*batch agent out"]) -> Float[Array, "*batch agent out"]:
+        """What `meet` returned: the outputs themselves."""
+        return met
+
+    def expected(
+        self,
+        context: Float[Array, "*batch agent width"],
+        probs: Float[Array, "*batch_or_none agent action"],
+    ) -> Float[Array, "*batch agent out"]:
+        """The outputs, averaged over what the others do with these probabilities."""
+        rank = self.effects.shape[-1]
+        v, w = self.weights(context, rank)
+        products = self.products(probs)[..., None, :]
+        # Over √R, so that the terms together are of the size of one.
+        return v + (w * along(products - 1.0, w)).sum(-1) / rank**0.5
+
+    def weights(
+        self, context: Float[Array, "*batch agent width"], rank: int
+    ) -> tuple[Float[Array, "*batch agent out"], Float[Array, "*batch agent out rank"]]:
+        """v₀ and w."""
+        y = self.inner.alone(context)
+        out = y.shape[-1] // (1 + rank)
+        return y[..., :out], y[..., out:].reshape(*y.shape[:-1], out, rank)
+
+    def products(
+        self, probs: Float[Array, "*batch_or_none agent action"]
+    ) -> Float[Array, "*batch_or_none agent rank"]:
+        """∏_{m≠i} (1 + Σₐ πₘ(a) ψₘᵣ(a)) for every i."""
+        if self.body.separate:
+            factors = 1.0 + jnp.einsum("...ma,imar->...imr", probs, self.effects)
+            own = jnp.eye(self.body.agents, dtype=bool)[..., None]
+            return jnp.where(along(own, factors), 1.0, factors).prod(-2)
+        return leave_one_out(1.0 + jnp.einsum("...ma,mar->...mr", probs, self.effects))
+
+
+AnyCritic = Critic | Multilinear
+
+
+def leave_one_out(
+    factors: Float[Array, "*batch_or_none agent rank"],
+) -> Float[Array, "*batch_or_none agent rank"]:
+    """The product of all factors but each agent's own, without dividing: a factor may be zero."""
+    each = [factors[..., m, :] for m in range(factors.shape[-2])]
+    one = jnp.ones_like(each[0])
+    before = accumulate(each[:-1], jnp.multiply, initial=one)
+    after = accumulate(reversed(each[1:]), jnp.multiply, initial=one)
+    pairs = zip(before, reversed(list(after)), strict=True)
+    return jnp.stack([left * right for left, right in pairs], -2)
