@@ -16,6 +16,7 @@ from perla.loops.anakin import Trainer
 from perla.methods.estimators import Exact, Sampled
 from perla.methods.ppo import GAE, PPO, Hard, Huber, NStep, RMSProp, Soft
 from perla.methods.recipes import RECIPES, make
+from perla.methods.values import Multilinear
 
 SMALL = probes.PLAIN | {
     "copies": 16,
@@ -115,6 +116,14 @@ CASES = {
         probes.MATRIX, "perla-mappo",
         {"value": RECIPES["perla-mappo"]["value"].replace(
             form="action-value", fit="marginal", estimator=Exact()), "refresh_advantages": True}),
+    "matrix, multilinear": (
+        probes.MATRIX, "perla-mappo",
+        {"value": RECIPES["perla-mappo"]["value"].replace(
+            form="action-value", fit="joint", interaction=Multilinear(rank=4))}),
+    "together, multilinear": (
+        probes.TOGETHER, "perla-ippo",
+        {"value": RECIPES["perla-ippo"]["value"].replace(interaction=Multilinear(rank=4)),
+         "sharing": "separate"}),
     "patience": (probes.PATIENCE, "perla-mappo", {"loss": Huber(delta=1.0)}),
     "patience, whole episodes": (
         probes.PATIENCE, "ippo", {"horizon": None, "copies": 32, "agent_ids": False}),
