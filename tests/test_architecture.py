@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "algos": {"methods", "distributions", "envs.protocol", "marginal", "nets", "returns"},
     "loops": {"methods", "distributions", "envs", "nets", "algos"},
     "analysis": set(),
-    "bench": {"methods", "envs", "loops", "analysis"},
+    "bench": {"methods", "distributions", "envs", "marginal", "algos", "loops", "analysis"},
     "runs": {"methods", "envs", "nets", "algos", "loops", "analysis"},
     "suites": {"methods", "envs", "loops", "runs", "analysis", "theory"},
     "cli": {"methods", "envs", "loops", "runs", "suites", "analysis", "bench"},

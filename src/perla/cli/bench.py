@@ -12,14 +12,18 @@ from perla.cli.parser import Parser
 from perla.cli.tables import say, table
 from perla.errors import UserError, nearest
 
-BENCHES = ("env", "train")
+BENCHES = ("env", "marginal", "train")
 
 
 def bench_command(argv: Sequence[str]) -> int:
     """Measure."""
     parser = Parser("bench", "Measure speed and print a table.")
     parser.add_argument("what", metavar="|".join(BENCHES), nargs="?", default="train")
-    parser.add_argument("--out", metavar="FILE", help="write the numbers to a .json file as well")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help="write the numbers to a .json file as well, and a picture, if any, beside it",
+    )
     arguments = parser.parse(argv)
     if arguments.what not in BENCHES:
         raise nearest(arguments.what, BENCHES, what="benchmark")
@@ -27,18 +31,22 @@ def bench_command(argv: Sequence[str]) -> int:
     if out is not None and not out.parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}")
 
+    from perla.analysis.figures import render
     from perla.runs import backend, machine
     from perla.runs.files import write_atomic
     from perla.runs.store import dump
 
     backend.prepare()
-    rows = importlib.import_module(f"perla.bench.{arguments.what}").measure()
+    bench = importlib.import_module(f"perla.bench.{arguments.what}")
+    rows = bench.measure()
     words = [name for name, value in rows[0].items() if isinstance(value, str)]
     cells = [{name: _cell(value) for name, value in row.items()} for row in rows]
     say(table(f"perla bench {arguments.what}", cells, left=words))
     if out is not None:
         facts = {"rows": rows, "versions": machine.versions(), "hardware": machine.hardware()}
         write_atomic(out, dump(facts))
+        if hasattr(bench, "picture"):
+            write_atomic(out.with_suffix(".png"), render(bench.picture(rows)))
     return 0
 
 
@@ -47,4 +55,6 @@ def _cell(value: Any) -> str:
         return str(value)
     if math.isnan(value):
         return "–"
+    if math.isinf(value):
+        return "∞"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,0 +1,161 @@
+"""What the average over the others' actions costs, and how near to the exact one it comes.
+
+Random critics of the size that training uses, random policies, for several numbers of agents:
+every estimator, and beside it a plain version, a network of everything evaluated at all K joint
+actions at once. A figure is about the average and its gradient with respect to the critic's
+parameters, without what is computed once a state for any critic. Cases take turns in every round;
+times are medians.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from perla.algos.ppo import create_critic
+from perla.algos.values import estimate
+from perla.analysis import figures
+from perla.distributions import Categorical
+from perla.envs.protocol import Observation, Spec
+from perla.marginal import draw
+from perla.methods.estimators import LARGEST_ENUMERATION, Analytic, Exact, Sampled
+from perla.methods.recipes import make
+from perla.methods.values import Embedded, Multilinear, Network
+
+AGENTS = (2, 3, 5, 8, 10, 20, 50)
+KS = (1, 5, 10, 100, 250)
+LATIN_KS = (2, 5, 11, 97, 251)
+"""Prime numbers, about as many."""
+ACTIONS, FEATURES, STATES = 6, 32, 64
+REPEATS = 64
+"""Estimates of each state, of which the variance is taken."""
+
+
+class Case(NamedTuple):
+    """An estimator on a critic that suits it."""
+
+    agents: int
+    name: str
+    k: float
+    """Joint actions at which the critic is evaluated; ∞ in closed form."""
+    value: Embedded
+    plain: bool = False
+
+
+def cases(agents: int) -> Iterator[Case]:
+    """Everything that is measured with this many agents."""
+    for k in KS:
+        first = Embedded(interaction=Network(joins="first"), estimator=Sampled(k=k))
+        yield Case(agents, "plain", k, first, plain=True)
+    for k in KS:
+        yield Case(agents, "iid", k, Embedded(estimator=Sampled(k=k)))
+    for k in LATIN_KS:
+        yield Case(agents, "latin", k, Embedded(estimator=Sampled(k=k, sampler="latin")))
+    if ACTIONS ** (agents - 1) <= LARGEST_ENUMERATION:
+        yield Case(agents, "exact", ACTIONS ** (agents - 1), Embedded(estimator=Exact()))
+    closed = Embedded(interaction=Multilinear(), estimator=Analytic())
+    yield Case(agents, "analytic", math.inf, closed)
+
+
+def measure(rounds: int = 5, agents: tuple[int, ...] = AGENTS) -> list[dict[str, Any]]:
+    """A row for each case: microseconds per state, variance of the estimate and its root mean
+    square error against `Exact` (both relative to the critic's variance over the others' actions),
+    and the memory that its computation takes."""
+    rows = []
+    for count in agents:
+        contenders = [_Contender(case) for case in cases(count)]
+        for _ in range(rounds):
+            for contender in contenders:
+                contender.run()
+        rows += [contender.row() for contender in contenders]
+    return rows
+
+
+def picture(rows: list[dict[str, Any]]) -> Figure:
+    """Time per state against the agents, of every estimator at about its middle K."""
+    shown = {"plain": 100, "iid": 100, "latin": 11, "analytic": math.inf}
+    lines = {
+        f"{name}, K = {'∞' if math.isinf(k) else k}": [
+            row["µs/state"] for row in rows if row["estimator"] == name and row["K"] == k
+        ]
+        for name, k in shown.items()
+    }
+    return figures.against(
+        sorted({row["agents"] for row in rows}),
+        lines,
+        xlabel="Agents",
+        ylabel="Microseconds per state",
+        log_y=True,
+    )
+
+
+class _Contender:
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        agents = case.agents
+        spec = Spec("random", agents, FEATURES, FEATURES, (ACTIONS,) * agents, None, "common")
+        key_net, key_obs, key_policy, self.key = jax.random.split(jax.random.key(agents), 4)
+        critic = create_critic(make("perla-ippo", value=case.value), spec, key_net)
+        observation = Observation(
+            jax.random.normal(key_obs, (1, STATES, agents, FEATURES)),
+            jnp.zeros((1, STATES, FEATURES)),
+            jnp.ones((1, STATES, agents, ACTIONS), bool),
+        )
+        memory = critic.body.blank((STATES,))
+        contexts, _ = critic.context(observation, memory, jnp.zeros((1, STATES), bool))
+        context = contexts[0]
+        logits = jax.random.normal(key_policy, (STATES, agents, ACTIONS))
+        policy = Categorical(jax.nn.log_softmax(logits))
+        resolved = case.value.estimator
+
+        def plain(critic: Any, key: Any) -> Any:
+            assert isinstance(resolved, Sampled)
+            draws = draw(resolved, policy, key)
+            values = jax.vmap(lambda actions: critic.joint(context, actions))(draws.actions)
+            return (draws.weights[..., None] * values).sum(0)[..., 0]
+
+        def average(critic: Any, key: Any) -> Any:
+            return estimate(case.value, critic, context, policy, key).value
+
+        values = plain if case.plain else average
+        gradient = jax.jit(jax.grad(lambda critic, key: values(critic, key).mean()))
+        self.compiled = gradient.lower(critic, self.key).compile()
+        self.critic = critic
+        self.seconds: list[float] = []
+        keys = jax.random.split(self.key, REPEATS)
+        found = jax.jit(lambda critic: jax.lax.map(lambda key: values(critic, key), keys))(critic)
+        self.estimates = np.asarray(found, float)
+        self.exact = math.nan
+        draws = draw(Sampled(k=REPEATS), policy, self.key)
+        joint = jax.lax.map(lambda actions: critic.joint(context, actions), draws.actions)
+        self.scale = float(np.asarray(joint, float).var(axis=0, ddof=1).mean())
+        if ACTIONS ** (agents - 1) <= LARGEST_ENUMERATION:
+            value = case.value.replace(estimator=Exact())
+            exact = estimate(value, critic, context, policy, self.key).value
+            error = ((self.estimates - np.asarray(exact, float)[None]) ** 2).mean()
+            self.exact = float(np.sqrt(error / self.scale))
+
+    def run(self) -> None:
+        start = time.perf_counter()
+        jax.block_until_ready(self.compiled(self.critic, self.key))
+        self.seconds.append(time.perf_counter() - start)
+
+    def row(self) -> dict[str, Any]:
+        memory: Any = self.compiled.memory_analysis()
+        return {
+            "agents": self.case.agents,
+            "estimator": self.case.name,
+            "K": self.case.k,
+            "µs/state": 1e6 * statistics.median(self.seconds) / STATES,
+            "variance": float(self.estimates.var(axis=0, ddof=1).mean() / self.scale),
+            "error against exact": self.exact,
+            "MiB": memory.temp_size_in_bytes / 2**20,
+        }

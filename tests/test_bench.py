@@ -1,0 +1,39 @@
+"""Benchmarks measure what they say; how fast anything is, no test asks."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from perla.bench import marginal
+from perla.cli import main
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(marginal, "AGENTS", (2,))
+    monkeypatch.setattr(marginal, "KS", (1, 100))
+    monkeypatch.setattr(marginal, "LATIN_KS", (11,))
+    monkeypatch.setattr(marginal, "STATES", 8)
+    measure = marginal.measure
+    monkeypatch.setattr(marginal, "measure", lambda: measure(rounds=1, agents=(2,)))
+
+
+def test_marginal(small, tmp_path, capsys):
+    assert main(["bench", "marginal", "--out", str(tmp_path / "marginal.json")]) == 0
+    assert "analytic" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "marginal.json").read_text())["rows"]
+    table = {(row["estimator"], row["K"]): row for row in rows}
+    assert {name for name, _ in table} == {"plain", "iid", "latin", "exact", "analytic"}
+    assert all(row["µs/state"] > 0 and row["MiB"] > 0 for row in rows)
+    for name in ("plain", "iid"):
+        for k in (1, 100):  # Var Q̂ = Var Q / K (paper, Theorem 1)
+            assert table[name, k]["variance"] == pytest.approx(1 / k, rel=0.35)
+            assert table[name, k]["error against exact"] == pytest.approx(1 / math.sqrt(k), rel=0.2)
+    assert table["latin", 11]["variance"] < 0.5 / 11
+    (exact,) = (row for (name, _), row in table.items() if name == "exact")
+    (analytic,) = (row for (name, _), row in table.items() if name == "analytic")
+    for row in (exact, analytic):
+        np.testing.assert_allclose([row["variance"], row["error against exact"]], 0.0, atol=1e-5)
+    assert (tmp_path / "marginal.png").read_bytes().startswith(b"\x89PNG")
