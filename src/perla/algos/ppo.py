@@ -88,25 +88,27 @@ def create_actor(config: PPO, spec: Spec, key: PRNGKeyArray) -> Actor:
 def create_critic(config: PPO, spec: Spec, key: PRNGKeyArray) -> AnyCritic:
     """A fresh critic of the kind that `config.value` asks for."""
     value = config.value
-    embedded = value if isinstance(value, Embedded) else None
     sees: Literal["local", "global"] = "global" if isinstance(value, Centralised) else "local"
-    if embedded:
-        sees = embedded.base
-    interaction = embedded.interaction if embedded else None
-    rank = interaction.rank if isinstance(interaction, Multilinear) else 0
-    actions = spec.max_actions if isinstance(interaction, Network) else 0
+    joins: Literal["first", "last"] = "last"
+    actions = rank = 0
+    if isinstance(value, Embedded):
+        sees = value.base
+        match value.interaction:
+            case Network(joins=joins):
+                actions = spec.max_actions
+            case Multilinear(rank=rank):
+                pass
     key, key_effects = jax.random.split(key) if rank else (key, key)
     body = Body.create(
         key, agents=spec.agents, features=spec.obs if sees == "local" else spec.state,
-        others=spec.agents * actions,
-        joins=interaction.joins if isinstance(interaction, Network) else "last",
+        others=spec.agents * actions, joins=joins,
         outputs=outputs(value, spec.max_actions) * (1 + rank),
         core=config.critic, hidden=config.hidden, layers=config.critic_layers,
         gain=1.0, init=config.init, norm=config.layer_norm,
         ids=config.agent_ids, separate=config.sharing == "separate",
     )  # fmt: skip
     critic = Critic(body, sees, actions)
-    if not rank:
+    if rank == 0:
         return critic
     return critics.Multilinear.create(key_effects, critic, spec.max_actions, rank)
 
