@@ -13,7 +13,7 @@ from perla.distributions import Categorical, Gaussian
 from perla.errors import UserError
 from perla.marginal import combine, draw
 from perla.methods.aggregators import Aggregator, Mean
-from perla.methods.estimators import Analytic, Auto, Estimator, Exact, Sampled, resolve
+from perla.methods.estimators import FEW, Analytic, Auto, Estimator, Exact, Sampled, resolve
 from perla.types import Array, Float, PRNGKeyArray
 
 AUTO, MEAN = Auto(), Mean()
@@ -93,7 +93,7 @@ def possible(estimator: Estimator, policy: Categorical | Gaussian) -> Sampled | 
         return found
     if isinstance(estimator, Exact):
         raise UserError("estimator 'exact': continuous actions cannot be enumerated; use 'sampled'")
-    return Sampled(k=23, sampler="latin") if isinstance(estimator, Auto) else estimator
+    return FEW if isinstance(estimator, Auto) else estimator
 
 
 def with_own(critic: Critic, actions: Array, own: Array, axis: int) -> Array:

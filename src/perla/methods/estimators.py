@@ -22,6 +22,10 @@ class Sampled(Config, tag="sampled", frozen=True):
     (Latin hypercube sampling; McKay, Beckman and Conover, 1979); fastest where K is prime."""
 
 
+FEW = Sampled(k=23, sampler="latin")
+"""What `Auto` takes where nothing is exact."""
+
+
 class Exact(Config, tag="exact", frozen=True):
     """Every joint action of the others with its probability (paper, Eq. 1)."""
 
@@ -59,7 +63,7 @@ def resolve(
             "'multilinear', or estimator 'sampled', 'exact' or 'auto'"
         )
     if isinstance(estimator, Auto):
-        return Exact() if joint <= estimator.budget else Sampled(k=23, sampler="latin")
+        return Exact() if joint <= estimator.budget else FEW
     if isinstance(estimator, Exact) and joint > LARGEST_ENUMERATION:
         raise UserError(
             f"estimator 'exact': {agents} agents with {actions} actions have {joint:,} joint "
