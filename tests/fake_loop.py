@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from perla.loops.flops import Work
+from perla.flops import Work
 
 
 class FakeTrainer:

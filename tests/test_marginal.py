@@ -12,15 +12,17 @@ import pytest
 
 from perla.algos.ppo import create_critic
 from perla.algos.values import estimate
-from perla.distributions import Categorical
+from perla.distributions import Categorical, Gaussian
 from perla.envs.protocol import Observation, Spec
 from perla.errors import UserError
-from perla.loops.flops import matrix_flops
-from perla.marginal import Draws, average, draw, latin_hypercube, zero_sum
+from perla.flops import matrix_flops
+from perla.marginal import ENTRY, Draws, average, draw, expectation, latin_hypercube, zero_sum
 from perla.methods.estimators import Analytic, Auto, Exact, Sampled, resolve
 from perla.methods.recipes import make
 from perla.methods.values import Embedded, Multilinear, Network
-from perla.nets.critics import leave_one_out
+from perla.nets.body import Body
+from perla.nets.critics import Critic, leave_one_out
+from perla.nets.critics import Multilinear as MultilinearCritic
 
 STATES, AGENTS, ACTIONS, SEEN = 4, 3, 3, 5
 KEY = jax.random.key(0)
@@ -122,19 +124,22 @@ def test_exact_is_the_sum_over_all_joint_actions_of_the_others(critic, policy):
     np.testing.assert_allclose(mean, enumerate_others(net, context, policy), atol=1e-5)
 
 
-def test_an_estimate_is_the_average_and_the_critics_deviation_over_the_others(critic, policy):
+def test_an_estimate_is_the_average_and_what_it_says_of_the_state(critic, policy):
     net, context = critic
     value = Embedded(form="action-value", estimator=Exact())
     estimated = jax.jit(partial(estimate, value))(net, context, policy, jax.random.key(0))
-    draws = draw(Exact(), policy, jax.random.key(0))
+    expected = enumerate_others(net, context, policy)
+    np.testing.assert_allclose(estimated.action_values, expected, atol=1e-5)
+    worth = (np.asarray(policy.probs) * expected).sum(-1)
+    np.testing.assert_allclose(estimated.value, worth, atol=1e-5)
+
+
+def spread(net, context, policy):
+    """The deviation of the critic over the others' joint actions."""
+    draws = draw(Exact(), policy, KEY)
     q = np.stack([np.asarray(net.joint(context, joint)) for joint in draws.actions])
     weights = np.asarray(draws.weights)[..., None]
-    mean = (weights * q).sum(0)
-    np.testing.assert_allclose(estimated.action_values, mean, atol=1e-5)
-    deviation = np.sqrt((weights * (q - mean) ** 2).sum(0))
-    probs = np.asarray(policy.probs)
-    np.testing.assert_allclose(estimated.value, (probs * mean).sum(-1), atol=1e-5)
-    np.testing.assert_allclose(estimated.spread, (probs * deviation).sum(-1), atol=1e-5)
+    return np.sqrt((weights * (q - (weights * q).sum(0)) ** 2).sum(0))
 
 
 @pytest.mark.parametrize("estimator", [Exact(), Sampled(k=7), LATIN(k=7)])
@@ -162,7 +167,36 @@ def test_a_multilinear_critics_average_is_its_value_at_the_probabilities(name, p
     value = Embedded(form=CRITICS[name][3], interaction=Multilinear(rank=6))
     estimated = estimate(value, net, context, policy, KEY)
     np.testing.assert_allclose(estimated.action_values, expected, atol=1e-5)
-    assert (estimated.spread > 0).all()
+
+
+@pytest.mark.parametrize("sharing", ["shared", "separate"])
+def test_gaussian_policies_have_a_closed_form_too(sharing):
+    """Of a critic quadratic in each of the others' actions and multilinear over them."""
+    key_net, key_effects, key_policy, key_draws = jax.random.split(KEY, 4)
+    body = Body.create(
+        key_net, agents=AGENTS, features=SEEN, outputs=7, core="mlp", hidden=8, layers=2,
+        gain=1.0, init="orthogonal", norm=False, ids=True, separate=sharing == "separate",
+    )  # fmt: skip
+    dimensions = 2
+    critic = MultilinearCritic.create(
+        key_effects, Critic(body, "local", 0), inputs=2 * dimensions, rank=6
+    )
+    observation = Observation(jax.random.normal(KEY, (1, STATES, AGENTS, SEEN)), KEY, KEY)
+    blank = body.blank((STATES,))
+    context, _ = critic.context(observation, blank, jnp.zeros((1, STATES), bool))
+    mean, log_deviation = jax.random.normal(key_policy, (2, STATES, AGENTS, dimensions))
+    policy = Gaussian(mean, jnp.exp(log_deviation - 1))
+    closed = critic.expected(context[0], policy.moments)
+
+    @jax.jit
+    def sampled(key):
+        f = partial(critic.joint, context[0])
+        return expectation(Sampled(k=1_000), f, policy, key)
+
+    found = np.asarray(jax.lax.map(sampled, jax.random.split(key_draws, 100)))
+    error = found.std(0, ddof=1) / np.sqrt(len(found))
+    assert (error > 0).all()
+    assert (np.abs(found.mean(0) - closed) < 4.5 * error).all()
 
 
 def test_products_leave_one_out_without_dividing():
@@ -212,14 +246,13 @@ def repeated(estimator, net, context, policy, repeats):
 
 def test_sampling_is_unbiased_and_its_error_falls_as_one_over_root_k(policy):
     net, context = random_critic(*PLAIN)
-    value = Embedded(estimator=Exact())
-    spread = estimate(value, net, context, policy, jax.random.key(0)).spread[..., None]
+    deviation = spread(net, context, policy)
     exact = enumerate_others(net, context, policy)
     ks, errors = [1, 4, 16, 64, 256], []
     for k in ks:
         estimates = repeated(Sampled(k=k), net, context, policy, repeats=400)
         bias = np.abs(estimates.mean(0) - exact)
-        assert (bias <= 4.5 * spread / np.sqrt(k * 400) + 1e-5).all()
+        assert (bias <= 4.5 * deviation / np.sqrt(k * 400) + 1e-5).all()
         errors.append(np.sqrt(((estimates - exact) ** 2).mean()))
     slope = np.polyfit(np.log(ks), np.log(errors), 1)[0]
     assert slope == pytest.approx(-0.5, abs=0.05)
@@ -229,11 +262,11 @@ def test_sampling_is_unbiased_and_its_error_falls_as_one_over_root_k(policy):
 def test_strata_are_unbiased_and_no_worse_than_as_many_independent_draws(strata, policy):
     net, context = random_critic(*PLAIN)
     exact = enumerate_others(net, context, policy)
-    spread = estimate(Embedded(estimator=Exact()), net, context, policy, KEY).spread[..., None]
+    deviation = spread(net, context, policy)
     estimates = repeated(LATIN(k=strata), net, context, policy, repeats=1_000)
     bias = np.abs(estimates.mean(0) - exact)
-    assert (bias <= 4.5 * spread / np.sqrt(strata * 1_000) + 1e-5).all()
-    independent = (spread**2).mean() / strata
+    assert (bias <= 4.5 * deviation / np.sqrt(strata * 1_000) + 1e-5).all()
+    independent = (deviation**2).mean() / strata
     variance = ((estimates - exact) ** 2).mean()
     # Owen (1997): never more than K / (K − 1) of it; the closer to a sum of one-agent terms, the
     # less.
@@ -329,6 +362,77 @@ def test_draws_follow_the_policies(policy):
     frequencies = jax.nn.one_hot(draws.actions, ACTIONS).mean(0)
     np.testing.assert_allclose(frequencies, policy.probs, atol=0.02)
     assert (frequencies[policy.probs == 0] == 0).all()
+
+
+# --- Part by part -------------------------------------------------------------------------------
+
+
+def memory_of(count, policy):
+    """MiB that `count` joint actions take."""
+    return count * ENTRY * np.prod(policy.shape) / 2**20
+
+
+@pytest.mark.parametrize("estimator", [Exact(), LATIN(k=11), LATIN(k=12)])
+@pytest.mark.parametrize("at_once", [1, 2, 5, 100])
+def test_parts_add_up_to_the_whole(estimator, at_once, policy):
+    net, context = random_critic(*PLAIN)
+    whole = average(partial(net.joint, context), draw(estimator, policy, KEY))
+    parts = expectation(
+        estimator, partial(net.joint, context), policy, KEY, memory=memory_of(at_once, policy)
+    )
+    np.testing.assert_allclose(parts, whole, atol=1e-6)
+
+
+def test_independent_draws_come_in_parts_that_are_as_good(policy):
+    net, context = random_critic(*PLAIN)
+    memory = memory_of(4, policy)
+
+    @jax.jit
+    def one(key):
+        f = partial(net.joint, context)
+        return expectation(Sampled(k=10), f, policy, key, memory=memory)
+
+    found = np.asarray(jax.lax.map(one, jax.random.split(KEY, 2_000)))
+    deviation = spread(net, context, policy)
+    exact = enumerate_others(net, context, policy)
+    assert (np.abs(found.mean(0) - exact) <= 4.5 * deviation / np.sqrt(20_000) + 1e-5).all()
+    np.testing.assert_allclose(
+        found.var(0).mean(), (deviation**2).mean() / 10, rtol=0.1
+    )  # as of ten that have nothing to do with each other
+
+
+@pytest.mark.parametrize("estimator", [Sampled(k=12), LATIN(k=11)])
+def test_the_gradient_may_flow_through_fewer_draws_than_the_value_has(estimator, policy):
+    """The value is that of all draws; the gradient is unbiased, and costs only its own draws."""
+    net, context = random_critic(*PLAIN)
+    fewer = estimator.replace(gradient_k=3)
+
+    def loss(context, estimator, key):
+        return expectation(estimator, partial(net.joint, context), policy, key).sum()
+
+    draws = [draw(estimator, policy, KEY, rows) for rows in (jnp.arange(3), jnp.arange(3, 12))]
+    value = sum(average(partial(net.joint, context), part).sum() for part in draws)
+    assert loss(context, fewer, KEY) == pytest.approx(float(value), rel=1e-5)
+
+    @partial(jax.jit, static_argnums=0)
+    def gradients(estimator):
+        keys = jax.random.split(KEY, 3_000)
+        found = jax.lax.map(lambda key: jax.grad(loss)(context, estimator, key), keys)
+        return found.mean(0), found.std(0, ddof=1) / len(keys) ** 0.5
+
+    (mean, _), (fewer_mean, error) = gradients(Exact()), gradients(fewer)
+    assert (jnp.abs(fewer_mean - mean) <= 4.5 * error + 1e-5).all()
+    assert (error > 0).any()
+
+    def work(estimator):
+        return matrix_flops(jax.grad(lambda x: loss(x, estimator, KEY)), context)
+
+    assert estimator.k == 11 or work(fewer) < work(estimator)
+
+
+def test_gradients_cannot_flow_through_more_draws_than_there_are():
+    with pytest.raises(UserError, match="gradient_k = 6: at most the k = 5 draws"):
+        Sampled(k=5, gradient_k=6)
 
 
 # --- What it costs ------------------------------------------------------------------------------

@@ -35,6 +35,11 @@ class Categorical(NamedTuple):
         """Probabilities; zero where the action is not available."""
         return jnp.exp(self.log_probs)
 
+    @property
+    def moments(self) -> Float[Array, "*batch action"]:
+        """The average of the actions' `features`: the probabilities."""
+        return self.probs
+
     def sample(self, key: PRNGKeyArray) -> Int[Array, "*batch"]:
         """One draw from every distribution."""
         return self.quantile(jax.random.uniform(key, self.shape))
@@ -68,6 +73,11 @@ class Gaussian(NamedTuple):
         """`[*batch, dimension]`: that of the actions."""
         return self.mean.shape
 
+    @property
+    def moments(self) -> Float[Array, "*batch feature"]:
+        """The average of the actions' `features`: μ and μ² + σ²."""
+        return jnp.concatenate([self.mean, self.mean**2 + self.deviation**2], -1)
+
     def sample(self, key: PRNGKeyArray) -> Float[Array, "*batch dimension"]:
         """One draw from every distribution, differentiable in its parameters."""
         return self.mean + self.deviation * jax.random.normal(key, self.shape)
@@ -92,6 +102,14 @@ class Gaussian(NamedTuple):
 
 
 Policy = Categorical | Gaussian
+
+
+def features(actions: Array, size: int) -> Float[Array, "*batch feature"]:
+    """What a multilinear critic sees of actions: discrete ones `[*batch]` one-hot among `size`,
+    continuous ones `[*batch, dimension]` themselves and their squares."""
+    if jnp.issubdtype(actions.dtype, jnp.integer):
+        return jax.nn.one_hot(actions, size)
+    return jnp.concatenate([actions, actions**2], -1)
 
 
 def inverse_cdf(

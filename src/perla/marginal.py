@@ -27,6 +27,8 @@ from perla.methods.aggregators import Aggregator, Entropic, Max, Mean, UpperQuan
 from perla.methods.estimators import Exact, Sampled
 from perla.types import Array, Float, Int, PRNGKeyArray
 
+ENTRY = 8
+"""Bytes that an agent's entry of a joint action takes, with its weight."""
 SMALLEST_ETA = 1e-6
 """η below which an entropic average is, to single precision, the mean."""
 
@@ -44,22 +46,51 @@ class Draws(NamedTuple):
 # --- Drawing ------------------------------------------------------------------------------------
 
 
-def draw(estimator: Sampled | Exact, policy: Policy, key: PRNGKeyArray) -> Draws:
+def draw(
+    estimator: Sampled | Exact,
+    policy: Policy,
+    key: PRNGKeyArray,
+    rows: Int[Array, " sample"] | None = None,
+) -> Draws:
     """Weighted joint actions for the policies of every state: `Categorical [*batch, agent, action]`
-    or `Gaussian [*batch, agent, dimension]`, which has only the sampled ones."""
+    or `Gaussian [*batch, agent, dimension]`, which has only the sampled ones.
+
+    With `rows`, these of all the joint actions; one that is past their number weighs nothing.
+    """
+    total = joint_actions(estimator, policy)
     if isinstance(estimator, Exact):
         assert isinstance(policy, Categorical)
-        return enumerated(policy)
-    points = {"iid": jax.random.uniform, "latin": latin_hypercube}[estimator.sampler]
-    u = points(key, (estimator.k, *policy.shape))
-    agents = policy.shape[:-1] if isinstance(policy, Gaussian) else policy.shape
-    return Draws(jax.vmap(policy.quantile)(u), jnp.full((estimator.k, *agents), 1.0 / estimator.k))
+        table = jnp.asarray(zero_sum(*policy.log_probs.shape[-2:]))
+        draws = enumerated(policy, table if rows is None else table.at[rows].get(mode="clip"))
+    else:
+        if estimator.sampler == "latin":
+            u = latin_hypercube(key, (total, *policy.shape), rows)
+        elif rows is None:
+            u = jax.random.uniform(key, (total, *policy.shape))
+        else:
+            u = jax.random.uniform(jax.random.fold_in(key, rows[0]), (rows.size, *policy.shape))
+        agents = policy.shape[:-1] if isinstance(policy, Gaussian) else policy.shape
+        weights = jnp.full((len(u), *agents), 1.0 / total)
+        draws = Draws(jax.vmap(policy.quantile)(u), weights)
+    if rows is None:
+        return draws
+    real = (rows < total).reshape(rows.size, *(1 for _ in draws.weights.shape[1:]))
+    return draws._replace(weights=jnp.where(real, draws.weights, 0.0))
 
 
-def enumerated(policy: Categorical) -> Draws:
-    """Every joint action of the others, with its probability."""
+def joint_actions(estimator: Sampled | Exact, policy: Policy) -> int:
+    """The joint actions of a state."""
+    if isinstance(estimator, Exact):
+        assert isinstance(policy, Categorical)
+        *_, agents, actions = policy.log_probs.shape
+        return actions ** (agents - 1)
+    assert estimator.k != "auto", "one of its rungs is drawn"
+    return estimator.k
+
+
+def enumerated(policy: Categorical, table: Int[Array, "sample agent"]) -> Draws:
+    """The joint actions of `table`, with the others' probabilities of them."""
     agents, actions = policy.log_probs.shape[-2:]
-    table = jnp.asarray(zero_sum(agents, actions))
     # log π₋ᵢ(a₋ᵢ) = Σ_{m≠i} log πₘ(aₘ): summed without i, as the logarithm of a masked action
     # is so large that taking it away again would leave nothing.
     chosen = jax.nn.one_hot(table, actions)
@@ -68,9 +99,12 @@ def enumerated(policy: Categorical) -> Draws:
     return Draws(table, jnp.exp(jnp.einsum("j...m,im->j...i", log_probs, others)))
 
 
-def latin_hypercube(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "sample *rest"]:
+def latin_hypercube(
+    key: PRNGKeyArray, shape: tuple[int, ...], rows: Int[Array, " sample"] | None = None
+) -> Float[Array, "sample *rest"]:
     """K points, each uniform on a unit cube, of which in every direction one lies in each of K
-    equal intervals. `shape` is K and the cube's directions (and batch axes).
+    equal intervals. `shape` is K and the cube's directions (and batch axes); with `rows`, these
+    of the points (modulo K).
 
     Where K is prime, the intervals of a direction are gone through in steps of a random length from
     a random start, modulo K. Any two points are then in any two different intervals with the same
@@ -80,11 +114,12 @@ def latin_hypercube(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "
     k, *rest = shape
     key_start, key_step = jax.random.split(key)
     start = jax.random.uniform(key_start, (1, *rest), maxval=k)
+    rows = jnp.arange(k) if rows is None else rows % k
     if prime(k):
         step = jax.random.randint(key_step, (1, *rest), 1, k)
-        order = jnp.arange(k).reshape(k, *(1 for _ in rest)) * step % k
+        order = rows.reshape(rows.size, *(1 for _ in rest)) * step % k
     else:
-        order = jax.random.uniform(key_step, shape).argsort(0)
+        order = jax.random.uniform(key_step, shape).argsort(0)[rows]
     u = (order + start) / k
     return u - jnp.floor(u)
 
@@ -108,6 +143,44 @@ def zero_sum(agents: int, actions: int) -> Int[np.ndarray, "sample agent"]:
 
 
 # --- Combining ----------------------------------------------------------------------------------
+
+
+def expectation(
+    estimator: Sampled | Exact,
+    f: Callable[[Array], Float[Array, "*batch agent out"]],
+    policy: Policy,
+    key: PRNGKeyArray,
+    *,
+    memory: float = math.inf,
+) -> Float[Array, "*batch agent out"]:
+    """The average of f over joint actions drawn from `policy`: part by part, where all at once
+    would take more than `memory` MiB; with gradients through `estimator.gradient_k` of them."""
+    total = joint_actions(estimator, policy)
+    through = (isinstance(estimator, Sampled) and estimator.gradient_k) or total
+    at_once = max(1, int(min(total, memory * 2**20 / (ENTRY * math.prod(policy.shape)))))
+    if through == total <= at_once:
+        return average(f, draw(estimator, policy, key))
+
+    def between(first: int, last: int) -> Float[Array, "*batch agent out"]:
+        parts = math.ceil((last - first) / at_once)
+        size = math.ceil((last - first) / parts)
+
+        @partial(jax.checkpoint, prevent_cse=False)
+        def part(start: Int[Array, ""]):
+            rows = start + jnp.arange(size)
+            return average(f, draw(estimator, policy, key, jnp.where(rows < last, rows, total)))
+
+        starts = first + size * jnp.arange(parts)
+        zero = jnp.zeros(jax.eval_shape(part, starts[0]).shape)
+        return jax.lax.scan(lambda sum, start: (sum + part(start), None), zero, starts)[0]
+
+    if through == total:
+        return between(0, total)
+    # All give the value, the first the gradient; any of them stand for all.
+    head, tail = between(0, through), between(through, total)
+    return jax.lax.stop_gradient(head + tail) + total / through * (
+        head - jax.lax.stop_gradient(head)
+    )
 
 
 def average(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from perla.distributions import Categorical, Gaussian
 from perla.errors import UserError
-from perla.marginal import combine, draw
+from perla.marginal import combine, draw, expectation
 from perla.methods.aggregators import Aggregator, Mean
 from perla.methods.estimators import FEW, Analytic, Auto, Estimator, Exact, Sampled, resolve
 from perla.types import Array, Float, PRNGKeyArray
@@ -32,6 +33,7 @@ def marginalise(
     *,
     own: Array | None = None,
     check: bool = True,
+    memory: float = math.inf,
 ) -> Array:
     """What `critic` expects if the others follow `policies`: E over a₋ᵢ of critic(a)ᵢ.
 
@@ -42,6 +44,9 @@ def marginalise(
     must not depend on agent i's own entry: V(s, a₋ᵢ), or Q(s, ·, a₋ᵢ) with an output for every own
     action. A critic that takes the own action too, Q(s, aᵢ, a₋ᵢ), is given it as `own`
     (`[*batch, agent]`), and is evaluated once for each agent.
+
+    Where all joint actions at once would take more than `memory` MiB, they are drawn and averaged
+    part by part (by the mean; the other aggregators hold them all).
 
     The result has the shape of the critic's, and gradients with respect to everything: to keep
     them out of the policies, hand them over under `jax.lax.stop_gradient`.
@@ -79,14 +84,18 @@ def marginalise(
         values = critic(actions) if own is None else with_own(critic, actions, own, len(lead) - 1)
         return values.reshape(*lead, -1)
 
-    draws = draw(possible(estimator, policies), policies, key)
-    return combine(aggregator, each, draws).reshape(out)
+    found = possible(estimator, policies)
+    if isinstance(aggregator, Mean):
+        return expectation(found, each, policies, key, memory=memory).reshape(out)
+    return combine(aggregator, each, draw(found, policies, key)).reshape(out)
 
 
 def possible(estimator: Estimator, policy: Categorical | Gaussian) -> Sampled | Exact:
     """The estimator that is really used. Raises `UserError` where there is none."""
     if isinstance(estimator, Analytic):
         raise UserError("estimator 'analytic': nothing is known of this critic; use 'sampled'")
+    if isinstance(estimator, Sampled) and estimator.k == "auto":
+        raise UserError("k 'auto': only a run goes on long enough to choose; give a number")
     if isinstance(policy, Categorical):
         found = resolve(estimator, *policy.log_probs.shape[-2:])
         assert not isinstance(found, Analytic)

@@ -11,15 +11,24 @@ import jax.numpy as jnp
 import optax
 
 from perla import returns
+from perla.algos import telemetry
 from perla.algos.normalise import Running, mean, variance
 from perla.algos.protocol import Trajectory
-from perla.algos.values import Estimate, advantage_is_critics, chosen, estimate, outputs, prediction
+from perla.algos.values import (
+    Estimate,
+    Moment,
+    advantage_is_critics,
+    chosen,
+    estimate,
+    outputs,
+    prediction,
+)
 from perla.config import tag
 from perla.distributions import Categorical
 from perla.envs.protocol import Observation, Spec
 from perla.errors import UserError
 from perla.methods.aggregators import Mean
-from perla.methods.estimators import Analytic, resolve
+from perla.methods.estimators import LADDER, Analytic, Sampled, resolve
 from perla.methods.ppo import PPO, Adam, Hard, Huber, NStep, RMSProp, Soft
 from perla.methods.values import Centralised, Embedded, Multilinear, Network
 from perla.nets import critics
@@ -27,6 +36,9 @@ from perla.nets.actors import Actor
 from perla.nets.body import Body
 from perla.nets.critics import AnyCritic, Critic
 from perla.types import Array, Bool, Float, Int, Metrics, PRNGKeyArray
+
+LOOKS = 2
+"""Steps of every copy, in an update, at which the average over the others' actions is looked at."""
 
 
 class Learner(eqx.Module):
@@ -43,6 +55,8 @@ class Learner(eqx.Module):
     rewards: Running
     targets: Running
     updates: Int[Array, ""]
+    rung: Int[Array, ""]
+    """The place on its estimator's ladder: how many joint actions a k of `auto` is now."""
 
 
 class Batch(NamedTuple):
@@ -69,8 +83,8 @@ class Pace(NamedTuple):
     """By what the learning rates are multiplied."""
     entropy: Float[Array, ""]
     """Weight of the entropy bonus."""
-    hope: Float[Array, ""]
-    """What is left of an annealed optimism."""
+    moment: Moment
+    """What of an average over the others' actions changes."""
 
 
 def create_actor(config: PPO, spec: Spec, key: PRNGKeyArray) -> Actor:
@@ -161,6 +175,7 @@ class Algorithm:
             rewards=Running.create(),
             targets=Running.create(),
             updates=jnp.int32(0),
+            rung=jnp.int32(len(LADDER) // 2),
         )
 
     def update(
@@ -174,7 +189,7 @@ class Algorithm:
 
         `progress` is the share of the run that is done, for what changes with it.
         """
-        pace = self.pace(progress)
+        pace = self.pace(learner, progress)
         key_values, key_epochs = jax.random.split(key)
         learner, batch, metrics = self.prepare(learner, trajectory, key_values, pace)
 
@@ -192,14 +207,14 @@ class Algorithm:
         learner = replace(learner, target=self.next_target(learner))
         return learner, metrics | jax.tree.map(jnp.mean, losses)
 
-    def pace(self, progress: Float[Array, ""]) -> Pace:
+    def pace(self, learner: Learner, progress: Float[Array, ""]) -> Pace:
         """Where the schedules stand after `progress` (0 to 1) of the run."""
         config, left = self.config, jnp.clip(1.0 - progress, 0.0, 1.0)
         final = config.entropy if config.entropy_final is None else config.entropy_final
         return Pace(
             rate=left if config.lr_decay else jnp.ones(()),
             entropy=final + (config.entropy - final) * left,
-            hope=left,
+            moment=Moment(hope=left, rung=learner.rung),
         )
 
     def prepare(
@@ -207,7 +222,7 @@ class Algorithm:
     ) -> tuple[Learner, Batch, Metrics]:
         """Everything that stays fixed while the passes are made."""
         config = self.config
-        key_target, key_boundary, key_value = jax.random.split(key, 3)
+        key_target, key_boundary, key_value, key_look = jax.random.split(key, 4)
         rewards = trajectory.reward
         if config.normalise_rewards:
             learner = replace(learner, rewards=learner.rewards.update(rewards, trajectory.valid))
@@ -220,7 +235,7 @@ class Algorithm:
             return (
                 context,
                 memories,
-                estimate(config.value, critic, context, trajectory.policy, key, pace.hope),
+                estimate(config.value, critic, context, trajectory.policy, key, pace.moment),
             )
 
         # Targets: what the target critic says along the trajectory and at its episodes' ends.
@@ -261,10 +276,52 @@ class Algorithm:
             "value": mean(self.raw(learner, values.value), valid),
         }
         if isinstance(config.value, Embedded):
-            metrics["spread"] = mean(values.spread, valid) * self.unit(learner)
+            learner, more = self.telemetry(
+                learner, context, trajectory, values, targets, error, key_look, pace
+            )
+            metrics |= more
         if config.normalise_values:
             learner = replace(learner, targets=learner.targets.update(targets, trajectory.valid))
         return replace(learner, critic_memory=memories[-1]), batch, metrics
+
+    def telemetry(
+        self,
+        learner: Learner,
+        context: Float[Array, "time env agent width"],
+        trajectory: Trajectory,
+        values: Estimate,
+        targets: Float[Array, "time env agent"],
+        error: Float[Array, "time env agent"],
+        key: PRNGKeyArray,
+        pace: Pace,
+    ) -> tuple[Learner, Metrics]:
+        """What the average over the others' actions is like at a few of the steps, and the number
+        of joint actions that the next update takes in it."""
+        value, unit = self.config.value, self.unit(learner)
+        assert isinstance(value, Embedded)
+        steps = (context, trajectory.policy, trajectory.action, values, targets, trajectory.valid)
+        every = -(-len(targets) // LOOKS)
+        steps = jax.tree.map(lambda x: x[::every], steps)
+        context, policy, action, values, targets, valid = steps
+        found = telemetry.look(
+            value, learner.critic, context, policy, action, values, key, pace.moment
+        )
+        samples = telemetry.size(value, policy, pace.moment)
+        metrics = telemetry.report(found, valid, unit) | {
+            "joint_actions": samples,
+            "average_flops": telemetry.cost(value, learner.critic, context, policy, pace.moment),
+        }
+        for name, view in found.views.items():
+            advantage = self.advantages(learner, view, policy, action, targets)
+            metrics[f"gradient_variance_{name}"] = telemetry.gradient_variance(
+                policy, action, advantage, valid
+            )
+        if isinstance(value.estimator, Sampled) and value.estimator.k == "auto":
+            assert found.noise is not None
+            noise = unit**2 * mean(found.noise, valid)
+            allowed = value.estimator.tolerance**2 * mean(error**2, trajectory.valid)
+            learner = replace(learner, rung=telemetry.rung(noise, samples, allowed))
+        return learner, metrics
 
     def boundary_values(
         self,
@@ -300,7 +357,7 @@ class Algorithm:
             gather(memories, memories[-1]),
             fresh[None],
         )
-        values = estimate(self.config.value, critic, context[0], policy, key, pace.hope).value
+        values = estimate(self.config.value, critic, context[0], policy, key, pace.moment).value
         final = jnp.zeros((time * env, self.spec.agents)).at[ended].set(values[:most], mode="drop")
         return final.reshape(time, env, -1), values[most:]
 
@@ -380,7 +437,7 @@ class Algorithm:
         """The error against the targets; beside it the advantages for the actor."""
         config = self.config
         context, _ = critic.context(part.observation, part.critic_memory[0], part.fresh)
-        values = estimate(config.value, critic, context, part.policy, key, pace.hope)
+        values = estimate(config.value, critic, context, part.policy, key, pace.moment)
         predicted = prediction(config.value, critic, context, part.action, values)
         target = (
             learner.targets.standardise(part.target) if config.normalise_values else part.target

@@ -14,15 +14,22 @@ import jax
 import jax.numpy as jnp
 
 from perla.distributions import Categorical
-from perla.marginal import average, combine, draw
+from perla.marginal import combine, draw, expectation
 from perla.methods.aggregators import Mean
-from perla.methods.estimators import Analytic, Sampled, resolve
+from perla.methods.estimators import Analytic, Exact, Sampled, ladder, resolve
 from perla.methods.values import Embedded, Value
+from perla.methods.values import Multilinear as MultilinearSettings
 from perla.nets.critics import AnyCritic, Critic, Multilinear
 from perla.types import Array, Float, Int, PRNGKeyArray
 
-SPREAD = Sampled(k=5, sampler="latin")
-"""What the spread is taken from where the average needs no draws."""
+
+class Moment(NamedTuple):
+    """What of an average changes while a run goes on."""
+
+    hope: float | Float[Array, ""] = 1.0
+    """What is left of an annealed optimism, 1 to 0."""
+    rung: int | Int[Array, ""] = 0
+    """Which of the estimator's `rungs` is taken."""
 
 
 class Estimate(NamedTuple):
@@ -32,8 +39,6 @@ class Estimate(NamedTuple):
     """The worth of the state: V(·), or V̂ marginalised over a₋ᵢ."""
     action_values: Float[Array, "*batch agent out"]
     """Q̂ᵢ(s, ·) of the agent's own actions; for the state-value forms `value` once more."""
-    spread: Float[Array, "*batch agent"]
-    """Standard deviation of the critic over a₋ᵢ; zero for critics that see no actions."""
 
 
 def outputs(value: Value, actions: int) -> int:
@@ -52,32 +57,44 @@ def estimate(
     context: Float[Array, "*batch agent width"],
     policy: Categorical,
     key: PRNGKeyArray,
-    hope: float | Float[Array, ""] = 1.0,
+    moment: Moment = Moment(),  # noqa: B008
 ) -> Estimate:
-    """The worth of each state under `policy`; `hope` is what is left of an annealed optimism."""
+    """The worth of each state under `policy`."""
     if not isinstance(value, Embedded):
         assert isinstance(critic, Critic)
         v = critic.alone(context)
-        return Estimate(v[..., 0], v, jnp.zeros_like(v[..., 0]))
+        return Estimate(v[..., 0], v)
     policy = jax.lax.stop_gradient(policy)
-    closed_form = isinstance(critic, Multilinear)
-    estimator = resolve(value.estimator, *policy.log_probs.shape[-2:], closed_form=closed_form)
+    estimator = resolved(value, policy)
     if isinstance(estimator, Analytic):
         assert isinstance(critic, Multilinear)
-        mean = critic.expected(context, policy.probs)
-        draws = draw(SPREAD, policy, key)
-    else:
+        return worth(value, policy, critic.expected(context, policy.moments))
+
+    def by(estimator: Sampled | Exact, key: PRNGKeyArray) -> Float[Array, "*batch agent out"]:
+        if isinstance(value.aggregator, Mean):
+            # The outputs are linear in what the actions meet in, so that is what is averaged.
+            meet = partial(critic.meet, context)
+            return critic.read(expectation(estimator, meet, policy, key, memory=value.memory))
         draws = draw(estimator, policy, key)
-        # The outputs are linear in what the actions meet in, so that is what is averaged.
-        mean = critic.read(average(partial(critic.meet, context), draws))
-    q = mean
-    if not isinstance(value.aggregator, Mean):
-        q = combine(value.aggregator, partial(critic.joint, context), draws, hope)
-    spread = jnp.sqrt(average(lambda actions: (critic.joint(context, actions) - mean) ** 2, draws))
-    if value.form == "state-value":
-        return Estimate(q[..., 0], q, spread[..., 0])
-    # V̂ᵢ(s) = Σₐ πᵢ(a) Q̂ᵢ(s, a)
-    return Estimate((policy.probs * q).sum(-1), q, (policy.probs * spread).sum(-1))
+        return combine(value.aggregator, partial(critic.joint, context), draws, moment.hope)
+
+    ways = [partial(by, one) for one in ladder(estimator)]
+    q = ways[0](key) if len(ways) == 1 else jax.lax.switch(moment.rung, ways, key)
+    return worth(value, policy, q)
+
+
+def resolved(value: Embedded, policy: Categorical) -> Sampled | Exact | Analytic:
+    """The estimator that is really used for the agents of `policy`."""
+    closed_form = isinstance(value.interaction, MultilinearSettings)
+    return resolve(value.estimator, *policy.log_probs.shape[-2:], closed_form=closed_form)
+
+
+def worth(value: Value, policy: Categorical, q: Float[Array, "*batch agent out"]) -> Estimate:
+    """What a critic's outputs say of the state."""
+    if advantage_is_critics(value):
+        # V̂ᵢ(s) = Σₐ πᵢ(a) Q̂ᵢ(s, a)
+        return Estimate((policy.probs * q).sum(-1), q)
+    return Estimate(q[..., 0], q)
 
 
 def prediction(
@@ -92,6 +109,13 @@ def prediction(
     q = estimated.action_values
     if isinstance(value, Embedded) and value.fit == "joint":
         q = critic.joint(context, action)
+    return taken(value, q, action)
+
+
+def taken(
+    value: Value, q: Float[Array, "*batch agent out"], action: Int[Array, "*batch agent"]
+) -> Float[Array, "*batch agent"]:
+    """The output that the agents' own actions select."""
     return chosen(q, action) if advantage_is_critics(value) else q[..., 0]
 
 

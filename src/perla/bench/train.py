@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import jax
 
 from perla.envs.registry import make
+from perla.flops import matrix_rate
 from perla.loops.anakin import Trainer
-from perla.loops.flops import matrix_rate
 from perla.methods.presets import DENSE, RECURRENT
 from perla.methods.recipes import make as make_config
 

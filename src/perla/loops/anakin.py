@@ -14,8 +14,8 @@ from perla.algos import ppo
 from perla.algos.protocol import Algorithm, LearnerState
 from perla.envs.protocol import Env
 from perla.envs.wrappers import AutoReset
+from perla.flops import Work, work
 from perla.loops.evaluate import episode_limit, evaluate
-from perla.loops.flops import Work, work
 from perla.loops.rollout import Scene, Tally, begin, rollout
 from perla.methods.ppo import PPO
 from perla.nets.actors import Actor

@@ -4,22 +4,34 @@ from __future__ import annotations
 
 from typing import Literal
 
-from perla.config import Config, Count
+from perla.config import Config, Count, Positive
 from perla.errors import UserError
 
 LARGEST_ENUMERATION = 65_536
 """Joint actions of the others beyond which enumeration is refused."""
+LADDER = (2, 7, 23, 71, 211)
+"""What k `auto` chooses from: primes, each about three times the one before."""
 
 
 class Sampled(Config, tag="sampled", frozen=True):
     """K draws from the joint policy, weighted equally (paper, Eq. 2)."""
 
-    k: Count = 100
-    """Joint actions drawn at each state."""
+    k: Count | Literal["auto"] = 100
+    """Joint actions drawn at each state; `auto`: as many as the tolerance needs, chosen anew at
+    every update among a few primes."""
+    tolerance: Positive = 0.1
+    """What k `auto` allows: the standard error of the average over the error of the critic."""
+    gradient_k: Count | None = None
+    """Draws through which the critic's gradient flows; none: all of them."""
     sampler: Literal["iid", "latin"] = "iid"
     """`iid`: independent draws, as in the paper. `latin`: every action of every agent comes as
     often as its probability says, to within one, and only which of them meet is left to chance
     (Latin hypercube sampling; McKay, Beckman and Conover, 1979); fastest where K is prime."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.k != "auto" and self.gradient_k is not None and self.gradient_k > self.k:
+            raise UserError(f"gradient_k = {self.gradient_k}: at most the k = {self.k} draws")
 
 
 FEW = Sampled(k=23, sampler="latin")
@@ -70,3 +82,14 @@ def resolve(
             f"actions of the others, more than {LARGEST_ENUMERATION:,}; use 'sampled' or 'auto'"
         )
     return estimator
+
+
+def ladder(estimator: Sampled | Exact) -> tuple[Sampled | Exact, ...]:
+    """The estimators among which a k of `auto` chooses; any other's ladder has one rung, itself."""
+    if not isinstance(estimator, Sampled) or estimator.k != "auto":
+        return (estimator,)
+    through = estimator.gradient_k
+    return tuple(
+        estimator.replace(k=k, gradient_k=None if through is None else min(through, k))
+        for k in LADDER
+    )

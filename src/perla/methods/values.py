@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from perla.config import Config, Count
+from perla.config import Config, Count, Positive
 from perla.methods.aggregators import Entropic, Max, Mean, UpperQuantile
 from perla.methods.estimators import Analytic, Auto, Exact, Sampled
 
@@ -50,6 +50,8 @@ class Embedded(Config, tag="embedded", frozen=True):
     """How the average is taken."""
     aggregator: Mean | Entropic | UpperQuantile | Max = Mean()
     """What stands for the critic's values at the others' actions."""
+    memory: Positive = 256.0
+    """MiB that the joint actions of all states may take; more of them are averaged part by part."""
 
 
 Value = Independent | Centralised | Embedded

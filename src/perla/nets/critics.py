@@ -10,6 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from perla.distributions import features
 from perla.envs.protocol import Observation
 from perla.nets.body import Body
 from perla.nets.layers import along
@@ -86,22 +87,24 @@ class Multilinear(eqx.Module):
     """v₀(·) + Σᵣ wᵣ(·) (∏_{m≠i} (1 + ψₘᵣ(aₘ)) − 1) of every agent.
 
     Where the others choose independently, the average of the product is the product of averages:
-    the average over joint actions is the value at the policies' probabilities, as the value of a
-    joint action is that at its one-hot ones.
+    the average over joint actions is the value at the average of their features, which for
+    discrete actions are the policies' probabilities.
     """
 
     inner: Critic
     """Its outputs are the v₀ and, for each of them, the terms' weights."""
-    effects: Float[Array, "*own agent action rank"]
-    """ψ; where parameters are not shared, one set for each agent's own critic."""
+    effects: Float[Array, "*own agent feature rank"]
+    """ψ, linear in an action's features: its one-hot row, or of a continuous one its dimensions and
+    their squares. Where parameters are not shared, one set for each agent's own critic."""
 
     @classmethod
-    def create(cls, key: PRNGKeyArray, inner: Critic, actions: int, rank: int) -> Multilinear:
-        """A critic whose products are at first 1 give or take ½."""
+    def create(cls, key: PRNGKeyArray, inner: Critic, inputs: int, rank: int) -> Multilinear:
+        """A critic of `inputs` features of each action, whose products are at first 1 give or take
+        ½ where the features are one-hot."""
         agents = inner.body.agents
         own = (agents,) if inner.body.separate else ()
         deviation = 0.5 / max(agents - 1, 1) ** 0.5
-        return cls(inner, deviation * jax.random.normal(key, (*own, agents, actions, rank)))
+        return cls(inner, deviation * jax.random.normal(key, (*own, agents, inputs, rank)))
 
     @property
     def body(self) -> Body:
@@ -120,10 +123,10 @@ class Multilinear(eqx.Module):
     def joint(
         self,
         context: Float[Array, "*batch agent width"],
-        actions: Int[Array, "*batch_or_none agent"],
+        actions: Int[Array, "*batch_or_none agent"] | Float[Array, "*batch agent dimension"],
     ) -> Float[Array, "*batch agent out"]:
         """The outputs for a joint action."""
-        return self.expected(context, jax.nn.one_hot(actions, self.effects.shape[-2]))
+        return self.expected(context, features(actions, self.effects.shape[-2]))
 
     meet = joint
 
@@ -134,12 +137,12 @@ class Multilinear(eqx.Module):
     def expected(
         self,
         context: Float[Array, "*batch agent width"],
-        probs: Float[Array, "*batch_or_none agent action"],
+        moments: Float[Array, "*batch_or_none agent feature"],
     ) -> Float[Array, "*batch agent out"]:
-        """The outputs, averaged over what the others do with these probabilities."""
+        """The outputs, averaged over policies of these moments."""
         rank = self.effects.shape[-1]
         v, w = self.weights(context, rank)
-        products = self.products(probs)[..., None, :]
+        products = self.products(moments)[..., None, :]
         # Over √R, so that the terms together are of the size of one.
         return v + (w * along(products - 1.0, w)).sum(-1) / rank**0.5
 
@@ -152,14 +155,14 @@ class Multilinear(eqx.Module):
         return y[..., :out], y[..., out:].reshape(*y.shape[:-1], out, rank)
 
     def products(
-        self, probs: Float[Array, "*batch_or_none agent action"]
+        self, moments: Float[Array, "*batch_or_none agent feature"]
     ) -> Float[Array, "*batch_or_none agent rank"]:
-        """∏_{m≠i} (1 + Σₐ πₘ(a) ψₘᵣ(a)) for every i."""
+        """∏_{m≠i} (1 + E ψₘᵣ(aₘ)) for every i."""
         if self.body.separate:
-            factors = 1.0 + jnp.einsum("...ma,imar->...imr", probs, self.effects)
+            factors = 1.0 + jnp.einsum("...ma,imar->...imr", moments, self.effects)
             own = jnp.eye(self.body.agents, dtype=bool)[..., None]
             return jnp.where(along(own, factors), 1.0, factors).prod(-2)
-        return leave_one_out(1.0 + jnp.einsum("...ma,mar->...mr", probs, self.effects))
+        return leave_one_out(1.0 + jnp.einsum("...ma,mar->...mr", moments, self.effects))
 
 
 AnyCritic = Critic | Multilinear

@@ -19,8 +19,8 @@ import jax
 from perla.envs.protocol import Env
 from perla.envs.registry import make
 from perla.errors import UserError
+from perla.flops import Work
 from perla.loops.anakin import Trainer
-from perla.loops.flops import Work
 from perla.runs import backend, checkpoint, machine, replay
 from perla.runs.files import write_atomic
 from perla.runs.interrupt import Interrupted, listening

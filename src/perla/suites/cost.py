@@ -8,8 +8,8 @@ import msgspec
 
 from perla.envs.protocol import Env
 from perla.envs.registry import make
+from perla.flops import Work, element_rate, matrix_rate
 from perla.loops.anakin import Trainer
-from perla.loops.flops import Work, element_rate, matrix_rate
 from perla.runs import backend
 from perla.runs.execute import steps_per_update
 from perla.runs.spec import Run, schedule
