@@ -370,7 +370,7 @@ def compiled_quickly():
 @pytest.mark.usefixtures("compiled_quickly")
 def test_a_whole_run(tmp_path):
     out = tmp_path / "run"
-    small = ["--copies", "4", "--horizon", "2", "--hidden", "8", "--epochs", "1"]
+    small = ["--copies", "4", "--horizon", "2", "--hidden", "8", "--layers", "1"]
     few = ["--evaluations", "2", "--eval-episodes", "2", "--absolute-episodes", "2"]
     env = ["--env", "matrix:overgeneralisation-n3-a2", "--steps", "64", "--out", str(out)]
     assert main(["train", "ippo", *env, *small, *few, "--quiet"]) == 0

@@ -301,7 +301,7 @@ def read(path: str) -> Table:
     """
     try:
         with open(path, "rb") as file:
-            content: Any = json.load(file)
+            content = json.load(file)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UserError(f"{path}: {reason[:1].lower()}{reason[1:]}") from None
@@ -309,7 +309,8 @@ def read(path: str) -> Table:
         raise UserError(f"{path}: not JSON: {error}") from None
     if not isinstance(content, list):
         raise UserError(f"{path}: not a list: payoffs are lists of lists of numbers")
-    shape, row = list[int](), content  # of the rows that come first
+    shape: list[int] = []
+    row: Any = content
     while isinstance(row, list):
         shape.append(len(row))
         row = row[0] if row else None
