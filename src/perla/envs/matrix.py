@@ -27,7 +27,7 @@ EXAMPLES = {
     "penalty-100": "their penalty game, -100 where agents miss each other; also penalty-0, -25, …",
     "overgeneralisation-n2-a3": "8 if all N agents play action 0 of A, -12 if only some do",
     "random-n3-a4-s0": "payoffs drawn from a standard normal: any N, A and seed",
-    "climbing-t25": "25 steps an episode; may follow every game",
+    "climbing-t25": "played 25 times an episode; -t… may follow every game",
     "path/to/payoffs.json": "your own game: nested lists, an axis for each agent's actions",
 }
 """Names of games, and what they are."""
@@ -126,8 +126,9 @@ class State(NamedTuple):
 class MatrixGame:
     """A common-payoff game played `limit` times, an [`Env`][perla.envs.protocol.Env].
 
-    Agents see nothing but the constant 1, as in the stateless matrix games of EPyMARL and Mava,
-    and so does the critic. Those with fewer actions than others have the rest masked.
+    Agents and critics see nothing but the constant 1. (EPyMARL's stateless matrix games show a
+    constant 0, from which the weights of a first layer learn nothing.) Agents with fewer actions
+    than others have the rest masked.
 
     A game that is played once *terminates*: nothing follows. One that is played more often is
     *truncated* after `limit` steps, as time limits are everywhere in this house: no observation
@@ -244,8 +245,8 @@ _NUMBERS = {"n": "number of agents", "a": "number of actions", "s": "seed", "t":
 def make(name: str, **options: Any) -> MatrixGame:
     """The game of a name such as `climbing`, `overgeneralisation-n20-a3` or `my/payoffs.json`.
 
-    The grammar is `{game}[-n{agents}-a{actions}][-s{seed}][-t{steps}]`; a game of which nothing is
-    said after `-t` is played once. Raises `UserError` for a name that is none, for a file that
+    The grammar is `{game}[-n{agents}][-a{actions}][-s{seed}][-t{steps}]`; a game without `-t` is
+    played once. Raises `UserError` for a name that is none, for a file that
     holds no payoffs, and for any option, as there are none.
     """
     for option in options:
