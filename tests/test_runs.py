@@ -130,6 +130,18 @@ def test_a_run_folder_holds_everything(run, tmp_path):
     assert Folder.open(tmp_path / "a").summary() == result.summary
 
 
+def test_a_run_whose_world_has_changed_does_not_go_on(run, tmp_path):
+    payoffs, out = tmp_path / "payoffs.json", tmp_path / "a"
+    payoffs.write_text("[[1, 2], [3, 4]]")
+    execute.train(run.replace(env=f"matrix:{payoffs}"), out)
+    (out / "summary.json").unlink()
+    payoffs.write_text("[[1, 2], [3, 5]]")
+    with pytest.raises(UserError, match=r"payoffs\.json is not what it was when this run began"):
+        execute.resume(out)
+    payoffs.write_text("[[1, 2], [3, 4.0]]")
+    assert execute.resume(out).records
+
+
 def test_records_count_steps_of_each_seed(run):
     records = execute.train(run, None).records
     assert [r["step"] for r in records if r["seed"] == 3] == [0, 20, 40, 60, 80, 100]

@@ -25,6 +25,7 @@ def list_command(argv: Sequence[str]) -> int:
 
 
 def _envs() -> Iterator[tuple[str, str]]:
+    from perla.envs import matrix
     from perla.envs.foraging import PAPER_MAPS
 
     for name in PAPER_MAPS:
@@ -33,6 +34,8 @@ def _envs() -> Iterator[tuple[str, str]]:
         "lbf:Foraging[-grid][-Ks]-SxS-Pp-Ff[-coop]-v2|v3",
         "any other map: grid observations, sight K, size S, P players, F foods",
     )
+    for name, about in matrix.EXAMPLES.items():
+        yield f"matrix:{name}", about
 
 
 def _algos() -> Iterator[tuple[str, str]]:

@@ -1,12 +1,14 @@
-"""Pictures of grid worlds, drawn with pillow alone: no display, no fonts to install."""
+"""Pictures of worlds, drawn with pillow alone: no display, no fonts to install."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+from perla.types import Float
 
 # Agents and food differ in shape as well as in hue, and in hues (of Okabe and Ito, 2008) that
 # colour-blind readers tell apart.
@@ -57,8 +59,51 @@ def draw_grid(
         # Sharers stand in a row across their cell.
         aside = (k - (here - 1) / 2) * 0.9 / here
         _disc(draw, *centre(row, col + aside), 0.36 * cell / max(1, 0.85 * here), level)
-    small = image.resize((side // _FINE, side // _FINE), Image.Resampling.LANCZOS)
-    return np.asarray(small, dtype=np.uint8).copy()
+    return _shrink(image)
+
+
+def draw_table(
+    values: Float[np.ndarray, "row column"],
+    *,
+    marked: Collection[tuple[int, int]],
+    width: int = 400,
+) -> np.ndarray:
+    """A table of numbers, blue above and orange below zero: uint8 `[height, width, 3]`.
+
+    Cells whose value is NaN are empty; `marked` ones, `(row, column)`, are framed. The longer side
+    is about `width` pixels; of tables that are longer than that only the beginning is shown.
+    """
+    values = values[:width, :width]
+    rows, columns = values.shape
+    cell, margin = width // max(rows, columns) * _FINE, 6 * _FINE
+    image = Image.new("RGB", (cell * columns + 2 * margin, cell * rows + 2 * margin), _PAPER)
+    draw = ImageDraw.Draw(image)
+    line = max(1, cell // 40)
+    largest = np.nanmax(np.abs(values), initial=1e-30)
+    for (row, column), value in np.ndenumerate(values):
+        x, y = margin + column * cell, margin + row * cell
+        strength = 0.0 if np.isnan(value) else float(abs(value) / largest)
+        fill = _blend(_CELL, _AGENT if value > 0 else _FOOD, strength)
+        draw.rectangle((x, y, x + cell, y + cell), fill=fill, outline=_LINE, width=line)
+        if cell >= 20 * _FINE and not np.isnan(value):
+            text = f"{value:.4g}"
+            height = cell * min(0.4, 1.4 / len(text))
+            ink = _CHALK if value > 0 and strength > 0.5 else _INK
+            _number(draw, x + cell / 2, y + cell / 2, height, text, ink)
+    for row, column in marked:
+        x, y = margin + column * cell, margin + row * cell
+        draw.rectangle((x, y, x + cell, y + cell), outline=_INK, width=max(2 * _FINE, cell // 25))
+    return _shrink(image)
+
+
+def _shrink(image: Image.Image) -> np.ndarray:
+    size = (image.width // _FINE, image.height // _FINE)
+    return np.asarray(image.resize(size, Image.Resampling.LANCZOS), dtype=np.uint8).copy()
+
+
+def _blend(colour: str, other: str, share: float) -> tuple[int, ...]:
+    pairs = zip(ImageColor.getrgb(colour), ImageColor.getrgb(other), strict=True)
+    return tuple(round(a + (b - a) * share) for a, b in pairs)
 
 
 def _disc(draw: ImageDraw.ImageDraw, x: float, y: float, r: float, level: int) -> None:
@@ -83,7 +128,7 @@ def _apple(draw: ImageDraw.ImageDraw, x: float, y: float, r: float, level: int) 
 
 
 def _number(
-    draw: ImageDraw.ImageDraw, x: float, y: float, height: float, number: int, colour: str
+    draw: ImageDraw.ImageDraw, x: float, y: float, height: float, number: int | str, colour: str
 ) -> None:
     font = ImageFont.load_default(size=max(8.0, height))
     draw.text(

@@ -32,8 +32,8 @@ class AutoReset(Generic[State]):
     @property
     def chunk(self) -> int:
         """Copies that are reset together: about as many as end at one step of desynchronised
-        copies, and at least enough to fill a vector register."""
-        return min(self.copies, max(8, self.copies // 32))
+        copies, all where an episode is one step, and enough to fill a vector register."""
+        return min(self.copies, max(8, self.copies // min(32, self.spec.limit or 32)))
 
     def reset(self, key: PRNGKeyArray) -> tuple[State, Observation]:
         """Begin an episode in every copy: state and observation `[env, ...]`."""

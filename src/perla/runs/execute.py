@@ -168,8 +168,8 @@ def resume(
 ) -> Result:
     """Go on with the run in `out`, so that it ends as if it had never been interrupted.
 
-    A finished run is left as it is. Raises `UserError` if there is no run in `out` or its
-    checkpoints are of no use, `Interrupted` after Ctrl-C.
+    A finished run is left as it is. Raises `UserError` if there is no run in `out`, its world has
+    changed or its checkpoints are of no use, `Interrupted` after Ctrl-C.
     """
     display = display or Silent()
     folder = Folder.open(out)
@@ -181,6 +181,7 @@ def resume(
             display.say(f"{out}: finished, nothing to do")
             return Result(run, records, summary, out, lambda: load(out)[2:])
         env, trainer = build(run)
+        folder.check_environment(env.spec)
         start = newest(folder, run, trainer, display.say)
         conduct = Conduct(display, checkpoint_seconds, pictures)
         return _carry_out(run, env, trainer, folder, start, conduct)

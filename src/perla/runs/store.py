@@ -105,6 +105,15 @@ class Folder:
             raise UserError(f"{path}: not the configuration of a run") from None
         return from_json(bytes(run), Run, source=str(path))
 
+    def check_environment(self, spec: Spec) -> None:
+        """Raise `UserError` unless the world is what it was when the run began."""
+        path = self.path / "config.json"
+        with explained(path):
+            text = path.read_bytes()
+        began = msgspec.json.decode(text).get("environment")
+        if began != msgspec.json.decode(dump(environment(spec))):
+            raise UserError(f"{path}: {spec.id} is not what it was when this run began")
+
     def records(self) -> list[Record]:
         """The whole lines of `metrics.jsonl`, in order. A last line cut short is left out."""
         with explained(self.metrics):

@@ -1,0 +1,365 @@
+"""Matrix games in pure JAX: everyone chooses at once, and all earn what the joint action pays.
+
+They are small enough to be solved by hand and hard enough to be lost: what an agent should do
+depends on what the others do, and the safe choice is not the best one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax.numpy as jnp
+import numpy as np
+
+from perla.envs.protocol import Observation, Spec, TimeStep
+from perla.envs.render import draw_table
+from perla.errors import UserError, nearest
+from perla.types import Array, Float, Int, PRNGKeyArray
+
+EXAMPLES = {
+    "climbing": "the climbing game: 2 agents, 3 actions (Claus and Boutilier, 1998)",
+    "penalty-100": "their penalty game, -100 where agents miss each other; also penalty-0, -25, …",
+    "overgeneralisation-n2-a3": "8 if all N agents play action 0 of A, -12 if only some do",
+    "random-n3-a4-s0": "payoffs drawn from a standard normal: any N, A and seed",
+    "climbing-t25": "played 25 times an episode; -t… may follow every game",
+    "path/to/payoffs.json": "your own game: nested lists, an axis for each agent's actions",
+}
+"""Names of games, and what they are."""
+
+MOST = 2**20
+"""Payoffs of the largest table, and actions of all agents together in the largest game."""
+
+LARGEST = float(np.finfo(np.float32).max)
+"""No payoff is larger."""
+
+
+@runtime_checkable
+class Payoff(Protocol):
+    """What joint actions pay, to every agent the same."""
+
+    @property
+    def actions(self) -> tuple[int, ...]:
+        """Number of actions of each agent."""
+        ...
+
+    @property
+    def rule(self) -> Any:
+        """The whole of it, as plain data that results are stamped with."""
+        ...
+
+    def __call__(self, joint: Int[Array, "*batch agent"]) -> Float[Array, "*batch"]:
+        """The payoffs of joint actions; of an action that an agent does not have, unspecified."""
+        ...
+
+
+@dataclass(frozen=True)
+class Overgeneralisation:
+    """8 if all agents play action 0, −12 if some but not all do, 0 if none does.
+
+    With 2 agents of 3 actions this is the game of QTRAN (Son et al., 2019) and the paper's Table 1.
+    The paper scales it to 20 agents and to 15 actions, and says of the larger games only that 8 is
+    paid when all choose the first action; that −12 and 0 generalise as above is our reading.
+
+    It is computed from the actions, so no table of |A|^N payoffs is needed.
+    """
+
+    agents: int
+    each: int
+    """Actions of every agent."""
+
+    @property
+    def actions(self) -> tuple[int, ...]:
+        """Number of actions of each agent."""
+        return (self.each,) * self.agents
+
+    @property
+    def rule(self) -> str:
+        """In words."""
+        return "8 if all play action 0, -12 if some but not all do, 0 if none does"
+
+    def __call__(self, joint: Int[Array, "*batch agent"]) -> Float[Array, "*batch"]:
+        """The payoffs of joint actions."""
+        first = joint == 0
+        return jnp.where(first.all(-1), 8.0, jnp.where(first.any(-1), -12.0, 0.0))
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Payoffs that are looked up."""
+
+    values: Float[np.ndarray, "*joint"]
+    """An axis for each agent's actions."""
+
+    @property
+    def actions(self) -> tuple[int, ...]:
+        """Number of actions of each agent."""
+        return self.values.shape
+
+    @property
+    def rule(self) -> Any:
+        """The payoffs as nested lists, or their digest where they are many."""
+        if self.values.size <= 64:
+            return self.values.tolist()
+        return f"sha256:{hashlib.sha256(self.values.astype('<f4').tobytes()).hexdigest()}"
+
+    def __call__(self, joint: Int[Array, "*batch agent"]) -> Float[Array, "*batch"]:
+        """The payoffs of joint actions."""
+        return jnp.asarray(self.values)[tuple(jnp.moveaxis(joint, -1, 0))]
+
+
+class State(NamedTuple):
+    """Where a game stands; payoffs do not depend on it."""
+
+    action: Int[Array, "*batch agent"]
+    """The joint action played last; −1 before the first."""
+    time: Int[Array, "*batch"]
+    """Steps taken in this episode."""
+
+
+@dataclass(frozen=True)
+class MatrixGame:
+    """A common-payoff game played `limit` times, an [`Env`][perla.envs.protocol.Env].
+
+    Agents and critics see nothing but the constant 1. (EPyMARL's stateless matrix games show a
+    constant 0, from which the weights of a first layer learn nothing.) Agents with fewer actions
+    than others have the rest masked.
+
+    A game that is played once *terminates*: nothing follows. One that is played more often is
+    *truncated* after `limit` steps, as time limits are everywhere in this house: no observation
+    tells the time, so the only value that a critic can learn is that of playing on for ever.
+
+    Raises `UserError` for a game that cannot be.
+    """
+
+    name: str
+    """What users call it, after the family."""
+    payoff: Payoff
+    limit: int = 1
+    """Steps of an episode."""
+
+    def __post_init__(self) -> None:
+        check_actions(self.name, self.payoff.actions)
+        if self.limit < 1:
+            raise UserError(f"{self.name}: a limit of {self.limit} steps ends before it begins")
+
+    @property
+    def spec(self) -> Spec:
+        """The facts of this world."""
+        actions, once = self.payoff.actions, self.limit == 1
+        return Spec(
+            id=f"matrix:{self.name}" + ("" if once else f"-t{self.limit}"),
+            agents=len(actions),
+            obs=1,
+            state=1,
+            actions=actions,
+            limit=self.limit,
+            reward="common",
+            rules={
+                "payoff": self.payoff.rule,
+                "limit": self.limit,
+                "limit_is": "termination" if once else "truncation",
+                "observation": "the constant 1",
+                "state": "the constant 1",
+            },
+        )
+
+    def reset(self, key: PRNGKeyArray) -> tuple[State, Observation]:
+        """Begin an episode; all begin alike, and `key` is not used."""
+        agents = len(self.payoff.actions)
+        return State(jnp.full(agents, -1), jnp.zeros((), jnp.int32)), self.observe()
+
+    def step(
+        self, key: PRNGKeyArray, state: State, action: Int[Array, " agent"]
+    ) -> tuple[State, TimeStep]:
+        """Play once. Nothing is random: `key` is not used."""
+        state = State(action, state.time + 1)
+        over = state.time >= self.limit
+        observation = self.observe()
+        return state, TimeStep(
+            observation=observation,
+            reward=jnp.broadcast_to(self.payoff(action), action.shape),
+            terminated=over & (self.limit == 1),
+            truncated=over & (self.limit > 1),
+            final=observation,
+        )
+
+    def observe(self) -> Observation:
+        """What is seen at any moment."""
+        spec = self.spec
+        avail = np.arange(spec.max_actions)[None, :] < np.array(spec.actions)[:, None]
+        return Observation(
+            obs=jnp.ones((spec.agents, 1)), state=jnp.ones(1), avail=jnp.asarray(avail)
+        )
+
+    def table(self) -> Float[np.ndarray, "*joint"]:
+        """The payoffs of all joint actions, an axis for each agent's.
+
+        Raises `UserError` where there are more than `MOST`.
+        """
+        check_table(self.name, self.payoff.actions)
+        joint = np.moveaxis(np.indices(self.payoff.actions), 0, -1)
+        return np.asarray(self.payoff(jnp.asarray(joint)))
+
+    def render(self, state: State) -> np.ndarray:
+        """A picture: uint8 `[height, width, 3]`, at most about 400 pixels wide.
+
+        Of two agents it shows the payoffs, rows the first one's actions, and frames what was
+        played; of more agents it has a row for each, and the payoff at the action it played.
+        """
+        actions, played = self.payoff.actions, np.asarray(state.action)
+        begun = bool(played[0] >= 0)
+        if len(actions) == 2 and math.prod(actions) <= MOST:
+            values = self.table()
+            marked = [tuple(played.tolist())] if begun else []
+        else:
+            values = np.full((len(actions), max(actions)), np.nan)
+            marked = list(enumerate(played.tolist())) if begun else []
+            for cell in marked:
+                values[cell] = self.payoff(jnp.asarray(played))
+        return draw_table(values, marked=marked)
+
+
+# --- Names --------------------------------------------------------------------------------------
+
+
+TABLES = {"climbing": ((11, -30, 0), (-30, 7, 0), (0, 6, 5))} | {
+    f"penalty-{k}": ((-k, 0, 10), (0, 2, 0), (10, 0, -k)) for k in (0, 25, 50, 75, 100)
+}
+"""The games of Claus and Boutilier (1998), 2 agents of 3 actions; rows are the first agent's.
+
+They stand as in EPyMARL's benchmark (Papoudakis et al., 2021). The penalty games are the original
+ones up to the names of an agent's actions: there the 10s are on the diagonal.
+"""
+
+_NAME = re.compile(r"(.+?)(?:-n(\d{1,6}))?(?:-a(\d{1,6}))?(?:-s(\d{1,6}))?(?:-t(\d{1,6}))?")
+_NUMBERS = {"n": "number of agents", "a": "number of actions", "s": "seed", "t": "limit"}
+"""What may follow a game, in this order."""
+
+
+def make(name: str, **options: Any) -> MatrixGame:
+    """The game of a name such as `climbing`, `overgeneralisation-n20-a3` or `my/payoffs.json`.
+
+    The grammar is `{game}[-n{agents}][-a{actions}][-s{seed}][-t{steps}]`; a game without `-t` is
+    played once. Raises `UserError` for a name that is none, for a file that
+    holds no payoffs, and for any option, as there are none.
+    """
+    for option in options:
+        raise UserError(f"unknown matrix option {option!r}; a matrix game's name says everything")
+    match = _NAME.fullmatch(name)
+    game, *numbers = match.groups() if match else (name,)
+    given = {which: int(text) for which, text in zip(_NUMBERS, numbers, strict=False) if text}
+    limit = given.pop("t", 1)
+    if game == "overgeneralisation":
+        agents, each = _take(name, game, given, "na")
+        return MatrixGame(f"{game}-n{agents}-a{each}", Overgeneralisation(agents, each), limit)
+    if game == "random":
+        agents, each, seed = _take(name, game, given, "nas")
+        drawn = f"{game}-n{agents}-a{each}-s{seed}"
+        return MatrixGame(drawn, draw(drawn, (each,) * agents, seed), limit)
+    if game in TABLES:
+        # Their sizes may be said, since those of other games are.
+        _take(name, game, dict(given.items() - {("n", 2), ("a", 3)}), "")
+        return MatrixGame(game, Table(np.array(TABLES[game], np.float32)), limit)
+    if game.endswith(".json"):
+        _take(name, game, given, "")
+        return MatrixGame(game, read(game), limit)
+    if re.search(r"[./\\]", game):
+        raise UserError(f"{game}: payoffs are read from JSON files, whose names end in .json")
+    raise nearest(game, [*TABLES, "overgeneralisation", "random"], what="matrix game")
+
+
+def _take(name: str, game: str, given: Mapping[str, int], wanted: str) -> list[int]:
+    """The numbers that a game needs, if it is given these and no others."""
+    trouble = [f"lacks its {_NUMBERS[which]}" for which in wanted if which not in given]
+    trouble += [f"takes no '{which}{given[which]}'" for which in given if which not in wanted]
+    if trouble:
+        example = next((known for known in EXAMPLES if known.startswith(game)), game)
+        raise UserError(f"matrix game {name!r} {trouble[0]}; for example {example!r}")
+    return [given[which] for which in wanted]
+
+
+# --- Tables -------------------------------------------------------------------------------------
+
+
+def draw(name: str, actions: tuple[int, ...], seed: int) -> Table:
+    """Independent standard normal payoffs of agents with so many `actions`."""
+    check_table(name, actions)
+    return Table(np.random.default_rng(seed).standard_normal(actions, np.float32))
+
+
+def read(path: str) -> Table:
+    """The payoffs in a JSON file: nested lists of numbers, an axis for each agent's actions.
+
+    `[[11, -30, 0], [-30, 7, 0], [0, 6, 5]]` is the climbing game; the outermost list is the first
+    agent's. Agents may have different numbers of actions. Raises `UserError` that names the file
+    and the entry if it holds anything else.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = json.load(file)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"{path}: {reason[:1].lower()}{reason[1:]}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON: {error}") from None
+    if not isinstance(content, list):
+        raise UserError(f"{path}: not a list: payoffs are lists of lists of numbers")
+    shape: list[int] = []
+    row: Any = content
+    while isinstance(row, list):
+        shape.append(len(row))
+        row = row[0] if row else None
+    check_table(path, shape)
+    try:
+        entries = np.fromiter(_entries(content, shape), np.float32, count=math.prod(shape))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return Table(entries.reshape(shape))
+
+
+def _entries(value: Any, shape: Sequence[int], place: tuple[int, ...] = ()) -> Iterator[float]:
+    """The numbers in lists of this `shape`, row by row; `UserError` where they are not."""
+    where = "".join(f"[{index}]" for index in place)
+    if not shape:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise UserError(f"entry {where} is {json.dumps(value)[:40]}, not a number")
+        if not abs(value) <= LARGEST:
+            raise UserError(
+                f"entry {where} is {json.dumps(value)[:40]}, not a finite 32-bit number"
+            )
+        yield value
+    elif not isinstance(value, list):
+        raise UserError(f"row {where} is {json.dumps(value)[:40]}, not a list of {shape[0]}")
+    elif len(value) != shape[0]:
+        raise UserError(
+            f"row {where} has {len(value)} entries, not {shape[0]} as row {'[0]' * len(place)}"
+        )
+    else:
+        for index, inner in enumerate(value):
+            yield from _entries(inner, shape[1:], (*place, index))
+
+
+def check_actions(name: str, actions: Sequence[int]) -> None:
+    """Raise `UserError` unless agents with so many `actions` can play a game."""
+    if len(actions) < 2:
+        raise UserError(f"{name}: a game needs at least 2 agents, not {len(actions)}")
+    for agent, number in enumerate(actions):
+        if number < 2:
+            raise UserError(
+                f"{name}: an agent needs at least 2 actions, agent {agent} has {number}"
+            )
+    if sum(actions) > MOST:
+        raise UserError(f"{name}: more than {MOST:,} actions of all agents together")
+
+
+def check_table(name: str, actions: Sequence[int]) -> None:
+    """Raise `UserError` unless the payoffs of their joint actions can be tabulated."""
+    check_actions(name, actions)
+    if sum(map(math.log2, actions)) > math.log2(MOST):
+        raise UserError(f"{name}: more than {MOST:,} payoffs, the most that a table holds")
