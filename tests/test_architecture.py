@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "marginal": {"distributions", "methods"},
     "wrapper": {"distributions", "methods", "marginal"},
     "theory": {"distributions", "methods", "marginal"},
+    "overgeneralisation": {"methods", "distributions", "envs", "nets", "algos"},
     "nets": {"distributions", "envs.protocol"},
     "algos": {
         "methods",
@@ -49,7 +50,16 @@ MAY_IMPORT = {
         "analysis",
     },
     "runs": {"methods", "envs", "flops", "nets", "algos", "loops", "analysis"},
-    "suites": {"methods", "envs", "flops", "loops", "runs", "analysis", "theory"},
+    "suites": {
+        "methods",
+        "envs",
+        "flops",
+        "loops",
+        "runs",
+        "analysis",
+        "theory",
+        "overgeneralisation",
+    },
     "cli": {"methods", "envs", "loops", "runs", "suites", "analysis", "bench"},
 }
 """Room → the other rooms that it may import, beside its own."""
