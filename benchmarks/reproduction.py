@@ -1,6 +1,6 @@
 """Keep what `perla reproduce` found: small files under docs/results/, and the page that shows them.
 
-    for e in lbf failures full-observability scaling variance samples grid; do
+    for e in lbf failures full-observability scaling variance samples grid theory aggregators; do
         perla reproduce $e --scale quick --out runs/reproduce-quick
     done
     python benchmarks/reproduction.py runs/reproduce-quick
@@ -48,8 +48,17 @@ def section(facts: dict[str, Any], folder: Path) -> str:
 
 **{facts["verdict"].capitalize()}**: {facts["reason"]}.
 
+{table(facts["rows"])}
+
 {pictures}
 """
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """`rows` in Markdown."""
+    header = list(rows[0])
+    lines = [header, ["---"] * len(header), *([str(row[name]) for name in header] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def main() -> None:

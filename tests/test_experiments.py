@@ -238,6 +238,16 @@ def test_theory_at_smoke(out, capsys):
     assert len(list((out / "theory").glob("*.png"))) == 4
 
 
+def test_aggregators_at_smoke(out, capsys):
+    assert main(["reproduce", "aggregators", "--scale", "smoke", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "3 agents of 3 actions" in said
+    verdict = json.loads((out / "aggregators" / "verdict.json").read_text())
+    assert verdict["verdict"] == "not tested"
+    found = [(row["mean"], row["entropic"], row["max"]) for row in verdict["rows"]]
+    assert found == [("0 of 4", "4 of 4", "4 of 4")] * 2
+
+
 def test_a_dry_run_of_what_trains_nothing(capsys):
     assert main(["reproduce", "theory", "--dry-run"]) == 0
     assert "nothing is trained" in capsys.readouterr().out

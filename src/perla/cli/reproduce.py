@@ -57,7 +57,8 @@ def _reproduce(experiment: Experiment | Calculation, arguments: argparse.Namespa
         suites.name_failures(failures)
         findings = results.judge(experiment, name, scale, outcome, out / name)
     else:
-        findings = results.publish(experiment, name, scale, experiment.compute(scale), out / name)
+        found = experiment.compute(scale, (lambda text: None) if arguments.quiet else say)
+        findings = results.publish(experiment, name, scale, found, out / name)
     say(table(name, findings.rows, left=("method", "claim", "found")))
     say(f"{experiment.figure}. {experiment.claim}")
     say(f"{findings.verdict.status}: {findings.verdict.reason}")

@@ -25,7 +25,13 @@ from perla.runs.files import append
 from perla.runs.spec import Run
 from perla.runs.store import Record, metrics
 
-SHOWN = {"return": "return", "td_error": "TD error", "spread": "spread"}
+SHOWN = {
+    "return": "return",
+    "td_error": "TD error",
+    "spread": "spread",
+    "joint_actions": "K",
+    "effective_samples": "effective K",
+}
 """Metrics of the terminal display, in order, where a record has them."""
 
 

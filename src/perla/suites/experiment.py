@@ -43,8 +43,8 @@ class Calculation(NamedTuple):
     """What the paper says, in our words."""
     rule: str
     """When the claim holds, in words."""
-    compute: Callable[[Scale], Findings]
-    """What comes of it."""
+    compute: Callable[[Scale, Callable[[str], None]], Findings]
+    """What comes of it; says how far it is."""
 
     def cells(self, scale: Scale) -> list[Cell]:
         """None."""

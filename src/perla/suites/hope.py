@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from perla import overgeneralisation
@@ -37,12 +38,13 @@ SIZES: dict[Scale, Size] = {
 }
 
 
-def compute(scale: Scale) -> Findings:
+def compute(scale: Scale, say: Callable[[str], None]) -> Findings:
     """Every aggregate on every game."""
     size = SIZES[scale]
     rows: list[dict[str, str]] = []
     shares: dict[str, list[float]] = {tag(aggregator): [] for aggregator in AGGREGATORS}
     for agents, actions in size.games + size.larger:
+        say(f"{agents} agents of {actions} actions")
         game = matrix.make(f"overgeneralisation-n{agents}-a{actions}")
         small = (agents, actions) in size.games
         estimator = Auto() if small else Sampled(k=100)

@@ -8,7 +8,7 @@ experiment have equal budgets. The paper evaluates with sampled actions, as EPyM
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from perla.suites import pictures, rules
@@ -81,18 +81,18 @@ def suites(
     return {scale: Suite(name=f"{name}-{scale}", grids=(Grid(**grids[scale]),)) for scale in SCALES}
 
 
-def compute_theory(scale: Scale) -> Findings:
+def compute_theory(scale: Scale, say: Callable[[str], None]) -> Findings:
     """The theorems; JAX is imported only for them."""
     from perla.suites import theorems
 
-    return theorems.compute(scale)
+    return theorems.compute(scale, say)
 
 
-def compute_hope(scale: Scale) -> Findings:
+def compute_hope(scale: Scale, say: Callable[[str], None]) -> Findings:
     """The aggregates on matrix games; JAX is imported only for them."""
     from perla.suites import hope
 
-    return hope.compute(scale)
+    return hope.compute(scale, say)
 
 
 LBF = {"env": MAPS, "algo": FOUR}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,22 +48,26 @@ class Part(NamedTuple):
     figure: Figure
 
 
-def compute(scale: Scale) -> Findings:
+def compute(scale: Scale, say: Callable[[str], None]) -> Findings:
     """All of them on the same games."""
     size = SIZES[scale]
     games = [theory.random_game(seed) for seed in range(size.games)]
-    gradients = [
-        theory.gradients(
-            game, game.values, KS, trajectories=size.trajectories, length=LENGTH, seed=seed
+    gradients = []
+    for seed, game in enumerate(games):
+        say(f"policy gradients of game {seed + 1} of {size.games}")
+        gradients.append(
+            theory.gradients(
+                game, game.values, KS, trajectories=size.trajectories, length=LENGTH, seed=seed
+            )
         )
-        for seed, game in enumerate(games)
-    ]
     parts = {
-        "theorem-1": variance_of_the_critic(games, size),
         "theorem-3": equal_expectations(gradients),
         "theorems-4-and-5": excess_variance(games, gradients),
-        "error": error_of_the_estimate(games, size),
     }
+    say("variances of the critic's values")
+    parts = {"theorem-1": variance_of_the_critic(games, size)} | parts
+    say("errors of the estimate")
+    parts["error"] = error_of_the_estimate(games, size)
     held = [part.holds for part in parts.values()]
     status: Status = "holds" if all(held) else "holds in part" if any(held) else "does not hold"
     reason = "; ".join(f"{part.row['claim']}: {part.row['found']}" for part in parts.values())
