@@ -11,7 +11,7 @@ import perla
 from perla.distributions import Categorical, Gaussian
 from perla.errors import UserError
 from perla.methods.aggregators import Entropic, Max, UpperQuantile
-from perla.methods.estimators import Exact, Sampled
+from perla.methods.estimators import Analytic, Exact, Sampled
 
 BATCH, AGENTS, ACTIONS, SEEN = 4, 3, 3, 5
 KEY = jax.random.key(0)
@@ -147,12 +147,24 @@ def test_a_mask_that_is_traced_can_be_vouched_for():
             },
             "1,162,261,467 joint actions",
         ),
+        ({"estimator": Analytic()}, "nothing is known of this critic; use 'sampled'"),
+        ({"estimator": Sampled(k="auto")}, "k 'auto': only a run goes on long enough"),
     ],
 )
 def test_what_cannot_be_is_refused(change, says):
     arguments = {"critic": lambda joint: network(WEIGHTS, joint), "policies": LOGITS, "key": KEY}
     with pytest.raises(UserError, match=says):
         perla.marginalise(**arguments | change)
+
+
+def test_a_bound_on_memory_changes_nothing_but_the_order():
+    def value(**settings):
+        return perla.marginalise(
+            lambda joint: network(WEIGHTS, joint), LOGITS, KEY, Sampled(k=11, sampler="latin"),
+            **settings,
+        )  # fmt: skip
+
+    np.testing.assert_allclose(value(memory=1e-3), value(), atol=1e-6)
 
 
 def test_k_is_one_at_least():
