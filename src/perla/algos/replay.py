@@ -1,9 +1,9 @@
 """Replay: the newest sequences of experience, in a ring.
 
-A sequence is what one copy went through between two updates. It begins at any moment of an episode,
-or with it, and holds everything that its steps led to, so that nothing is looked up elsewhere: its
-*places* are its steps, then what the last of them led to, then the final observations of those
-that were truncated.
+A sequence is what one copy went through between two updates, and all that it led to. Its *places*
+are, in this order, what its steps were chosen from, what the last step led to, and the final
+observations of steps that were truncated: so every step's successor is a place of its own sequence,
+and nothing is kept twice.
 """
 
 from __future__ import annotations
@@ -41,11 +41,6 @@ class Sequences(NamedTuple):
         time = len(self.truncated)
         following = jnp.arange(1, time + 1)[:, None]
         return jnp.where(self.truncated, time + self.truncated.cumsum(0), following)
-
-
-def truncations(length: int, limit: int | None) -> int:
-    """The most truncations in `length` steps: an episode that is cut has lasted `limit` steps."""
-    return 0 if limit is None else 1 + (length - 1) // limit
 
 
 def sequences(
@@ -127,9 +122,7 @@ class Replay(NamedTuple):
         """With `new` in the place of the oldest."""
         count = new.valid.shape[1]
         slots = (self.added + jnp.arange(count)) % self.capacity
-        ring = jax.tree.map(
-            lambda ring, x: ring.at[slots].set(x.swapaxes(0, 1)), self.ring, new
-        )
+        ring = jax.tree.map(lambda ring, x: ring.at[slots].set(x.swapaxes(0, 1)), self.ring, new)
         return Replay(ring, self.added + count)
 
     def sample(self, key: PRNGKeyArray, count: int) -> Sequences:

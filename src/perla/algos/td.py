@@ -201,9 +201,7 @@ class Algorithm:
         gradient, metrics = jax.grad(self.loss, has_aux=True)(
             learner.networks, learner.target, steps, self.rewards(learner, steps)
         )
-        networks, optimiser = descend(
-            self.optimiser, gradient, learner.optimiser, learner.networks
-        )
+        networks, optimiser = descend(self.optimiser, gradient, learner.optimiser, learner.networks)
         updates = learner.updates + 1
         target = follow(self.config.target, networks.bootstrap, learner.target, updates)
         learner = replace(
@@ -258,9 +256,7 @@ class Algorithm:
         """What each value predicts: an agent's own rewards, or their mean where Q_tot is one."""
         return reward if self.alone else reward.mean(-1, keepdims=True)
 
-    def rewards(
-        self, learner: Learner, steps: Sequences
-    ) -> Float[Array, "time sequence value"]:
+    def rewards(self, learner: Learner, steps: Sequences) -> Float[Array, "time sequence value"]:
         """The replayed rewards, by the newest mean and deviation where they are standardised."""
         if not self.config.normalise_rewards:
             return steps.reward

@@ -74,7 +74,9 @@ _PYMARL: Settings = {
 }
 
 PRESETS: dict[str, Preset] = {
-    "default": Preset("perla's own choice; docs/learning.md and docs/value-decomposition.md argue for it", {}, {}),
+    "default": Preset(
+        "perla's own choice; docs/learning.md and docs/value-decomposition.md argue for it", {}, {}
+    ),
     "epymarl": Preset(
         "EPyMARL's defaults of its IPPO and MAPPO, and of its VDN and QMIX",
         _EPYMARL | RECURRENT | {"normalise_rewards": True},

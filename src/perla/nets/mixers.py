@@ -1,8 +1,8 @@
 """Mixers: from the agents' utilities Qᵢ(τᵢ, aᵢ) to the value of a joint action.
 
 A mixer is told, at every moment, the utilities of the actions that are asked about (`chosen`), those
-of each agent's best ones (`best`), the actions themselves and the state. What it returns has an
-axis of values: one, Q_tot; or, where nothing is mixed, each agent's own.
+of each agent's best ones (`best`), the actions and the state. What it returns has an axis of
+values: one, Q_tot; or, where nothing is mixed, each agent's own.
 """
 
 from __future__ import annotations
