@@ -1,7 +1,7 @@
 """Mixers: from the agents' utilities Qᵢ(τᵢ, aᵢ) to the value of a joint action.
 
-A mixer is told, at every moment, the utilities of the actions that are asked about (`chosen`), those
-of each agent's best ones (`best`), the actions and the state. What it returns has an axis of
+A mixer is told, at every moment, the utilities of the actions asked about (`chosen`), those of each
+agent's best actions (`best`), the actions and the state. What it returns has an axis of
 values: one, Q_tot; or, where nothing is mixed, each agent's own.
 """
 
