@@ -143,7 +143,7 @@ def test_the_ring_keeps_the_newest():
     kept = np.bincount(np.asarray(replay.ring.reward[:, 0, 0], int), minlength=4)
     np.testing.assert_array_equal(kept, [0, 2, 4, 4])
     assert replay.ring.observation.state.shape[-1] == 0, "nobody asks for the state"
-    assert replay.ring.action.dtype == jnp.uint8
+    assert replay.ring.action.dtype == jnp.int8
 
 
 # --- Weights ------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from perla.envs.protocol import Observation
 from perla.nets.actors import AnyActor
@@ -43,6 +43,7 @@ class LearnerState(Protocol):
         ...
 
 
+@runtime_checkable
 class Algorithm(Protocol):
     """A learner for one world."""
 

@@ -138,4 +138,4 @@ def truncations(length: int, limit: int | None) -> int:
 
 def smallest(count: int) -> Any:
     """The smallest integers that number `count` things."""
-    return next(t for t in (jnp.uint8, jnp.uint16, jnp.int32) if count - 1 <= jnp.iinfo(t).max)
+    return next(t for t in (jnp.int8, jnp.int16, jnp.int32) if count - 1 <= jnp.iinfo(t).max)

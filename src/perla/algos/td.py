@@ -197,9 +197,11 @@ class Algorithm:
 
     def improve(self, learner: Learner, key: PRNGKeyArray) -> tuple[Learner, Metrics]:
         """One gradient step on sequences drawn from the replay."""
-        steps = learner.replay.sample(key, self.config.batch)
+        batch = learner.replay.sample(key, self.config.batch)
+        if self.config.normalise_rewards:
+            batch = batch._replace(reward=learner.rewards.standardise(batch.reward))
         gradient, metrics = jax.grad(self.loss, has_aux=True)(
-            learner.networks, learner.target, steps, self.rewards(learner, steps)
+            learner.networks, learner.target, batch
         )
         networks, optimiser = descend(self.optimiser, gradient, learner.optimiser, learner.networks)
         updates = learner.updates + 1
@@ -210,57 +212,58 @@ class Algorithm:
         return learner, metrics | {"grad_norm": optax.tree.norm(gradient)}
 
     def loss(
-        self,
-        networks: Networks,
-        target: Factored,
-        steps: Sequences,
-        rewards: Float[Array, "time sequence value"],
+        self, networks: Networks, target: Factored, batch: Sequences
     ) -> tuple[Float[Array, ""], Metrics]:
-        """The errors against what each step earned and led to."""
-        config, values, observation = self.config, networks.values, steps.observation
-        utilities = values.look(steps)
-        target_utilities = target.look(steps)
+        """The weighted errors of Q_tot, and those of the central Q̂ if there is one."""
+        config, values, central = self.config, networks.values, networks.central
+        utilities = values.look(batch)
+        y, greedy, best = self.targets(utilities, target, batch)
 
-        # y = r + γ (1 − d) Q⁻(s′, ā′), ā the agents' own best actions
-        choosing = utilities if config.double_q else target_utilities
-        greedy = possible(choosing, observation.avail).argmax(-1)
-        best = target.joint(target_utilities, greedy, observation)
-        following = jnp.take_along_axis(best, steps.next_place[..., None], 0)
-        y = rewards + config.gamma * jnp.where(steps.terminated[..., None], 0.0, following)
-        y = jax.lax.stop_gradient(y)
-
-        time = len(steps.fresh)
-        now = jax.tree.map(lambda x: x[:time], observation)
-        action = steps.action.astype(int)
-        predicted = values.joint(utilities[:time], action, now)
+        time = len(y)
+        now = jax.tree.map(lambda x: x[:time], batch.observation)
+        predicted = values.joint(utilities[:time], batch.action, now)
         error = predicted - y
         weight = jnp.ones_like(error)
         if isinstance(config.weighting, Weighted):
-            is_greedy = (action == greedy[:time]).all(-1, keepdims=True)
+            is_greedy = (batch.action == greedy[:time]).all(-1, keepdims=True)
             weight = weights(config.weighting, error, is_greedy, y, best[:time])
-        loss = mean(weight * residual(config.loss, error), steps.valid)
+        loss = mean(weight * residual(config.loss, error), batch.valid)
         metrics = {
-            "td_error": jnp.sqrt(mean(error**2, steps.valid)),
-            "value": mean(predicted, steps.valid),
+            "td_error": jnp.sqrt(mean(error**2, batch.valid)),
+            "value": mean(predicted, batch.valid),
             "loss": loss,
         }
-        if networks.central is None:
+        if central is None:
             return loss, metrics
-        central = networks.central
-        full = central.joint(central.look(steps)[:time], action, now)
-        central_loss = mean(residual(config.loss, full - y), steps.valid)
-        metrics |= {"central_loss": central_loss, "weight": mean(weight, steps.valid)}
+        full = central.joint(central.look(batch)[:time], batch.action, now)
+        central_loss = mean(residual(config.loss, full - y), batch.valid)
+        metrics |= {"central_loss": central_loss, "weight": mean(weight, batch.valid)}
         return loss + central_loss, metrics
+
+    def targets(
+        self,
+        utilities: Float[Array, "place sequence agent action"],
+        target: Factored,
+        batch: Sequences,
+    ) -> tuple[
+        Float[Array, "time sequence value"],
+        Int[Array, "place sequence agent"],
+        Float[Array, "place sequence value"],
+    ]:
+        """y of every step; and of every place ā, the agents' own best actions by `utilities` or
+        by the target's, and its value Q⁻(s, ā)."""
+        theirs = target.look(batch)
+        choosing = utilities if self.config.double_q else theirs
+        greedy = possible(choosing, batch.observation.avail).argmax(-1)
+        best = jax.lax.stop_gradient(target.joint(theirs, greedy, batch.observation))
+        # y = r + γ (1 − d) Q⁻(s′, ā′)
+        following = jnp.take_along_axis(best, batch.next_place[..., None], 0)
+        following = jnp.where(batch.terminated[..., None], 0.0, following)
+        return batch.reward + self.config.gamma * following, greedy, best
 
     def earned(self, reward: Float[Array, "*batch agent"]) -> Float[Array, "*batch value"]:
         """What each value predicts: an agent's own rewards, or their mean where Q_tot is one."""
         return reward if self.alone else reward.mean(-1, keepdims=True)
-
-    def rewards(self, learner: Learner, steps: Sequences) -> Float[Array, "time sequence value"]:
-        """The replayed rewards, by the newest mean and deviation where they are standardised."""
-        if not self.config.normalise_rewards:
-            return steps.reward
-        return learner.rewards.standardise(steps.reward)
 
     def epsilon(self, steps: Int[Array, ""]) -> Float[Array, ""]:
         """The share of random actions after so many environment steps."""

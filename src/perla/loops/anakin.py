@@ -146,7 +146,7 @@ class Trainer:
         seeds = len(self.seeds)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((seeds, *x.shape), x.dtype), plain)
 
-    def actor(self, exported: Progress, seed: int, *, best: bool = True) -> Actor:
+    def actor(self, exported: Progress, seed: int, *, best: bool = True) -> AnyActor:
         """The actor of the seed at position `seed`: the best evaluated, or the last."""
         actor = exported.best if best else exported.learner.actor
         return jax.tree.map(lambda x: jnp.asarray(x[seed]), actor)

@@ -63,14 +63,14 @@ class TD(Config, tag="td", frozen=True):
     weighting: Uniform | Weighted = Uniform()
     """How much the error of each step counts."""
 
-    copies: Count = 32
+    copies: Count = 16
     """Environment copies stepped side by side."""
-    horizon: Count | None = 16
+    horizon: Count | None = 8
     """Steps of every copy between two updates, replayed together as a sequence; none: one whole
     episode of every copy."""
-    buffer: Count = 4096
+    buffer: Count = 8192
     """Sequences kept for replay, the newest ones."""
-    batch: Count = 64
+    batch: Count = 32
     """Sequences replayed in a gradient step."""
     updates: Count = 4
     """Gradient steps between two collections."""
@@ -79,7 +79,7 @@ class TD(Config, tag="td", frozen=True):
     """Discount factor γ."""
     double_q: bool = True
     """Let the network that learns, not the target, choose the actions that targets are of."""
-    target: Soft | Hard = Hard(every=200)
+    target: Soft | Hard = Soft(tau=0.01)
     """The network that targets bootstrap from."""
 
     epsilon: Fraction = 1.0
