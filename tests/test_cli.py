@@ -17,10 +17,10 @@ from perla.cli.parser import Parser, seeds
 from perla.config import Count, Positive, convert
 from perla.errors import UserError
 from perla.methods.estimators import Auto, Sampled
-from perla.methods.ppo import GAE, PPO, Hard, NStep, RMSProp
+from perla.methods.ppo import GAE, Hard, NStep, RMSProp
 from perla.methods.presets import PRESETS, Preset
 from perla.methods.recipes import RECIPES, make
-from perla.methods.settings import configure, every_setting, settings
+from perla.methods.settings import configure, every_setting, fixed, settings
 
 ENV = "lbf:Foraging-5x5-2p-1f-v2"
 TINY = ("--env", ENV, "--steps", "100", "--copies", "2", "--horizon", "5", "--evaluations", "5")
@@ -135,6 +135,28 @@ def test_a_setting_of_what_is_not_chosen_teaches(refused, argv, says):
     assert says in refused("train", "ippo", *argv)
 
 
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["qmix", "--clip", "0.1"], "--clip is no setting of qmix"),
+        (["vdn", "--lam", "0.9"], "--lam is no setting of vdn"),
+        (["vdn", "--k", "5"], "--k belongs to perla-ippo"),
+        (["ippo", "--double-q"], "--double-q is no setting of ippo"),
+        (["ippo", "--embed", "8"], "--embed belongs to qmix, ow-qmix, cw-qmix"),
+        (["qmix", "--alpha", "0.5"], "--alpha belongs to ow-qmix, cw-qmix"),
+        (["qmix", "--mixer", "sum"], "unknown flag"),
+        (["cw-qmix", "--no-double-q"], "double_q"),
+        (["vdn", "--copies", "64", "--buffer", "8"], "buffer = 8"),
+        (["vdn", "--buffer", "2000000000"], "GiB"),
+        (["vdn", "--preset", "mava"], "is not for vdn; known: default, epymarl, pymarl"),
+        (["mappo", "--preset", "pymarl"], "is not for mappo; known: default, epymarl,"),
+    ],
+    ids=" ".join,
+)
+def test_a_setting_of_other_methods_teaches(refused, argv, says):
+    assert says in refused("train", *argv)
+
+
 def test_a_setting_chooses_nothing_by_itself(refused):
     line = refused("train", "perla-ippo", "--k", "50")
     assert "--k belongs to --estimator sampled; this run has --estimator auto" in line
@@ -243,8 +265,12 @@ def test_a_full_disk(tmp_path):
 
 def test_every_setting_has_one_meaning():
     for algo in RECIPES:
-        names = [setting.name for setting in settings(type(make(algo)))]
-        assert len(set(names)) == len(names)
+        own = list(settings(type(make(algo))))
+        assert len({setting.name for setting in own}) == len(own)
+        for setting in own:
+            known = every_setting()[setting.name]
+            assert known.within == setting.within, "learners have it in different places"
+            assert (known.type is bool) == (setting.type is bool)
     reserved = {"env", "steps", "seeds", "out", "preset", "quiet"}
     assert not reserved & set(every_setting())
 
@@ -326,7 +352,7 @@ def test_negative_numbers_are_values():
 def test_help_shows_a_methods_own_settings(algo, capsys):
     assert main(["train", algo, "--help"]) == 0
     text = capsys.readouterr().out
-    for field in set(PPO.__struct_fields__) - {"value"}:
+    for field in set(make(algo).__struct_fields__) - fixed():
         assert re.search(rf"^ +--(\[no-\])?{field.replace('_', '-')}\b", text, re.MULTILINE), field
     assert ("--estimator" in text) == ("perla" in algo)
 

@@ -62,6 +62,35 @@ class Categorical(NamedTuple):
         return -(self.probs * self.log_probs).sum(-1)
 
 
+class EpsilonGreedy(NamedTuple):
+    """The best action with probability 1 − ε, else any available one."""
+
+    values: Float[Array, "*batch action"]
+    """What each action is worth; `IMPOSSIBLE` where it may not be chosen."""
+    epsilon: Float[Array, ""]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`*batch`: that of the actions."""
+        return self.values.shape[:-1]
+
+    @property
+    def probs(self) -> Float[Array, "*batch action"]:
+        """Probabilities; zero where the action is not available."""
+        avail = self.values > IMPOSSIBLE
+        uniform = avail / avail.sum(-1, keepdims=True)
+        greedy = jax.nn.one_hot(self.mode(), self.values.shape[-1])
+        return (1 - self.epsilon) * greedy + self.epsilon * uniform
+
+    def sample(self, key: PRNGKeyArray) -> Int[Array, "*batch"]:
+        """One draw from every distribution."""
+        return inverse_cdf(self.probs, jax.random.uniform(key, self.shape))
+
+    def mode(self) -> Int[Array, "*batch"]:
+        """The best action, the first of several."""
+        return self.values.argmax(-1)
+
+
 class Gaussian(NamedTuple):
     """A distribution over continuous actions, independent in every dimension."""
 

@@ -61,9 +61,19 @@ def _work(jaxpr: Any) -> Work:
             times = equation.params.get("length", 1) if name == "scan" else 1
             total += sum(inner, Work(0.0, 0.0)).times(times)
         elif name not in MOVES:
-            sizes = (v.aval.size for v in (*equation.invars, *equation.outvars))
-            total += Work(0.0, max(sizes, default=0))
+            total += Work(0.0, max((v.aval.size for v in _touched(equation)), default=0))
     return total
+
+
+def _touched(equation: Any) -> list[Any]:
+    """The arrays that an operation goes through: of one that reads or writes a part, the part."""
+    match equation.primitive.name:
+        case "gather" | "dynamic_slice":
+            return list(equation.outvars)
+        case "scatter" | "dynamic_update_slice":
+            return list(equation.invars[1:])
+        case _:
+            return [*equation.invars, *equation.outvars]
 
 
 def matrix_rate(rows: int = 1000, width: int = 128, products: int = 200) -> float:

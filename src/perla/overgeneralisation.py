@@ -24,7 +24,7 @@ from perla.envs.matrix import MatrixGame
 from perla.envs.protocol import Observation
 from perla.methods.aggregators import Aggregator
 from perla.methods.estimators import Auto, Sampled
-from perla.methods.recipes import make
+from perla.methods.ppo import PPO
 from perla.methods.values import Embedded
 from perla.nets.critics import AnyCritic
 from perla.types import Array, Float, Int, PRNGKeyArray
@@ -64,7 +64,7 @@ def outcomes(
     climb the aggregate of it over each other, by `climbs` exact policy gradients.
     """
     value = Embedded(form="action-value", fit="joint", estimator=estimator, aggregator=aggregator)
-    config = make("perla-ippo", value=value, hidden=64, normalise_rewards=False)
+    config = PPO(value=value, hidden=64)
     spec, payoffs, seen = game.spec, game.table(), game.observe()
     observation = Observation(*(x[None, None] for x in seen))
 

@@ -12,6 +12,7 @@ import optax
 
 from perla import returns
 from perla.algos import telemetry
+from perla.algos.descent import create_optimiser, descend, follow, residual
 from perla.algos.normalise import Running, mean, variance
 from perla.algos.protocol import Trajectory
 from perla.algos.values import (
@@ -29,7 +30,7 @@ from perla.envs.protocol import Observation, Spec
 from perla.errors import UserError
 from perla.methods.aggregators import Mean
 from perla.methods.estimators import LADDER, Analytic, Sampled, resolve
-from perla.methods.ppo import PPO, Adam, Hard, Huber, NStep, RMSProp, Soft
+from perla.methods.ppo import PPO, NStep
 from perla.methods.values import Centralised, Embedded, Multilinear, Network
 from perla.nets import critics
 from perla.nets.actors import Actor
@@ -157,8 +158,10 @@ class Algorithm:
         self.sequence = config.sequence(spec.limit)
         if isinstance(config.value, Embedded):
             check(config.value, spec)
-        self.actor_optimiser = create_optimiser(config, config.lr)
-        self.critic_optimiser = create_optimiser(config, config.critic_lr or config.lr)
+        self.actor_optimiser, self.critic_optimiser = (
+            create_optimiser(config.optimiser, rate, config.max_grad_norm)
+            for rate in (config.lr, config.critic_lr or config.lr)
+        )
 
     def init(self, key: PRNGKeyArray) -> Learner:
         """A learner that has seen nothing."""
@@ -442,10 +445,10 @@ class Algorithm:
         target = (
             learner.targets.standardise(part.target) if config.normalise_values else part.target
         )
-        error = residual(config, predicted - target)
+        error = residual(config.loss, predicted - target)
         if config.value_clip is not None:
             change = jnp.clip(predicted - part.prediction, -config.value_clip, config.value_clip)
-            error = jnp.maximum(error, residual(config, part.prediction + change - target))
+            error = jnp.maximum(error, residual(config.loss, part.prediction + change - target))
         loss = mean(error, part.valid)
 
         advantage = part.advantage
@@ -486,19 +489,7 @@ class Algorithm:
 
     def next_target(self, learner: Learner) -> AnyCritic:
         """The target critic after an update."""
-        match self.config.target:
-            case Soft(tau=tau):
-                # The plain average of all critics so far until there are 1/τ of them, then a moving
-                # one: so the first, random critic is forgotten at once, as by Adam's correction.
-                share = jnp.maximum(tau, 1.0 / learner.updates)
-                return optax.incremental_update(learner.critic, learner.target, share)
-            case Hard(every=every):
-                due = learner.updates % every == 0
-                return jax.tree.map(
-                    lambda new, old: jnp.where(due, new, old), learner.critic, learner.target
-                )
-            case _:
-                return learner.critic
+        return follow(self.config.target, learner.critic, learner.target, learner.updates)
 
     def unit(self, learner: Learner) -> float | Float[Array, ""]:
         """The rewards' units that one unit of the critic stands for."""
@@ -507,33 +498,6 @@ class Algorithm:
     def raw(self, learner: Learner, values: Float[Array, ...]) -> Float[Array, ...]:
         """The critic's values in the rewards' units."""
         return learner.targets.restore(values) if self.config.normalise_values else values
-
-
-def residual(config: PPO, error: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """Squared or Huber loss of each error."""
-    match config.loss:
-        case Huber(delta=delta):
-            return optax.losses.huber_loss(error, delta=delta)
-        case _:
-            return error**2
-
-
-def create_optimiser(config: PPO, rate: float) -> optax.GradientTransformation:
-    """Clipping by the global norm, then Adam or RMSProp."""
-    match config.optimiser:
-        case Adam(eps=eps):
-            optimiser = optax.adam(rate, eps=eps)
-        case RMSProp(decay=decay, momentum=momentum, rms_eps=eps):
-            optimiser = optax.rmsprop(rate, decay=decay, eps=eps, momentum=momentum or None)
-    if config.max_grad_norm is None:
-        return optimiser
-    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optimiser)
-
-
-def descend(optimiser, gradient, state, parameters, rate):
-    """`rate` times one step of `optimiser`: the new parameters and its new state."""
-    steps, state = optimiser.update(gradient, state, parameters)
-    return jax.tree.map(lambda p, step: p + rate * step, parameters, steps), state
 
 
 def minibatches(batch: Batch, parts: int, length: int, key: PRNGKeyArray) -> Batch:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from perla.distributions import Categorical
 from perla.envs.protocol import Observation
-from perla.nets.actors import Actor
+from perla.nets.actors import AnyActor
 from perla.types import Array, Bool, Float, Int, Metrics, PRNGKeyArray
 
 
@@ -22,8 +21,8 @@ class Trajectory(NamedTuple):
     memory: Float[Array, "time env agent hidden"]
     """The actor's memory before each step."""
     action: Int[Array, "time env agent"]
-    policy: Categorical
-    """The policies `[time, env, agent, action]` that the actions were drawn from."""
+    policy: Any
+    """The policies `[time, env, agent, ...]` that the actions were drawn from: the actor's own."""
     reward: Float[Array, "time env agent"]
     terminated: Bool[Array, "time env"]
     truncated: Bool[Array, "time env"]
@@ -39,11 +38,12 @@ class LearnerState(Protocol):
     """All that learning changes: a pytree of arrays, of which the loop needs the actor."""
 
     @property
-    def actor(self) -> Actor:
+    def actor(self) -> AnyActor:
         """The policies."""
         ...
 
 
+@runtime_checkable
 class Algorithm(Protocol):
     """A learner for one world."""
 

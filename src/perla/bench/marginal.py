@@ -27,7 +27,7 @@ from perla.distributions import Categorical
 from perla.envs.protocol import Observation, Spec
 from perla.marginal import draw
 from perla.methods.estimators import LARGEST_ENUMERATION, Analytic, Exact, Sampled
-from perla.methods.recipes import make
+from perla.methods.ppo import PPO
 from perla.methods.values import Embedded, Multilinear, Network
 
 AGENTS = (2, 3, 5, 8, 10, 20, 50)
@@ -103,7 +103,7 @@ class _Contender:
         agents = case.agents
         spec = Spec("random", agents, FEATURES, FEATURES, (ACTIONS,) * agents, None, "common")
         key_net, key_obs, key_policy, self.key = jax.random.split(jax.random.key(agents), 4)
-        critic = create_critic(make("perla-ippo", value=case.value), spec, key_net)
+        critic = create_critic(PPO(value=case.value), spec, key_net)
         observation = Observation(
             jax.random.normal(key_obs, (1, STATES, agents, FEATURES)),
             jnp.zeros((1, STATES, FEATURES)),

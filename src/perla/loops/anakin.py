@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from perla.algos import ppo
+from perla.algos.create import create
 from perla.algos.protocol import Algorithm, LearnerState
 from perla.envs.protocol import Env
 from perla.envs.wrappers import AutoReset
 from perla.flops import Work, work
 from perla.loops.evaluate import episode_limit, evaluate
 from perla.loops.rollout import Scene, Tally, begin, rollout
-from perla.methods.ppo import PPO
-from perla.nets.actors import Actor
+from perla.methods.recipes import Method
+from perla.nets.actors import AnyActor
 from perla.types import Array, Float, Int, Metrics, PRNGKeyArray
 
 
@@ -30,7 +30,7 @@ class Progress(NamedTuple):
     key: PRNGKeyArray
     steps: Int[Array, ""]
     """Environment transitions made, summed over copies."""
-    best: Actor
+    best: AnyActor
     """The actor of the best evaluation so far: the one with the highest greedy return."""
     best_return: Float[Array, ""]
 
@@ -47,7 +47,7 @@ class Trainer:
     def __init__(
         self,
         env: Env,
-        config: PPO,
+        config: Method,
         *,
         seeds: tuple[int, ...],
         steps: int,
@@ -60,7 +60,7 @@ class Trainer:
         self.devices = devices or jax.devices()
         self.vectorised = self.devices[0].platform != "cpu" if vectorise is None else vectorise
         self.copies = AutoReset(env, config.copies)
-        self.algorithm: Algorithm = ppo.Algorithm(config, env.spec)
+        self.algorithm: Algorithm = create(config, env.spec)
         over_seeds = jax.vmap if self.vectorised else lambda f, **_: f
         self._begin = jax.jit(over_seeds(self._begin_one))
         self._advance = jax.jit(over_seeds(self._advance_one, in_axes=(0, None)), donate_argnums=0)
@@ -146,7 +146,7 @@ class Trainer:
         seeds = len(self.seeds)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((seeds, *x.shape), x.dtype), plain)
 
-    def actor(self, exported: Progress, seed: int, *, best: bool = True) -> Actor:
+    def actor(self, exported: Progress, seed: int, *, best: bool = True) -> AnyActor:
         """The actor of the seed at position `seed`: the best evaluated, or the last."""
         actor = exported.best if best else exported.learner.actor
         return jax.tree.map(lambda x: jnp.asarray(x[seed]), actor)
@@ -232,7 +232,7 @@ class Trainer:
     def _absolute_one(self, progress: Progress, episodes: int) -> Metrics:
         return self._evaluate(progress.best, progress.key, episodes)
 
-    def _evaluate(self, actor: Actor, key: PRNGKeyArray, episodes: int) -> Metrics:
+    def _evaluate(self, actor: AnyActor, key: PRNGKeyArray, episodes: int) -> Metrics:
         greedy = jnp.arange(2 * episodes) < episodes
         played = evaluate(self.env, actor, jax.random.fold_in(key, episodes), greedy)
         return {

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from perla.envs.protocol import Env
 from perla.errors import UserError
-from perla.nets.actors import Actor
+from perla.nets.actors import AnyActor
 from perla.types import Array, Bool, Float, Int, PRNGKeyArray
 
 
@@ -22,7 +22,7 @@ class Episodes(NamedTuple):
 
 
 def evaluate(
-    env: Env, actor: Actor, key: PRNGKeyArray, greedy: Bool[Array, " episode"]
+    env: Env, actor: AnyActor, key: PRNGKeyArray, greedy: Bool[Array, " episode"]
 ) -> Episodes:
     """One episode for each entry of `greedy`: the likeliest actions, or sampled ones.
 
@@ -48,6 +48,7 @@ def evaluate(
             result.lengths + ~done,
         )
         done = done | timestep.terminated | timestep.truncated
+        memory = actor.remember(memory, action)
         return time + 1, done, state, timestep.observation, memory, result
 
     start = (
@@ -55,17 +56,17 @@ def evaluate(
         jnp.zeros(episodes, bool),
         state,
         observation,
-        actor.body.blank((episodes,)),
+        actor.blank((episodes,)),
         Episodes(jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32)),
     )
     return jax.lax.while_loop(running, step, start)[-1]
 
 
-def watch(env: Env, actor: Actor, key: PRNGKeyArray, *, greedy: bool = True) -> list[Any]:
+def watch(env: Env, actor: AnyActor, key: PRNGKeyArray, *, greedy: bool = True) -> list[Any]:
     """The states of one episode, first to last, for rendering."""
     key_reset, key_run = jax.random.split(key)
     state, observation = jax.jit(env.reset)(key_reset)
-    memory = actor.body.blank(())
+    memory = actor.blank(())
 
     @jax.jit
     def step(key, state, observation, memory, fresh):
@@ -73,7 +74,7 @@ def watch(env: Env, actor: Actor, key: PRNGKeyArray, *, greedy: bool = True) -> 
         policy, memory = actor(observation, memory, fresh)
         action = policy.mode() if greedy else policy.sample(key_action)
         state, timestep = env.step(key_env, state, action)
-        return state, timestep, memory
+        return state, timestep, actor.remember(memory, action)
 
     states = [state]
     for time in range(episode_limit(env)):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from perla.algos.protocol import Trajectory
 from perla.envs.protocol import Observation
 from perla.envs.wrappers import AutoReset
-from perla.nets.actors import Actor
+from perla.nets.actors import AnyActor
 from perla.types import Array, Bool, Float, Int, PRNGKeyArray
 
 
@@ -39,7 +39,7 @@ class Tally(NamedTuple):
     """Their summed returns."""
 
 
-def begin(env: AutoReset, actor: Actor, key: PRNGKeyArray) -> Scene:
+def begin(env: AutoReset, actor: AnyActor, key: PRNGKeyArray) -> Scene:
     """Every copy at its first step."""
     state, observation = env.reset(key)
     copies = env.copies
@@ -47,14 +47,14 @@ def begin(env: AutoReset, actor: Actor, key: PRNGKeyArray) -> Scene:
         state,
         observation,
         jnp.ones(copies, bool),
-        actor.body.blank((copies,)),
+        actor.blank((copies,)),
         jnp.zeros(copies),
     )
 
 
 def rollout(
     env: AutoReset,
-    actor: Actor,
+    actor: AnyActor,
     scene: Scene,
     key: PRNGKeyArray,
     length: int,
@@ -92,6 +92,7 @@ def rollout(
             "truncated": timestep.truncated,
             "final": timestep.final,
         }
+        memory = actor.remember(memory, action)
         scene = Scene(state, timestep.observation, ended, memory, jnp.where(ended, 0.0, total))
         return (scene, valid & ~ended if whole_episodes else valid), (record, tally)
 

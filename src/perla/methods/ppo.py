@@ -6,6 +6,8 @@ from typing import Literal
 
 from perla.config import Config, Count, Fraction, NonNegative, Positive
 from perla.errors import UserError
+from perla.methods import parts
+from perla.methods.parts import Adam, Hard, Huber, RMSProp, Soft, Squared
 from perla.methods.values import Centralised, Embedded, Independent
 
 
@@ -21,49 +23,6 @@ class GAE(Config, tag="gae", frozen=True):
 
     lam: Fraction = 0.95
     """λ: 0 is one-step bootstrapping, 1 is the Monte-Carlo return."""
-
-
-class Soft(Config, tag="soft", frozen=True):
-    """The target critic is a moving average of the critic after every update."""
-
-    tau: Fraction = 0.01
-    """Weight of the newest critic."""
-
-
-class Hard(Config, tag="hard", frozen=True):
-    """The target critic is a copy of the critic, renewed now and then."""
-
-    every: Count = 200
-    """Updates between copies."""
-
-
-class Squared(Config, tag="squared", frozen=True):
-    """Squared error."""
-
-
-class Huber(Config, tag="huber", frozen=True):
-    """Squared error near zero, absolute error beyond."""
-
-    delta: Positive = 10.0
-    """Where the two meet."""
-
-
-class Adam(Config, tag="adam", frozen=True):
-    """Adam."""
-
-    eps: Positive = 1e-8
-    """Added to the root of the second moment."""
-
-
-class RMSProp(Config, tag="rmsprop", frozen=True):
-    """RMSProp."""
-
-    decay: Fraction = 0.99
-    """Decay of the second moment."""
-    momentum: Fraction = 0.0
-    """Decay of the first moment; 0 is none."""
-    rms_eps: Positive = 1e-5
-    """Added to the root of the second moment."""
 
 
 class PPO(Config, tag="ppo", frozen=True):
@@ -155,10 +114,7 @@ class PPO(Config, tag="ppo", frozen=True):
 
     def length(self, limit: int | None) -> int:
         """Steps of every copy between two updates; whole episodes are padded to the limit."""
-        length = self.horizon or limit
-        if length is None:
-            raise UserError("horizon = none: the episodes of this world have no limit")
-        return length
+        return parts.length(self.horizon, limit)
 
     def sequence(self, limit: int | None) -> int:
         """Steps of the sequences that minibatches are made of: single steps without a GRU.

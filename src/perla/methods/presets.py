@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from perla.methods.estimators import Sampled
-from perla.methods.ppo import GAE, Adam, Hard, Huber, NStep, Soft
+from perla.methods.parts import Adam, Hard, Huber, RMSProp, Soft
+from perla.methods.ppo import GAE, NStep
 from perla.methods.values import Network
 
 Settings = dict[str, Any]
@@ -15,7 +16,10 @@ class Preset(NamedTuple):
     """Settings, and what some methods have different."""
 
     about: str
-    settings: Settings
+    settings: Settings | None
+    """For actor-critic methods; none: it is not for them."""
+    decomposition: Settings | None = None
+    """For value decomposition; none: it is not for it."""
     local_critic: Settings = {}
     """For methods whose critic sees an agent's own observation."""
     embedded: Settings = {}
@@ -45,12 +49,47 @@ _EPYMARL: Settings = {
     "init": "torch",
 } | DENSE
 
+_PYMARL: Settings = {
+    "copies": 1,
+    "horizon": None,
+    "buffer": 5000,
+    "batch": 32,
+    "updates": 1,
+    "gamma": 0.99,
+    "double_q": True,
+    "target": Hard(every=200),
+    "epsilon": 1.0,
+    "epsilon_final": 0.05,
+    "epsilon_steps": 50_000,
+    "normalise_rewards": False,
+    "optimiser": RMSProp(decay=0.99, rms_eps=1e-5),
+    "lr": 5e-4,
+    "max_grad_norm": 10.0,
+    "actor": "gru",
+    "hidden": 64,
+    "layers": 1,
+    "init": "torch",
+    "agent_ids": True,
+    "last_action": True,
+}
+
 PRESETS: dict[str, Preset] = {
-    "default": Preset("perla's own choice; docs/learning.md argues for it", {}),
-    "epymarl": Preset(
-        "EPyMARL's defaults of its IPPO and MAPPO",
-        _EPYMARL | RECURRENT | {"normalise_rewards": True},
+    "default": Preset(
+        "perla's own choice; docs/learning.md and docs/value-decomposition.md argue for it", {}, {}
     ),
+    "epymarl": Preset(
+        "EPyMARL's defaults of its IPPO and MAPPO, and of its VDN and QMIX",
+        _EPYMARL | RECURRENT | {"normalise_rewards": True},
+        _PYMARL
+        | {
+            "normalise_rewards": True,
+            "optimiser": Adam(),
+            "actor": "mlp",
+            "layers": 2,
+            "last_action": False,
+        },
+    ),
+    "pymarl": Preset("PyMARL's defaults of its VDN and QMIX", None, _PYMARL),
     "epymarl-lbf": Preset(
         "the settings that EPyMARL's benchmark tuned for foraging (Papoudakis et al., 2021)",
         _EPYMARL,

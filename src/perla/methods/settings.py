@@ -10,11 +10,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from perla.config import Config, convert, field_docs, fields, tag, variants
 from perla.errors import UserError, nearest
-from perla.methods.recipes import RECIPES, make
+from perla.methods.recipes import RECIPES, Method, make
 
 Spelling = Callable[[str], str]
 """How users write a setting's name: `lr`, or `--lr` on the command line."""
@@ -54,8 +54,7 @@ def settings(cls: type[Config], within: tuple[tuple[str, str], ...] = ()) -> Ite
 @functools.cache
 def every_setting() -> dict[str, Setting]:
     """The settings of all methods, by name."""
-    classes = {type(make(algo)) for algo in RECIPES}
-    return {setting.name: setting for cls in classes for setting in settings(cls)}
+    return {setting.name: setting for cls in get_args(Method) for setting in settings(cls)}
 
 
 def configure(algo: str, preset: str, values: Mapping[str, Any], *, spell: Spelling = str) -> Any:
@@ -109,6 +108,8 @@ def _misplaced(algo: str, config: Any, setting: Setting, spell: Spelling) -> Use
         if field in fixed() and tag(have) != wanted:
             owners = [name for name in RECIPES if tag(getattr(make(name), field, None)) == wanted]
             return UserError(f"{name} belongs to {', '.join(owners)}, and this run is {algo}")
+        if not hasattr(here, field):
+            break
         if tag(have) != wanted:
             choice = spell(field)
             return UserError(

@@ -229,3 +229,7 @@ class MLP(eqx.Module):
     def finish(self, y: Float[Array, "*batch hidden"]) -> Float[Array, "*batch out"]:
         """The output, from the first layer's complete pre-activations."""
         return y if len(self.layers) == 1 else self.output(self.hidden(y))
+
+    def __call__(self, x: Float[Array, "*batch feature"]) -> Float[Array, "*batch out"]:
+        """The output where there are no other inputs."""
+        return self.finish(self.begin(x))

@@ -21,6 +21,7 @@ from perla.envs.registry import make
 from perla.errors import UserError
 from perla.flops import Work
 from perla.loops.anakin import Trainer
+from perla.methods.td import TD
 from perla.runs import backend, checkpoint, machine, replay
 from perla.runs.files import write_atomic
 from perla.runs.interrupt import Interrupted, listening
@@ -424,6 +425,8 @@ def _check_memory(run: Run, env: Env) -> None:
         f"eval_episodes = {run.eval_episodes}": run.eval_episodes * seen,
         f"absolute_episodes = {run.absolute_episodes}": run.absolute_episodes * seen,
     }
+    if isinstance(config, TD):
+        needs[f"buffer = {config.buffer}"] = config.buffer * config.length(spec.limit) * seen
     have = machine.memory()
     for what, need in needs.items():
         if need > have:

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from perla.config import Config, Count, to_json
 from perla.errors import UserError
-from perla.methods.ppo import PPO
+from perla.methods.recipes import Method
 
 Steps = Annotated[int, Meta(ge=1, le=2 * 10**9)]
 Seed = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -27,7 +27,7 @@ class Run(Config, frozen=True, kw_only=True):
     """The method's name. What it means is in `config`."""
     preset: str = "default"
     """The preset's name. What it means is in `config`."""
-    config: PPO
+    config: Method
     """The learner, fully resolved."""
 
     steps: Steps

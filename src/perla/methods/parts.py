@@ -1,0 +1,60 @@
+"""Parts that several learners are put together from."""
+
+from __future__ import annotations
+
+from perla.config import Config, Count, Fraction, Positive
+from perla.errors import UserError
+
+
+class Soft(Config, tag="soft", frozen=True):
+    """The target is a moving average of what is learnt, after every update."""
+
+    tau: Fraction = 0.01
+    """Weight of the newest."""
+
+
+class Hard(Config, tag="hard", frozen=True):
+    """The target is a copy of what is learnt, renewed now and then."""
+
+    every: Count = 200
+    """Updates between copies."""
+
+
+class Squared(Config, tag="squared", frozen=True):
+    """Squared error."""
+
+
+class Huber(Config, tag="huber", frozen=True):
+    """Squared error near zero, absolute error beyond."""
+
+    delta: Positive = 10.0
+    """Where the two meet."""
+
+
+class Adam(Config, tag="adam", frozen=True):
+    """Adam."""
+
+    eps: Positive = 1e-8
+    """Added to the root of the second moment."""
+
+
+class RMSProp(Config, tag="rmsprop", frozen=True):
+    """RMSProp."""
+
+    decay: Fraction = 0.99
+    """Decay of the second moment."""
+    momentum: Fraction = 0.0
+    """Decay of the first moment; 0 is none."""
+    rms_eps: Positive = 1e-5
+    """Added to the root of the second moment."""
+
+
+def length(horizon: int | None, limit: int | None) -> int:
+    """Steps of every copy between two updates; whole episodes are padded to the limit.
+
+    Raises `UserError` where whole episodes are asked for and have no limit.
+    """
+    steps = horizon or limit
+    if steps is None:
+        raise UserError("horizon = none: the episodes of this world have no limit")
+    return steps

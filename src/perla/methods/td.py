@@ -1,0 +1,137 @@
+"""The settings of the value-decomposition learner."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from perla.config import Config, Count, Fraction, Positive
+from perla.errors import UserError
+from perla.methods import parts
+from perla.methods.parts import Adam, Hard, Huber, RMSProp, Soft, Squared
+
+
+class Alone(Config, tag="alone", frozen=True):
+    """Nothing is mixed: every agent learns its own value from its own reward (IQL)."""
+
+
+class Sum(Config, tag="sum", frozen=True):
+    """Q_tot = Σᵢ Qᵢ (VDN)."""
+
+
+class Monotonic(Config, tag="monotonic", frozen=True):
+    """Q_tot = f(s, Q₁, …, Q_N), which rises with every Qᵢ (QMIX)."""
+
+    embed: Count = 32
+    """Width of the mixer's hidden layer."""
+    hypernet: Count = 64
+    """Width of the hidden layer of the networks that make its weights from the state."""
+
+
+class Duplex(Config, tag="duplex", frozen=True):
+    """Values and advantages, mixed apart: any Q_tot whose best joint action is that of the agents'
+    own best ones (QPLEX)."""
+
+    kernels: Count = 10
+    """Terms of which an advantage's weight λᵢ(s, a) is the sum."""
+    kernel_layers: Count = 3
+    """Dense layers of each term's networks, the last included."""
+    kernel_hidden: Count = 64
+    """Width of their hidden layers, and of those that weigh the utilities."""
+
+
+class Uniform(Config, tag="uniform", frozen=True):
+    """All errors count alike."""
+
+
+class Weighted(Config, tag="weighted", frozen=True):
+    """Errors that the mixer may leave count less, so that the good joint actions do not pay for
+    the bad; targets are those of a central, unrestricted Q̂ (WQMIX)."""
+
+    full: Literal["optimistic", "central"] = "optimistic"
+    """What counts in full. `optimistic`: steps that Q_tot underrates (OW). `central`: those whose
+    joint action is the greedy one, or that are better than Q̂ says it is (CW)."""
+    alpha: Fraction = 0.1
+    """Weight of all others."""
+
+
+class TD(Config, tag="td", frozen=True):
+    """Value decomposition: Q-learning of a joint value that is mixed from the agents' own, so that
+    each agent's best action is read off its own (Rashid et al., 2018)."""
+
+    mixer: Alone | Sum | Monotonic | Duplex = Sum()
+    """How the agents' utilities make the joint value."""
+    weighting: Uniform | Weighted = Uniform()
+    """How much the error of each step counts."""
+
+    copies: Count = 16
+    """Environment copies stepped side by side."""
+    horizon: Count | None = 8
+    """Steps of every copy between two updates, replayed together as a sequence; none: one whole
+    episode of every copy."""
+    buffer: Count = 8192
+    """Sequences kept for replay, the newest ones."""
+    batch: Count = 32
+    """Sequences replayed in a gradient step."""
+    updates: Count = 4
+    """Gradient steps between two collections."""
+
+    gamma: Fraction = 0.99
+    """Discount factor γ."""
+    double_q: bool = True
+    """Let the network that learns, not the target, choose the actions that targets are of."""
+    target: Soft | Hard = Soft(tau=0.01)
+    """The network that targets bootstrap from."""
+
+    epsilon: Fraction = 1.0
+    """Share of random actions at the beginning."""
+    epsilon_final: Fraction = 0.05
+    """Their share at last, reached linearly."""
+    epsilon_steps: Count = 50_000
+    """Environment steps until it is reached."""
+
+    loss: Squared | Huber = Squared()
+    """The error of a value."""
+    normalise_rewards: bool = True
+    """Standardise the rewards, by their running mean and deviation."""
+
+    optimiser: Adam | RMSProp = Adam()
+    """The optimiser of all networks."""
+    lr: Positive = 5e-4
+    """The learning rate."""
+    max_grad_norm: Positive | None = 10.0
+    """Bound on the norm of the gradient; none: unbounded."""
+
+    actor: Literal["mlp", "gru"] = "gru"
+    """The agents' network; `gru` puts a recurrent layer after the dense ones."""
+    hidden: Count = 128
+    """Width of every hidden layer."""
+    layers: Count = 1
+    """Dense hidden layers."""
+    init: Literal["orthogonal", "torch"] = "orthogonal"
+    """Initial weights: orthogonal, or PyTorch's default."""
+    layer_norm: bool = False
+    """Normalise the inputs and the output of every hidden layer."""
+    sharing: Literal["shared", "separate"] = "shared"
+    """One set of parameters for all agents, or one for each."""
+    agent_ids: bool = True
+    """Tell shared networks which agent they serve."""
+    last_action: bool = True
+    """Tell agents what they did last."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.buffer < self.copies:
+            raise UserError(
+                f"buffer = {self.buffer}: must hold what the {self.copies} copies collect at a time"
+            )
+        if isinstance(self.weighting, Weighted):
+            if not self.double_q:
+                raise UserError(
+                    "double_q = false: a weighted mixer's targets are of its own greedy actions"
+                )
+            if isinstance(self.mixer, Alone):
+                raise UserError("weighting = weighted: there is no joint value to weigh")
+
+    def length(self, limit: int | None) -> int:
+        """Steps of every copy between two updates; whole episodes are padded to the limit."""
+        return parts.length(self.horizon, limit)

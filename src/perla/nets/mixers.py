@@ -1,0 +1,197 @@
+"""Mixers: from the agents' utilities Qᵢ(τᵢ, aᵢ) to the value of a joint action.
+
+A mixer is told, at every moment, the utilities of the actions asked about (`chosen`), those of each
+agent's best actions (`best`), the actions and the state. What it returns has an axis of
+values: one, Q_tot; or, where nothing is mixed, each agent's own.
+"""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from perla.nets.layers import MLP, Init
+from perla.types import Array, Float, Int, PRNGKeyArray
+
+
+class Alone(eqx.Module):
+    """Qᵢ: every agent for itself (IQL)."""
+
+    def __call__(
+        self,
+        chosen: Float[Array, "*batch agent"],
+        best: Float[Array, "*batch agent"],
+        action: Int[Array, "*batch agent"],
+        state: Float[Array, "*batch feature"],
+    ) -> Float[Array, "*batch agent"]:
+        """The agents' own values."""
+        return chosen
+
+
+class Sum(eqx.Module):
+    """Q_tot = Σᵢ Qᵢ (Sunehag et al., 2018)."""
+
+    def __call__(
+        self,
+        chosen: Float[Array, "*batch agent"],
+        best: Float[Array, "*batch agent"],
+        action: Int[Array, "*batch agent"],
+        state: Float[Array, "*batch feature"],
+    ) -> Float[Array, "*batch 1"]:
+        """The joint action's value."""
+        return chosen.sum(-1, keepdims=True)
+
+
+class Monotonic(eqx.Module):
+    """Q_tot = |w₂(s)|·ELU(|W₁(s)|ᵀ q + b₁(s)) + V(s) (Rashid et al., 2018)."""
+
+    W1: MLP
+    b1: MLP
+    w2: MLP
+    V: MLP
+
+    @classmethod
+    def create(
+        cls, key: PRNGKeyArray, *, agents: int, state: int, embed: int, hypernet: int, init: Init
+    ) -> Monotonic:
+        """`embed`: the mixer's width; `hypernet`: that of the networks that make its weights."""
+        keys = jax.random.split(key, 4)
+        return cls(
+            W1=dense(keys[0], state, (hypernet,), agents * embed, init),
+            b1=dense(keys[1], state, (), embed, init),
+            w2=dense(keys[2], state, (hypernet,), embed, init),
+            V=dense(keys[3], state, (embed,), 1, init),
+        )
+
+    def __call__(
+        self,
+        chosen: Float[Array, "*batch agent"],
+        best: Float[Array, "*batch agent"],
+        action: Int[Array, "*batch agent"],
+        state: Float[Array, "*batch feature"],
+    ) -> Float[Array, "*batch 1"]:
+        """The joint action's value, which falls with none of `chosen`."""
+        W1 = jnp.abs(self.W1(state)).reshape(*chosen.shape, -1)
+        # h = ELU(|W₁(s)|ᵀ q + b₁(s))
+        h = jax.nn.elu((chosen[..., None] * W1).sum(-2) + self.b1(state))
+        # Q_tot = |w₂(s)|·h + V(s)
+        return (jnp.abs(self.w2(state)) * h).sum(-1, keepdims=True) + self.V(state)
+
+
+class Duplex(eqx.Module):
+    """Q_tot = Σᵢ Q′ᵢ + Σᵢ (λᵢ(s, a) − 1) (Q′ᵢ − V′ᵢ), λ > 0 (Wang et al., 2021).
+
+    Q′ᵢ = wᵢ(s) Qᵢ + bᵢ(s) with w > 0, and V′ᵢ is that of the agent's best action: no joint action
+    is worth more than the agents' best ones, which are worth Σᵢ V′ᵢ.
+    """
+
+    w: MLP
+    b: MLP
+    key: MLP
+    agent: MLP
+    action: MLP
+    actions: int = eqx.field(static=True)
+
+    @classmethod
+    def create(
+        cls,
+        key: PRNGKeyArray,
+        *,
+        agents: int,
+        state: int,
+        actions: int,
+        kernels: int,
+        layers: int,
+        hidden: int,
+        init: Init,
+    ) -> Duplex:
+        """`kernels` terms in λ, each of networks of `layers` layers whose inner ones have width
+        `hidden`."""
+        keys = jax.random.split(key, 5)
+        inner = (hidden,) * (layers - 1)
+        return cls(
+            w=dense(keys[0], state, (hidden,), agents, init),
+            b=dense(keys[1], state, (hidden,), agents, init),
+            key=dense_each(keys[2], kernels, state, inner, 1, init),
+            agent=dense_each(keys[3], kernels, state, inner, agents, init),
+            action=dense_each(keys[4], kernels, state + agents * actions, inner, agents, init),
+            actions=actions,
+        )
+
+    def __call__(
+        self,
+        chosen: Float[Array, "*batch agent"],
+        best: Float[Array, "*batch agent"],
+        action: Int[Array, "*batch agent"],
+        state: Float[Array, "*batch feature"],
+    ) -> Float[Array, "*batch 1"]:
+        """The joint action's value. Its gradient reaches the utilities through Σᵢ Q′ᵢ alone."""
+        # Q′ᵢ = wᵢ(s) Qᵢ + bᵢ(s),   A′ᵢ = Q′ᵢ − V′ᵢ = wᵢ(s) (Qᵢ − max Qᵢ)
+        w = jnp.abs(self.w(state)) + POSITIVE
+        advantage = jax.lax.stop_gradient(w * (chosen - best))
+        # Q_tot = Σᵢ Q′ᵢ + Σᵢ (λᵢ − 1) A′ᵢ
+        total = w * chosen + self.b(state) + (self.weights(action, state) - 1) * advantage
+        return total.sum(-1, keepdims=True)
+
+    def weights(
+        self, action: Int[Array, "*batch agent"], state: Float[Array, "*batch feature"]
+    ) -> Float[Array, "*batch agent"]:
+        """λᵢ(s, a) = Σₖ |keyₖ(s)| σ(agentₖ(s))ᵢ σ(actionₖ(s, a))ᵢ."""
+        one_hot = jax.nn.one_hot(action, self.actions)
+        joint = jnp.concatenate([state, one_hot.reshape(*state.shape[:-1], -1)], -1)
+
+        def term(key: MLP, agent: MLP, act: MLP) -> Float[Array, "*batch agent"]:
+            size = jnp.abs(key(state)) + POSITIVE
+            return size * jax.nn.sigmoid(agent(state)) * jax.nn.sigmoid(act(joint))
+
+        return jax.vmap(term)(self.key, self.agent, self.action).sum(0)
+
+
+class Central(eqx.Module):
+    """Q̂(s, Q₁, …, Q_N) = f(s, q) + V(s), bound to nothing (Rashid et al., 2020)."""
+
+    f: MLP
+    V: MLP
+
+    @classmethod
+    def create(
+        cls, key: PRNGKeyArray, *, agents: int, state: int, hidden: int, init: Init
+    ) -> Central:
+        """Three hidden layers of width `hidden`, and one for V."""
+        key_f, key_v = jax.random.split(key)
+        return cls(
+            f=dense(key_f, state + agents, (hidden,) * 3, 1, init),
+            V=dense(key_v, state, (hidden,), 1, init),
+        )
+
+    def __call__(
+        self,
+        chosen: Float[Array, "*batch agent"],
+        best: Float[Array, "*batch agent"],
+        action: Int[Array, "*batch agent"],
+        state: Float[Array, "*batch feature"],
+    ) -> Float[Array, "*batch 1"]:
+        """The joint action's value."""
+        return self.f(jnp.concatenate([state, chosen], -1)) + self.V(state)
+
+
+AnyMixer = Alone | Sum | Monotonic | Duplex | Central
+
+POSITIVE = 1e-10
+"""What is added to weights that must not be zero."""
+
+
+def dense(
+    key: PRNGKeyArray, features: int, hidden: tuple[int, ...], outputs: int, init: Init
+) -> MLP:
+    """A network with hidden layers of these widths."""
+    return MLP.create(key, features, 0, hidden, outputs, init=init, gain=1.0, norm=False)
+
+
+def dense_each(
+    key: PRNGKeyArray, count: int, features: int, hidden: tuple[int, ...], outputs: int, init: Init
+) -> MLP:
+    """`count` networks, stacked."""
+    keys = jax.random.split(key, count)
+    return jax.vmap(lambda key: dense(key, features, hidden, outputs, init))(keys)

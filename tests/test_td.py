@@ -1,0 +1,310 @@
+"""The value-decomposition learner: its parts against their definitions, and what it learns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import probes
+from perla.algos import td
+from perla.algos.replay import Replay, sequences
+from perla.config import from_json, to_json
+from perla.distributions import IMPOSSIBLE, EpsilonGreedy
+from perla.envs.wrappers import AutoReset
+from perla.errors import UserError
+from perla.loops.anakin import Trainer
+from perla.loops.rollout import begin, rollout
+from perla.methods.parts import Hard, Huber, RMSProp, Soft
+from perla.methods.recipes import RECIPES, make
+from perla.methods.td import TD, Weighted
+from perla.runs.spec import Run
+
+SMALL = {
+    "copies": 16,
+    "horizon": 6,
+    "buffer": 128,
+    "batch": 32,
+    "updates": 2,
+    "gamma": probes.GAMMA,
+    "target": Hard(every=10),
+    "epsilon_final": 1.0,
+    "normalise_rewards": False,
+    "lr": 1e-2,
+    "actor": "mlp",
+    "hidden": 16,
+    "layers": 2,
+    "init": "torch",
+    "last_action": False,
+}
+"""Behaviour is random throughout, so that everything is seen."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_quickly():
+    """These programs run for milliseconds: what takes time is to compile them well."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+# --- The policy ---------------------------------------------------------------------------------
+
+
+def test_the_mode_is_greedy_however_random_the_behaviour():
+    values = jnp.array([[1.0, 3.0, 2.0], [0.0, 0.0, -1.0], [IMPOSSIBLE, -5.0, -5.0]])
+    for epsilon in (0.0, 0.5, 1.0):
+        policy = EpsilonGreedy(values, jnp.float32(epsilon))
+        np.testing.assert_array_equal(policy.mode(), [1, 0, 1])
+        np.testing.assert_allclose(policy.probs.sum(-1), 1.0, rtol=1e-6)
+
+
+def test_random_actions_are_available_ones():
+    values = jnp.array([IMPOSSIBLE, 7.0, IMPOSSIBLE, 1.0])
+    policy = EpsilonGreedy(values, jnp.float32(0.4))
+    np.testing.assert_allclose(policy.probs, [0.0, 0.8, 0.0, 0.2], rtol=1e-6)
+    many = EpsilonGreedy(jnp.broadcast_to(values, (5000, 4)), jnp.float32(0.4))
+    counts = np.bincount(many.sample(jax.random.key(0)), minlength=4) / 5000
+    np.testing.assert_allclose(counts, [0.0, 0.8, 0.0, 0.2], atol=0.03)
+
+
+def test_epsilon_falls_linearly_and_stays():
+    config = make("vdn", epsilon=0.9, epsilon_final=0.1, epsilon_steps=1000)
+    algorithm = td.Algorithm(config, probes.MATCH.spec)
+    at = [float(algorithm.epsilon(jnp.int32(steps))) for steps in (0, 500, 1000, 10**9)]
+    np.testing.assert_allclose(at, [0.9, 0.5, 0.1, 0.1], rtol=1e-6)
+
+
+# --- The replay ---------------------------------------------------------------------------------
+
+
+def played(config: TD, world: probes.Probe):
+    """A fresh learner, and what its actor does on the world: whole episodes, or from the middle of
+    one on."""
+    algorithm = td.Algorithm(config, world.spec)
+    copies = AutoReset(world, config.copies)
+    whole, late = config.horizon is None, 0 if config.horizon is None else 2
+
+    @jax.jit
+    def run(key):
+        learner = algorithm.init(key)
+        scene = begin(copies, learner.actor, key)
+        length = config.length(world.spec.limit) + late
+        _, steps, _ = rollout(copies, learner.actor, scene, key, length, whole_episodes=whole)
+        last = {name: getattr(steps, name) for name in ("last", "last_fresh", "last_memory")}
+        return learner, jax.tree.map(lambda x: x[late:], steps)._replace(**last)
+
+    return algorithm, *run(jax.random.key(0))
+
+
+CUT = replace(probes.PATIENCE, end="truncated")
+
+
+@pytest.mark.parametrize(
+    ("world", "horizon"), [(CUT, 1), (CUT, 3), (CUT, 8), (CUT, None), (probes.PATIENCE, 8)]
+)
+def test_every_step_leads_to_a_place_of_its_sequence(world, horizon):
+    config = make("vdn", **SMALL | {"horizon": horizon, "copies": 4})
+    _, _, trajectory = played(config, world)
+    assert (trajectory.truncated.sum() > 0) == (world is CUT)
+    steps = jax.jit(lambda trajectory: sequences(
+        trajectory, trajectory.reward, world.spec, state=True))(trajectory)  # fmt: skip
+    copies, place = np.arange(4)[None], np.asarray(steps.next_place)
+    goes_on = ~np.asarray(steps.terminated)
+    for seen, final in zip(steps.observation, trajectory.final, strict=True):
+        successors = np.asarray(seen)[place, copies]
+        np.testing.assert_array_equal(successors[goes_on], np.asarray(final)[goes_on])
+
+
+@pytest.mark.parametrize("network", ["mlp", "gru"])
+def test_what_is_replayed_is_what_was_seen(network):
+    """From the stored memory, utilities come out as they were when actions were chosen."""
+    config = make("vdn", **SMALL | {"actor": network, "last_action": True, "copies": 4,
+                                  "horizon": 5})  # fmt: skip
+    algorithm, learner, trajectory = played(config, CUT)
+
+    @jax.jit
+    def look(learner, trajectory):
+        ring = algorithm.remember(learner, trajectory).replay.ring
+        steps = jax.tree.map(lambda x: x[:4].swapaxes(0, 1), ring)
+        # Beyond the last step, as the actor goes on.
+        going_on, _ = learner.actor(trajectory.last, trajectory.last_memory, jnp.zeros(4, bool))
+        return learner.networks.values.look(steps), going_on.values
+
+    utilities, going_on = look(learner, trajectory)
+    np.testing.assert_allclose(utilities[: config.horizon], trajectory.policy.values, atol=1e-5)
+    assert not (trajectory.terminated | trajectory.truncated)[-1].any()
+    np.testing.assert_allclose(utilities[config.horizon], going_on, atol=1e-5)
+
+
+def test_the_ring_keeps_the_newest():
+    config = make("iql", **SMALL | {"copies": 4, "horizon": 2, "buffer": 10})
+    _, learner, trajectory = played(config, probes.PATIENCE)
+
+    @jax.jit
+    def add(replay: Replay, number):
+        reward = jnp.full_like(trajectory.reward, number)
+        new = sequences(trajectory, reward, probes.PATIENCE.spec, state=False)
+        replay = replay.add(new)
+        return replay, replay.sample(jax.random.key(number), 400).reward
+
+    replay = learner.replay
+    for number in range(4):
+        replay, drawn = add(replay, number)
+        seen = set(np.unique(drawn))
+        assert seen == set(range(max(0, number - 2), number + 1))
+    # Ten of the sixteen are left: two of the second, four of the third, four of the last.
+    kept = np.bincount(np.asarray(replay.ring.reward[:, 0, 0], int), minlength=4)
+    np.testing.assert_array_equal(kept, [0, 2, 4, 4])
+    assert replay.ring.observation.state.shape[-1] == 0, "nobody asks for the state"
+    assert replay.ring.action.dtype == jnp.int8
+
+
+# --- Weights ------------------------------------------------------------------------------------
+
+
+def test_the_optimistic_weight_trusts_what_is_underrated():
+    error = jnp.array([[-1.0], [0.0], [2.0]])
+    got = td.weights(Weighted(full="optimistic", alpha=0.25), error, error > 9, error, error)
+    np.testing.assert_array_equal(got, [[1.0], [0.25], [0.25]])
+
+
+def test_the_central_weight_trusts_the_greedy_and_what_beats_it():
+    greedy = jnp.array([[True], [False], [False]])
+    target, best = jnp.array([[0.0], [3.0], [1.0]]), jnp.array([[5.0], [2.0], [2.0]])
+    got = td.weights(Weighted(full="central", alpha=0.5), target, greedy, target, best)
+    np.testing.assert_array_equal(got, [[1.0], [1.0], [0.5]])
+
+
+@pytest.mark.parametrize(
+    ("algo", "settings", "says"),
+    [
+        ("ow-qmix", {"double_q": False}, "double_q"),
+        ("iql", {"weighting": Weighted()}, "no joint value"),
+        ("vdn", {"copies": 64, "buffer": 63}, "buffer"),
+    ],
+)
+def test_settings_that_do_not_fit(algo, settings, says):
+    with pytest.raises(UserError, match=says):
+        make(algo, **settings)
+
+
+@pytest.mark.parametrize("algo", ["ippo", "vdn", "cw-qmix"])
+def test_a_run_of_any_learner_is_read_as_it_was_written(algo):
+    run = Run(env="lbf:Foraging-5x5-2p-1f-v2", algo=algo, config=make(algo), steps=100)
+    assert from_json(to_json(run), Run, source="here") == run
+
+
+# --- Learning -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A learner that has trained on a probe world."""
+
+    world: probes.Probe
+    learner: td.Learner
+
+    def look(self, time: int, signs: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+        """The greedy joint action's values and the action, at an episode's first step."""
+        observation = self.world.see(self.world.moment(time, signs))
+        actor, values = self.learner.actor, self.learner.networks.values
+        policy, _ = actor(observation, actor.blank(()), jnp.array(True))
+        action = policy.mode()
+        best = policy.values.max(-1)
+        return values.mixer(best, best, action, observation.state), action
+
+
+def train(world: probes.Probe, algo: str, updates: int = 150, **settings) -> Trained:
+    config = make(algo, **SMALL | settings)
+    steps = updates * config.copies * config.length(world.spec.limit)
+    trainer = Trainer(world, config, seeds=(0,), steps=steps, eval_episodes=1)
+    population, _ = trainer.advance(trainer.init(), steps)
+    return Trained(
+        world, jax.tree.map(lambda x: jnp.asarray(x[0]), trainer.export(population).learner)
+    )
+
+
+CASES = {
+    "delayed reward": (
+        probes.DELAY, "qmix", {"target": Soft(tau=0.1), "loss": Huber(delta=0.5)}),
+    "endless, cut at three steps": (probes.ENDLESS, "vdn", {"horizon": 2, "copies": 32}),
+    "endless, whole episodes": (probes.ENDLESS, "iql", {"horizon": None}),
+    "finite, over at three steps": (probes.FINITE, "qplex", {}),
+    "forbidden temptation": (
+        probes.TEMPTATION, "iql", {"optimiser": RMSProp(), "double_q": False}),
+    "together": (probes.TOGETHER, "qmix", {"sharing": "separate"}),
+    "matrix": (probes.MATRIX, "qplex", {}),
+    "patience, GRU": (probes.PATIENCE, "ow-qmix", {
+        "actor": "gru", "layers": 1, "last_action": True, "updates": 300}),
+    "patience": (probes.PATIENCE, "cw-qmix", {"updates": 300}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_learns_the_known_values_and_actions(case):
+    world, algo, settings = case
+    trained = train(world, algo, **settings)
+    recurrent = settings.get("actor") == "gru"
+    for (time, signs), known in world.known.items():
+        if recurrent and time:
+            continue
+        value, action = trained.look(time, signs)
+        np.testing.assert_allclose(value, known, atol=0.1, err_msg=f"time {time}, signs {signs}")
+        if world.best is not None and time == world.length - 1:
+            np.testing.assert_array_equal(action, world.best(signs))
+        assert not set(action.tolist()) & set(world.forbidden)
+
+
+GAME = probes.Probe(
+    "relative overgeneralisation",
+    probes.payoff((8.0, -12.0, -12.0), (-12.0, 0.0, 0.0), (-12.0, 0.0, 0.0)),
+    {(0, (1, 1)): 8.0},
+    agents=2,
+    actions=3,
+)
+"""Whoever averages over the other's actions avoids the best one (Son et al., 2019)."""
+
+
+@pytest.mark.parametrize(
+    ("algo", "reached"), [("vdn", 0.0), ("qplex", 8.0), ("ow-qmix", 8.0), ("cw-qmix", 8.0)]
+)
+def test_the_game_of_relative_overgeneralisation(algo, reached):
+    """Behaviour is random throughout; what counts is what has been learnt from it."""
+    config = make(algo, **SMALL | {"horizon": 1, "copies": 32, "buffer": 1024, "lr": 3e-3})
+    trainer = Trainer(
+        GAME, config, seeds=tuple(range(4)), steps=32 * 1500, eval_episodes=1, vectorise=True
+    )
+    _, rows = trainer.advance(trainer.init(), 32 * 1500)
+    assert [row["return"] for row in rows] == [reached] * 4
+
+
+def test_masks_are_never_violated():
+    config = make("qmix", **SMALL | {"epsilon_final": 0.3})
+    _, _, trajectory = played(config, replace(probes.TEMPTATION, length=3))
+    assert (trajectory.action != 0).all()
+    assert (trajectory.action == 1).any()
+    assert (trajectory.action == 2).any()
+
+
+# --- Interruptions ------------------------------------------------------------------------------
+
+
+def test_a_restored_learner_goes_on_as_if_never_interrupted():
+    config = make("cw-qmix", **SMALL | {"actor": "gru", "layers": 1, "last_action": True})
+    trainer = Trainer(probes.PATIENCE, config, seeds=(3,), steps=10**4, eval_episodes=2)
+    per_update = config.copies * config.horizon
+    once, _ = trainer.advance(trainer.init(), 4 * per_update)
+    half, _ = trainer.advance(trainer.init(), 2 * per_update)
+    again, _ = trainer.advance(trainer.restore(trainer.export(half)), 4 * per_update)
+    ours, theirs = (jax.tree.leaves(trainer.export(p).learner) for p in (once, again))
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(ours, theirs, strict=True))
+    assert trainer.export(once).learner.updates == 4 * config.updates
+
+
+def test_every_recipe_of_value_decomposition_is_tried():
+    tried = {algo for _, algo, _ in CASES.values()}
+    assert tried == {algo for algo in RECIPES if isinstance(make(algo), TD)}
