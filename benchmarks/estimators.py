@@ -1,11 +1,12 @@
 """What averaging over the others' actions costs, and how near to the exact average it comes.
 
-    python benchmarks/estimators.py noise|speed [--out benchmarks/estimators-noise.json]
+    python benchmarks/estimators.py noise|speed|analytic [--out benchmarks/estimators-noise.json]
 
 `noise`: while PERLA-IPPO trains, the same critic at the same states is averaged again and again by
 every estimator; a row is the mean variance of its answers, and that relative to 100 independent
-draws. `speed`: steps per second of training, all contenders in turn in every round, medians of the
-rounds, and those relative to IPPO's.
+draws. `speed`: steps per second of training on three maps, all contenders in turn in every round;
+medians of the rounds, and those relative to the method without embedding. `analytic`: the same of the
+closed form with 2 to 20 agents.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,21 +29,25 @@ from perla.loops.anakin import Progress, Trainer
 from perla.loops.rollout import rollout
 from perla.methods.estimators import Estimator, Sampled
 from perla.methods.ppo import PPO
-from perla.methods.recipes import PERLA_IPPO, make
+from perla.methods.recipes import PERLA_IPPO, PERLA_MAPPO, make
 from perla.methods.values import Multilinear, Network
 
-MAPS = {
-    "lbf:Foraging-8x8-2p-2f-coop-v2": 20_000,
-    "lbf:Foraging-10x10-5p-3f-v2": 8_000,
-    "lbf:Foraging-15x15-8p-1f-coop-v2": 5_000,
-}
-"""Map → steps that are timed."""
+MAPS = (
+    "lbf:Foraging-8x8-2p-2f-coop-v2",
+    "lbf:Foraging-10x10-5p-3f-v2",
+    "lbf:Foraging-15x15-8p-1f-coop-v2",
+)
+AGENTS = (2, 3, 5, 8, 12, 20)
+"""With which the closed form is timed."""
 PAPERS = Sampled(k=100)
 
 
-def perla(**settings: Any) -> PPO:
-    """PERLA-IPPO whose value has other `settings`."""
-    return make("perla-ippo", value=PERLA_IPPO["value"].replace(**settings))
+def perla(base: str = "ippo", **settings: Any) -> PPO:
+    """PERLA on `base`, whose value has other `settings`."""
+    recipe = {"ippo": PERLA_IPPO, "mappo": PERLA_MAPPO}[base]
+    config = make(f"perla-{base}", value=recipe["value"].replace(**settings))
+    assert isinstance(config, PPO)
+    return config
 
 
 def noise(env: str, stops: tuple[int, ...] = (1_000, 30_000, 100_000), repeats: int = 60):
@@ -81,19 +87,39 @@ def noise(env: str, stops: tuple[int, ...] = (1_000, 30_000, 100_000), repeats: 
             }
 
 
-def speed(env: str, rounds: int = 5):
-    """A row for each method."""
-    steps = MAPS[env]
+PLAIN = {"interaction": Network(joins="first"), "estimator": PAPERS}
+"""The paper's estimator on a plain network of everything."""
+
+
+def speed(env: str, rounds: int = 5) -> Iterator[dict[str, Any]]:
+    """A row for each method: as it is by default, in closed form, and plainly as in the paper."""
+    configs = {}
+    for base in ("ippo", "mappo"):
+        configs |= {
+            base: make(base),
+            f"perla-{base}": perla(base),
+            f"perla-{base} multilinear": perla(base, interaction=Multilinear()),
+        }
+    configs["perla-ippo plain K = 100"] = perla(**PLAIN)
+    yield from race(env, configs, rounds)
+
+
+def analytic(agents: int, rounds: int = 5) -> Iterator[dict[str, Any]]:
+    """A row for each method with this many agents, PERLA's in closed form."""
+    configs = {}
+    for base in ("ippo", "mappo"):
+        configs[base] = make(base)
+        configs[f"perla-{base} multilinear"] = perla(base, interaction=Multilinear())
+    yield from race(f"lbf:Foraging-20x20-{agents}p-3f-v2", configs, rounds)
+
+
+def race(env: str, configs: dict[str, PPO], rounds: int) -> Iterator[dict[str, Any]]:
+    """Train all in turn in every round; a row for each, relative to its base without embedding."""
     trainers = {
-        name: Trainer(make_env(env), config, seeds=(0,), steps=steps, eval_episodes=4)
-        for name, config in {
-            "ippo": make("ippo"),
-            "perla-ippo": perla(),
-            "perla-ippo, joins first": perla(interaction=Network(joins="first")),
-            "perla-ippo, 100 independent": perla(estimator=PAPERS),
-            "perla-ippo, multilinear": perla(interaction=Multilinear()),
-        }.items()
+        name: Trainer(make_env(env), config, seeds=(0,), steps=10**6, eval_episodes=1)
+        for name, config in configs.items()
     }
+    steps = {name: 1 if "plain" in name else 4 * 1024 for name in trainers}
     fresh = {name: trainer.export(trainer.init()) for name, trainer in trainers.items()}
     for trainer in trainers.values():
         trainer.compile()
@@ -102,28 +128,34 @@ def speed(env: str, rounds: int = 5):
         for name, trainer in trainers.items():
             population = jax.block_until_ready(trainer.restore(fresh[name]))
             start = time.perf_counter()
-            _, (metrics,) = trainer.advance(population, steps)
+            _, (metrics,) = trainer.advance(population, steps[name])
             rates[name].append(metrics["step"] / (time.perf_counter() - start))
-    ippos = statistics.median(rates["ippo"])
+    medians = {name: statistics.median(rate) for name, rate in rates.items()}
     for name, rate in rates.items():
+        base = "mappo" if "mappo" in name else "ippo"
         yield {
             "map": env,
             "method": name,
-            "steps/s": statistics.median(rate),
+            "steps/s": medians[name],
             "slowest": min(rate),
             "fastest": max(rate),
-            "of ippo": statistics.median(rate) / ippos,
+            "of its base": medians[name] / medians[base],
         }
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("noise", "speed"))
+    parser.add_argument("what", choices=("noise", "speed", "analytic"))
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     measured = []
-    for env in MAPS if arguments.what == "speed" else list(MAPS)[1:]:
-        for row in speed(env) if arguments.what == "speed" else noise(env):
+    of, cases = {
+        "noise": (noise, MAPS[1:]),
+        "speed": (speed, MAPS),
+        "analytic": (analytic, AGENTS),
+    }[arguments.what]
+    for case in cases:
+        for row in of(case):
             print(row, flush=True)
             measured.append(row)
     if arguments.out:
