@@ -5,8 +5,8 @@
 `noise`: while PERLA-IPPO trains, the same critic at the same states is averaged again and again by
 every estimator; a row is the mean variance of its answers, and that relative to 100 independent
 draws. `speed`: steps per second of training on three maps, all contenders in turn in every round;
-medians of the rounds, and those relative to the method without embedding. `analytic`: the same of the
-closed form with 2 to 20 agents.
+medians of the rounds, and those relative to the method without embedding. `analytic`: the same of
+the closed form with 2 to 20 agents.
 """
 
 from __future__ import annotations
@@ -63,18 +63,17 @@ def noise(env: str, stops: tuple[int, ...] = (1_000, 30_000, 100_000), repeats: 
         value = config.value.replace(estimator=estimator)
 
         def answer(key):
-            return estimate(value, learner.critic, context, steps.policy, key)
+            return estimate(value, learner.critic, context, steps.policy, key).value
 
-        keys = jax.random.split(jax.random.key(0), repeats)
-        return jax.lax.map(lambda key: answer(key).value, keys), answer(keys[0]).spread.mean()
+        return jax.lax.map(answer, jax.random.split(jax.random.key(0), repeats))
 
     population = trainer.init()
     for stop in stops:
         population, (metrics,) = trainer.advance(population, stop)
         scale = None
         for estimator in (PAPERS, *(Sampled(k=k, sampler="latin") for k in (11, 23, 47, 97))):
-            values, spread = answers(population[0], estimator)
-            variance = float(np.var(np.asarray(values), axis=0, ddof=1).mean())
+            values = np.asarray(answers(population[0], estimator))
+            variance = float(np.var(values, axis=0, ddof=1).mean())
             scale = scale or variance
             yield {
                 "map": env,
@@ -82,7 +81,7 @@ def noise(env: str, stops: tuple[int, ...] = (1_000, 30_000, 100_000), repeats: 
                 "estimator": str(estimator),
                 "variance": variance,
                 "of 100 independent": variance / scale,
-                "spread": float(spread),
+                "spread": metrics["spread"],
                 "td_error": metrics["td_error"],
             }
 

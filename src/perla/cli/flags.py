@@ -95,11 +95,13 @@ def _row(left: str, help: str, default: str, indent: int) -> str:
 
 
 def _metavar(type: Any) -> str:
-    text = describe(type)
-    if text.startswith("one of "):
-        return text.removeprefix("one of ").replace(", ", "|")
-    word = "N" if "whole" in text else "X"
-    return word + ("|none" if text.endswith("none") else "")
+    words = []
+    for text in describe(type).split(" or "):
+        if text.startswith("one of "):
+            words += text.removeprefix("one of ").split(", ")
+        else:
+            words.append("none" if text == "none" else "N" if "whole" in text else "X")
+    return "|".join(words)
 
 
 def _show(value: Any) -> str:
