@@ -145,7 +145,7 @@ def test_the_critics_loss_is_its_error_on_the_steps_that_count(loss, value_clip)
     algorithm, learner = learner_of(config)
     batch = random_batch()
     total, (_, metrics) = jax.jit(algorithm.critic_loss)(
-        learner.critic, learner, batch, jax.random.key(0), algorithm.pace(jnp.zeros(()))
+        learner.critic, learner, batch, jax.random.key(0), algorithm.pace(learner, jnp.zeros(()))
     )
 
     def error(difference):
@@ -172,7 +172,7 @@ def test_the_critic_learns_standardised_targets():
         learner, targets=Running(jnp.float32(9.0), jnp.float32(3.0), jnp.float32(4.0))
     )
     _, (_, metrics) = jax.jit(algorithm.critic_loss)(
-        learner.critic, learner, batch, jax.random.key(0), algorithm.pace(jnp.zeros(()))
+        learner.critic, learner, batch, jax.random.key(0), algorithm.pace(learner, jnp.zeros(()))
     )
     predicted = np.asarray(predicted_by(learner.critic, batch))
     expected = valid_mean((predicted - (np.asarray(batch.target) - 3) / 2) ** 2, batch)
@@ -340,14 +340,15 @@ def test_learning_rates_fall_linearly_to_zero(decaying):
 )
 def test_schedules_follow_the_progress_of_the_run(progress, rate, entropy):
     algorithm = ppo.Algorithm(small(lr_decay=True, entropy=0.3, entropy_final=0.1), SPEC)
-    pace = algorithm.pace(jnp.float32(progress))
+    pace = algorithm.pace(algorithm.init(jax.random.key(0)), jnp.float32(progress))
     assert pace.rate == pytest.approx(rate)
     assert pace.entropy == pytest.approx(entropy)
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.7, 1.0])
 def test_what_has_no_schedule_stays(progress):
-    pace = ppo.Algorithm(small(entropy=0.3), SPEC).pace(jnp.float32(progress))
+    algorithm = ppo.Algorithm(small(entropy=0.3), SPEC)
+    pace = algorithm.pace(algorithm.init(jax.random.key(0)), jnp.float32(progress))
     assert pace.rate == 1
     assert pace.entropy == pytest.approx(0.3)
 
