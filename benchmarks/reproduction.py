@@ -57,8 +57,13 @@ def section(facts: dict[str, Any], folder: Path) -> str:
 def table(rows: list[dict[str, Any]]) -> str:
     """`rows` in Markdown."""
     header = list(rows[0])
-    lines = [header, ["---"] * len(header), *([str(row[name]) for name in header] for row in rows)]
+    lines = [header, ["---"] * len(header), *([cell(row[name]) for name in header] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def cell(value: Any) -> str:
+    """`value` where a bar would end the cell."""
+    return str(value).replace("|", "\\|")
 
 
 def main() -> None:
