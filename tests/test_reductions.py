@@ -136,7 +136,7 @@ def test_with_a_critic_blind_to_the_others_perla_is_ippo(estimator, joins):
     def first_pass(algorithm):
         @jax.jit
         def compute(learner):
-            key, pace = jax.random.key(3), algorithm.pace(jnp.zeros(()))
+            key, pace = jax.random.key(3), algorithm.pace(learner, jnp.zeros(()))
             learner, batch, metrics = algorithm.prepare(learner, steps, key, pace)
             loss = jax.grad(algorithm.critic_loss, has_aux=True)
             gradient, (advantage, _) = loss(learner.critic, learner, batch, key, pace)
