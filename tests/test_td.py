@@ -284,7 +284,7 @@ def test_a_sum_does_not_find_the_best_joint_action():
     assert best_found("vdn", seeds=4) == 0
 
 
-@pytest.mark.parametrize("algo", ["qplex", "ow-qmix", "cw-qmix"])
+@pytest.mark.parametrize("algo", ["ow-qmix", "cw-qmix"])
 def test_those_that_can_represent_the_game_find_the_best_joint_action(algo):
     assert best_found(algo, seeds=4) >= 3
 
