@@ -174,3 +174,16 @@ def test_a_run_chooses():
 def test_draws_need_a_number(scene):
     with pytest.raises(AssertionError, match="one of its rungs"):
         draw(Sampled(k="auto"), scene[2], KEY)
+
+
+# --- What would have no effect ------------------------------------------------------------------
+
+
+def test_a_tolerance_belongs_to_k_auto():
+    with pytest.raises(UserError, match=r"tolerance = 0.2: belongs to k auto, and k is 5"):
+        Sampled(k=5, tolerance=0.2)
+
+
+def test_gradients_flow_through_draws_only_where_the_marginal_is_fitted():
+    with pytest.raises(UserError, match=r"gradient_k = 2 with fit 'joint'.*use fit 'marginal'"):
+        metrics_of(estimator=Sampled(k=5, gradient_k=2), fit="joint")

@@ -149,6 +149,10 @@ def test_a_mask_that_is_traced_can_be_vouched_for():
         ),
         ({"estimator": Analytic()}, "nothing is known of this critic; use 'sampled'"),
         ({"estimator": Sampled(k="auto")}, "k 'auto': only a run goes on long enough"),
+        (
+            {"estimator": Sampled(k=5, gradient_k=2), "aggregator": Max()},
+            "gradient_k = 2: only the mean has gradients of a part",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(change, says):

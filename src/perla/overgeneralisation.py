@@ -29,6 +29,7 @@ from perla.methods.values import Embedded
 from perla.nets.critics import AnyCritic
 from perla.types import Array, Float, Int, PRNGKeyArray
 
+AUTO = Auto()
 NEAR_UNIFORM = 0.01
 """Deviation of the first policies' logits."""
 
@@ -53,7 +54,7 @@ def outcomes(
     game: MatrixGame,
     aggregator: Aggregator,
     *,
-    estimator: Auto | Sampled = Auto(),  # noqa: B008
+    estimator: Auto | Sampled = AUTO,
     seeds: int = 20,
     fits: int = 1_000,
     climbs: int = 400,

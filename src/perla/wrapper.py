@@ -87,6 +87,8 @@ def marginalise(
     found = possible(estimator, policies)
     if isinstance(aggregator, Mean):
         return expectation(found, each, policies, key, memory=memory).reshape(out)
+    if isinstance(found, Sampled) and found.gradient_k:
+        raise UserError(f"gradient_k = {found.gradient_k}: only the mean has gradients of a part")
     return combine(aggregator, each, draw(found, policies, key)).reshape(out)
 
 

@@ -129,10 +129,15 @@ def create_critic(config: PPO, spec: Spec, key: PRNGKeyArray) -> AnyCritic:
 
 
 def check(value: Embedded, spec: Spec) -> None:
-    """Raise `UserError` for an estimator that cannot be, and an aggregator that learning would
-    undo or that needs joint actions where none are drawn."""
+    """Raise `UserError` for an estimator that cannot be or says what has no effect, and an
+    aggregator that learning would undo or that needs joint actions where none are drawn."""
     closed_form = isinstance(value.interaction, Multilinear)
     estimator = resolve(value.estimator, spec.agents, spec.max_actions, closed_form=closed_form)
+    if isinstance(estimator, Sampled) and estimator.gradient_k and value.fit == "joint":
+        raise UserError(
+            f"gradient_k = {estimator.gradient_k} with fit 'joint': no gradient flows through the "
+            "average; use fit 'marginal'"
+        )
     if isinstance(value.aggregator, Mean):
         return
     name = f"aggregator {tag(value.aggregator)!r}"

@@ -32,6 +32,10 @@ class Moment(NamedTuple):
     """Which of the estimator's `rungs` is taken."""
 
 
+BEGINNING = Moment()
+"""Before anything has changed."""
+
+
 class Estimate(NamedTuple):
     """A critic's answer at each state, in the critic's own (normalised) units."""
 
@@ -57,7 +61,7 @@ def estimate(
     context: Float[Array, "*batch agent width"],
     policy: Categorical,
     key: PRNGKeyArray,
-    moment: Moment = Moment(),  # noqa: B008
+    moment: Moment = BEGINNING,
 ) -> Estimate:
     """The worth of each state under `policy`."""
     if not isinstance(value, Embedded):

@@ -9,6 +9,7 @@ from perla.errors import UserError
 
 LARGEST_ENUMERATION = 65_536
 """Joint actions of the others beyond which enumeration is refused."""
+TOLERANCE = 0.1
 LADDER = (2, 7, 23, 71, 211)
 """What k `auto` chooses from: primes, each about three times the one before."""
 
@@ -19,7 +20,7 @@ class Sampled(Config, tag="sampled", frozen=True):
     k: Count | Literal["auto"] = 100
     """Joint actions drawn at each state; `auto`: as many as the tolerance needs, chosen anew at
     every update among a few primes."""
-    tolerance: Positive = 0.1
+    tolerance: Positive = TOLERANCE
     """What k `auto` allows: the standard error of the average over the error of the critic."""
     gradient_k: Count | None = None
     """Draws through which the critic's gradient flows; none: all of them."""
@@ -30,7 +31,11 @@ class Sampled(Config, tag="sampled", frozen=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.k != "auto" and self.gradient_k is not None and self.gradient_k > self.k:
+        if self.k == "auto":
+            return
+        if self.tolerance != TOLERANCE:
+            raise UserError(f"tolerance = {self.tolerance}: belongs to k auto, and k is {self.k}")
+        if self.gradient_k is not None and self.gradient_k > self.k:
             raise UserError(f"gradient_k = {self.gradient_k}: at most the k = {self.k} draws")
 
 
@@ -90,6 +95,6 @@ def ladder(estimator: Sampled | Exact) -> tuple[Sampled | Exact, ...]:
         return (estimator,)
     through = estimator.gradient_k
     return tuple(
-        estimator.replace(k=k, gradient_k=None if through is None else min(through, k))
+        Sampled(k=k, sampler=estimator.sampler, gradient_k=through and min(through, k))
         for k in LADDER
     )

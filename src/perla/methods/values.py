@@ -51,7 +51,8 @@ class Embedded(Config, tag="embedded", frozen=True):
     aggregator: Mean | Entropic | UpperQuantile | Max = Mean()
     """What stands for the critic's values at the others' actions."""
     memory: Positive = 256.0
-    """MiB that the joint actions of all states may take; more of them are averaged part by part."""
+    """MiB that the joint actions of all states may take; the mean is taken of more of them part by
+    part, other aggregators hold them all."""
 
 
 Value = Independent | Centralised | Embedded

@@ -71,7 +71,7 @@ class Monotonic(eqx.Module):
         action: Int[Array, "*batch agent"],
         state: Float[Array, "*batch feature"],
     ) -> Float[Array, "*batch 1"]:
-        """The joint action's value, which falls with none of `chosen`."""
+        """The joint action's value, which never falls where one of `chosen` rises."""
         W1 = jnp.abs(self.W1(state)).reshape(*chosen.shape, -1)
         # h = ELU(|W₁(s)|ᵀ q + b₁(s))
         h = jax.nn.elu((chosen[..., None] * W1).sum(-2) + self.b1(state))

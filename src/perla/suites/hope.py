@@ -52,6 +52,7 @@ def compute(scale: Scale, say: Callable[[str], None]) -> Findings:
             "game": f"N = {agents}, |A| = {actions}",
             "joint actions of the others": f"{actions ** (agents - 1):,}",
             "of which seen": "all" if small else "100 drawn",
+            "p*": f"{overgeneralisation.threshold(agents):.3f}",
         }
         for aggregator in AGGREGATORS:
             earned = overgeneralisation.outcomes(
