@@ -1,6 +1,9 @@
 """Keep what `perla reproduce` found: small files under docs/results/, and the page that shows them.
 
-    for e in lbf failures full-observability scaling variance samples grid theory aggregators; do
+    for e in lbf failures full-observability scaling variance samples grid theory; do
+        perla reproduce $e --scale quick --out runs/reproduce-quick
+    done
+    for e in matrix aggregators; do
         perla reproduce $e --scale quick --out runs/reproduce-quick
     done
     python benchmarks/reproduction.py runs/reproduce-quick
@@ -50,12 +53,16 @@ def section(facts: dict[str, Any], folder: Path) -> str:
 
 {table(facts["rows"])}
 
+{table(facts.get("claims", []))}
+
 {pictures}
 """
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """`rows` in Markdown."""
+    """`rows` in Markdown; nothing if there are none."""
+    if not rows:
+        return ""
     header = list(rows[0])
     lines = [header, ["---"] * len(header), *([cell(row[name]) for name in header] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

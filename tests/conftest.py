@@ -1,5 +1,11 @@
 """Every test runs with shapes checked and silent broadcasting forbidden."""
 
+import os
+
+# Most programs here run for milliseconds: what takes time is to compile them well. The variable is
+# for the processes that tests start, too.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
+
 import jax
 import jaxtyping
 

@@ -58,6 +58,12 @@ class FakeTrainer:
         assert set(exported) == {"weights", "key"}
         return ("best" if best else "last", index)
 
+    def play(self, actor, key, greedy):
+        raise AssertionError("nobody asks this loop to play")
+
+    def close(self):
+        pass
+
     def _walk(self, state, until):
         weights, key = state["weights"].copy(), state["key"].copy()
         while key[0] * self.per_update < until:

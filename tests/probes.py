@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from perla.envs.protocol import Observation, Spec, TimeStep
-from perla.types import Array, Float, Int, PRNGKeyArray
+from perla.types import Actions, Array, Float, Int, PRNGKeyArray
 
 GAMMA = 0.5
 """The discount at which the known values below are worth what they say."""
@@ -47,24 +47,32 @@ class Probe:
     """A common-reward world of at most `length` steps."""
 
     name: str
-    reward: Callable[[Moment, Int[Array, " agent"]], Float[Array, ""]]
+    reward: Callable[[Moment, Actions], Float[Array, ""]]
     known: Known
     agents: int = 1
     actions: int = 1
     length: int = 1
     end: Literal["terminated", "truncated"] = "terminated"
-    signs: Literal["hidden", "one", "each"] = "hidden"
-    """Whether agents see no sign, the same sign, or each its own."""
+    signs: Literal["hidden", "one", "each", "each, at first"] = "hidden"
+    """Whether agents see no sign, the same sign, or each its own, always or at the first step."""
     clock: bool = False
     """Whether agents see the time."""
+    continuous: bool = False
+    """Whether an action is a vector of `actions` dimensions and not one of so many."""
+    mortal: bool = False
+    """Whether agents whose sign is −1 take no part after the first step."""
     forbidden: tuple[int, ...] = ()
-    best: Callable[[tuple[int, ...]], list[int]] | None = field(default=None)
+    """Actions that may not be chosen, or dimensions that there are not."""
+    best: Callable[[tuple[int, ...]], list] | None = field(default=None)
     """signs → the best joint action, if there is a choice."""
 
     @property
     def spec(self) -> Spec:
         n = self.agents
-        return Spec(f"probe:{self.name}", n, 2, n + 1, (self.actions,) * n, self.length, "common")
+        return Spec(
+            f"probe:{self.name}", n, 2, n + 1, (self.actions,) * n, self.length, "common",
+            continuous=self.continuous, mortal=self.mortal,
+        )  # fmt: skip
 
     def reset(self, key: PRNGKeyArray) -> tuple[Moment, Observation]:
         signs = jax.random.rademacher(key, (self.agents,), float)
@@ -72,9 +80,8 @@ class Probe:
         moment = Moment(jnp.int32(0), signs)
         return moment, self.see(moment)
 
-    def step(
-        self, key: PRNGKeyArray, moment: Moment, action: Int[Array, " agent"]
-    ) -> tuple[Moment, TimeStep]:
+    def step(self, key: PRNGKeyArray, moment: Moment, action: Actions) -> tuple[Moment, TimeStep]:
+        action = jnp.clip(action, -1.0, 1.0) if self.continuous else action
         reward = jnp.full(self.agents, self.reward(moment, action), float)
         moment = moment._replace(time=moment.time + 1)
         seen, over = self.see(moment), moment.time == self.length
@@ -86,6 +93,8 @@ class Probe:
 
     def see(self, moment: Moment) -> Observation:
         signs = moment.signs * (self.signs != "hidden")
+        if self.signs == "each, at first":
+            signs = signs * (moment.time == 0)
         time = moment.time.astype(float) * self.clock
         own = jnp.stack([signs, jnp.broadcast_to(time, signs.shape)], -1)
         avail = ~jnp.isin(jnp.arange(self.actions), jnp.array(self.forbidden, int))
@@ -93,6 +102,7 @@ class Probe:
             own,
             jnp.append(signs, time),
             jnp.broadcast_to(avail, (self.agents, self.actions)),
+            (moment.signs > 0) | (moment.time == 0) if self.mortal else None,
         )
 
     def moment(self, time: int, signs: tuple[int, ...]) -> Moment:
@@ -184,5 +194,72 @@ PATIENCE = Probe(
 )
 """Both must match their signs at the last of three steps; before it nothing counts."""
 
+RECALL = Probe(
+    "recall",
+    lambda moment, action: (moment.time == 1) * matches(moment, action),
+    {(0, UP): GAMMA, (0, DOWN): GAMMA},
+    actions=2,
+    length=2,
+    signs="each, at first",
+    clock=True,
+    best=says,
+)
+"""What is to be said was seen a step before."""
+MORTAL = Probe(
+    "mortal",
+    lambda moment, action: (
+        (moment.time == 1) * ((action == 1) | (moment.signs < 0)).all().astype(float)
+    ),
+    {(0, (a, b)): GAMMA for a in (-1, 1) for b in (-1, 1)} | {(1, UP * 2): 1.0},
+    agents=2,
+    actions=2,
+    length=2,
+    signs="each",
+    clock=True,
+    mortal=True,
+    best=lambda signs: [1, 1],
+)
+"""Who has survived the first step must say so."""
+
+
+def miss(moment: Moment, action: Float[Array, "agent dimension"]) -> Float[Array, ""]:
+    """The squared distance of all actions from half the sign, 0 in every other dimension."""
+    return jnp.square(action.at[:, 0].add(-moment.signs / 2)).sum()
+
+
+AIM = Probe(
+    "aim",
+    lambda moment, action: 1.0 - miss(moment, action),
+    {(0, UP): 1.0, (0, DOWN): 1.0},
+    actions=2,
+    continuous=True,
+    signs="one",
+    forbidden=(1,),
+    best=lambda signs: [[signs[0] / 2, 0.0]],
+)
+WAIT = Probe(
+    "wait",
+    lambda moment, action: (moment.time == 1) * (1.0 - miss(moment, action)),
+    {(t, (a, b)): GAMMA ** (1 - t) for t in range(2) for a in (-1, 1) for b in (-1, 1)},
+    agents=2,
+    actions=1,
+    continuous=True,
+    length=2,
+    signs="each",
+    clock=True,
+    best=lambda signs: [[signs[0] / 2], [signs[1] / 2]],
+)
+MEET = Probe(
+    "meet",
+    lambda moment, action: 1.0 - (action.sum() - 1.0) ** 2 - (action[0] - action[1])[0] ** 2,
+    {(0, (1, 1)): 1.0},
+    agents=2,
+    actions=1,
+    continuous=True,
+    best=lambda signs: [[0.5], [0.5]],
+)
+"""What one does best depends on what the other does."""
+
 ONE_AGENT = (CONSTANT, SIGHT, DELAY, CHOICE, MATCH, ENDLESS, FINITE, TEMPTATION)
-TWO_AGENTS = (TOGETHER, MATRIX, PATIENCE)
+TWO_AGENTS = (TOGETHER, MATRIX, PATIENCE, MORTAL)
+CONTINUOUS = (AIM, WAIT, MEET)

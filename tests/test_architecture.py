@@ -38,6 +38,7 @@ MAY_IMPORT = {
         "returns",
     },
     "loops": {"methods", "distributions", "envs", "flops", "nets", "algos"},
+    "regimes": {"methods", "envs", "algos", "loops"},
     "analysis": set(),
     "bench": {
         "methods",
@@ -59,6 +60,7 @@ MAY_IMPORT = {
         "analysis",
         "theory",
         "overgeneralisation",
+        "regimes",
     },
     "cli": {"methods", "envs", "loops", "runs", "suites", "analysis", "bench"},
 }

@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from perla.bench import marginal
+from perla.bench import env, marginal
 from perla.cli import main
+from perla.envs import registry
 
 
 @pytest.fixture
@@ -18,6 +19,21 @@ def small(monkeypatch):
     monkeypatch.setattr(marginal, "STATES", 8)
     measure = marginal.measure
     monkeypatch.setattr(marginal, "measure", lambda: measure(rounds=1, agents=(2,)))
+
+
+def test_a_world_of_the_host(monkeypatch):
+    monkeypatch.setitem(registry.FAMILIES, "tiny", "host_worlds")
+    monkeypatch.setenv("PERLA_CORES", "2")
+    rows = env.measure("tiny:patience", seconds=0.01, rounds=1)
+    bare, pool = rows
+    assert [row["processes"] for row in rows] == [1, 2]
+    assert bare["of bare × processes"] == 1.0
+    assert pool["of bare × processes"] == pytest.approx(pool["steps/s"] / bare["steps/s"] / 2)
+
+
+def test_only_worlds_are_measured_by_name(capsys):
+    assert main(["bench", "train", "--env", "tiny:patience"]) == 2
+    assert "for `perla bench env`, not train" in capsys.readouterr().err
 
 
 def test_marginal(small, tmp_path, capsys):

@@ -17,7 +17,7 @@ from perla.cli.parser import Parser, seeds
 from perla.config import Count, Positive, convert
 from perla.errors import UserError
 from perla.methods.estimators import Auto, Sampled
-from perla.methods.ppo import GAE, Hard, NStep, RMSProp
+from perla.methods.ppo import GAE, PPO, Hard, NStep, RMSProp
 from perla.methods.presets import PRESETS, Preset
 from perla.methods.recipes import RECIPES, make
 from perla.methods.settings import configure, every_setting, fixed, settings
@@ -148,6 +148,10 @@ def test_a_setting_of_what_is_not_chosen_teaches(refused, argv, says):
         (["cw-qmix", "--no-double-q"], "double_q"),
         (["vdn", "--copies", "64", "--buffer", "8"], "buffer = 8"),
         (["vdn", "--buffer", "2000000000"], "GiB"),
+        (["maddpg", "--buffer", "2000000000"], "GiB"),
+        (["maddpg", "--double-q"], "--double-q is no setting of maddpg"),
+        (["ippo", "--temperature", "2"], "--temperature belongs to maddpg, and this run is ippo"),
+        (["maddpg", "--preset", "pymarl"], "is not for maddpg; known: default, epymarl,"),
         (["vdn", "--preset", "mava"], "is not for vdn; known: default, epymarl, pymarl"),
         (["mappo", "--preset", "pymarl"], "is not for mappo; known: default, epymarl,"),
     ],
@@ -309,7 +313,7 @@ def test_flags_are_the_configuration():
 
 
 def test_choosing_what_is_chosen_keeps_the_presets_settings(monkeypatch):
-    monkeypatch.setitem(PRESETS, "mine", Preset("mine", {"returns": GAE(lam=0.5)}))
+    monkeypatch.setitem(PRESETS, "mine", Preset("mine", {PPO: {"returns": GAE(lam=0.5)}}))
     assert configure("ippo", "mine", {"returns": "gae"}).returns == GAE(lam=0.5)
     assert configure("ippo", "mine", {"lam": "0.7"}).returns == GAE(lam=0.7)
     assert isinstance(configure("perla-ippo", "mine", {}).value.estimator, Auto)
@@ -358,7 +362,9 @@ def test_help_shows_a_methods_own_settings(algo, capsys):
 
 
 def test_help_shows_the_presets_defaults(monkeypatch):
-    monkeypatch.setitem(PRESETS, "mine", Preset("mine", {"lr": 0.125, "returns": NStep(n=7)}))
+    monkeypatch.setitem(
+        PRESETS, "mine", Preset("mine", {PPO: {"lr": 0.125, "returns": NStep(n=7)}})
+    )
     text = explain("ippo", "mine")
     assert "[0.125]" in text
     assert "[n-step]" in text

@@ -11,7 +11,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perla.distributions import Categorical, Gaussian, inverse_cdf
+from perla.distributions import Categorical, Gaussian, Squashed, inverse_cdf
 
 ALMOST_ONE = np.nextafter(np.float32(1), np.float32(0))
 
@@ -141,6 +141,29 @@ def test_draws_of_a_batch_are_independent():
     assert scipy.stats.chi2_contingency(table).pvalue > 1e-3
 
 
+def test_a_relaxed_draw_is_a_draw_that_passes_the_gradient_of_a_softmax():
+    logits, avail = jnp.array([0.0, -1.0, 1.5, 0.3]), jnp.array([True, True, False, True])
+    key, temperature = jax.random.key(5), 0.7
+
+    def relaxed(logits, key):
+        return Categorical.masked(logits, avail).relaxed(key, temperature)
+
+    draws = jax.vmap(relaxed, (None, 0))(logits, jax.random.split(key, 20_000))
+    assert set(np.unique(draws)) == {0.0, 1.0}
+    np.testing.assert_array_equal(draws.sum(-1), 1.0)
+    np.testing.assert_allclose(
+        draws.mean(0), Categorical.masked(logits, avail).probs, atol=0.015, rtol=0
+    )
+
+    noisy = np.where(avail, logits + jax.random.gumbel(key, (4,)), -np.inf) / temperature
+    soft = np.exp(noisy - noisy.max())
+    soft /= soft.sum()
+    # ∂yⱼ/∂zₖ = yⱼ (δⱼₖ − yₖ) / T
+    expected = (np.diag(soft) - np.outer(soft, soft)) / temperature
+    np.testing.assert_allclose(jax.jacobian(relaxed)(logits, key), expected, atol=1e-6)
+    assert relaxed(logits, key).argmax() == soft.argmax()
+
+
 # --- Gaussian -----------------------------------------------------------------------------------
 
 GAUSSIAN = Gaussian(jnp.array([[0.5, -2.0], [3.0, 0.0]]), jnp.array([[0.1, 1.0], [2.0, 0.5]]))
@@ -174,3 +197,62 @@ def test_gaussian_draws_are_differentiable_in_the_parameters():
         lambda mean: Gaussian(mean, GAUSSIAN.deviation).sample(jax.random.key(0)).sum()
     )
     np.testing.assert_allclose(slope(GAUSSIAN.mean), 1.0)
+
+
+def test_a_dimension_that_there_is_not_counts_for_nothing():
+    avail = jnp.array([[True, False], [False, True]])
+    policy = Gaussian.masked(GAUSSIAN.mean, GAUSSIAN.deviation, avail)
+    other = Gaussian.masked(GAUSSIAN.mean + 1, 2 * GAUSSIAN.deviation, avail)
+    action, present = jnp.array([[0.4, 9.0], [9.0, 0.7]]), np.asarray(avail)
+    log_probs = np.where(present, BY_SCIPY.logpdf(np.asarray(action, float)), 0).sum(-1)
+    np.testing.assert_allclose(policy.log_prob(action), log_probs, rtol=1e-5)
+    entropy = np.where(present, BY_SCIPY.entropy(), 0).sum(-1)
+    np.testing.assert_allclose(policy.entropy(), entropy, rtol=1e-5)
+    # KL = log 2 + (σ² + 1) / 8σ² − ½ in the one dimension that there is.
+    variance = np.array([0.1, 0.5]) ** 2
+    divergence = np.log(2) + (variance + 1) / (8 * variance) - 0.5
+    np.testing.assert_allclose(policy.divergence(other), divergence, rtol=1e-5)
+    for drawn in (policy.sample(jax.random.key(0)), policy.quantile(jnp.full((2, 2), 0.9))):
+        assert (drawn[~present] == 0).all()
+        assert (drawn[present] != 0).all()
+
+    def sums(mean, deviation):
+        policy = Gaussian.masked(mean, deviation, avail)
+        return (policy.log_prob(action) + policy.entropy() + policy.divergence(other)).sum()
+
+    for slope in jax.grad(sums, (0, 1))(GAUSSIAN.mean, GAUSSIAN.deviation):
+        assert jnp.isfinite(slope).all()
+        assert (slope[~present] == 0).all()
+
+
+def test_a_score_is_the_gradient_of_the_log_probability():
+    action = jnp.array([[0.4, -1.0], [5.0, 0.7]])
+
+    def log_prob(mean, log_deviation):
+        return Gaussian(mean, jnp.exp(log_deviation)).log_prob(action).sum()
+
+    slopes = jax.grad(log_prob, (0, 1))(GAUSSIAN.mean, jnp.log(GAUSSIAN.deviation))
+    np.testing.assert_allclose(
+        GAUSSIAN.score(action), np.concatenate(slopes, -1), rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(0.3, 0.5), (-1.0, 0.1), (0.0, 1.5)])
+def test_squashed_against_integration(mean, deviation):
+    """Of a = tanh u by the rule of change of variables, integrated over u."""
+    policy = Squashed(Gaussian(jnp.array([mean, 0.0]), jnp.array([deviation, 0.0])))
+    u = np.linspace(mean - 10 * deviation, mean + 10 * deviation, 20_001)
+    weights = scipy.stats.norm(mean, deviation).pdf(u) * (u[1] - u[0])
+    log_density = scipy.stats.norm(mean, deviation).logpdf(u) + 2 * np.log(np.cosh(u))
+    np.testing.assert_allclose(policy.entropy(), -(weights * log_density).sum(), atol=2e-3)
+    moments = [(weights * np.tanh(u)).sum(), 0, (weights * np.tanh(u) ** 2).sum(), 0]
+    np.testing.assert_allclose(policy.moments, moments, atol=5e-4)
+    near = mean + np.array([-1.0, 0.0, 1.0]) * deviation
+    for at in near:
+        action = jnp.array([np.tanh(at), 0.0])
+        expected = scipy.stats.norm(mean, deviation).logpdf(at) + 2 * np.log(np.cosh(at))
+        np.testing.assert_allclose(policy.log_prob(action), expected, rtol=1e-3)
+    np.testing.assert_allclose(policy.mode(), [np.tanh(mean), 0], rtol=1e-6)
+    drawn = jax.vmap(policy.sample)(jax.random.split(jax.random.key(0), 2_000))
+    np.testing.assert_allclose(drawn.mean(0), moments[:2], atol=0.05)
+    assert (jnp.abs(drawn) < 1).all()

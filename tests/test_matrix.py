@@ -12,7 +12,15 @@ import pytest
 
 from perla.cli import main
 from perla.envs import registry
-from perla.envs.matrix import EXAMPLES, MOST, MatrixGame, Overgeneralisation, State, make
+from perla.envs.matrix import (
+    EXAMPLES,
+    MOST,
+    MatrixGame,
+    Overgeneralisation,
+    State,
+    Table,
+    make,
+)
 from perla.envs.wrappers import AutoReset
 from perla.errors import UserError
 
@@ -359,15 +367,6 @@ def test_pictures_show_what_was_played(name):
 # --- training -------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def compiled_quickly():
-    """A run this short takes as long as it is compiled."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.mark.usefixtures("compiled_quickly")
 def test_a_whole_run(tmp_path):
     out = tmp_path / "run"
     small = ["--copies", "4", "--horizon", "2", "--hidden", "8", "--layers", "1"]
@@ -385,3 +384,28 @@ def test_games_are_told_apart_by_what_they_pay():
     assert game == MatrixGame("mine", Overgeneralisation(2, 3))
     assert hash(game) == hash(MatrixGame("mine", Overgeneralisation(2, 3)))
     assert game != MatrixGame("mine", Overgeneralisation(2, 4))
+
+
+# --- Data ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tabulated", [False, True])
+def test_balanced_data_hold_every_payoff_equally_often(tabulated):
+    game = make("overgeneralisation-n3-a4")
+    payoff = Table(game.table()) if tabulated else game.payoff
+    joint = payoff.balanced(jax.random.key(0), 9_000)
+    levels, level, counts = np.unique(game.payoff(joint), return_inverse=True, return_counts=True)
+    joint = np.asarray(joint)
+    np.testing.assert_array_equal(levels, [-12, 0, 8])
+    np.testing.assert_allclose(counts, 3_000, atol=200)
+    for which, ways in enumerate((64 - 27 - 1, 27, 1)):
+        _, each = np.unique(joint[level == which], axis=0, return_counts=True)
+        assert len(each) == ways
+        np.testing.assert_allclose(each, 3_000 / ways, atol=5 * np.sqrt(3_000 / ways) + 200 / ways)
+
+
+def test_uniform_data_hold_every_joint_action_equally_often():
+    game = MatrixGame("uneven", Table(np.zeros((2, 3), np.float32)))
+    _, each = np.unique(game.draw("uniform", jax.random.key(0), 6_000), axis=0, return_counts=True)
+    assert len(each) == 6
+    np.testing.assert_allclose(each, 1_000, atol=150)

@@ -11,7 +11,12 @@ import numpy as np
 import optax
 import pytest
 
+from perla.algos import td
+from perla.distributions import IMPOSSIBLE
+from perla.envs.protocol import Observation
+from perla.methods.td import Transformed
 from perla.nets import mixers
+from perla.nets.actors import Views
 
 AGENTS, ACTIONS, STATE, STATES = 3, 4, 5, 20
 NOTHING = np.zeros((STATES, AGENTS), np.int32)
@@ -19,18 +24,16 @@ PAYOFF = np.array([[8.0, -12.0, -12.0], [-12.0, 0.0, 0.0], [-12.0, 0.0, 0.0]], n
 """The one-step game of QTRAN, QPLEX and WQMIX."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_quickly():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def normal(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-call = jax.jit(lambda mixer, *inputs: mixer(*inputs))
+def ask(mixer, chosen, best, action, state):
+    """What a mixer says that does not ask what the utilities are read off."""
+    return mixer(chosen, best, action, state, jnp.zeros((*chosen.shape, 0)))
+
+
+call = jax.jit(ask)
 
 
 def monotonic(seed):
@@ -73,7 +76,7 @@ def slopes(mixer, chosen, state):
     return _slopes(mixer, chosen, best, action, state)
 
 
-_slopes = jax.jit(jax.grad(lambda mixer, *inputs: mixer(*inputs).sum(), argnums=1))
+_slopes = jax.jit(jax.grad(lambda *inputs: ask(*inputs).sum(), argnums=1))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -116,7 +119,7 @@ def joint_values(mixer, utilities, state):
     chosen = utilities[jnp.arange(agents)[None], joint]
     best = jnp.broadcast_to(utilities.max(-1), chosen.shape)
     states = jnp.broadcast_to(state, (len(joint), *state.shape))
-    return mixer(chosen, best, joint, states)[:, 0].reshape((actions,) * agents)
+    return ask(mixer, chosen, best, joint, states)[:, 0].reshape((actions,) * agents)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -187,3 +190,108 @@ def test_vdn_cannot():
     rows, columns = PAYOFF.mean(1, keepdims=True), PAYOFF.mean(0, keepdims=True)
     np.testing.assert_allclose(values, rows + columns - PAYOFF.mean(), atol=0.05)
     assert (utilities.argmax(-1) != 0).all()
+
+
+# --- QTRAN --------------------------------------------------------------------------------------
+
+KNOWN = 6
+
+
+@functools.cache
+def moments():
+    """A transformed mixer, and what it is told: utilities `[state, agent, action]`, actions, states
+    and what the utilities are read off."""
+    create = jax.jit(lambda key: mixers.Transformed.create(
+        key, known=KNOWN, actions=ACTIONS, state=STATE, hidden=8, init="torch"))  # fmt: skip
+    told = (
+        normal(0, STATES, AGENTS, ACTIONS),
+        np.random.default_rng(3).integers(ACTIONS, size=(STATES, AGENTS)),
+        normal(1, STATES, STATE),
+        normal(2, STATES, AGENTS, KNOWN),
+    )
+    return create(jax.random.key(0)), *map(jnp.asarray, told)
+
+
+def taken(utilities, action):
+    return jnp.take_along_axis(utilities, action[..., None], -1)[..., 0]
+
+
+@jax.jit
+def compared(mixer, utilities, action, state, hidden):
+    """Q(s, a), V(s), D(s, a), and D of every agent's alternatives."""
+    chosen = taken(utilities, action)
+    return (
+        mixer(chosen, chosen, action, state, hidden)[:, 0],
+        mixer.V(state)[:, 0],
+        mixer.gap(chosen, action, state, hidden)[:, 0],
+        mixer.gaps(utilities, chosen, action, state, hidden),
+    )
+
+
+def test_qtran_compares_a_sum_with_the_joint_value():
+    _, utilities, action, *_ = moments()
+    Q, V, gap, _ = map(np.asarray, compared(*moments()))
+    assert len(np.unique(Q)) == STATES
+    expected = np.asarray(taken(utilities, action)).sum(-1) + V - Q
+    np.testing.assert_allclose(gap, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_qtran_knows_what_other_actions_would_have_changed():
+    mixer, utilities, action, state, hidden = moments()
+    *_, gaps = compared(*moments())
+    for agent, other in itertools.product(range(AGENTS), range(ACTIONS)):
+        instead = action.at[:, agent].set(other)
+        _, _, expected, _ = compared(mixer, utilities, instead, state, hidden)
+        np.testing.assert_allclose(gaps[:, agent, other], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_qtrans_joint_value_is_fixed_where_a_sum_is_held_to_it():
+    mixer, utilities, *rest = moments()
+
+    @jax.jit
+    @jax.jacrev
+    def slopes(learnt):
+        return [x.sum() for x in compared(*learnt, *rest)]
+
+    def moved(part):
+        return any((leaf != 0).any() for leaf in jax.tree.leaves(part))
+
+    learns = [
+        [moved(part) for part in (of_mixer.e, of_mixer.Q, of_mixer.V, of_utilities)]
+        for of_mixer, of_utilities in slopes((mixer, utilities))
+    ]
+    assert learns == [
+        [True, True, False, False],  # Q(s, a)
+        [False, False, True, False],  # V(s)
+        [False, False, True, True],  # D(s, a)
+        [False, False, True, True],  # D(s, a′ᵢ, a₋ᵢ)
+    ]
+
+
+@pytest.mark.parametrize("condition", ["base", "alt"])
+def test_qtrans_conditions(condition):
+    """Both: D(s, ā) = 0. Base: D(s, a) ≥ 0. Alt: for every agent, the least D of what it might have
+    done instead is 0, over the actions available."""
+    mixer, utilities, action, state, hidden = moments()
+    rng = np.random.default_rng(4)
+    avail = (rng.random(utilities.shape) < 0.5) | (np.eye(ACTIONS, dtype=bool)[action])
+    greedy = jnp.asarray(np.where(avail, utilities, IMPOSSIBLE).argmax(-1))
+
+    @jax.jit
+    def off(mixer, action, greedy, avail):
+        observation = Observation(jnp.zeros((STATES, AGENTS, 1)), state, avail)
+        views = Views(utilities, hidden)
+        return td.gaps(Transformed(condition=condition), mixer, views, action, greedy, observation)
+
+    at_best, elsewhere = off(mixer, action, greedy, avail)
+    _, _, expected, _ = compared(mixer, utilities, greedy, state, hidden)
+    np.testing.assert_allclose(at_best[:, 0], expected, rtol=1e-4, atol=1e-5)
+    _, _, gap, every = map(np.asarray, compared(*moments()))
+    if condition == "base":
+        assert (gap > 0).any()
+        assert (gap < 0).any()
+        np.testing.assert_allclose(elsewhere[:, 0], np.minimum(gap, 0), rtol=1e-4, atol=1e-5)
+    else:
+        least = np.where(avail, every, np.inf).min(-1)
+        assert (least != every.min(-1)).any()
+        np.testing.assert_allclose(elsewhere, least, rtol=1e-4, atol=1e-5)

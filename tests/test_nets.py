@@ -209,7 +209,7 @@ def test_acting_step_by_step_is_unrolling(settings):
     memory = actor.body.blank((BATCH,))
     act = eqx.filter_jit(lambda actor, *now: actor(*now))
     for t in range(TIME):
-        now = Observation(*(x[t] for x in observation))
+        now = jax.tree.map(lambda x, t=t: x[t], observation)
         one, memory = act(actor, now, memory, FRESH[t])
         np.testing.assert_allclose(one.log_probs, policy.log_probs[t], atol=1e-5)
         np.testing.assert_allclose(memory, memories[t], atol=1e-5)
@@ -221,7 +221,7 @@ def test_episodes_know_nothing_of_each_other(settings):
     fresh = jnp.zeros((TIME, BATCH), bool).at[jnp.array([0, 3])].set(True)
     swap = jnp.array([3, 4, 5, 0, 1, 2])
     net, observation = body(**settings), observations()
-    swapped = Observation(*(x[swap] for x in observation))
+    swapped = jax.tree.map(lambda x: x[swap], observation)
     expected = policies(net, observation, fresh)[swap]
     np.testing.assert_allclose(policies(net, swapped, fresh), expected, atol=1e-5)
 

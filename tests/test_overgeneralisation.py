@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import jax
+import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from perla.envs.registry import make
+from perla.loops.anakin import Trainer
+from perla.methods import recipes as methods
 from perla.methods.aggregators import Entropic, Max, Mean
-from perla.overgeneralisation import balanced, outcomes, threshold
+from perla.overgeneralisation import outcomes, threshold
 
 
 def game(agents, actions):
     return make(f"matrix:overgeneralisation-n{agents}-a{actions}")
-
-
-def test_balanced_data_hold_every_payoff_equally_often():
-    world = game(3, 4)
-    joint, paid = balanced(world.table(), jax.random.key(0), 9_000)
-    np.testing.assert_array_equal(world.payoff(joint), paid)
-    levels, counts = np.unique(paid, return_counts=True)
-    np.testing.assert_array_equal(levels, [-12, 0, 8])
-    np.testing.assert_allclose(counts, 3_000, atol=200)
-    nothing = np.asarray(joint)[np.asarray(paid) == 0]
-    _, each = np.unique(nothing, axis=0, return_counts=True)
-    assert len(each) == 27
-    np.testing.assert_allclose(each, 3_000 / 27, atol=45)
 
 
 @pytest.mark.parametrize(("agents", "found"), [(2, 0.375), (3, 0.4365), (5, 0.468), (20, 0.493)])
@@ -50,3 +40,35 @@ def test_twenty_seeds(agents, actions):
     assert reached(Mean()) <= 1
     assert reached(Max()) >= 19
     assert reached(Entropic(eta=1.0)) >= 19
+
+
+# --- The learners themselves --------------------------------------------------------------------
+
+LEARNERS = ("ippo", "mappo", "coma", "perla-ippo", "perla-mappo")
+STARTS = {0.25: 0.0, 0.3: 0.0, 1 / 3: 0.0, 0.45: 8.0, 0.5: 8.0}
+"""P(action 0) of every agent at first, and what is earned at last: p* is 0.375."""
+UPDATES = 300
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", LEARNERS)
+def test_learners_end_on_their_side_of_the_threshold(algo):
+    """Batches of 1024 plays and small steps, so that the gradient decides and not its noise."""
+    config = methods.make(
+        algo, copies=1024, horizon=1, actor="mlp", hidden=16, lr=2e-3, critic_lr=1e-2
+    )
+    steps = UPDATES * config.copies
+    trainer = Trainer(
+        game(2, 3), config, seeds=tuple(range(20)), steps=steps, eval_episodes=1, vectorise=True
+    )
+
+    def last_bias(progress):
+        return progress.learner.actor.body.net.head.layers[-1].bias
+
+    for start, expected in STARTS.items():
+        (progress,) = trainer.init()
+        probs = jnp.array([start, (1 - start) / 2, (1 - start) / 2])
+        bias = jnp.broadcast_to(jnp.log(probs), last_bias(progress).shape)
+        _, rows = trainer.advance([eqx.tree_at(last_bias, progress, bias)], steps)
+        earned = [row["return"] for row in rows]
+        assert sum(value == expected for value in earned) >= 18, f"from {start:.2f}: {earned}"

@@ -31,14 +31,6 @@ CLOSE = 1e-2
 SHAPE = (TIME, COPIES, SPEC.agents)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_quickly():
-    """These programs run for milliseconds: what takes time is to compile them well."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def small(**settings) -> PPO:
     return PPO(**probes.PLAIN, hidden=8, init="torch").replace(**settings)
 
@@ -49,28 +41,29 @@ def learner_of(config: PPO, spec: Spec = SPEC) -> tuple[ppo.Algorithm, ppo.Learn
     return algorithm, jax.jit(algorithm.init)(jax.random.key(0))
 
 
-def random_batch(seed: int = 0) -> Batch:
+def random_batch(seed: int = 0, spec: Spec = SPEC) -> Batch:
     """Steps of which some do not count; the actions come from policies of long ago."""
     rng = np.random.default_rng(seed)
+    shape = (TIME, COPIES, spec.agents)
 
     def normal(*shape):
         return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
     return Batch(
         observation=Observation(
-            normal(*SHAPE, SPEC.obs),
-            normal(TIME, COPIES, SPEC.state),
-            jnp.ones((*SHAPE, SPEC.max_actions), bool),
+            normal(*shape, spec.obs),
+            normal(TIME, COPIES, spec.state),
+            jnp.ones((*shape, spec.max_actions), bool),
         ),
         fresh=jnp.zeros((TIME, COPIES), bool),
         valid=jnp.asarray(rng.random((TIME, COPIES)) < 0.7),
-        memory=jnp.zeros((*SHAPE, 0)),
-        critic_memory=jnp.zeros((*SHAPE, 0)),
-        action=jnp.asarray(rng.integers(SPEC.max_actions, size=SHAPE), jnp.int32),
-        policy=Categorical(jax.nn.log_softmax(0.5 * normal(*SHAPE, SPEC.max_actions))),
-        prediction=normal(*SHAPE),
-        target=2 * normal(*SHAPE),
-        advantage=normal(*SHAPE),
+        memory=jnp.zeros((*shape, 0)),
+        critic_memory=jnp.zeros((*shape, 0)),
+        action=jnp.asarray(rng.integers(spec.max_actions, size=shape), jnp.int32),
+        policy=Categorical(jax.nn.log_softmax(0.5 * normal(*shape, spec.max_actions))),
+        prediction=normal(*shape),
+        target=2 * normal(*shape),
+        advantage=normal(*shape),
     )
 
 

@@ -29,14 +29,6 @@ SMALL = probes.PLAIN | {
 UPDATES = 150
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_quickly():
-    """These programs run for milliseconds: what takes time is to compile them well."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @dataclass(frozen=True)
 class Trained:
     """A learner that has trained on a probe world."""
@@ -56,7 +48,9 @@ class Trained:
         context, _ = critic.context(
             jax.tree.map(lambda x: x[None], observation), critic.body.blank(()), jnp.array([True])
         )
-        values = estimate(self.config.value, critic, context[0], policy, jax.random.key(0)).value
+        values = estimate(
+            self.config.value, critic, context[0], policy, jax.random.key(0), action=policy.mode()
+        ).value
         algorithm = ppo.Algorithm(self.config, self.world.spec)
         return algorithm.raw(self.learner, values), policy.probs
 
@@ -123,10 +117,19 @@ CASES = {
     "together, multilinear": (
         probes.TOGETHER, "perla-ippo",
         {"value": RECIPES["perla-ippo"]["value"].replace(interaction=Multilinear(rank=4)),
-         "sharing": "separate"}),
+         "sharing": "separate", "updates": 300}),
+    "matrix, COMA": (probes.MATRIX, "coma", {"normalise_advantages": False}),
+    "patience, COMA": (
+        probes.PATIENCE, "coma", {"returns": GAE(lam=0.8), "target": Soft(tau=0.1)}),
+    "endless, COMA": (probes.ENDLESS, "coma", {"returns": NStep(n=2), "normalise_values": True}),
+    "together, HAPPO": (
+        probes.TOGETHER, "happo", {"actor": "gru", "chunk": 3, "refresh_advantages": True}),
+    "matrix, PERLA-HAPPO": (
+        probes.MATRIX, "perla-happo", {"minibatches": 2, "sharing": "separate"}),
     "patience": (probes.PATIENCE, "perla-mappo", {"loss": Huber(delta=1.0)}),
     "patience, whole episodes": (
         probes.PATIENCE, "ippo", {"horizon": None, "copies": 32, "agent_ids": False}),
+    "mortal": (probes.MORTAL, "ippo", {"sharing": "separate"}),
 }  # fmt: skip
 
 
@@ -143,3 +146,11 @@ def test_every_probe_world_is_learnt_from():
 
 def test_every_method_is_tried():
     assert {algo for _, algo, _ in CASES.values()} >= {"ippo", "mappo", "perla-ippo", "perla-mappo"}
+
+
+@pytest.mark.parametrize(("actor", "worth"), [("gru", probes.GAMMA), ("mlp", probes.GAMMA / 2)])
+def test_what_was_seen_a_step_before_only_a_memory_knows(actor, worth):
+    trained = train(probes.RECALL, "ippo", actor=actor, critic=actor, lr=5e-3)
+    for signs in (probes.UP, probes.DOWN):
+        values, _ = trained.look(0, signs)
+        np.testing.assert_allclose(values, worth, atol=0.1, err_msg=f"signs {signs}")

@@ -23,6 +23,8 @@ from perla.suites.local import Local
 from perla.suites.ray import Files, Mirror, Ray, contents, held, put
 from test_resume import outcome
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 ENV = "lbf:Foraging-5x5-2p-1f-coop-v2"
 FAKE = (str(Path(__file__).with_name("fake_worker.py")),)
 EAGER = ("-c", """
@@ -187,6 +189,7 @@ def files(out):
     return sorted({re.sub(r"step_\d+|tfevents.*", "", name) for name in names})
 
 
+@pytest.mark.slow
 def test_of_twelve_cells_on_two_nodes_one_of_which_dies(cluster, node, fakes, tmp_path, capfd):
     check_against_one_machine(cluster, node, tmp_path, slow, 12, dies=True)
     assert "".join(capfd.readouterr()) == ""

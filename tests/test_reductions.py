@@ -24,6 +24,8 @@ from perla.methods.estimators import Exact, Sampled
 from perla.methods.recipes import RECIPES, make
 from perla.methods.values import Network
 
+pytestmark = pytest.mark.xdist_group("reductions")
+
 SMALL = probes.PLAIN | {
     "copies": 4,
     "horizon": 6,
@@ -33,6 +35,14 @@ SMALL = probes.PLAIN | {
     "init": "torch",
 }
 PER_UPDATE = SMALL["copies"] * SMALL["horizon"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_well():
+    """As users' programs are: here bits are compared."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

@@ -72,6 +72,8 @@ def kill_at(monkeypatch, target, name, call):
     return original
 
 
+pytestmark = pytest.mark.xdist_group("resume")
+
 PLACES = [
     (FakeTrainer, "init", range(1, 2)),
     (FakeTrainer, "advance", range(1, 7)),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from perla.errors import UserError
 
 if TYPE_CHECKING:
-    from perla.envs.protocol import Env
+    from perla.envs.protocol import Env, HostEnv
     from perla.runs.execute import Result
     from perla.wrapper import marginalise
 
@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 __all__ = ["UserError", "__version__", "make", "marginalise", "train"]
 
 
-def make(env: str, **options: Any) -> Env:
+def make(env: str, **options: Any) -> Env | HostEnv:
     """The world called `env`, such as `lbf:Foraging-8x8-2p-2f-coop-v2`, with its `options`.
 
     Raises `UserError` for an unknown name or option.

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from perla.types import Array, Bool, Float, Int, PRNGKeyArray
 
 IMPOSSIBLE = -1e10
 """The logit of an action that may not be chosen: its probability is exactly zero."""
+NODES = 32
+"""Points at which an average over a squashed Gaussian is taken in each dimension."""
 
 
 class Categorical(NamedTuple):
@@ -20,15 +24,31 @@ class Categorical(NamedTuple):
 
     @classmethod
     def masked(
-        cls, logits: Float[Array, "*batch action"], avail: Bool[Array, "*batch action"]
+        cls,
+        logits: Float[Array, "*batch action"],
+        avail: Bool[Array, "*batch action"],
+        alive: Bool[Array, "*batch"] | None = None,
     ) -> Categorical:
-        """The softmax of `logits` over the available actions."""
+        """The softmax of `logits` over the available actions; an agent that takes no part makes
+        the first of them, for sure."""
+        if alive is not None:
+            avail = avail & (alive[..., None] | (avail.cumsum(-1) == 1))
         return cls(jax.nn.log_softmax(jnp.where(avail, logits, IMPOSSIBLE)))
 
     @property
     def shape(self) -> tuple[int, ...]:
         """`*batch`: that of the actions."""
         return self.log_probs.shape[:-1]
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        """`*batch`: that of the distributions."""
+        return self.log_probs.shape[:-1]
+
+    @property
+    def choices(self) -> int:
+        """Actions among which it chooses."""
+        return self.log_probs.shape[-1]
 
     @property
     def probs(self) -> Float[Array, "*batch action"]:
@@ -48,6 +68,15 @@ class Categorical(NamedTuple):
         """The actions at quantiles `u` in [0, 1)."""
         return inverse_cdf(self.probs, u)
 
+    def relaxed(self, key: PRNGKeyArray, temperature: float) -> Float[Array, "*batch action"]:
+        """One draw from every distribution, one-hot, through which a gradient flows as if it were
+        its relaxation (straight-through Gumbel-softmax; Jang et al., 2017)."""
+        # y = softmax((log π + g) / T),   g ~ Gumbel(0, 1)
+        noise = jax.random.gumbel(key, self.log_probs.shape)
+        soft = jax.nn.softmax((self.log_probs + noise) / temperature)
+        hard = jax.nn.one_hot(soft.argmax(-1), soft.shape[-1])
+        return hard + (soft - jax.lax.stop_gradient(soft))
+
     def mode(self) -> Int[Array, "*batch"]:
         """The likeliest action."""
         return self.log_probs.argmax(-1)
@@ -60,6 +89,11 @@ class Categorical(NamedTuple):
     def entropy(self) -> Float[Array, "*batch"]:
         """−Σₐ π(a) log π(a), in nats."""
         return -(self.probs * self.log_probs).sum(-1)
+
+    def score(self, action: Int[Array, "*batch"]) -> Float[Array, "*batch action"]:
+        """∇ log π(a) with respect to the logits."""
+        # 1[a] − π
+        return jax.nn.one_hot(action, self.log_probs.shape[-1]) - self.probs
 
 
 class EpsilonGreedy(NamedTuple):
@@ -91,16 +125,68 @@ class EpsilonGreedy(NamedTuple):
         return self.values.argmax(-1)
 
 
+class Perturbed(NamedTuple):
+    """Drawn from under noise in the values, and with the mode that there is without it."""
+
+    noisy: EpsilonGreedy
+    settled: EpsilonGreedy
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`*batch`: that of the actions."""
+        return self.noisy.shape
+
+    @property
+    def probs(self) -> Float[Array, "*batch action"]:
+        """Probabilities under this noise; zero where the action is not available."""
+        return self.noisy.probs
+
+    def sample(self, key: PRNGKeyArray) -> Int[Array, "*batch"]:
+        """One draw from every distribution."""
+        return self.noisy.sample(key)
+
+    def mode(self) -> Int[Array, "*batch"]:
+        """The best action without noise, the first of several."""
+        return self.settled.mode()
+
+
 class Gaussian(NamedTuple):
-    """A distribution over continuous actions, independent in every dimension."""
+    """A distribution over continuous actions, independent in every dimension.
+
+    A dimension of deviation zero is no part of the action: it is always at its mean, and counts
+    neither in log-probability nor in entropy nor in divergence.
+    """
 
     mean: Float[Array, "*batch dimension"]
     deviation: Float[Array, "*batch dimension"]
+
+    @classmethod
+    def masked(
+        cls,
+        mean: Float[Array, "*batch dimension"],
+        deviation: Float[Array, "*batch dimension"],
+        avail: Bool[Array, "*batch dimension"],
+        alive: Bool[Array, "*batch"] | None = None,
+    ) -> Gaussian:
+        """Of the dimensions that there are; the others are zero, as are all of an agent that takes
+        no part."""
+        avail = avail if alive is None else avail & alive[..., None]
+        return cls(jnp.where(avail, mean, 0.0), jnp.where(avail, deviation, 0.0))
 
     @property
     def shape(self) -> tuple[int, ...]:
         """`[*batch, dimension]`: that of the actions."""
         return self.mean.shape
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        """`*batch`: that of the distributions."""
+        return self.mean.shape[:-1]
+
+    @property
+    def choices(self) -> None:
+        """Actions among which it chooses: a continuum."""
+        return None
 
     @property
     def moments(self) -> Float[Array, "*batch feature"]:
@@ -123,14 +209,123 @@ class Gaussian(NamedTuple):
 
     def log_prob(self, action: Float[Array, "*batch dimension"]) -> Float[Array, "*batch"]:
         """log p(a), summed over dimensions."""
-        return jax.scipy.stats.norm.logpdf(action, self.mean, self.deviation).sum(-1)
+        return self.total(jax.scipy.stats.norm.logpdf(action, self.mean, self.scale))
 
     def entropy(self) -> Float[Array, "*batch"]:
         """½ log(2πe σ²), in nats, summed over dimensions."""
-        return (0.5 * jnp.log(2 * jnp.pi * jnp.e) + jnp.log(self.deviation)).sum(-1)
+        return self.total(0.5 * jnp.log(2 * jnp.pi * jnp.e) + jnp.log(self.scale))
+
+    def score(self, action: Float[Array, "*batch dimension"]) -> Float[Array, "*batch parameter"]:
+        """∇ log p(a) with respect to every μ and every log σ."""
+        # (a − μ) / σ²,   ((a − μ) / σ)² − 1
+        z = (action - self.mean) / self.scale
+        both = jnp.stack([z / self.scale, z**2 - 1], -2)
+        both = jnp.where(self.deviation[..., None, :] > 0, both, 0.0)
+        return both.reshape(*self.batch, -1)
+
+    def divergence(self, other: Gaussian) -> Float[Array, "*batch"]:
+        """KL(self ‖ other), in nats, summed over dimensions."""
+        # log σ′/σ + (σ² + (μ − μ′)²) / 2σ′² − ½
+        ratio = jnp.log(other.scale / self.scale)
+        square = self.scale**2 + (self.mean - other.mean) ** 2
+        return self.total(ratio + square / (2 * other.scale**2) - 0.5)
+
+    @property
+    def scale(self) -> Float[Array, "*batch dimension"]:
+        """The deviation, or 1 where there is none, to divide by."""
+        return jnp.where(self.deviation > 0, self.deviation, 1.0)
+
+    def total(self, each: Float[Array, "*batch dimension"]) -> Float[Array, "*batch"]:
+        """The sum over the dimensions that there are."""
+        return jnp.where(self.deviation > 0, each, 0.0).sum(-1)
 
 
-Policy = Categorical | Gaussian
+class Squashed(NamedTuple):
+    """tanh of what a Gaussian draws: continuous actions that stay within (−1, 1)."""
+
+    gaussian: Gaussian
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`[*batch, dimension]`: that of the actions."""
+        return self.gaussian.shape
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        """`*batch`: that of the distributions."""
+        return self.gaussian.batch
+
+    @property
+    def choices(self) -> None:
+        """Actions among which it chooses: a continuum."""
+        return None
+
+    @property
+    def moments(self) -> Float[Array, "*batch feature"]:
+        """The average of the actions' `features`, tanh u and tanh² u, by quadrature."""
+        return jnp.concatenate(
+            [self.average(jnp.tanh), self.average(lambda u: jnp.tanh(u) ** 2)], -1
+        )
+
+    def sample(self, key: PRNGKeyArray) -> Float[Array, "*batch dimension"]:
+        """One draw from every distribution, differentiable in its parameters."""
+        return jnp.tanh(self.gaussian.sample(key))
+
+    def quantile(self, u: Float[Array, "*batch dimension"]) -> Float[Array, "*batch dimension"]:
+        """The actions at quantiles `u` in [0, 1), differentiable in the parameters."""
+        return jnp.tanh(self.gaussian.quantile(u))
+
+    def mode(self) -> Float[Array, "*batch dimension"]:
+        """tanh μ: the middle one, of which as many draws are on either side."""
+        return jnp.tanh(self.gaussian.mean)
+
+    def log_prob(self, action: Float[Array, "*batch dimension"]) -> Float[Array, "*batch"]:
+        """log p(a), summed over dimensions."""
+        # log p(a) = log N(u; μ, σ) − log(1 − tanh² u),   u = atanh a
+        u = self.inverse(action)
+        return self.gaussian.log_prob(u) - self.gaussian.total(log_slope(u))
+
+    def entropy(self) -> Float[Array, "*batch"]:
+        """½ log(2πe σ²) + E log(1 − tanh² u), in nats, summed over dimensions; by quadrature."""
+        return self.gaussian.entropy() + self.gaussian.total(self.average(log_slope))
+
+    def score(self, action: Float[Array, "*batch dimension"]) -> Float[Array, "*batch parameter"]:
+        """∇ log p(a) with respect to every μ and every log σ of the Gaussian."""
+        return self.gaussian.score(self.inverse(action))
+
+    def divergence(self, other: Squashed) -> Float[Array, "*batch"]:
+        """KL(self ‖ other), in nats: that of the Gaussians, as both are squashed alike."""
+        return self.gaussian.divergence(other.gaussian)
+
+    def inverse(self, action: Float[Array, "*batch dimension"]) -> Float[Array, "*batch dimension"]:
+        """What was squashed, of actions so far from ±1 that single precision can tell."""
+        return jnp.arctanh(jnp.clip(action, -1 + 1e-6, 1 - 1e-6))
+
+    def average(self, f: Callable[[Array], Array]) -> Float[Array, "*batch dimension"]:
+        """E f(u) in every dimension, by Gauss-Hermite quadrature."""
+        nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
+        spread = self.gaussian.deviation[..., None] * jnp.asarray(nodes, float).reshape(
+            *(1 for _ in self.shape), NODES
+        )
+        return f(self.gaussian.mean[..., None] + spread) @ jnp.asarray(
+            weights / weights.sum(), float
+        )
+
+
+def log_slope(u: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """log(1 − tanh² u), where |u| may be large."""
+    return 2 * (jnp.log(2.0) - u - jax.nn.softplus(-2 * u))
+
+
+Policy = Categorical | Gaussian | Squashed
+
+
+def encode(actions: Array, size: int) -> Float[Array, "*batch feature"]:
+    """Actions as networks read them: discrete ones `[*batch]` one-hot among `size`, continuous
+    ones `[*batch, dimension]` as they are, their first `size` dimensions."""
+    if jnp.issubdtype(actions.dtype, jnp.integer):
+        return jax.nn.one_hot(actions, size)
+    return actions[..., :size]
 
 
 def features(actions: Array, size: int) -> Float[Array, "*batch feature"]:

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from perla.distributions import Categorical, Gaussian, Policy
+from perla.distributions import Categorical, Policy
 from perla.methods.aggregators import Aggregator, Entropic, Max, Mean, UpperQuantile
 from perla.methods.estimators import Exact, Sampled
 from perla.types import Array, Float, Int, PRNGKeyArray
@@ -52,8 +52,8 @@ def draw(
     key: PRNGKeyArray,
     rows: Int[Array, " sample"] | None = None,
 ) -> Draws:
-    """Weighted joint actions for the policies of every state: `Categorical [*batch, agent, action]`
-    or `Gaussian [*batch, agent, dimension]`, which has only the sampled ones.
+    """Weighted joint actions for the policies of every state: discrete `[*batch, agent, action]`
+    or continuous `[*batch, agent, dimension]`, which have only the sampled ones.
 
     With `rows`, these of all the joint actions; one that is past their number weighs nothing.
     """
@@ -69,8 +69,7 @@ def draw(
             u = jax.random.uniform(key, (total, *policy.shape))
         else:
             u = jax.random.uniform(jax.random.fold_in(key, rows[0]), (rows.size, *policy.shape))
-        agents = policy.shape[:-1] if isinstance(policy, Gaussian) else policy.shape
-        weights = jnp.full((len(u), *agents), 1.0 / total)
+        weights = jnp.full((len(u), *policy.batch), 1.0 / total)
         draws = Draws(jax.vmap(policy.quantile)(u), weights)
     if rows is None:
         return draws

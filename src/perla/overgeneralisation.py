@@ -1,5 +1,5 @@
 """What an aggregate does to learning, apart from what a critic knows: policies that climb a critic
-which was fitted beforehand, on data that cover every payoff.
+which was fitted beforehand.
 
 Relative overgeneralisation (Wiegand, 2003) is what the paper's matrix game is made of: the best
 action is best only if all choose it, and on average over the others it is the worst. With the
@@ -20,65 +20,49 @@ import optax
 from perla.algos.ppo import create_critic
 from perla.algos.values import estimate, taken
 from perla.distributions import Categorical
-from perla.envs.matrix import MatrixGame
-from perla.envs.protocol import Observation
+from perla.envs.matrix import Data, MatrixGame
 from perla.methods.aggregators import Aggregator
-from perla.methods.estimators import Auto, Sampled
+from perla.methods.estimators import Auto, Exact, Sampled
 from perla.methods.ppo import PPO
 from perla.methods.values import Embedded
 from perla.nets.critics import AnyCritic
-from perla.types import Array, Float, Int, PRNGKeyArray
+from perla.types import Array, Float, PRNGKeyArray
 
 AUTO = Auto()
 NEAR_UNIFORM = 0.01
 """Deviation of the first policies' logits."""
 
 
-def balanced(
-    payoffs: Float[np.ndarray, "*joint"], key: PRNGKeyArray, size: int
-) -> tuple[Int[Array, "sample agent"], Float[Array, " sample"]]:
-    """Joint actions and what they pay: every payoff that there is comes as often as any other, and
-    so does, within a payoff, every joint action."""
-    levels, level, counts = np.unique(payoffs, return_inverse=True, return_counts=True)
-    by_level = jnp.asarray(np.argsort(level.reshape(-1), kind="stable"))
-    first = jnp.asarray(np.cumsum(counts) - counts)
-    key_level, key_place = jax.random.split(key)
-    drawn = jax.random.randint(key_level, (size,), 0, len(levels))
-    place = jax.random.randint(key_place, (size,), 0, jnp.asarray(counts)[drawn])
-    which = by_level[first[drawn] + place]
-    joint = jnp.stack(jnp.unravel_index(which, payoffs.shape), -1)
-    return joint, jnp.asarray(payoffs).reshape(-1)[which]
-
-
 def outcomes(
     game: MatrixGame,
     aggregator: Aggregator,
     *,
-    estimator: Auto | Sampled = AUTO,
+    estimator: Auto | Exact | Sampled = AUTO,
+    data: Data = "balanced",
     seeds: int = 20,
     fits: int = 1_000,
     climbs: int = 400,
 ) -> Float[np.ndarray, " seed"]:
     """What the greedy policies of every seed earn in the end.
 
-    A critic Q(aᵢ, a₋ᵢ) is fitted to `fits` batches of balanced data; then nearly uniform policies
-    climb the aggregate of it over each other, by `climbs` exact policy gradients.
+    A critic Q(aᵢ, a₋ᵢ) is fitted to `fits` batches of joint actions; then nearly uniform
+    policies climb the aggregate of it over each other, by `climbs` exact policy gradients.
     """
     value = Embedded(form="action-value", fit="joint", estimator=estimator, aggregator=aggregator)
     config = PPO(value=value, hidden=64)
-    spec, payoffs, seen = game.spec, game.table(), game.observe()
-    observation = Observation(*(x[None, None] for x in seen))
+    spec, seen = game.spec, game.observe()
+    observation = jax.tree.map(lambda x: x[None, None], seen)
 
     def context_of(critic: AnyCritic) -> Float[Array, "1 agent width"]:
         blank = critic.body.blank((1,))
         return critic.context(observation, blank, jnp.ones((1, 1), bool))[0][0]
 
     def error(critic: AnyCritic, key: PRNGKeyArray) -> Float[Array, ""]:
-        joint, paid = balanced(payoffs, key, 256)
+        joint = game.draw(data, key, 256)
         context = context_of(critic)
         context = jnp.broadcast_to(context, (len(joint), *context.shape[1:]))
         q = taken(value, critic.joint(context, joint), joint)
-        return ((q - paid[:, None]) ** 2).mean()
+        return ((q - game.payoff(joint)[:, None]) ** 2).mean()
 
     def fit(key: PRNGKeyArray) -> AnyCritic:
         key_net, key_data = jax.random.split(key)

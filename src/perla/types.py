@@ -2,17 +2,18 @@
 
 Axis names, used in every shape annotation and nowhere with another meaning:
 
-==========  ==========================================================================
-``seed``    independent repetitions of one run
-``time``    consecutive environment steps of one copy
-``env``     copies of the environment, stepped side by side
-``agent``   the agents of one environment, in the environment's own order
-``action``  the discrete actions of one agent (padded to the largest, and masked)
-``sample``  joint actions over which a critic is marginalised
-``food``    the foods of one foraging world, in row-major order
-``item``    things that agents look at: foods, or agents
-``feature`` entries of an observation or of a hidden layer
-==========  ==========================================================================
+=============  ==========================================================================
+``seed``       independent repetitions of one run
+``time``       consecutive environment steps of one copy
+``env``        copies of the environment, stepped side by side
+``agent``      the agents of one environment, in the environment's own order
+``action``     the discrete actions of one agent (padded to the largest, and masked)
+``dimension``  the dimensions of one agent's continuous action (padded and masked alike)
+``sample``     joint actions over which a critic is marginalised
+``food``       the foods of one foraging world, in row-major order
+``item``       things that agents look at: foods, or agents
+``feature``    entries of an observation or of a hidden layer
+=============  ==========================================================================
 
 A *step* is one environment transition; counts are summed over copies and divided by nothing.
 """
@@ -26,4 +27,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 Metrics: TypeAlias = dict[str, Float[Array, ""]]
 """Named scalars of one interval and seed."""
 
-__all__ = ["Array", "Bool", "Float", "Int", "Metrics", "PRNGKeyArray"]
+Actions: TypeAlias = Int[Array, "*batch agent"] | Float[Array, "*batch agent dimension"]
+"""What all agents do: one of several actions each, or a vector each."""
+
+__all__ = ["Actions", "Array", "Bool", "Float", "Int", "Metrics", "PRNGKeyArray"]

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from perla.distributions import Categorical, Gaussian
+from perla.distributions import Categorical, Policy
 from perla.errors import UserError
 from perla.marginal import combine, draw, expectation
 from perla.methods.aggregators import Aggregator, Mean
-from perla.methods.estimators import FEW, Analytic, Auto, Estimator, Exact, Sampled, resolve
+from perla.methods.estimators import Analytic, Auto, Estimator, Exact, Sampled, resolve
 from perla.types import Array, Float, PRNGKeyArray
 
 AUTO, MEAN = Auto(), Mean()
@@ -26,7 +26,7 @@ Critic = Callable[[Array], Array]
 
 def marginalise(
     critic: Critic,
-    policies: Categorical | Gaussian | Array,
+    policies: Policy | Array,
     key: PRNGKeyArray,
     estimator: Estimator = AUTO,
     aggregator: Aggregator = MEAN,
@@ -39,7 +39,7 @@ def marginalise(
 
         q = perla.marginalise(lambda joint: network(parameters, state, joint), logits, key)
 
-    `policies` are logits `[*batch, agent, action]`, or a `Categorical` or `Gaussian` of
+    `policies` are logits `[*batch, agent, action]`, or a `Categorical`, `Gaussian` or `Squashed` of
     `perla.distributions`. All agents share the joint actions that are drawn, so agent i's value
     must not depend on agent i's own entry: V(s, a₋ᵢ), or Q(s, ·, a₋ᵢ) with an output for every own
     action. A critic that takes the own action too, Q(s, aᵢ, a₋ᵢ), is given it as `own`
@@ -55,13 +55,13 @@ def marginalise(
     value depends on the own entry. The last is found out with stand-ins for whatever is being
     traced; if a mask is among these, make it inside the critic, or pass `check=False`.
     """
-    if not isinstance(policies, Categorical | Gaussian):
+    if not isinstance(policies, Policy):
         policies = Categorical(jax.nn.log_softmax(jnp.asarray(policies)))
-    continuous = isinstance(policies, Gaussian)
+    continuous = policies.choices is None
     if len(policies.shape) < 1 + continuous:
         raise UserError(f"policies of shape {policies.shape}: expected [*batch, agent, action]")
     joint = jax.ShapeDtypeStruct(policies.shape, float if continuous else int)
-    lead = policies.shape[:-1] if continuous else policies.shape
+    lead = policies.batch
     if own is not None and own.shape != joint.shape:
         raise UserError(f"own of shape {own.shape}: the policies' actions have {joint.shape}")
     out = jax.eval_shape(critic, joint).shape
@@ -92,19 +92,17 @@ def marginalise(
     return combine(aggregator, each, draw(found, policies, key)).reshape(out)
 
 
-def possible(estimator: Estimator, policy: Categorical | Gaussian) -> Sampled | Exact:
+def possible(estimator: Estimator, policy: Policy) -> Sampled | Exact:
     """The estimator that is really used. Raises `UserError` where there is none."""
     if isinstance(estimator, Analytic):
         raise UserError("estimator 'analytic': nothing is known of this critic; use 'sampled'")
     if isinstance(estimator, Sampled) and estimator.k == "auto":
         raise UserError("k 'auto': only a run goes on long enough to choose; give a number")
-    if isinstance(policy, Categorical):
-        found = resolve(estimator, *policy.log_probs.shape[-2:])
-        assert not isinstance(found, Analytic)
-        return found
-    if isinstance(estimator, Exact):
+    if policy.choices is None and isinstance(estimator, Exact):
         raise UserError("estimator 'exact': continuous actions cannot be enumerated; use 'sampled'")
-    return FEW if isinstance(estimator, Auto) else estimator
+    found = resolve(estimator, policy.batch[-1], policy.choices)
+    assert not isinstance(found, Analytic)
+    return found
 
 
 def with_own(critic: Critic, actions: Array, own: Array, axis: int) -> Array:
@@ -120,7 +118,7 @@ def with_own(critic: Critic, actions: Array, own: Array, axis: int) -> Array:
     return jnp.moveaxis(jax.vmap(of)(jnp.arange(agents)), 0, axis)
 
 
-def reads_itself(critic: Critic, policy: Categorical | Gaussian) -> int | None:
+def reads_itself(critic: Critic, policy: Policy) -> int | None:
     """The first agent whose value depends on its own entry of the joint action.
 
     The critic is evaluated, with random stand-ins for what is being traced just now, at joint
@@ -138,14 +136,14 @@ def reads_itself(critic: Critic, policy: Categorical | Gaussian) -> int | None:
         return generator.normal(size=value.shape).astype(value.dtype)
 
     def random() -> np.ndarray:
-        if isinstance(policy, Gaussian):
+        if policy.choices is None:
             return generator.normal(size=policy.shape).astype(np.float32)
-        return generator.integers(policy.log_probs.shape[-1], size=policy.shape).astype(np.int32)
+        return generator.integers(policy.choices, size=policy.shape).astype(np.int32)
 
     joint, other = random(), random()
-    axis = len(policy.shape) - (2 if isinstance(policy, Gaussian) else 1)
-    if isinstance(policy, Categorical):
-        other = (joint + 1) % policy.log_probs.shape[-1]
+    axis = len(policy.batch) - 1
+    if policy.choices is not None:
+        other = (joint + 1) % policy.choices
     traced = jax.make_jaxpr(critic)(joint)
     with jax.ensure_compile_time_eval():
         known = [stand_in(value) for value in traced.consts]

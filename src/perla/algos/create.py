@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from perla.algos import ppo, td
+from perla.algos import maddpg, ppo, td
 from perla.algos.protocol import Algorithm
 from perla.envs.protocol import Spec
+from perla.methods.maddpg import DDPG
 from perla.methods.ppo import PPO
 from perla.methods.recipes import Method
+from perla.methods.td import TD
 
 
 def create(config: Method, spec: Spec) -> Algorithm:
     """The learner with these settings for a world; `UserError` where they do not fit."""
-    return ppo.Algorithm(config, spec) if isinstance(config, PPO) else td.Algorithm(config, spec)
+    match config:
+        case PPO():
+            return ppo.Algorithm(config, spec)
+        case TD():
+            return td.Algorithm(config, spec)
+        case DDPG():
+            return maddpg.Algorithm(config, spec)

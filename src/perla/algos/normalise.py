@@ -6,16 +6,20 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from perla.types import Array, Bool, Float
+from perla.algos.alive import Counted
+from perla.types import Array, Float
 
 
-def mean(x: Float[Array, "*batch agent"], valid: Bool[Array, "*batch"]) -> Float[Array, ""]:
-    """The mean of `x` over valid steps and all agents."""
-    return jnp.where(valid[..., None], x, 0.0).sum() / (valid.sum() * x.shape[-1])
+def mean(x: Float[Array, "*batch agent"], valid: Counted) -> Float[Array, ""]:
+    """The mean of `x` over the steps that count, of all agents or of each; 0 if none does."""
+    if valid.ndim == x.ndim:
+        return jnp.where(valid, x, 0.0).sum() / jnp.maximum(valid.sum(), 1)
+    count = jnp.maximum(valid.sum(), 1) * x.shape[-1]
+    return jnp.where(valid[..., None], x, 0.0).sum() / count
 
 
-def variance(x: Float[Array, "*batch agent"], valid: Bool[Array, "*batch"]) -> Float[Array, ""]:
-    """The variance of `x` over valid steps and all agents."""
+def variance(x: Float[Array, "*batch agent"], valid: Counted) -> Float[Array, ""]:
+    """The variance of `x` over the steps that count, of all agents alike or of each."""
     return mean((x - mean(x, valid)) ** 2, valid)
 
 
@@ -32,11 +36,11 @@ class Running(NamedTuple):
         """Nothing seen: the identity."""
         return cls(jnp.float32(0.0), jnp.float32(0.0), jnp.float32(1.0))
 
-    def update(self, x: Float[Array, "*batch agent"], valid: Bool[Array, "*batch"]) -> Running:
-        """After seeing the valid steps of `x`."""
+    def update(self, x: Float[Array, "*batch agent"], valid: Counted) -> Running:
+        """After seeing the steps of `x` that count."""
         more = valid.sum(dtype=jnp.float32)
         seen = self.seen + more
-        share = more / seen
+        share = more / jnp.maximum(seen, 1.0)
         shift = mean(x, valid) - self.mean
         spread = (1 - share) * self.variance + share * variance(x, valid)
         return Running(seen, self.mean + share * shift, spread + share * (1 - share) * shift**2)

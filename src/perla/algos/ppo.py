@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,6 +14,7 @@ import optax
 
 from perla import returns
 from perla.algos import telemetry
+from perla.algos.alive import Counted, counted, outlived
 from perla.algos.descent import create_optimiser, descend, follow, residual
 from perla.algos.normalise import Running, mean, variance
 from perla.algos.protocol import Trajectory
@@ -19,24 +22,25 @@ from perla.algos.values import (
     Estimate,
     Moment,
     advantage_is_critics,
+    bootstrap,
     chosen,
     estimate,
     outputs,
     prediction,
 )
 from perla.config import tag
-from perla.distributions import Categorical
+from perla.distributions import Policy
 from perla.envs.protocol import Observation, Spec
 from perla.errors import UserError
 from perla.methods.aggregators import Mean
 from perla.methods.estimators import LADDER, Analytic, Sampled, resolve
 from perla.methods.ppo import PPO, NStep
-from perla.methods.values import Centralised, Embedded, Multilinear, Network
+from perla.methods.values import Centralised, Counterfactual, Embedded, Multilinear, Network
 from perla.nets import critics
 from perla.nets.actors import Actor
 from perla.nets.body import Body
 from perla.nets.critics import AnyCritic, Critic
-from perla.types import Array, Bool, Float, Int, Metrics, PRNGKeyArray
+from perla.types import Actions, Array, Bool, Float, Int, Metrics, PRNGKeyArray
 
 LOOKS = 2
 """Steps of every copy, in an update, at which the average over the others' actions is looked at."""
@@ -68,13 +72,39 @@ class Batch(NamedTuple):
     valid: Bool[Array, "time env"]
     memory: Float[Array, "time env agent hidden"]
     critic_memory: Float[Array, "time env agent hidden"]
-    action: Int[Array, "time env agent"]
-    policy: Categorical
+    action: Int[Array, "time env agent"] | Float[Array, "time env agent dimension"]
+    policy: Policy
     prediction: Float[Array, "time env agent"]
     """The critic's, before the update, in its own units."""
     target: Float[Array, "time env agent"]
     """The returns, in rewards' units."""
     advantage: Float[Array, "time env agent"]
+    weight: Float[Array, "time env agent"] | None = None
+    """M: how much likelier the agents before it have made what they did; none: all move at once."""
+
+    @property
+    def counted(self) -> Counted:
+        """The steps that are learnt from."""
+        return counted(self.valid, self.observation)
+
+    def of(self, agent: Int[Array, ""]) -> Batch:
+        """What one agent's policy is learnt from."""
+        own = partial(jax.lax.dynamic_index_in_dim, index=agent, axis=2)
+        obs, state, avail, alive = self.observation
+        return self._replace(
+            observation=Observation(own(obs), state, own(avail), jax.tree.map(own, alive)),
+            memory=own(self.memory),
+            critic_memory=own(self.critic_memory),
+            action=own(self.action),
+            policy=jax.tree.map(own, self.policy),
+            prediction=own(self.prediction),
+            target=own(self.target),
+            advantage=own(self.advantage),
+        )
+
+
+Policies = tuple[Actor, optax.OptState]
+"""An actor and its optimiser's state."""
 
 
 class Pace(NamedTuple):
@@ -90,29 +120,35 @@ class Pace(NamedTuple):
 
 def create_actor(config: PPO, spec: Spec, key: PRNGKeyArray) -> Actor:
     """A fresh actor for a world."""
-    return Actor(
-        Body.create(
-            key, agents=spec.agents, features=spec.obs, outputs=spec.max_actions,
-            core=config.actor, hidden=config.hidden, layers=config.layers,
-            gain=0.01, init=config.init, norm=config.layer_norm,
-            ids=config.agent_ids, separate=config.sharing == "separate",
-        )
+    separate = config.sharing != "shared"
+    body = Body.create(
+        key, agents=spec.agents, features=spec.obs, outputs=spec.max_actions,
+        core=config.actor, hidden=config.hidden, layers=config.layers,
+        gain=0.01, init=config.init, norm=config.layer_norm,
+        ids=config.agent_ids, separate=separate,
     )  # fmt: skip
+    if not spec.continuous:
+        return Actor(body)
+    nets = spec.agents if separate else 1
+    log_deviation = jnp.full((nets, spec.max_actions), jnp.log(config.deviation))
+    return Actor(body, log_deviation, config.squash)
 
 
 def create_critic(config: PPO, spec: Spec, key: PRNGKeyArray) -> AnyCritic:
     """A fresh critic of the kind that `config.value` asks for."""
     value = config.value
-    sees: Literal["local", "global"] = "global" if isinstance(value, Centralised) else "local"
+    sees: Literal["local", "global"] = "local"
     joins: Literal["first", "last"] = "last"
     actions = rank = 0
-    if isinstance(value, Embedded):
-        sees = value.base
-        match value.interaction:
-            case Network(joins=joins):
-                actions = spec.max_actions
-            case Multilinear(rank=rank):
-                pass
+    match value:
+        case Centralised():
+            sees = "global"
+        case Counterfactual():
+            sees, joins, actions = "global", "first", spec.max_actions
+        case Embedded(base=sees, interaction=Network(joins=joins)):
+            actions = spec.max_actions
+        case Embedded(base=sees, interaction=Multilinear(rank=rank)):
+            pass
     key, key_effects = jax.random.split(key) if rank else (key, key)
     body = Body.create(
         key, agents=spec.agents, features=spec.obs if sees == "local" else spec.state,
@@ -125,14 +161,38 @@ def create_critic(config: PPO, spec: Spec, key: PRNGKeyArray) -> AnyCritic:
     critic = Critic(body, sees, actions)
     if rank == 0:
         return critic
-    return critics.Multilinear.create(key_effects, critic, spec.max_actions, rank)
+    inputs = spec.max_actions * (2 if spec.continuous else 1)
+    return critics.Multilinear.create(key_effects, critic, inputs, rank)
+
+
+def check_actions(config: PPO, spec: Spec) -> None:
+    """Raise `UserError` for settings that the world's kind of actions rules out or ignores."""
+    if not spec.continuous:
+        for name in ("deviation", "squash"):
+            value = getattr(config, name)
+            if value != getattr(PPO(), name):
+                raise UserError(
+                    f"{name} = {value}: belongs to continuous actions, and those of {spec.id} are "
+                    "discrete; leave it out"
+                )
+    elif isinstance(config.value, Counterfactual):
+        raise UserError(
+            f"value 'counterfactual': has an output for each action of an agent, and those of "
+            f"{spec.id} are continuous; use mappo or perla-mappo"
+        )
+    elif advantage_is_critics(config.value):
+        raise UserError(
+            f"form 'action-value': has an output for each action of an agent, and those of "
+            f"{spec.id} are continuous; use form 'state-value'"
+        )
 
 
 def check(value: Embedded, spec: Spec) -> None:
     """Raise `UserError` for an estimator that cannot be or says what has no effect, and an
     aggregator that learning would undo or that needs joint actions where none are drawn."""
     closed_form = isinstance(value.interaction, Multilinear)
-    estimator = resolve(value.estimator, spec.agents, spec.max_actions, closed_form=closed_form)
+    actions = None if spec.continuous else spec.max_actions
+    estimator = resolve(value.estimator, spec.agents, actions, closed_form=closed_form)
     if isinstance(estimator, Sampled) and estimator.gradient_k and value.fit == "joint":
         raise UserError(
             f"gradient_k = {estimator.gradient_k} with fit 'joint': no gradient flows through the "
@@ -161,6 +221,7 @@ class Algorithm:
     def __init__(self, config: PPO, spec: Spec) -> None:
         self.config, self.spec = config, spec
         self.sequence = config.sequence(spec.limit)
+        check_actions(config, spec)
         if isinstance(config.value, Embedded):
             check(config.value, spec)
         self.actor_optimiser, self.critic_optimiser = (
@@ -173,11 +234,15 @@ class Algorithm:
         key_actor, key_critic = jax.random.split(key)
         actor = create_actor(self.config, self.spec, key_actor)
         critic = create_critic(self.config, self.spec, key_critic)
+        if self.config.order == "sequential":
+            actor_optimiser = jax.vmap(self.actor_optimiser.init)(actor.apart())
+        else:
+            actor_optimiser = self.actor_optimiser.init(actor)
         return Learner(
             actor=actor,
             critic=critic,
             target=critic,
-            actor_optimiser=self.actor_optimiser.init(actor),
+            actor_optimiser=actor_optimiser,
             critic_optimiser=self.critic_optimiser.init(critic),
             critic_memory=critic.body.blank((self.config.copies,)),
             rewards=Running.create(),
@@ -198,22 +263,16 @@ class Algorithm:
         `progress` is the share of the run that is done, for what changes with it.
         """
         pace = self.pace(learner, progress)
-        key_values, key_epochs = jax.random.split(key)
+        key_values, key_epochs, key_order = jax.random.split(key, 3)
         learner, batch, metrics = self.prepare(learner, trajectory, key_values, pace)
-
-        def epoch(learner: Learner, key: PRNGKeyArray):
-            key_order, key_losses = jax.random.split(key)
-            parts = minibatches(batch, self.config.minibatches, self.sequence, key_order)
-            keys = jax.random.split(key_losses, self.config.minibatches)
-            return jax.lax.scan(
-                lambda learner, part: self.improve(learner, *part, pace), learner, (parts, keys)
-            )
-
-        keys = jax.random.split(key_epochs, self.config.epochs)
-        learner, losses = jax.lax.scan(epoch, learner, keys)
+        if self.config.order == "sequential":
+            order = jax.random.permutation(key_order, self.spec.agents)
+            learner, losses = self.in_turn(learner, batch, order, key_epochs, pace)
+        else:
+            learner, losses = self.at_once(learner, batch, key_epochs, pace)
         learner = replace(learner, updates=learner.updates + 1)
         learner = replace(learner, target=self.next_target(learner))
-        return learner, metrics | jax.tree.map(jnp.mean, losses)
+        return learner, metrics | losses
 
     def pace(self, learner: Learner, progress: Float[Array, ""]) -> Pace:
         """Where the schedules stand after `progress` (0 to 1) of the run."""
@@ -236,23 +295,23 @@ class Algorithm:
             learner = replace(learner, rewards=learner.rewards.update(rewards, trajectory.valid))
             rewards = learner.rewards.standardise(rewards)
 
+        policy, action = trajectory.policy, trajectory.action
+
         def look(critic: AnyCritic, key: PRNGKeyArray):
             context, memories = critic.context(
                 trajectory.observation, learner.critic_memory, trajectory.fresh
             )
-            return (
-                context,
-                memories,
-                estimate(config.value, critic, context, trajectory.policy, key, pace.moment),
-            )
+            values = estimate(config.value, critic, context, policy, key, pace.moment, action)
+            return context, memories, values
 
         # Targets: what the target critic says along the trajectory and at its episodes' ends.
-        bootstrap = learner.critic if config.target is None else learner.target
-        context, memories, values = look(bootstrap, key_target)
+        target = learner.critic if config.target is None else learner.target
+        context, memories, values = look(target, key_target)
         final_values, last_values = self.boundary_values(
-            learner, bootstrap, trajectory, memories, key_boundary, pace
+            learner, target, trajectory, memories, key_boundary, pace
         )
-        along_values = jnp.concatenate([values.value, last_values[None]])
+        along_values = self.following(values, action, trajectory.observation)
+        along_values = jnp.concatenate([along_values, last_values[None]])
         targets = self.targets(
             rewards, self.raw(learner, along_values), self.raw(learner, final_values), trajectory
         )
@@ -260,22 +319,20 @@ class Algorithm:
         # The critic itself: its baseline and its prediction before the update.
         if config.target is not None:
             context, memories, values = look(learner.critic, key_value)
-        predicted = prediction(config.value, learner.critic, context, trajectory.action, values)
+        predicted = prediction(config.value, learner.critic, context, action, values)
         batch = Batch(
             observation=trajectory.observation,
             fresh=trajectory.fresh,
             valid=trajectory.valid,
             memory=trajectory.memory,
             critic_memory=jnp.concatenate([learner.critic_memory[None], memories[:-1]]),
-            action=trajectory.action,
-            policy=trajectory.policy,
+            action=action,
+            policy=policy,
             prediction=predicted,
             target=targets,
-            advantage=self.advantages(
-                learner, values, trajectory.policy, trajectory.action, targets
-            ),
+            advantage=self.advantages(learner, values, policy, action, targets),
         )
-        valid = trajectory.valid
+        valid = batch.counted
         error = targets - self.raw(learner, predicted)
         unexplained = variance(error, valid) / (variance(targets, valid) + 1e-8)
         metrics = {
@@ -285,11 +342,11 @@ class Algorithm:
         }
         if isinstance(config.value, Embedded):
             learner, more = self.telemetry(
-                learner, context, trajectory, values, targets, error, key_look, pace
+                learner, context, trajectory, valid, values, targets, error, key_look, pace
             )
             metrics |= more
         if config.normalise_values:
-            learner = replace(learner, targets=learner.targets.update(targets, trajectory.valid))
+            learner = replace(learner, targets=learner.targets.update(targets, valid))
         return replace(learner, critic_memory=memories[-1]), batch, metrics
 
     def telemetry(
@@ -297,6 +354,7 @@ class Algorithm:
         learner: Learner,
         context: Float[Array, "time env agent width"],
         trajectory: Trajectory,
+        counted: Counted,
         values: Estimate,
         targets: Float[Array, "time env agent"],
         error: Float[Array, "time env agent"],
@@ -307,7 +365,7 @@ class Algorithm:
         of joint actions that the next update takes in it."""
         value, unit = self.config.value, self.unit(learner)
         assert isinstance(value, Embedded)
-        steps = (context, trajectory.policy, trajectory.action, values, targets, trajectory.valid)
+        steps = (context, trajectory.policy, trajectory.action, values, targets, counted)
         every = -(-len(targets) // LOOKS)
         steps = jax.tree.map(lambda x: x[::every], steps)
         context, policy, action, values, targets, valid = steps
@@ -327,7 +385,7 @@ class Algorithm:
         if isinstance(value.estimator, Sampled) and value.estimator.k == "auto":
             assert found.noise is not None
             noise = unit**2 * mean(found.noise, valid)
-            allowed = value.estimator.tolerance**2 * mean(error**2, trajectory.valid)
+            allowed = value.estimator.tolerance**2 * mean(error**2, counted)
             learner = replace(learner, rung=telemetry.rung(noise, samples, allowed))
         return learner, metrics
 
@@ -343,7 +401,8 @@ class Algorithm:
         """The values of truncated episodes' final observations, and of the last observation.
 
         An episode that is truncated has lasted `limit` steps, so few are in a horizon: only they
-        are gathered and evaluated. Entries of steps that were not truncated are zero.
+        are gathered and evaluated. Entries of steps that were not truncated are zero. For a
+        counterfactual value an action is drawn, as none has been taken there.
         """
         time, env = trajectory.truncated.shape
         limit = self.spec.limit
@@ -361,13 +420,22 @@ class Algorithm:
             observation, gather(actor_memories, trajectory.last_memory), fresh
         )
         context, _ = critic.context(
-            Observation(*(x[None] for x in observation)),
+            jax.tree.map(lambda x: x[None], observation),
             gather(memories, memories[-1]),
             fresh[None],
         )
-        values = estimate(self.config.value, critic, context[0], policy, key, pace.moment).value
+        value, action = self.config.value, policy.sample(jax.random.fold_in(key, 1))
+        estimated = estimate(value, critic, context[0], policy, key, pace.moment, action)
+        values = self.following(estimated, action, observation)
         final = jnp.zeros((time * env, self.spec.agents)).at[ended].set(values[:most], mode="drop")
         return final.reshape(time, env, -1), values[most:]
+
+    def following(
+        self, values: Estimate, action: Actions, observation: Observation
+    ) -> Float[Array, "*batch agent"]:
+        """What returns that lead to these states go on with."""
+        found = bootstrap(self.config.value, values, action)
+        return outlived(found, observation, common=self.spec.reward == "common")
 
     def targets(
         self,
@@ -394,8 +462,8 @@ class Algorithm:
         self,
         learner: Learner,
         values: Estimate,
-        policy: Categorical,
-        action: Int[Array, "*batch agent"],
+        policy: Policy,
+        action: Actions,
         targets: Float[Array, "*batch agent"],
     ) -> Float[Array, "*batch agent"]:
         """How much better the actions were than the policy, in rewards' units."""
@@ -406,38 +474,102 @@ class Algorithm:
         # Aᵢ = G − V̂ᵢ(s): target less critic, where the paper's Algorithm 1 has the signs reversed
         return targets - self.raw(learner, values.value)
 
-    def improve(
-        self, learner: Learner, part: Batch, key: PRNGKeyArray, pace: Pace
+    def at_once(
+        self, learner: Learner, batch: Batch, key: PRNGKeyArray, pace: Pace
     ) -> tuple[Learner, Metrics]:
-        """One gradient step of the critic and one of the actor."""
-        critic_gradient, (advantage, critic_metrics) = jax.grad(self.critic_loss, has_aux=True)(
+        """All passes, in each of which the critic moves and all agents' policies do."""
+
+        def step(learner: Learner, part: Batch, key: PRNGKeyArray):
+            learner, advantage, critic_metrics = self.improve_critic(learner, part, key, pace)
+            policies = learner.actor, learner.actor_optimiser
+            (actor, optimiser), metrics = self.improve_actor(policies, part, advantage, pace)
+            learner = replace(learner, actor=actor, actor_optimiser=optimiser)
+            return learner, metrics | critic_metrics
+
+        learner, metrics = self.passes(step, learner, batch, key)
+        return learner, jax.tree.map(jnp.mean, metrics)
+
+    def in_turn(
+        self,
+        learner: Learner,
+        batch: Batch,
+        order: Int[Array, " agent"],
+        key: PRNGKeyArray,
+        pace: Pace,
+    ) -> tuple[Learner, Metrics]:
+        """All of the critic's passes; then, agent by agent in this order, all of a policy's, by
+        advantages weighed with what those before it have become (HAPPO; Kuba et al., 2022)."""
+
+        def criticise(learner: Learner, part: Batch, key: PRNGKeyArray):
+            learner, advantage, metrics = self.improve_critic(learner, part, key, pace)
+            return learner, (advantage, metrics)
+
+        learner, (advantages, critic_metrics) = self.passes(criticise, learner, batch, key)
+
+        def improve(policy: Policies, part: Batch, _: PRNGKeyArray, advantage):
+            return self.improve_actor(policy, part, advantage, pace)
+
+        def turn(carry: tuple[Policies, Float[Array, "time env 1"]], agent: Int[Array, ""]):
+            everyone, weight = carry
+            data = batch.of(agent)._replace(weight=weight)
+            advantage = jax.lax.dynamic_index_in_dim(advantages, agent, axis=-1)
+            own = jax.tree.map(lambda x: x[agent], everyone)
+            own, metrics = self.passes(improve, own, data, key, advantage)
+            actor, _ = own
+            policy, _ = actor.unroll(data.observation, data.memory[0], data.fresh)
+            # M ← M π′ᵢ(aᵢ) / πᵢ(aᵢ)
+            log_ratio = policy.log_prob(data.action) - data.policy.log_prob(data.action)
+            everyone = jax.tree.map(lambda all, one: all.at[agent].set(one), everyone, own)
+            return (everyone, weight * jnp.exp(log_ratio)), metrics
+
+        everyone = learner.actor.apart(), learner.actor_optimiser
+        nobody = jnp.ones((*batch.fresh.shape, 1))
+        ((actors, actor_optimiser), _), metrics = jax.lax.scan(turn, (everyone, nobody), order)
+        actor = learner.actor.joined(actors)
+        learner = replace(learner, actor=actor, actor_optimiser=actor_optimiser)
+        return learner, jax.tree.map(jnp.mean, metrics | critic_metrics)
+
+    def passes(self, step: Callable, start: Any, batch: Batch, key: PRNGKeyArray, *more: Any):
+        """`step` after step from `start`: in every pass through all minibatches, each with a key
+        and with what `more` holds for it, by pass and minibatch."""
+
+        def epoch(state, inputs):
+            key, *more = inputs
+            key_order, key_losses = jax.random.split(key)
+            parts = minibatches(batch, self.config.minibatches, self.sequence, key_order)
+            keys = jax.random.split(key_losses, self.config.minibatches)
+            return jax.lax.scan(lambda state, x: step(state, *x), state, (parts, keys, *more))
+
+        keys = jax.random.split(key, self.config.epochs)
+        return jax.lax.scan(epoch, start, (keys, *more))
+
+    def improve_critic(
+        self, learner: Learner, part: Batch, key: PRNGKeyArray, pace: Pace
+    ) -> tuple[Learner, Float[Array, "time env agent"], Metrics]:
+        """One gradient step of the critic; beside it the advantages before the step."""
+        gradient, (advantage, metrics) = jax.grad(self.critic_loss, has_aux=True)(
             learner.critic, learner, part, key, pace
         )
-        actor_gradient, actor_metrics = jax.grad(self.actor_loss, has_aux=True)(
-            learner.actor, part, advantage, pace.entropy
+        critic, optimiser = descend(
+            self.critic_optimiser, gradient, learner.critic_optimiser, learner.critic, pace.rate
         )
-        critic, critic_optimiser = descend(
-            self.critic_optimiser,
-            critic_gradient,
-            learner.critic_optimiser,
-            learner.critic,
-            pace.rate,
+        learner = replace(learner, critic=critic, critic_optimiser=optimiser)
+        return learner, advantage, metrics | {"critic_grad_norm": optax.tree.norm(gradient)}
+
+    def improve_actor(
+        self,
+        policies: Policies,
+        part: Batch,
+        advantage: Float[Array, "time env agent"],
+        pace: Pace,
+    ) -> tuple[Policies, Metrics]:
+        """One gradient step of an actor."""
+        actor, optimiser = policies
+        gradient, metrics = jax.grad(self.actor_loss, has_aux=True)(
+            actor, part, advantage, pace.entropy
         )
-        actor, actor_optimiser = descend(
-            self.actor_optimiser, actor_gradient, learner.actor_optimiser, learner.actor, pace.rate
-        )
-        learner = replace(
-            learner,
-            actor=actor,
-            critic=critic,
-            actor_optimiser=actor_optimiser,
-            critic_optimiser=critic_optimiser,
-        )
-        norms = {
-            "actor_grad_norm": optax.tree.norm(actor_gradient),
-            "critic_grad_norm": optax.tree.norm(critic_gradient),
-        }
-        return learner, actor_metrics | critic_metrics | norms
+        policies = descend(self.actor_optimiser, gradient, optimiser, actor, pace.rate)
+        return policies, metrics | {"actor_grad_norm": optax.tree.norm(gradient)}
 
     def critic_loss(
         self, critic: AnyCritic, learner: Learner, part: Batch, key: PRNGKeyArray, pace: Pace
@@ -445,7 +577,7 @@ class Algorithm:
         """The error against the targets; beside it the advantages for the actor."""
         config = self.config
         context, _ = critic.context(part.observation, part.critic_memory[0], part.fresh)
-        values = estimate(config.value, critic, context, part.policy, key, pace.moment)
+        values = estimate(config.value, critic, context, part.policy, key, pace.moment, part.action)
         predicted = prediction(config.value, critic, context, part.action, values)
         target = (
             learner.targets.standardise(part.target) if config.normalise_values else part.target
@@ -454,7 +586,7 @@ class Algorithm:
         if config.value_clip is not None:
             change = jnp.clip(predicted - part.prediction, -config.value_clip, config.value_clip)
             error = jnp.maximum(error, residual(config.loss, part.prediction + change - target))
-        loss = mean(error, part.valid)
+        loss = mean(error, part.counted)
 
         advantage = part.advantage
         if config.refresh_advantages:
@@ -469,11 +601,11 @@ class Algorithm:
         entropy_weight: Float[Array, ""],
     ) -> tuple[Float[Array, ""], Metrics]:
         """The policy gradient's surrogate, less the entropy bonus."""
-        config = self.config
+        config, valid = self.config, part.counted
         policy, _ = actor.unroll(part.observation, part.memory[0], part.fresh)
         if config.normalise_advantages:
-            centred = advantage - mean(advantage, part.valid)
-            advantage = centred / (jnp.sqrt(variance(advantage, part.valid)) + 1e-8)
+            centred = advantage - mean(advantage, valid)
+            advantage = centred / (jnp.sqrt(variance(advantage, valid)) + 1e-8)
         log_ratio = policy.log_prob(part.action) - part.policy.log_prob(part.action)
         ratio = jnp.exp(log_ratio)
         if config.clip is None:
@@ -484,13 +616,16 @@ class Algorithm:
             clipped = jnp.clip(ratio, 1 - config.clip, 1 + config.clip)
             surrogate = jnp.minimum(ratio * advantage, clipped * advantage)
             outside = (clipped != ratio).astype(float)
-        entropy = mean(policy.entropy(), part.valid)
+        if part.weight is not None:
+            # M min(ρ A, clip(ρ, 1 − ε, 1 + ε) A)                           (Kuba et al., 2022)
+            surrogate = part.weight * surrogate
+        entropy = mean(policy.entropy(), valid)
         metrics = {
             "entropy": entropy,
-            "kl": mean(ratio - 1 - log_ratio, part.valid),
-            "clip_fraction": mean(outside, part.valid),
+            "kl": mean(ratio - 1 - log_ratio, valid),
+            "clip_fraction": mean(outside, valid),
         }
-        return -mean(surrogate, part.valid) - entropy_weight * entropy, metrics
+        return -mean(surrogate, valid) - entropy_weight * entropy, metrics
 
     def next_target(self, learner: Learner) -> AnyCritic:
         """The target critic after an update."""

@@ -20,7 +20,7 @@ class Trajectory(NamedTuple):
     """The step counts: false only for what pads whole episodes to the longest."""
     memory: Float[Array, "time env agent hidden"]
     """The actor's memory before each step."""
-    action: Int[Array, "time env agent"]
+    action: Int[Array, "time env agent"] | Float[Array, "time env agent dimension"]
     policy: Any
     """The policies `[time, env, agent, ...]` that the actions were drawn from: the actor's own."""
     reward: Float[Array, "time env agent"]
@@ -34,6 +34,7 @@ class Trajectory(NamedTuple):
     last_memory: Float[Array, "env agent hidden"]
 
 
+@runtime_checkable
 class LearnerState(Protocol):
     """All that learning changes: a pytree of arrays, of which the loop needs the actor."""
 

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from perla.algos.alive import Counted, counted
 from perla.algos.protocol import Trajectory
 from perla.envs.protocol import Observation, Spec
+from perla.errors import UserError
 from perla.types import Array, Bool, Float, Int, PRNGKeyArray
 
 
@@ -28,12 +30,22 @@ class Sequences(NamedTuple):
     """The actor's, before the first step."""
     fresh: Bool[Array, "time sequence"]
     valid: Bool[Array, "time sequence"]
-    action: Int[Array, "time sequence agent"]
+    action: Int[Array, "time sequence agent"] | Float[Array, "time sequence agent dimension"]
     reward: Float[Array, "time sequence value"]
     terminated: Bool[Array, "time sequence"]
     truncated: Bool[Array, "time sequence"]
     sources: Int[Array, "extra sequence"]
     """The steps that led to the places beyond the steps."""
+
+    @property
+    def now(self) -> Observation:
+        """`[time, sequence, ...]`, what the steps were chosen from."""
+        return jax.tree.map(lambda x: x[: len(self.fresh)], self.observation)
+
+    @property
+    def counted(self) -> Counted:
+        """The steps that are learnt from."""
+        return counted(self.valid, self.now)
 
     @property
     def next_place(self) -> Int[Array, "time sequence"]:
@@ -47,7 +59,15 @@ def sequences(
     trajectory: Trajectory, reward: Float[Array, "time env value"], spec: Spec, *, state: bool
 ) -> Sequences:
     """What `trajectory` leaves to be replayed, with `reward` in place of its own and with the
-    global state or without."""
+    global state or without.
+
+    Raises `UserError` where observations say who is alive and the spec does not, or the reverse.
+    """
+    if spec.mortal != (trajectory.observation.alive is not None):
+        raise UserError(
+            f"{spec.id}: mortal = {spec.mortal}, and its observations say otherwise; a mortal "
+            "world's have `alive`, any other's have none"
+        )
     time, env = trajectory.truncated.shape
     most = truncations(time, spec.limit)
 
@@ -68,7 +88,7 @@ def sequences(
         memory=trajectory.memory[:1],
         fresh=trajectory.fresh,
         valid=trajectory.valid,
-        action=trajectory.action.astype(smallest(spec.max_actions)),
+        action=trajectory.action.astype(float if spec.continuous else smallest(spec.max_actions)),
         reward=reward,
         terminated=trajectory.terminated,
         truncated=trajectory.truncated,
@@ -99,13 +119,18 @@ class Replay(NamedTuple):
             room(places, agents, spec.obs),
             room(places, spec.state if state else 0),
             room(places, agents, spec.max_actions, dtype=bool),
+            room(places, agents, dtype=bool) if spec.mortal else None,
         )
+        if spec.continuous:
+            action = room(length, agents, spec.max_actions)
+        else:
+            action = room(length, agents, dtype=smallest(spec.max_actions))
         ring = Sequences(
             observation=observation,
             memory=room(1, agents, memory),
             fresh=room(length, dtype=bool),
             valid=room(length, dtype=bool),
-            action=room(length, agents, dtype=smallest(spec.max_actions)),
+            action=action,
             reward=room(length, values),
             terminated=room(length, dtype=bool),
             truncated=room(length, dtype=bool),
@@ -117,6 +142,11 @@ class Replay(NamedTuple):
     def capacity(self) -> int:
         """Sequences that it has room for."""
         return len(self.ring.valid)
+
+    @property
+    def sees_state(self) -> bool:
+        """Whether it keeps the global state."""
+        return self.ring.observation.state.shape[-1] > 0
 
     def add(self, new: Sequences) -> Replay:
         """With `new` in the place of the oldest."""

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 
+from perla.algos.alive import outlived
 from perla.algos.descent import create_optimiser, descend, follow, residual
-from perla.algos.normalise import Running, mean
+from perla.algos.normalise import mean
+from perla.algos.offpolicy import Experience, bootstrapped, create_utilities, look
 from perla.algos.protocol import Trajectory
-from perla.algos.replay import Replay, Sequences, sequences
+from perla.algos.replay import Sequences
 from perla.algos.values import chosen
+from perla.config import tag
+from perla.distributions import IMPOSSIBLE
 from perla.envs.protocol import Observation, Spec
-from perla.methods.td import TD, Alone, Duplex, Monotonic, Sum, Weighted
+from perla.errors import UserError
+from perla.methods.td import (
+    TD,
+    Alone,
+    Duplex,
+    Incentives,
+    Monotonic,
+    Sum,
+    Transformed,
+    Weighted,
+)
 from perla.nets import mixers
-from perla.nets.actors import GreedyActor, Utilities, possible
-from perla.nets.body import Body
+from perla.nets.actors import GreedyActor, Utilities, Views, possible
+from perla.nets.messages import Messages
 from perla.nets.mixers import AnyMixer
 from perla.types import Array, Bool, Float, Int, Metrics, PRNGKeyArray
 
@@ -34,24 +49,23 @@ class Factored(eqx.Module):
     acts: bool = eqx.field(static=True)
     """Whether the memories that are replayed are those of its own utilities."""
 
-    def look(self, steps: Sequences) -> Float[Array, "place sequence agent action"]:
-        """Every agent's utilities at all places."""
-        time, obs, sources = len(steps.fresh), steps.observation.obs, steps.sources
+    def look(self, steps: Sequences, key: PRNGKeyArray | None) -> Views:
+        """The agents' views at all places, after messages that are noisy if there is a `key`; the
+        utilities of agents that no longer take part are zero."""
         memory = steps.memory[0] if self.acts else self.utilities.forget(steps.memory[0])
-        along, memories = self.utilities.unroll(obs[:time], steps.action, memory, steps.fresh)
-        before = memories[sources, jnp.arange(sources.shape[1])[None]]
-        beyond, _ = self.utilities(obs[time:], before, jnp.zeros(sources.shape, bool))
-        return jnp.concatenate([along, beyond])
+        views = self.utilities.hear(look(self.utilities, steps, memory), key)
+        alive = steps.observation.alive
+        if alive is None:
+            return views
+        return views._replace(values=jnp.where(alive[..., None], views.values, 0.0))
 
     def joint(
-        self,
-        utilities: Float[Array, "place sequence agent action"],
-        action: Int[Array, "place sequence agent"],
-        observation: Observation,
-    ) -> Float[Array, "place sequence value"]:
+        self, views: Views, action: Int[Array, "*batch agent"], observation: Observation
+    ) -> Float[Array, "*batch value"]:
         """The values of joint actions."""
-        best = possible(utilities, observation.avail).max(-1)
-        return self.mixer(chosen(utilities, action), best, action, observation.state)
+        values, hidden = views
+        best = possible(values, observation.avail).max(-1)
+        return self.mixer(chosen(values, action), best, action, observation.state, hidden)
 
 
 class Networks(eqx.Module):
@@ -73,11 +87,8 @@ class Learner(eqx.Module):
     networks: Networks
     target: Factored
     optimiser: optax.OptState
-    replay: Replay
-    rewards: Running
+    experience: Experience
     epsilon: Float[Array, ""]
-    steps: Int[Array, ""]
-    """Environment steps seen."""
     updates: Int[Array, ""]
     """Gradient steps made."""
 
@@ -87,16 +98,16 @@ class Learner(eqx.Module):
         return GreedyActor(self.networks.values.utilities, self.epsilon)
 
 
-def create_utilities(config: TD, spec: Spec, key: PRNGKeyArray) -> Utilities:
-    """Fresh utilities for a world."""
-    recalls = spec.max_actions if config.last_action else 0
-    body = Body.create(
-        key, agents=spec.agents, features=spec.obs + recalls, outputs=spec.max_actions,
-        core=config.actor, hidden=config.hidden, layers=config.layers,
-        gain=1.0, init=config.init, norm=config.layer_norm,
-        ids=config.agent_ids, separate=config.sharing == "separate",
+def create_messages(config: TD, spec: Spec, key: PRNGKeyArray) -> Messages | None:
+    """What agents tell each other at first, if they do."""
+    talk = config.communication
+    if talk is None:
+        return None
+    return Messages.create(
+        key, agents=spec.agents, known=config.hidden, actions=spec.max_actions,
+        latent=talk.latent, attention=talk.attention, hidden=talk.message_hidden,
+        floor=talk.latent_floor, prune=talk.prune, init=config.init,
     )  # fmt: skip
-    return Utilities(body, recalls)
 
 
 def create_mixer(config: TD, spec: Spec, key: PRNGKeyArray) -> AnyMixer:
@@ -116,13 +127,19 @@ def create_mixer(config: TD, spec: Spec, key: PRNGKeyArray) -> AnyMixer:
                 key, agents=spec.agents, state=spec.state, actions=spec.max_actions,
                 kernels=kernels, layers=layers, hidden=hidden, init=config.init,
             )  # fmt: skip
+        case Transformed(joint_hidden=hidden):
+            return mixers.Transformed.create(
+                key, known=config.hidden, actions=spec.max_actions, state=spec.state,
+                hidden=hidden, init=config.init,
+            )  # fmt: skip
 
 
 def create_networks(config: TD, spec: Spec, key: PRNGKeyArray) -> Networks:
     """Fresh utilities and mixer, and a central value where the weighting needs one."""
-    key_utilities, key_mixer, key_central, key_full = jax.random.split(key, 4)
+    key_utilities, key_mixer, key_central, key_full, key_messages = jax.random.split(key, 5)
+    messages = create_messages(config, spec, key_messages)
     values = Factored(
-        create_utilities(config, spec, key_utilities),
+        create_utilities(config, spec, key_utilities, messages=messages),
         create_mixer(config, spec, key_mixer),
         acts=True,
     )
@@ -131,7 +148,8 @@ def create_networks(config: TD, spec: Spec, key: PRNGKeyArray) -> Networks:
     full = mixers.Central.create(
         key_full, agents=spec.agents, state=spec.state, hidden=CENTRAL_WIDTH, init=config.init
     )
-    return Networks(values, Factored(create_utilities(config, spec, key_central), full, acts=False))
+    utilities = create_utilities(config, spec, key_central)
+    return Networks(values, Factored(utilities, full, acts=False))
 
 
 class Algorithm:
@@ -142,6 +160,13 @@ class Algorithm:
     """
 
     def __init__(self, config: TD, spec: Spec) -> None:
+        if spec.continuous:
+            raise UserError(
+                f"mixer {tag(config.mixer)!r}: takes the best of an agent's actions, and those of "
+                f"{spec.id} are continuous; use maddpg, mappo or perla-mappo"
+            )
+        if config.communication is not None and spec.agents == 1:
+            raise UserError(f"{spec.id}: has one agent, and messages need two or more")
         self.config, self.spec = config, spec
         self.alone = isinstance(config.mixer, Alone)
         blind = isinstance(config.mixer, Alone | Sum) and not isinstance(config.weighting, Weighted)
@@ -155,17 +180,14 @@ class Algorithm:
             networks=networks,
             target=networks.bootstrap,
             optimiser=self.optimiser.init(networks),
-            replay=Replay.create(
+            experience=Experience.create(
+                self.config,
                 self.spec,
-                self.config.buffer,
-                self.config.length(self.spec.limit),
                 memory=networks.values.utilities.memory,
                 values=self.spec.agents if self.alone else 1,
                 state=self.sees_state,
             ),
-            rewards=Running.create(),
             epsilon=self.epsilon(jnp.int32(0)),
-            steps=jnp.int32(0),
             updates=jnp.int32(0),
         )
 
@@ -178,30 +200,24 @@ class Algorithm:
     ) -> tuple[Learner, Metrics]:
         """Remember the trajectory, then learn from what is replayed."""
         learner = self.remember(learner, trajectory)
-        keys = jax.random.split(key, self.config.updates)
-        learner, metrics = jax.lax.scan(self.improve, learner, keys)
+        keys = jax.random.split(key, (2, self.config.updates))
+        learner, metrics = jax.lax.scan(self.improve, learner, (keys[0], keys[1]))
         return learner, jax.tree.map(jnp.mean, metrics) | {"epsilon": learner.epsilon}
 
     def remember(self, learner: Learner, trajectory: Trajectory) -> Learner:
         """The trajectory takes the place of the oldest; exploration moves on."""
-        rewards = self.earned(trajectory.reward)
-        new = sequences(trajectory, rewards, self.spec, state=self.sees_state)
-        steps = learner.steps + trajectory.valid.sum()
-        return replace(
-            learner,
-            replay=learner.replay.add(new),
-            rewards=learner.rewards.update(rewards, trajectory.valid),
-            epsilon=self.epsilon(steps),
-            steps=steps,
-        )
+        earned = self.earned(trajectory.reward)
+        experience = learner.experience.add(trajectory, earned, self.spec)
+        return replace(learner, experience=experience, epsilon=self.epsilon(experience.steps))
 
-    def improve(self, learner: Learner, key: PRNGKeyArray) -> tuple[Learner, Metrics]:
+    def improve(
+        self, learner: Learner, keys: tuple[PRNGKeyArray, PRNGKeyArray]
+    ) -> tuple[Learner, Metrics]:
         """One gradient step on sequences drawn from the replay."""
-        batch = learner.replay.sample(key, self.config.batch)
-        if self.config.normalise_rewards:
-            batch = batch._replace(reward=learner.rewards.standardise(batch.reward))
+        key_replay, key_loss = keys
+        batch = learner.experience.sample(self.config, key_replay)
         gradient, metrics = jax.grad(self.loss, has_aux=True)(
-            learner.networks, learner.target, batch
+            learner.networks, learner.target, batch, key_loss
         )
         networks, optimiser = descend(self.optimiser, gradient, learner.optimiser, learner.networks)
         updates = learner.updates + 1
@@ -212,54 +228,68 @@ class Algorithm:
         return learner, metrics | {"grad_norm": optax.tree.norm(gradient)}
 
     def loss(
-        self, networks: Networks, target: Factored, batch: Sequences
+        self, networks: Networks, target: Factored, batch: Sequences, key: PRNGKeyArray
     ) -> tuple[Float[Array, ""], Metrics]:
-        """The weighted errors of Q_tot, and those of the central Q̂ if there is one."""
+        """The weighted errors of the joint value, and what else is asked of the networks: of a
+        central Q̂, of a sum that is held to the joint value, of messages."""
         config, values, central = self.config, networks.values, networks.central
-        utilities = values.look(batch)
-        y, greedy, best = self.targets(utilities, target, batch)
+        key_now, key_target = jax.random.split(key)
+        views = values.look(batch, key_now)
+        greedy = possible(views.values, batch.observation.avail).argmax(-1)
+        y, best = self.targets(greedy, target, batch, key_target)
 
-        time = len(y)
-        now = jax.tree.map(lambda x: x[:time], batch.observation)
-        predicted = values.joint(utilities[:time], batch.action, now)
+        def steps(places: Any) -> Any:
+            return jax.tree.map(lambda x: x[: len(y)], places)
+
+        def average(error: Float[Array, "time sequence value"]) -> Float[Array, ""]:
+            return mean(
+                error, batch.counted if error.shape[-1] == self.spec.agents else batch.valid
+            )
+
+        views, greedy, best = steps((views, greedy, best))
+        now, action = batch.now, batch.action
+        predicted = values.joint(views, action, now)
         error = predicted - y
         weight = jnp.ones_like(error)
         if isinstance(config.weighting, Weighted):
-            is_greedy = (batch.action == greedy[:time]).all(-1, keepdims=True)
-            weight = weights(config.weighting, error, is_greedy, y, best[:time])
-        loss = mean(weight * residual(config.loss, error), batch.valid)
-        metrics = {
-            "td_error": jnp.sqrt(mean(error**2, batch.valid)),
-            "value": mean(predicted, batch.valid),
-            "loss": loss,
-        }
-        if central is None:
-            return loss, metrics
-        full = central.joint(central.look(batch)[:time], batch.action, now)
-        central_loss = mean(residual(config.loss, full - y), batch.valid)
-        metrics |= {"central_loss": central_loss, "weight": mean(weight, batch.valid)}
-        return loss + central_loss, metrics
+            is_greedy = (action == greedy).all(-1, keepdims=True)
+            weight = weights(config.weighting, error, is_greedy, y, best)
+        metrics = {"td_error": jnp.sqrt(average(error**2)), "value": average(predicted)}
+        terms = {"loss": average(weight * residual(config.loss, error))}
+        if central is not None:
+            full = central.joint(steps(central.look(batch, None)), action, now)
+            terms["central_loss"] = average(residual(config.loss, full - y))
+            metrics["weight"] = average(weight)
+        match config.mixer, values.mixer:
+            case Transformed(opt=opt, nopt=nopt) as kind, mixers.Transformed() as mixer:
+                at_best, elsewhere = gaps(kind, mixer, views, action, greedy, now)
+                terms["opt_loss"] = opt * average(residual(config.loss, at_best))
+                terms["nopt_loss"] = nopt * average(residual(config.loss, elsewhere))
+        match config.communication, values.utilities.messages:
+            case Incentives(latent_coef=latent, attention_coef=attention), Messages() as messages:
+                divergence = messages.divergence(views.hidden, greedy)
+                entropy = messages.entropy(views.hidden, key_now)
+                terms["latent_loss"] = latent * average(divergence)
+                terms["attention_loss"] = attention * average(entropy)
+        return sum(terms.values(), jnp.float32(0.0)), metrics | terms
 
     def targets(
         self,
-        utilities: Float[Array, "place sequence agent action"],
+        greedy: Int[Array, "place sequence agent"],
         target: Factored,
         batch: Sequences,
-    ) -> tuple[
-        Float[Array, "time sequence value"],
-        Int[Array, "place sequence agent"],
-        Float[Array, "place sequence value"],
-    ]:
-        """y of every step; and of every place ā, the agents' own best actions by `utilities` or
-        by the target's, and its value Q⁻(s, ā)."""
-        theirs = target.look(batch)
-        choosing = utilities if self.config.double_q else theirs
-        greedy = possible(choosing, batch.observation.avail).argmax(-1)
-        best = jax.lax.stop_gradient(target.joint(theirs, greedy, batch.observation))
-        # y = r + γ (1 − d) Q⁻(s′, ā′)
-        following = jnp.take_along_axis(best, batch.next_place[..., None], 0)
-        following = jnp.where(batch.terminated[..., None], 0.0, following)
-        return batch.reward + self.config.gamma * following, greedy, best
+        key: PRNGKeyArray,
+    ) -> tuple[Float[Array, "time sequence value"], Float[Array, "place sequence value"]]:
+        """y of every step; and of every place the value Q⁻(s, ā) of `greedy`, which are the agents'
+        best actions by the networks that learn, or of those by the target's own utilities."""
+        views = target.look(batch, key)
+        if not self.config.double_q:
+            greedy = possible(views.values, batch.observation.avail).argmax(-1)
+        best = jax.lax.stop_gradient(target.joint(views, greedy, batch.observation))
+        if self.alone:
+            common = self.spec.reward == "common"
+            best = outlived(best, batch.observation, common=common)
+        return bootstrapped(batch, best, self.config.gamma), best
 
     def earned(self, reward: Float[Array, "*batch agent"]) -> Float[Array, "*batch value"]:
         """What each value predicts: an agent's own rewards, or their mean where Q_tot is one."""
@@ -287,3 +317,24 @@ def weights(
         case "central":  # a = ā, or y > Q̂⁻(s, ā)
             full = is_greedy | (target > best)
     return jnp.where(full, 1.0, kind.alpha)
+
+
+def gaps(
+    kind: Transformed,
+    mixer: mixers.Transformed,
+    views: Views,
+    action: Int[Array, "*batch agent"],
+    greedy: Int[Array, "*batch agent"],
+    observation: Observation,
+) -> tuple[Float[Array, "*batch 1"], Float[Array, "*batch value"]]:
+    """By how much a sum D(s, a) = Σᵢ Qᵢ + V(s) − Q(s, a) is off where it should be zero: at ā, and
+    by the condition that holds it elsewhere (Son et al., 2019, Theorem 1 and QTRAN-alt)."""
+    values, hidden = views
+    at_best = mixer.gap(chosen(values, greedy), greedy, observation.state, hidden)
+    match kind.condition:
+        case "base":  # D(s, a) ≥ 0
+            gap = mixer.gap(chosen(values, action), action, observation.state, hidden)
+            return at_best, jnp.minimum(gap, 0.0)
+        case "alt":  # minₐ′ D(s, a′ᵢ, a₋ᵢ) = 0 for every i
+            every = mixer.gaps(values, chosen(values, action), action, observation.state, hidden)
+            return at_best, jnp.where(observation.avail, every, -IMPOSSIBLE).min(-1)

@@ -8,15 +8,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from perla.algos.alive import Counted
 from perla.algos.normalise import mean
 from perla.algos.values import Estimate, Moment, estimate, resolved, taken, worth
-from perla.distributions import Categorical
+from perla.distributions import Policy
 from perla.flops import work
 from perla.marginal import draw, joint_actions
 from perla.methods.estimators import LADDER, Analytic, Exact, Sampled, ladder
 from perla.methods.values import Embedded
 from perla.nets.critics import AnyCritic
-from perla.types import Array, Bool, Float, Int, Metrics, PRNGKeyArray
+from perla.types import Actions, Array, Float, Int, Metrics, PRNGKeyArray
 
 AFFORDABLE = 256
 """Joint actions of the others up to which the exact average is taken beside the estimate."""
@@ -42,15 +43,15 @@ def look(
     value: Embedded,
     critic: AnyCritic,
     context: Float[Array, "*batch agent width"],
-    policy: Categorical,
-    action: Int[Array, "*batch agent"],
+    policy: Policy,
+    action: Actions,
     estimated: Estimate,
     key: PRNGKeyArray,
     moment: Moment,
 ) -> Look:
     """Look at the critic of which `estimated` is the estimate at these states."""
     key_draws, key_again = jax.random.split(key)
-    affordable = joint_actions(Exact(), policy) <= AFFORDABLE
+    affordable = policy.choices is not None and joint_actions(Exact(), policy) <= AFFORDABLE
     at = partial(taken, value, action=action)
 
     draws = draw(Exact() if affordable else OTHERS, policy, key_draws)
@@ -79,21 +80,20 @@ def look(
 
 
 def gradient_variance(
-    policy: Categorical,
-    action: Int[Array, "*batch agent"],
+    policy: Policy,
+    action: Actions,
     advantage: Float[Array, "*batch agent"],
-    valid: Bool[Array, "*batch"],
+    valid: Counted,
 ) -> Float[Array, ""]:
-    """E ‖g − E g‖² of g = Aᵢ ∇ log πᵢ(aᵢ), with respect to a policy's logits   (paper, Eq. 3, 4)"""
-    # ∇ log π(a) = 1[a] − π
-    score = jax.nn.one_hot(action, policy.log_probs.shape[-1]) - policy.probs
-    gradient = advantage[..., None] * score
+    """E ‖g − E g‖² of g = Aᵢ ∇ log πᵢ(aᵢ), with respect to what a policy has for parameters: its
+    logits, or its means and logarithmic deviations                            (paper, Eq. 3, 4)"""
+    gradient = advantage[..., None] * policy.score(action)
     parts = jnp.moveaxis(gradient, -1, 0)
     average = jnp.stack([mean(part, valid) for part in parts])
     return mean((gradient**2).sum(-1), valid) - (average**2).sum()
 
 
-def size(value: Embedded, policy: Categorical, moment: Moment) -> Array:
+def size(value: Embedded, policy: Policy, moment: Moment) -> Array:
     """The joint actions at which the critic is evaluated at each state; none in closed form."""
     estimator = resolved(value, policy)
     if isinstance(estimator, Analytic):
@@ -116,7 +116,7 @@ def cost(
     value: Embedded,
     critic: AnyCritic,
     context: Float[Array, "*batch agent width"],
-    policy: Categorical,
+    policy: Policy,
     moment: Moment,
 ) -> Array:
     """Floating-point operations of the average at one state for all agents."""
@@ -133,7 +133,7 @@ def cost(
     return jnp.asarray(costs, jnp.float32)[moment.rung]
 
 
-def report(found: Look, valid: Bool[Array, "*batch"], unit: float | Array) -> Metrics:
+def report(found: Look, valid: Counted, unit: float | Array) -> Metrics:
     """`found` in the rewards' units, of which one of the critic's is `unit`."""
     spread = mean(found.spread, valid)
     metrics = {"spread": unit * jnp.sqrt(spread)}

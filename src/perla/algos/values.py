@@ -1,8 +1,8 @@
 """What a critic's view is worth: the values of `perla.methods.values`, computed.
 
-Every value answers two questions about a state: what is it worth (`estimate`, for bootstrapping
-and as a baseline), and what does the critic predict for the transition that was made
-(`prediction`, which is regressed on the target).
+Every value answers three questions about a state: what is it worth (`estimate`, the baseline),
+what does the critic predict for the transition that was made (`prediction`, which is regressed on
+the target), and from what do returns bootstrap that lead there (`bootstrap`).
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from perla.distributions import Categorical
+from perla.distributions import Categorical, Policy
 from perla.marginal import combine, draw, expectation
 from perla.methods.aggregators import Mean
 from perla.methods.estimators import Analytic, Exact, Sampled, ladder, resolve
-from perla.methods.values import Embedded, Value
+from perla.methods.values import Counterfactual, Embedded, Value
 from perla.methods.values import Multilinear as MultilinearSettings
 from perla.nets.critics import AnyCritic, Critic, Multilinear
-from perla.types import Array, Float, Int, PRNGKeyArray
+from perla.types import Actions, Array, Float, Int, PRNGKeyArray
 
 
 class Moment(NamedTuple):
@@ -40,9 +40,9 @@ class Estimate(NamedTuple):
     """A critic's answer at each state, in the critic's own (normalised) units."""
 
     value: Float[Array, "*batch agent"]
-    """The worth of the state: V(·), or V̂ marginalised over a₋ᵢ."""
+    """The worth of the state: V(·), or V̂ marginalised over a₋ᵢ, or at the a₋ᵢ that were taken."""
     action_values: Float[Array, "*batch agent out"]
-    """Q̂ᵢ(s, ·) of the agent's own actions; for the state-value forms `value` once more."""
+    """Q̂ᵢ(s, ·) of the agent's own actions; for state values `value` once more."""
 
 
 def outputs(value: Value, actions: int) -> int:
@@ -51,19 +51,27 @@ def outputs(value: Value, actions: int) -> int:
 
 
 def advantage_is_critics(value: Value) -> bool:
-    """Whether the advantage is read off the critic (action-value form) or off the returns."""
-    return isinstance(value, Embedded) and value.form == "action-value"
+    """Whether the advantage is read off the critic (of action values) or off the returns."""
+    if isinstance(value, Embedded):
+        return value.form == "action-value"
+    return isinstance(value, Counterfactual)
 
 
 def estimate(
     value: Value,
     critic: AnyCritic,
     context: Float[Array, "*batch agent width"],
-    policy: Categorical,
+    policy: Policy,
     key: PRNGKeyArray,
     moment: Moment = BEGINNING,
+    action: Actions | None = None,
 ) -> Estimate:
-    """The worth of each state under `policy`."""
+    """The worth of each state under `policy`, where for a counterfactual value the others do their
+    part of `action`."""
+    if isinstance(value, Counterfactual):
+        assert action is not None, "counterfactual: to what was done"
+        policy = jax.lax.stop_gradient(policy)
+        return worth(value, policy, critic.joint(context, action))
     if not isinstance(value, Embedded):
         assert isinstance(critic, Critic)
         v = critic.alone(context)
@@ -87,15 +95,17 @@ def estimate(
     return worth(value, policy, q)
 
 
-def resolved(value: Embedded, policy: Categorical) -> Sampled | Exact | Analytic:
+def resolved(value: Embedded, policy: Policy) -> Sampled | Exact | Analytic:
     """The estimator that is really used for the agents of `policy`."""
     closed_form = isinstance(value.interaction, MultilinearSettings)
-    return resolve(value.estimator, *policy.log_probs.shape[-2:], closed_form=closed_form)
+    agents = policy.batch[-1]
+    return resolve(value.estimator, agents, policy.choices, closed_form=closed_form)
 
 
-def worth(value: Value, policy: Categorical, q: Float[Array, "*batch agent out"]) -> Estimate:
+def worth(value: Value, policy: Policy, q: Float[Array, "*batch agent out"]) -> Estimate:
     """What a critic's outputs say of the state."""
     if advantage_is_critics(value):
+        assert isinstance(policy, Categorical), "an output for each of an agent's actions"
         # V̂ᵢ(s) = Σₐ πᵢ(a) Q̂ᵢ(s, a)
         return Estimate((policy.probs * q).sum(-1), q)
     return Estimate(q[..., 0], q)
@@ -105,7 +115,7 @@ def prediction(
     value: Value,
     critic: AnyCritic,
     context: Float[Array, "*batch agent width"],
-    action: Int[Array, "*batch agent"],
+    action: Actions,
     estimated: Estimate,
 ) -> Float[Array, "*batch agent"]:
     """What the critic, of which `estimated` is the estimate, says of the transition that `action`
@@ -116,8 +126,16 @@ def prediction(
     return taken(value, q, action)
 
 
+def bootstrap(value: Value, estimated: Estimate, action: Actions) -> Float[Array, "*batch agent"]:
+    """What returns that lead to the state go on with: its worth, or, counterfactually, the critic's
+    Q(s, a) of the joint `action` taken there (Foerster et al., 2018)."""
+    if isinstance(value, Counterfactual):
+        return chosen(estimated.action_values, action)
+    return estimated.value
+
+
 def taken(
-    value: Value, q: Float[Array, "*batch agent out"], action: Int[Array, "*batch agent"]
+    value: Value, q: Float[Array, "*batch agent out"], action: Actions
 ) -> Float[Array, "*batch agent"]:
     """The output that the agents' own actions select."""
     return chosen(q, action) if advantage_is_critics(value) else q[..., 0]

@@ -274,6 +274,38 @@ def against(
 
 
 @style()
+def heat(
+    rows: Sequence[str],
+    panels: Mapping[str, tuple[Sequence[str], Sequence[Sequence[float]]]],
+    *,
+    label: str,
+) -> Figure:
+    """Tables side by side, their numbers as colours too: for each title its columns' names and a
+    number for each of `rows` and each of them. One scale for all, which `label` names."""
+    widest = max(len(columns) for columns, _ in panels.values())
+    size = {"width": max(6.4, 2.4 + 0.62 * widest * len(panels)), "height": 1.8 + 0.28 * len(rows)}
+    figure, axes_of = _panels(len(panels), "", share=True, **size)
+    values = np.concatenate([np.ravel(table) for _, table in panels.values()])
+    low, high = float(values.min()), max(float(values.max()), float(values.min()) + 1.0)
+    for axes, (title, (columns, table)) in zip(axes_of, panels.items(), strict=True):
+        drawn = axes.imshow(table, cmap="cividis", vmin=low, vmax=high, aspect="auto")
+        for (row, column), value in np.ndenumerate(np.array(table)):
+            dark = value < (low + high) / 2
+            text = f"{value + 0.0:.1f}".removesuffix(".0")
+            axes.text(
+                column, row, text, ha="center", va="center", size=8,
+                color="white" if dark else INK,
+            )  # fmt: skip
+        axes.set_xticks(range(len(columns)), columns)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.tick_params(length=0)
+        axes.grid(visible=False)
+        axes.set_title(title)
+    figure.colorbar(drawn, ax=axes_of, location="bottom", label=label, shrink=0.5, aspect=40)
+    return figure
+
+
+@style()
 def agreement(
     x: npt.ArrayLike, y: Sequence[Score], *, xlabel: str, ylabel: str, label: str
 ) -> Figure:

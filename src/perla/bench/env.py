@@ -12,15 +12,17 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from perla.envs.foraging import Foraging
-from perla.envs.protocol import Env
-from perla.envs.registry import make
+from perla.envs.pool import Pool, cores, draw, first, pace
+from perla.envs.protocol import Env, HostEnv
+from perla.envs.registry import factory, make
 from perla.envs.wrappers import AutoReset
 
 MAP = "lbf:Foraging-8x8-2p-2f-coop-v2"
@@ -28,6 +30,9 @@ MAP = "lbf:Foraging-8x8-2p-2f-coop-v2"
 
 _SCAN = 200
 """Steps of every copy per compiled call."""
+
+_HOST_STEPS = 20
+"""Steps of every copy of a host world between two looks at the clock."""
 
 Run = Callable[[], int]
 """Steps on from where the last call ended; returns the number of steps made."""
@@ -45,9 +50,12 @@ def measure(
     `seconds` is spent on each contender in each round, after compiling. Jumanji's world takes part
     where it is installed and can play the map, with its own auto-reset, `VmapAutoResetWrapper`.
     Its rules differ a little (no following, no swapping; other spawning), and it also computes
-    action masks.
+    action masks. Worlds of the host are measured otherwise: see `_measure_host`.
     """
     env = make(env_id)
+    if isinstance(env, HostEnv):
+        with closing(env):
+            return _measure_host(env_id, env, seconds, rounds)
     builders: dict[str, Callable[[int], Run]] = {"perla": lambda n: _ours(env, n)}
     if isinstance(env, Foraging) and not env.grid:
         # jumanji refuses maps that are too small for it by an assertion
@@ -77,6 +85,56 @@ def measure(
             "of jumanji's best": medians[name, n] / rival,
         }
         for (name, n), rates in speeds.items()
+    ]
+
+
+def _measure_host(
+    env_id: str, env: HostEnv, seconds: float, rounds: int, copies: int = 16
+) -> list[dict[str, Any]]:
+    """Rows for one copy stepped in this process, and for the pool of so many in as many processes
+    as there are cores; and what the pool makes of its processes: its speed as a share of the bare
+    one's times their number. Actions are uniform."""
+    spec, random = env.spec, np.random.default_rng(0)
+    workers = cores()
+
+    def bare() -> int:
+        pace(env, _HOST_STEPS * copies)
+        return _HOST_STEPS * copies
+
+    alive = first(env).alive is not None
+    halves = {"half 1": copies // 2, "half 2": copies // 2}
+    pool = Pool(factory(env_id), spec, halves, alive=alive, workers=workers)
+    with closing(pool):
+        for group in range(2):
+            pool.reset(group, 0)
+        for group in range(2):
+            pool.receive(group)
+            pool.step(group, draw(spec, random, copies // 2))
+
+        def pooled() -> int:
+            for _ in range(_HOST_STEPS):
+                for group in range(2):
+                    pool.receive(group)
+                    pool.step(group, draw(spec, random, copies // 2))
+            return _HOST_STEPS * copies
+
+        contenders = {"bare": bare, "pool": pooled}
+        speeds: dict[str, list[float]] = {name: [] for name in contenders}
+        for _ in range(rounds):
+            for name, run in contenders.items():
+                speeds[name].append(_speed(run, seconds))
+    medians = {name: statistics.median(rates) for name, rates in speeds.items()}
+    return [
+        {
+            "world": f"{env_id}, {name}",
+            "copies": count,
+            "processes": processes,
+            "steps/s": medians[name],
+            "slowest": min(speeds[name]),
+            "fastest": max(speeds[name]),
+            "of bare × processes": medians[name] / (medians["bare"] * processes),
+        }
+        for name, count, processes in (("bare", 1, 1), ("pool", copies, len(pool.workers)))
     ]
 
 
@@ -116,11 +174,16 @@ def _runner(state: Any, copies: int, step: Callable[[Any, Any], tuple[Any, Any]]
 
 def _ours(env: Env, copies: int) -> Run:
     world = AutoReset(env, copies)
-    high = jnp.asarray(env.spec.actions)[None, :]
+    spec, high = env.spec, jnp.asarray(env.spec.actions)[None, :]
+
+    def anything(key):
+        if spec.continuous:
+            return jax.random.uniform(key, (copies, spec.agents, spec.max_actions), minval=-1.0)
+        return jax.random.randint(key, (copies, spec.agents), 0, high)
 
     def step(state, key):
         key_action, key_step = jax.random.split(key)
-        action = jax.random.randint(key_action, (copies, env.spec.agents), 0, high)
+        action = anything(key_action)
         state, timestep = world.step(key_step, state, action)
         return state, timestep
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from perla.envs.protocol import HostEnv
 from perla.envs.registry import make
 from perla.flops import matrix_rate
 from perla.loops.anakin import Trainer
@@ -69,7 +70,9 @@ class _Contender:
         self.case = case
         networks = {"mlp": DENSE, "gru": RECURRENT}
         config = make_config(case.algo, case.preset, **networks[case.actor])
-        self.trainer = Trainer(make(env_id), config, seeds=tuple(range(case.seeds)), steps=steps)
+        env = make(env_id)
+        assert not isinstance(env, HostEnv), "how fast worlds of the host train, they decide"
+        self.trainer = Trainer(env, config, seeds=tuple(range(case.seeds)), steps=steps)
         self.steps = steps
         self.speeds: list[float] = []
         start = time.perf_counter()

@@ -19,6 +19,7 @@ def bench_command(argv: Sequence[str]) -> int:
     """Measure."""
     parser = Parser("bench", "Measure speed and print a table.")
     parser.add_argument("what", metavar="|".join(BENCHES), nargs="?", default="train")
+    parser.add_argument("--env", metavar="ENV", help="`perla bench env`: the world to measure")
     parser.add_argument(
         "--out",
         metavar="FILE",
@@ -27,6 +28,8 @@ def bench_command(argv: Sequence[str]) -> int:
     arguments = parser.parse(argv)
     if arguments.what not in BENCHES:
         raise nearest(arguments.what, BENCHES, what="benchmark")
+    if arguments.env is not None and arguments.what != "env":
+        raise UserError(f"--env {arguments.env}: for `perla bench env`, not {arguments.what}")
     out = Path(arguments.out) if arguments.out else None
     if out is not None and not out.parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}")
@@ -38,7 +41,8 @@ def bench_command(argv: Sequence[str]) -> int:
 
     backend.prepare()
     bench = importlib.import_module(f"perla.bench.{arguments.what}")
-    rows = bench.measure()
+    chosen = {} if arguments.env is None else {"env_id": arguments.env}
+    rows = bench.measure(**chosen)
     words = [name for name, value in rows[0].items() if isinstance(value, str)]
     cells = [{name: _cell(value) for name, value in row.items()} for row in rows]
     say(table(f"perla bench {arguments.what}", cells, left=words))

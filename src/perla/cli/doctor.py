@@ -15,7 +15,10 @@ from perla.cli.parser import Parser
 
 OPTIONAL = {
     "lbforaging": "the original foraging, for `make test-all`",
-    "jumanji": "its foraging, for `perla bench env`",
+    "gymnasium-robotics": "worlds of multi-agent MuJoCo; `pip install 'perla[mujoco]'`",
+    "jaxmarl": "the worlds jaxmarl:…",
+    "pettingzoo": "perla's worlds for other libraries, `perla.envs.export`",
+    "jumanji": "the worlds jumanji:…, and its foraging for `perla bench env`",
 }
 """Packages that only some commands need, and what for."""
 

@@ -25,7 +25,7 @@ def list_command(argv: Sequence[str]) -> int:
 
 
 def _envs() -> Iterator[tuple[str, str]]:
-    from perla.envs import matrix
+    from perla.envs import jaxmarl, jumanji, matrix, mujoco
     from perla.envs.foraging import PAPER_MAPS
 
     for name in PAPER_MAPS:
@@ -36,6 +36,14 @@ def _envs() -> Iterator[tuple[str, str]]:
     )
     for name, about in matrix.EXAMPLES.items():
         yield f"matrix:{name}", about
+    for family, extra, examples in (
+        ("mamujoco", "mujoco", mujoco.EXAMPLES),
+        ("jaxmarl", "jaxmarl", jaxmarl.EXAMPLES),
+        ("jumanji", "jumanji", jumanji.EXAMPLES),
+    ):
+        for name, about in examples.items():
+            yield f"{family}:{name}", f"{about} (pip install 'perla[{extra}]')"
+    yield "package.module:function", "your own: docs/your-own-environment.md"
 
 
 def _algos() -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from perla.cli.parser import Parser, convert
@@ -38,8 +39,6 @@ def evaluate_command(argv: Sequence[str]) -> int:
     episodes = convert(arguments.episodes, Count, name="--episodes")
     seed = _seed(arguments.seed)
 
-    from functools import partial
-
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -47,26 +46,25 @@ def evaluate_command(argv: Sequence[str]) -> int:
     from rich.table import Table
 
     from perla.analysis.stats import iqm
-    from perla.loops.evaluate import evaluate
     from perla.runs import execute
 
-    run, env, trainer, exported = execute.load(Path(arguments.dir))
+    run, _, trainer, exported = execute.load(Path(arguments.dir))
     how = "sampled" if arguments.sample else "greedy"
     which = "last" if arguments.last else "best"
     table = Table(title=f"{run.algo} on {run.env}: {episodes} {how} episodes, {which} parameters")
     for name in ("seed", "return", "± std. error", "lowest", "highest", "length"):
         table.add_column(name, justify="right")
-    play = jax.jit(partial(evaluate, env))
     greedy = jnp.full(episodes, not arguments.sample)
     means = []
-    for one in run.seeds if seed is None else (seed,):
-        actor = execute.policy(run, trainer, exported, one, best=not arguments.last)
-        played = play(actor, jax.random.key(one), greedy)
-        returns, lengths = np.asarray(played.returns, float), np.asarray(played.lengths, float)
-        means.append(returns.mean())
-        error = returns.std(ddof=1) / np.sqrt(len(returns)) if len(returns) > 1 else np.nan
-        cells = (returns.mean(), error, returns.min(), returns.max())
-        table.add_row(str(one), *(f"{cell:.4f}" for cell in cells), f"{lengths.mean():.1f}")
+    with closing(trainer):
+        for one in run.seeds if seed is None else (seed,):
+            actor = execute.policy(run, trainer, exported, one, best=not arguments.last)
+            played = trainer.play(actor, jax.random.key(one), greedy)
+            returns, lengths = np.asarray(played.returns, float), np.asarray(played.lengths, float)
+            means.append(returns.mean())
+            error = returns.std(ddof=1) / np.sqrt(len(returns)) if len(returns) > 1 else np.nan
+            cells = (returns.mean(), error, returns.min(), returns.max())
+            table.add_row(str(one), *(f"{cell:.4f}" for cell in cells), f"{lengths.mean():.1f}")
     if len(means) > 1:
         table.add_section()
         table.add_row("IQM", f"{iqm(means):.4f}", style="bold")
@@ -95,7 +93,8 @@ def render_command(argv: Sequence[str]) -> int:
 
     run, env, trainer, exported = execute.load(Path(arguments.dir))
     actor = execute.policy(run, trainer, exported, seed, best=not arguments.last)
-    frames = replay.film(env, actor, seed=episode, greedy=not arguments.sample)
+    with closing(trainer):
+        frames = replay.film(env, actor, seed=episode, greedy=not arguments.sample)
     picture = replay.png(frames) if out.suffix.lower() == ".png" else replay.gif(frames)
     write_atomic(out, picture)
     print(f"{out}: {len(frames)} states")

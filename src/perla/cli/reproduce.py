@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ def reproduce_command(argv: Sequence[str]) -> int:
 
 def _reproduce(experiment: Experiment | Calculation, arguments: argparse.Namespace) -> int:
     from perla.suites import results
-    from perla.suites.experiment import Experiment
+    from perla.suites.experiment import Conduct, Experiment
 
     name, scale = arguments.experiment, arguments.scale
     out = Path(arguments.out or f"runs/reproduce-{scale}")
@@ -57,9 +58,14 @@ def _reproduce(experiment: Experiment | Calculation, arguments: argparse.Namespa
         suites.name_failures(failures)
         findings = results.judge(experiment, name, scale, outcome, out / name)
     else:
-        found = experiment.compute(scale, (lambda text: None) if arguments.quiet else say)
+        tell = (lambda text: None) if arguments.quiet else say
+        keep = partial(results.recall, out / name / "parts")
+        found = experiment.compute(scale, Conduct(tell, keep))
         findings = results.publish(experiment, name, scale, found, out / name)
-    say(table(name, findings.rows, left=("method", "claim", "found")))
+    words = ("method", "regime", "claim", "found")
+    say(table(name, findings.rows, left=words))
+    if findings.claims:
+        say(table("claims", findings.claims, left=words))
     say(f"{experiment.figure}. {experiment.claim}")
     say(f"{findings.verdict.status}: {findings.verdict.reason}")
     if not arguments.quiet:

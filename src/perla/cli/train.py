@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from perla.cli.parser import Parser, seeds
-from perla.config import Count, NonNegative, convert
+from perla.config import Count, NonNegative, Positive, convert
+from perla.envs.pool import STEP_SECONDS
 from perla.errors import UserError
 
 ALGO = "perla-ippo"
@@ -57,7 +58,9 @@ def _train(algo: str, config: Any, arguments: argparse.Namespace) -> int:
     from perla.runs import execute, sinks
 
     display = sinks.display(quiet=arguments.quiet)
-    execute.train(run, out, display=display, checkpoint_seconds=seconds)
+    execute.train(
+        run, out, display=display, checkpoint_seconds=seconds, step_seconds=_step_seconds(arguments)
+    )
     display.say(f"everything about this run: {out}")
     return 0
 
@@ -76,7 +79,9 @@ def resume_command(argv: Sequence[str]) -> int:
     out = Path(arguments.dir)
     display = sinks.display(quiet=arguments.quiet)
     finished = Folder.open(out).finished
-    execute.resume(out, display=display, checkpoint_seconds=seconds)
+    execute.resume(
+        out, display=display, checkpoint_seconds=seconds, step_seconds=_step_seconds(arguments)
+    )
     if not finished:
         display.say(f"everything about this run: {out}")
     return 0
@@ -108,6 +113,12 @@ def _add_conduct(parser: Parser) -> None:
         default=str(SECONDS),
         help=f"least time between two checkpoints [{SECONDS:g}]",
     )
+    parser.add_argument(
+        "--step-seconds",
+        metavar="X",
+        default=str(STEP_SECONDS),
+        help=f"worlds that are not JAX: a step that takes longer has hung [{STEP_SECONDS:g}]",
+    )
 
 
 def _help(algo: str | None, preset: str) -> str:
@@ -132,6 +143,8 @@ Train agents. Everything about the run ends up in a folder; Ctrl-C stops it and
   --eval-episodes N               episodes of an evaluation [32]
   --absolute-episodes N           episodes of the last evaluation, of the best parameters [320]
   --checkpoint-seconds X          least time between two checkpoints [{SECONDS:g}]
+  --step-seconds X                a world's step, where it is not JAX, that takes longer has hung
+                                  [{STEP_SECONDS:g}]
   --quiet                         say nothing but mistakes
 """
     if algo is None:
@@ -156,6 +169,10 @@ def option(text: str) -> tuple[str, bool | int | float | str]:
 
 def _seconds(arguments: argparse.Namespace) -> float:
     return float(convert(arguments.checkpoint_seconds, NonNegative, name="--checkpoint-seconds"))
+
+
+def _step_seconds(arguments: argparse.Namespace) -> float:
+    return float(convert(arguments.step_seconds, Positive, name="--step-seconds"))
 
 
 def free(parent: Path, name: str) -> Path:

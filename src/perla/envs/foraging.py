@@ -38,6 +38,8 @@ PAPER_MAPS = (
     "Foraging-20x20-10p-3f-v2",
 )
 """The ten maps of the paper's benchmark, and the large one of its study of scale."""
+EXAMPLES = PAPER_MAPS
+"""Names that are suggested where one is wrong."""
 
 NONE, NORTH, SOUTH, WEST, EAST, LOAD = range(6)
 """The actions of every agent; north is one row less, west one column less."""

@@ -12,8 +12,9 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -35,6 +36,10 @@ EXAMPLES = {
 MOST = 2**20
 """Payoffs of the largest table, and actions of all agents together in the largest game."""
 
+Data = Literal["uniform", "balanced"]
+"""How joint actions are drawn. `uniform`: all alike. `balanced`: every payoff that there is comes
+as often as any other, and so does, within a payoff, every joint action."""
+
 LARGEST = float(np.finfo(np.float32).max)
 """No payoff is larger."""
 
@@ -55,6 +60,11 @@ class Payoff(Protocol):
 
     def __call__(self, joint: Int[Array, "*batch agent"]) -> Float[Array, "*batch"]:
         """The payoffs of joint actions; of an action that an agent does not have, unspecified."""
+        ...
+
+    def balanced(self, key: PRNGKeyArray, size: int) -> Int[Array, "size agent"]:
+        """Joint actions: every payoff that there is comes as often as any other, and so does,
+        within a payoff, every joint action."""
         ...
 
 
@@ -88,6 +98,20 @@ class Overgeneralisation:
         first = joint == 0
         return jnp.where(first.all(-1), 8.0, jnp.where(first.any(-1), -12.0, 0.0))
 
+    def balanced(self, key: PRNGKeyArray, size: int) -> Int[Array, "size agent"]:
+        """Joint actions, a third of each payoff, all alike within it."""
+        key_level, key_first, key_who, key_other = jax.random.split(key, 4)
+        # So many of N agents play action 0: none, all, or some but not all, of which there are
+        # C(N, n) (A − 1)^(N − n) joint actions.
+        some = np.arange(1, self.agents)
+        ways = [math.comb(self.agents, n) * (self.each - 1) ** (self.agents - n) for n in some]
+        drawn = jax.random.categorical(key_first, jnp.log(jnp.array(ways, float)), shape=(size,))
+        level = jax.random.randint(key_level, (size,), 0, 3)
+        first = jnp.select([level == 0, level == 1], [0, self.agents], jnp.asarray(some)[drawn])
+        place = jax.random.uniform(key_who, (size, self.agents)).argsort(-1).argsort(-1)
+        other = jax.random.randint(key_other, (size, self.agents), 1, self.each)
+        return jnp.where(place < first[:, None], 0, other)
+
 
 @dataclass(frozen=True, eq=False)
 class Table:
@@ -111,6 +135,17 @@ class Table:
     def __call__(self, joint: Int[Array, "*batch agent"]) -> Float[Array, "*batch"]:
         """The payoffs of joint actions."""
         return jnp.asarray(self.values)[tuple(jnp.moveaxis(joint, -1, 0))]
+
+    def balanced(self, key: PRNGKeyArray, size: int) -> Int[Array, "size agent"]:
+        """Joint actions, as many of each payoff, all alike within it."""
+        levels, level, counts = np.unique(self.values, return_inverse=True, return_counts=True)
+        by_level = jnp.asarray(np.argsort(level.reshape(-1), kind="stable"))
+        before = jnp.asarray(np.cumsum(counts) - counts)
+        key_level, key_place = jax.random.split(key)
+        drawn = jax.random.randint(key_level, (size,), 0, len(levels))
+        place = jax.random.randint(key_place, (size,), 0, jnp.asarray(counts)[drawn])
+        which = by_level[before[drawn] + place]
+        return jnp.stack(jnp.unravel_index(which, self.values.shape), -1)
 
 
 class State(NamedTuple):
@@ -196,6 +231,14 @@ class MatrixGame:
         return Observation(
             obs=jnp.ones((spec.agents, 1)), state=jnp.ones(1), avail=jnp.asarray(avail)
         )
+
+    def draw(self, data: Data, key: PRNGKeyArray, size: int) -> Int[Array, "size agent"]:
+        """Joint actions, drawn as `data` says, whatever policies there are."""
+        if data == "balanced":
+            return self.payoff.balanced(key, size)
+        shape = size, len(self.payoff.actions)
+        most = jnp.broadcast_to(jnp.asarray(self.payoff.actions), shape)
+        return jax.random.randint(key, shape, 0, most)
 
     def table(self) -> Float[np.ndarray, "*joint"]:
         """The payoffs of all joint actions, an axis for each agent's.

@@ -2,17 +2,35 @@
 
 A pure-JAX world is an [`Env`][]: unbatched, stateless, jittable. Who wants many copies vmaps it;
 who wants episodes to follow each other wraps it in `perla.envs.wrappers.AutoReset`.
+
+Any other world is a [`HostEnv`][]: one copy, which keeps its own state, NumPy in and out. Its many
+copies are stepped in processes of their own, `perla.envs.pool.Pool`, which import no JAX: so
+nothing here does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    runtime_checkable,
+)
 
 import numpy as np
+from jaxtyping import Bool, Float
 
-from perla.types import Array, Bool, Float, Int, PRNGKeyArray
+if TYPE_CHECKING:
+    from perla.types import Actions, PRNGKeyArray
+
+    Array: TypeAlias = Any
+    """JAX's; NumPy's, where the world is the host's."""
 
 
 class Observation(NamedTuple):
@@ -23,7 +41,10 @@ class Observation(NamedTuple):
     state: Float[Array, "*batch state"]
     """The global state s, for critics that see it."""
     avail: Bool[Array, "*batch agent action"]
-    """Actions that may be chosen; every agent has at least one."""
+    """Discrete: actions that may be chosen; every agent has at least one. Continuous: dimensions
+    that an agent's action has."""
+    alive: Bool[Array, "*batch agent"] | None = None
+    """Agents that still take part: what the others do is not learnt from. None: all do, always."""
 
 
 class TimeStep(NamedTuple):
@@ -54,12 +75,16 @@ class Spec:
     state: int
     """Features of the global state."""
     actions: tuple[int, ...]
-    """Number of discrete actions of each agent."""
+    """Number of discrete actions of each agent, or dimensions of its continuous action."""
     limit: int | None
     """Steps after which an episode is truncated; None if it never is."""
     reward: Literal["common", "individual"]
     rules: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Everything that changes the dynamics or the reward; stamped into every result."""
+    continuous: bool = False
+    """Whether actions are vectors, each dimension in [-1, 1], and not one of several choices."""
+    mortal: bool = False
+    """Whether agents may cease to take part; observations then say who is `alive`."""
 
     @property
     def max_actions(self) -> int:
@@ -84,12 +109,43 @@ class Env(Protocol[State]):
         """Begin an episode."""
         ...
 
-    def step(
-        self, key: PRNGKeyArray, state: State, action: Int[Array, " agent"]
-    ) -> tuple[State, TimeStep]:
+    def step(self, key: PRNGKeyArray, state: State, action: Actions) -> tuple[State, TimeStep]:
         """Make one transition. After an episode's end the result is unspecified: reset."""
         ...
 
     def render(self, state: State) -> np.ndarray:
         """A picture of `state`: uint8 `[height, width, 3]`."""
+        ...
+
+
+@runtime_checkable
+class HostEnv(Protocol):
+    """A world that is not JAX: one copy, no auto-reset. All arrays are NumPy's.
+
+    Anything that it raises, and numbers that are not finite, cost the episode and not the run.
+    """
+
+    @property
+    def spec(self) -> Spec:
+        """The facts of this world. It is truncated at `spec.limit` steps and at no others."""
+        ...
+
+    def reset(self, seed: int) -> Observation:
+        """Begin an episode, all of whose chance follows from `seed` (0 to 2³² − 1)."""
+        ...
+
+    def step(self, action: np.ndarray) -> TimeStep:
+        """Make one transition, which leads to both `observation` and `final`.
+
+        `action`: int32 `[agent]`, or, where actions are continuous, float32 `[agent, action]` in
+        [-1, 1]. It is never called after an episode's end.
+        """
+        ...
+
+    def render(self) -> np.ndarray:
+        """A picture of the present moment: uint8 `[height, width, 3]`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds; nothing follows."""
         ...

@@ -3,31 +3,51 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+import importlib
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from perla.envs import foraging, matrix
-from perla.envs.protocol import Env
-from perla.errors import UserError, nearest
+from perla.envs.protocol import Env, HostEnv
+from perla.errors import UserError
 
-FAMILIES: dict[str, Callable[..., Env]] = {"lbf": foraging.make, "matrix": matrix.make}
-"""Every family: its prefix, and what makes a world from the rest of the id and its options."""
+FAMILIES: dict[str, str] = {
+    "lbf": "perla.envs.foraging",
+    "matrix": "perla.envs.matrix",
+    "mamujoco": "perla.envs.mujoco",
+    "jaxmarl": "perla.envs.jaxmarl",
+    "jumanji": "perla.envs.jumanji",
+}
+"""Every family: its prefix, and the module that makes its worlds, imported where it is asked for.
 
-EXAMPLES: dict[str, Iterable[str]] = {"lbf": foraging.PAPER_MAPS, "matrix": matrix.EXAMPLES}
-"""Names that each family knows."""
+Such a module has `make(name, **options)`, for the rest of the id and the family's own options,
+and `EXAMPLES`, names that it knows."""
 
 
-def make(id: str, **options: Any) -> Env:
+def make(id: str, **options: Any) -> Env | HostEnv:
     """The world called `id`, a family's prefix and a name: `lbf:Foraging-8x8-2p-2f-coop-v2`.
 
-    `options` are the family's own (for foraging: `reward`, `penalty`). Raises `UserError` for an
-    unknown family, name or option.
+    What is before the colon may also be a module of the user's own, and what follows the function
+    in it that makes the world: `my_package.my_world:make`. `options` are the family's (for
+    foraging: `reward`, `penalty`) or the function's own. Raises `UserError` for an unknown family,
+    name or option.
     """
+    return factory(id, **options)()
+
+
+def factory(id: str, **options: Any) -> Callable[[], Any]:
+    """What makes the world called `id`, again and again: a function that processes can be sent."""
     family, colon, name = id.partition(":")
     if not colon:
-        known = {name: family for family, names in EXAMPLES.items() for name in names}
+        known = {name: family for family in FAMILIES for name in _module(family).EXAMPLES}
         (close,) = difflib.get_close_matches(id, known, n=1, cutoff=0.0)
         raise UserError(f"environment {id!r} lacks its family; did you mean '{known[close]}:{id}'?")
-    if family not in FAMILIES:
-        raise nearest(family, FAMILIES, what="environment family")
-    return FAMILIES[family](name, **options)
+    if family in FAMILIES:
+        return partial(_module(family).make, name, **options)
+    from perla.envs import own
+
+    return partial(own.make, id, tuple(FAMILIES), **options)
+
+
+def _module(family: str) -> Any:
+    return importlib.import_module(FAMILIES[family])

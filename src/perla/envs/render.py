@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
@@ -94,6 +95,46 @@ def draw_table(
         x, y = margin + column * cell, margin + row * cell
         draw.rectangle((x, y, x + cell, y + cell), outline=_INK, width=max(2 * _FINE, cell // 25))
     return _shrink(image)
+
+
+class Disc(NamedTuple):
+    """Something round on a plane; lengths are shares of the plane's side, and y points upwards."""
+
+    x: float
+    y: float
+    radius: float
+    colour: tuple[int, ...]
+    """Red, green and blue, 0 to 255."""
+    label: str = ""
+
+
+def draw_plane(discs: Sequence[Disc], *, width: int = 400) -> np.ndarray:
+    """A square of `width` pixels with `discs` on it, later ones on top: uint8 `[px, px, 3]`."""
+    side = width * _FINE
+    image = Image.new("RGB", (side, side), _PAPER)
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, 0, side - 1, side - 1), fill=_CELL, outline=_LINE, width=2 * _FINE)
+    for disc in discs:
+        x, y, r = disc.x * side, (1 - disc.y) * side, max(disc.radius * side, 3 * _FINE)
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=disc.colour, outline=_INK, width=_FINE)
+        if disc.label:
+            _number(draw, x, y, 1.2 * r, disc.label, _CHALK)
+    return _shrink(image)
+
+
+def draw_text(text: str, *, width: int = 640) -> np.ndarray:
+    """Lines of `text` on a sheet `width` pixels wide and as high as three quarters of that, in
+    letters that fit: uint8 `[height, width, 3]`."""
+    size = (width, width * 3 // 4)
+    image = Image.new("RGB", size, _PAPER)
+    draw = ImageDraw.Draw(image)
+    for height in range(20, 3, -1):
+        font = ImageFont.load_default(size=height)
+        box = draw.multiline_textbbox((10, 10), text, font=font)
+        if box[2] <= size[0] and box[3] <= size[1]:
+            break
+    draw.multiline_text((10, 10), text, fill=_INK, font=font)
+    return np.asarray(image, dtype=np.uint8).copy()
 
 
 def _shrink(image: Image.Image) -> np.ndarray:

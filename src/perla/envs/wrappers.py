@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from perla.envs.protocol import Env, Observation, Spec, State, TimeStep
-from perla.types import Array, Int, PRNGKeyArray
+from perla.types import Actions, PRNGKeyArray
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,7 @@ class AutoReset(Generic[State]):
         """Begin an episode in every copy: state and observation `[env, ...]`."""
         return jax.vmap(self.env.reset)(jax.random.split(key, self.copies))
 
-    def step(
-        self, key: PRNGKeyArray, state: State, action: Int[Array, "env agent"]
-    ) -> tuple[State, TimeStep]:
+    def step(self, key: PRNGKeyArray, state: State, action: Actions) -> tuple[State, TimeStep]:
         """Step every copy; where an episode ended, `observation` is the next one's first and
         `final` the last of the one that ended."""
         key_step, key_reset = jax.random.split(key)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,28 +10,17 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from perla.algos.create import create
-from perla.algos.protocol import Algorithm, LearnerState
+from perla.algos.protocol import Algorithm
 from perla.envs.protocol import Env
 from perla.envs.wrappers import AutoReset
 from perla.flops import Work, work
-from perla.loops.evaluate import episode_limit, evaluate
-from perla.loops.rollout import Scene, Tally, begin, rollout
+from perla.loops import progress as seeds
+from perla.loops.evaluate import Episodes, episode_limit, evaluate
+from perla.loops.progress import Progress
+from perla.loops.rollout import Tally, begin, rollout
 from perla.methods.recipes import Method
 from perla.nets.actors import AnyActor
-from perla.types import Array, Float, Int, Metrics, PRNGKeyArray
-
-
-class Progress(NamedTuple):
-    """All that changes while one seed trains; what a checkpoint holds."""
-
-    learner: LearnerState
-    scene: Scene
-    key: PRNGKeyArray
-    steps: Int[Array, ""]
-    """Environment transitions made, summed over copies."""
-    best: AnyActor
-    """The actor of the best evaluation so far: the one with the highest greedy return."""
-    best_return: Float[Array, ""]
+from perla.types import Array, Bool, Int, Metrics, PRNGKeyArray
 
 
 class Trainer:
@@ -64,6 +52,7 @@ class Trainer:
         over_seeds = jax.vmap if self.vectorised else lambda f, **_: f
         self._begin = jax.jit(over_seeds(self._begin_one))
         self._advance = jax.jit(over_seeds(self._advance_one, in_axes=(0, None)), donate_argnums=0)
+        self._play = jax.jit(partial(evaluate, env))
         self._absolute = jax.jit(
             over_seeds(self._absolute_one, in_axes=(0, None)), static_argnums=1
         )
@@ -121,35 +110,30 @@ class Trainer:
 
     def export(self, population: list[Progress]) -> Progress:
         """The population as NumPy arrays with a leading seed axis, whatever the devices are."""
-        plain = [
-            progress._replace(key=jax.random.key_data(progress.key)) for progress in population
-        ]
         if self.vectorised:
-            return jax.tree.map(np.asarray, plain[0])
-        return jax.tree.map(lambda *x: np.stack([np.asarray(y) for y in x]), *plain)
+            return jax.tree.map(np.asarray, population[0].plain())
+        return seeds.stack(population)
 
     def restore(self, exported: Progress) -> list[Progress]:
         """The inverse of `export`."""
-        parts = [exported]
-        if not self.vectorised:
-            parts = [jax.tree.map(lambda x, i=i: x[i], exported) for i in range(len(self.seeds))]
-        return self._place(
-            [part._replace(key=jax.random.wrap_key_data(jnp.asarray(part.key))) for part in parts]
-        )
+        if self.vectorised:
+            return self._place([exported.keyed()])
+        return self._place(seeds.unstack(exported, len(self.seeds)))
 
     def template(self) -> Progress:
         """Shapes and types of what `export` returns, without computing it."""
-        plain = jax.eval_shape(
-            lambda key: (p := self._begin_one(key))._replace(key=jax.random.key_data(p.key)),
-            jax.random.key(0),
-        )
-        seeds = len(self.seeds)
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((seeds, *x.shape), x.dtype), plain)
+        return seeds.template(self._blueprint(), len(self.seeds))
 
     def actor(self, exported: Progress, seed: int, *, best: bool = True) -> AnyActor:
         """The actor of the seed at position `seed`: the best evaluated, or the last."""
-        actor = exported.best if best else exported.learner.actor
-        return jax.tree.map(lambda x: jnp.asarray(x[seed]), actor)
+        return seeds.actor(exported, seed, best=best)
+
+    def play(self, actor: AnyActor, key: PRNGKeyArray, greedy: Bool[Array, " episode"]) -> Episodes:
+        """An episode of `actor` for each entry of `greedy`: likeliest actions, or sampled ones."""
+        return self._play(actor, key, greedy)
+
+    def close(self) -> None:
+        """Nothing is held."""
 
     def _place(self, population: list[Progress]) -> list[Progress]:
         """Spread over the devices: computations in turn; or within the one computation its seeds,
@@ -173,10 +157,10 @@ class Trainer:
         return [placed]
 
     def _rows(self, metrics: list[dict[str, Array]]) -> list[dict[str, float]]:
-        rows = [{k: np.asarray(v) for k, v in row.items()} for row in metrics]
         if self.vectorised:
-            rows = [{k: v[i] for k, v in rows[0].items()} for i in range(len(self.seeds))]
-        return [{k: v.item() for k, v in row.items() if not np.isnan(v)} for row in rows]
+            together = {name: np.asarray(value) for name, value in metrics[0].items()}
+            metrics = [{k: v[i] for k, v in together.items()} for i in range(len(self.seeds))]
+        return [seeds.row(own) for own in metrics]
 
     # One seed.
 
@@ -184,7 +168,7 @@ class Trainer:
         key_learner, key_scene, key = jax.random.split(key, 3)
         learner = self.algorithm.init(key_learner)
         scene = begin(self.copies, learner.actor, key_scene)
-        return Progress(learner, scene, key, jnp.int32(0), learner.actor, jnp.float32(-jnp.inf))
+        return Progress.start(learner, scene, key)
 
     def _advance_one(
         self, progress: Progress, until: Int[Array, ""]
@@ -204,16 +188,12 @@ class Trainer:
         metrics["train_return"] = tally.returns / tally.episodes
         # Evaluation draws from a key of its own and so leaves the training as it is.
         scores = self._evaluate(progress.learner.actor, progress.key, self.eval_episodes)
-        better = scores["return"] >= progress.best_return
-        progress = progress._replace(
-            best=jax.tree.map(partial(jnp.where, better), progress.learner.actor, progress.best),
-            best_return=jnp.where(better, scores["return"], progress.best_return),
-        )
-        return progress, metrics | scores | {"step": progress.steps}
+        return progress.judged(scores), metrics | scores | {"step": progress.steps}
 
     def _update(self, progress: Progress) -> tuple[Progress, Metrics, Tally]:
         """Collect, then improve."""
         key, key_rollout, key_update = jax.random.split(progress.key, 3)
+        assert progress.scene is not None
         scene, trajectory, tally = rollout(
             self.copies,
             progress.learner.actor,
@@ -235,8 +215,4 @@ class Trainer:
     def _evaluate(self, actor: AnyActor, key: PRNGKeyArray, episodes: int) -> Metrics:
         greedy = jnp.arange(2 * episodes) < episodes
         played = evaluate(self.env, actor, jax.random.fold_in(key, episodes), greedy)
-        return {
-            "return": played.returns[:episodes].mean(),
-            "return_sampled": played.returns[episodes:].mean(),
-            "episode_length": played.lengths[:episodes].mean(),
-        }
+        return seeds.scores(played, episodes)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from perla.envs.protocol import Env
+from perla.envs.protocol import Env, HostEnv
 from perla.errors import UserError
 from perla.nets.actors import AnyActor
 from perla.types import Array, Bool, Float, Int, PRNGKeyArray
@@ -38,10 +38,12 @@ def evaluate(
 
     def step(carry):
         time, done, state, observation, memory, result = carry
-        key_action, key_env = jax.random.split(jax.random.fold_in(key_run, time))
+        key_action, key_env, key_actor = jax.random.split(jax.random.fold_in(key_run, time), 3)
         fresh = jnp.full(episodes, time == 0)
-        policy, memory = actor(observation, memory, fresh)
-        action = jnp.where(greedy[:, None], policy.mode(), policy.sample(key_action))
+        policy, memory = actor(observation, memory, fresh, key_actor)
+        best = policy.mode()
+        chooses = greedy.reshape(-1, *(1 for _ in best.shape[1:]))
+        action = jnp.where(chooses, best, policy.sample(key_action))
         state, timestep = jax.vmap(env.step)(jax.random.split(key_env, episodes), state, action)
         result = Episodes(
             result.returns + jnp.where(done, 0.0, timestep.reward.mean(-1)),
@@ -70,8 +72,8 @@ def watch(env: Env, actor: AnyActor, key: PRNGKeyArray, *, greedy: bool = True) 
 
     @jax.jit
     def step(key, state, observation, memory, fresh):
-        key_action, key_env = jax.random.split(key)
-        policy, memory = actor(observation, memory, fresh)
+        key_action, key_env, key_actor = jax.random.split(key, 3)
+        policy, memory = actor(observation, memory, fresh, key_actor)
         action = policy.mode() if greedy else policy.sample(key_action)
         state, timestep = env.step(key_env, state, action)
         return state, timestep, actor.remember(memory, action)
@@ -87,7 +89,7 @@ def watch(env: Env, actor: AnyActor, key: PRNGKeyArray, *, greedy: bool = True) 
     return states
 
 
-def episode_limit(env: Env) -> int:
+def episode_limit(env: Env | HostEnv) -> int:
     """The steps after which an episode is over at the latest; `UserError` if there is no limit."""
     if env.spec.limit is None:
         raise UserError(f"{env.spec.id}: episodes without a step limit cannot be evaluated")

@@ -72,8 +72,8 @@ def rollout(
 
     def step(carry: tuple[Scene, Array], key: PRNGKeyArray):
         scene, valid = carry
-        key_action, key_env = jax.random.split(key)
-        policy, memory = actor(scene.observation, scene.memory, scene.fresh)
+        key_action, key_env, key_actor = jax.random.split(key, 3)
+        policy, memory = actor(scene.observation, scene.memory, scene.fresh, key_actor)
         action = policy.sample(key_action)
         state, timestep = env.step(key_env, scene.state, action)
         ended = timestep.terminated | timestep.truncated

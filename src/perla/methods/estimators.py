@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from perla.config import Config, Count, Positive
@@ -63,15 +64,15 @@ Estimator = Sampled | Exact | Analytic | Auto
 
 
 def resolve(
-    estimator: Estimator, agents: int, actions: int, *, closed_form: bool = False
+    estimator: Estimator, agents: int, actions: int | None, *, closed_form: bool = False
 ) -> Sampled | Exact | Analytic:
-    """The estimator that is really used for `agents` with `actions` each, and a critic whose
-    average has a closed form or not.
+    """The estimator that is really used for `agents` with `actions` each (none: continuous ones),
+    and a critic whose average has a closed form or not.
 
     Raises `UserError` where it has none and is asked for it, and where the others' joint actions
     are too many to enumerate.
     """
-    joint = actions ** (agents - 1)
+    joint = math.inf if actions is None else actions ** (agents - 1)
     if isinstance(estimator, Auto) and closed_form:
         return Analytic()
     if isinstance(estimator, Analytic) and not closed_form:
@@ -81,6 +82,11 @@ def resolve(
         )
     if isinstance(estimator, Auto):
         return Exact() if joint <= estimator.budget else FEW
+    if isinstance(estimator, Exact) and actions is None:
+        raise UserError(
+            "estimator 'exact': continuous actions cannot be enumerated; use 'sampled', or "
+            "interaction 'multilinear' with 'analytic'"
+        )
     if isinstance(estimator, Exact) and joint > LARGEST_ENUMERATION:
         raise UserError(
             f"estimator 'exact': {agents} agents with {actions} actions have {joint:,} joint "

@@ -58,3 +58,10 @@ def length(horizon: int | None, limit: int | None) -> int:
     if steps is None:
         raise UserError("horizon = none: the episodes of this world have no limit")
     return steps
+
+
+def check_buffer(buffer: int, copies: int) -> None:
+    """Raise `UserError` where a replay of so many sequences cannot take what is collected at a
+    time, a sequence from each copy."""
+    if buffer < copies:
+        raise UserError(f"buffer = {buffer}: must hold what the {copies} copies collect at a time")

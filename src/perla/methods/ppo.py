@@ -8,7 +8,7 @@ from perla.config import Config, Count, Fraction, NonNegative, Positive
 from perla.errors import UserError
 from perla.methods import parts
 from perla.methods.parts import Adam, Hard, Huber, RMSProp, Soft, Squared
-from perla.methods.values import Centralised, Embedded, Independent
+from perla.methods.values import Centralised, Counterfactual, Embedded, Independent
 
 
 class NStep(Config, tag="n-step", frozen=True):
@@ -28,7 +28,7 @@ class GAE(Config, tag="gae", frozen=True):
 class PPO(Config, tag="ppo", frozen=True):
     """Proximal policy optimisation for many agents (clip none: advantage actor-critic)."""
 
-    value: Independent | Centralised | Embedded = Independent()
+    value: Independent | Centralised | Counterfactual | Embedded = Independent()
     """What the critic sees."""
 
     copies: Count = 32
@@ -55,6 +55,11 @@ class PPO(Config, tag="ppo", frozen=True):
     """Weight of the entropy bonus."""
     entropy_final: NonNegative | None = 0.0
     """Its weight at the end of the run, reached linearly; none: it stays."""
+    deviation: Positive = 1.0
+    """Of continuous actions, the initial standard deviation in each dimension; it is learnt, and is
+    the same in every state."""
+    squash: bool = False
+    """Put continuous actions through tanh, into (-1, 1), rather than let the world clip them."""
     normalise_advantages: bool = False
     """Standardise the advantages of each minibatch."""
     refresh_advantages: bool = False
@@ -82,6 +87,9 @@ class PPO(Config, tag="ppo", frozen=True):
     """Let the learning rates fall linearly to zero at the end of the run."""
     max_grad_norm: Positive | None = 10.0
     """Bound on the norm of each network's gradient; none: unbounded."""
+    order: Literal["simultaneous", "sequential"] = "simultaneous"
+    """Whether all agents' policies move at once, or one after another in random order, each by what
+    those before it have become (HAPPO)."""
 
     actor: Literal["mlp", "gru"] = "gru"
     """The actor's network; `gru` puts a recurrent layer after the dense ones."""
@@ -97,8 +105,9 @@ class PPO(Config, tag="ppo", frozen=True):
     """Initial weights: orthogonal with a small policy head, or PyTorch's default."""
     layer_norm: bool = False
     """Normalise the inputs and the output of every hidden layer."""
-    sharing: Literal["shared", "separate"] = "shared"
-    """One set of parameters for all agents, or one for each."""
+    sharing: Literal["shared", "critic", "separate"] = "shared"
+    """`shared`: one set of parameters for all agents. `critic`: an actor for each, one critic for
+    all. `separate`: both for each."""
     agent_ids: bool = True
     """Tell shared networks which agent they serve."""
 
@@ -106,6 +115,17 @@ class PPO(Config, tag="ppo", frozen=True):
         super().__post_init__()
         if self.chunk is not None and not self.recurrent:
             raise UserError(f"chunk = {self.chunk}: only a GRU has a gradient through time")
+        if self.order == "sequential":
+            if self.sharing == "shared":
+                raise UserError(
+                    "order = sequential: agents whose actors are one move together; use sharing "
+                    "critic or separate"
+                )
+            if self.clip is None:
+                raise UserError(
+                    "order = sequential with clip = none: nothing would bound the ratios by which "
+                    "later agents' advantages are weighed; set clip, such as 0.2"
+                )
 
     @property
     def recurrent(self) -> bool:

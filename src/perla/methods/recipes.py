@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from perla.errors import UserError, nearest
+from perla.methods.maddpg import DDPG, GumbelSoftmax
 from perla.methods.ppo import PPO
 from perla.methods.presets import PRESETS, Preset, Settings
-from perla.methods.td import TD, Alone, Duplex, Monotonic, Sum, Weighted
-from perla.methods.values import Centralised, Embedded, Independent
+from perla.methods.td import (
+    TD,
+    Alone,
+    Duplex,
+    Incentives,
+    Monotonic,
+    Sum,
+    Transformed,
+    Weighted,
+)
+from perla.methods.values import Centralised, Counterfactual, Embedded, Independent
 
-Method = PPO | TD
+Replaying = TD | DDPG
+"""The settings of learners that replay what they have been through."""
+
+Method = PPO | Replaying
 """The settings of a learner: which one it is, they say themselves."""
 
 # fmt: off
@@ -19,7 +32,11 @@ MAPPO       = {"value": Centralised()}                   # V(s)
 PERLA_IPPO  = {"value": Embedded(base="local")}          # V(τᵢ, a₋ᵢ) over a₋ᵢ ~ π₋ᵢ
 PERLA_MAPPO = {"value": Embedded(base="global")}         # V(s, a₋ᵢ)  over a₋ᵢ ~ π₋ᵢ
 
-A2C = {"clip": None, "epochs": 1, "minibatches": 1}      # one plain policy-gradient step
+A2C        = {"clip": None, "epochs": 1, "minibatches": 1}        # one plain policy-gradient step
+SEQUENTIAL = {"order": "sequential", "sharing": "critic"}        # one actor after another
+
+COMA        = {"value": Counterfactual()} | A2C          # Q(s, aᵢ, a₋ᵢ) at the a₋ᵢ that were taken
+HAPPO       = MAPPO | SEQUENTIAL
 
 IQL         = {"mixer": Alone()}                         # Qᵢ(τᵢ, aᵢ)
 VDN         = {"mixer": Sum()}                           # Q_tot = Σᵢ Qᵢ
@@ -27,6 +44,12 @@ QMIX        = {"mixer": Monotonic()}                     # Q_tot = f(s, Q₁, �
 QPLEX       = {"mixer": Duplex()}                        # Q_tot = Σᵢ Vᵢ + Σᵢ λᵢ(s, a) Aᵢ
 OW_QMIX     = QMIX | {"weighting": Weighted(full="optimistic")}  # errors below count
 CW_QMIX     = QMIX | {"weighting": Weighted(full="central")}     # errors at the best action count
+QTRAN_BASE  = {"mixer": Transformed(condition="base")}   # Σᵢ Qᵢ + V ≥ Q(s, a), = Q(s, ā)
+QTRAN_ALT   = {"mixer": Transformed(condition="alt")}    # … and = Q(s, a) for one of each aᵢ
+MAIC        = QMIX | {"communication": Incentives()}     # Qⱼ(τⱼ, aⱼ) + Σᵢ αᵢⱼ mᵢⱼ(aⱼ)
+MAIC_QPLEX  = QPLEX | {"communication": Incentives()}
+
+MADDPG      = {"relaxation": GumbelSoftmax()}            # ∇ Qᵢ(s, a₁, …, a_N) through aᵢ ~ πᵢ
 # fmt: on
 
 RECIPES: dict[str, Settings] = {
@@ -38,12 +61,20 @@ RECIPES: dict[str, Settings] = {
     "maa2c": MAPPO | A2C,
     "perla-ia2c": PERLA_IPPO | A2C,
     "perla-maa2c": PERLA_MAPPO | A2C,
+    "coma": COMA,
+    "happo": HAPPO,
+    "perla-happo": PERLA_MAPPO | SEQUENTIAL,
     "iql": IQL,
     "vdn": VDN,
     "qmix": QMIX,
     "ow-qmix": OW_QMIX,
     "cw-qmix": CW_QMIX,
     "qplex": QPLEX,
+    "qtran-base": QTRAN_BASE,
+    "qtran-alt": QTRAN_ALT,
+    "maic": MAIC,
+    "maic-qplex": MAIC_QPLEX,
+    "maddpg": MADDPG,
 }
 """What a method's name stands for."""
 
@@ -62,20 +93,25 @@ def make(algo: str, preset: str = "default", **overrides: Any) -> Method:
     if settings is None:
         fitting = [name for name in PRESETS if dressed(recipe, PRESETS[name]) is not None]
         raise UserError(f"preset {preset!r} is not for {algo}; known: {', '.join(fitting)}")
-    learner: type[Method] = TD if "mixer" in recipe else PPO
-    return learner(**settings).replace(**overrides)
+    return learner(recipe)(**settings).replace(**overrides)
+
+
+def learner(recipe: Settings) -> type[Method]:
+    """The settings' type that a recipe is of: the one that has all that it sets."""
+    return next(cls for cls in get_args(Method) if set(recipe) <= set(cls.__struct_fields__))
 
 
 def dressed(recipe: Settings, preset: Preset) -> Settings | None:
     """A recipe with all other settings of a preset; none where the preset is for other methods."""
-    if "mixer" in recipe:
-        return None if preset.decomposition is None else preset.decomposition | recipe
-    if preset.settings is None:
+    settings = preset.settings.get(learner(recipe))
+    if settings is None:
         return None
-    settings = preset.settings | recipe
-    value = settings["value"]
+    settings = settings | recipe
+    value = settings.get("value")
     if isinstance(value, Embedded):
         settings["value"] = value.replace(**preset.embedded)
     if isinstance(value, Independent) or (isinstance(value, Embedded) and value.base == "local"):
         settings = settings | preset.local_critic
+    if isinstance(value, Counterfactual):
+        settings = settings | preset.counterfactual
     return settings

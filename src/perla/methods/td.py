@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from perla.config import Config, Count, Fraction, Positive
+from perla.config import Config, Count, Fraction, NonNegative, Positive
 from perla.errors import UserError
 from perla.methods import parts
 from perla.methods.parts import Adam, Hard, Huber, RMSProp, Soft, Squared
@@ -39,6 +39,41 @@ class Duplex(Config, tag="duplex", frozen=True):
     """Width of their hidden layers, and of those that weigh the utilities."""
 
 
+class Transformed(Config, tag="transformed", frozen=True):
+    """Any joint value Q(s, a) at all, and a sum of utilities plus V(s) that is held to it, so that
+    the agents' own best actions ā are the best joint action (QTRAN)."""
+
+    condition: Literal["base", "alt"] = "base"
+    """What holds the sum to Q beside their being equal at ā. `base`: nowhere is it less. `alt`:
+    whatever the others do, it is equal for one of an agent's actions and less for none."""
+    opt: NonNegative = 1.0
+    """Weight of their squared difference at ā."""
+    nopt: NonNegative = 1.0
+    """Weight of the squared violation of the condition."""
+    joint_hidden: Count = 64
+    """Width of the hidden layers of Q(s, a) and V(s), and of an agent's part in Q."""
+
+
+class Incentives(Config, tag="incentives", frozen=True):
+    """Agents see each other's messages before they act: agent i models agent j by a latent zᵢⱼ,
+    and moves its utilities by a message mᵢⱼ (MAIC)."""
+
+    latent: Count = 8
+    """Dimensions of a latent."""
+    latent_floor: Positive = 0.002
+    """The least variance of a latent."""
+    attention: Count = 32
+    """Dimensions in which an agent compares its teammates, to weigh its messages."""
+    message_hidden: Count = 64
+    """Width of the hidden layers that make latents and messages."""
+    prune: Fraction = 0.25
+    """Weight below which greedy agents do not send a message, in shares of 1/N."""
+    latent_coef: NonNegative = 0.001
+    """Weight of the divergence of latents from those that the teammate's action tells of."""
+    attention_coef: NonNegative = 0.01
+    """Weight of the entropy of the messages' weights, which is to fall."""
+
+
 class Uniform(Config, tag="uniform", frozen=True):
     """All errors count alike."""
 
@@ -58,10 +93,12 @@ class TD(Config, tag="td", frozen=True):
     """Value decomposition: Q-learning of a joint value that is mixed from the agents' own, so that
     each agent's best action is read off its own (Rashid et al., 2018)."""
 
-    mixer: Alone | Sum | Monotonic | Duplex = Sum()
+    mixer: Alone | Sum | Monotonic | Duplex | Transformed = Sum()
     """How the agents' utilities make the joint value."""
     weighting: Uniform | Weighted = Uniform()
     """How much the error of each step counts."""
+    communication: Incentives | None = None
+    """What agents tell each other before they act; none: nothing."""
 
     copies: Count = 16
     """Environment copies stepped side by side."""
@@ -120,10 +157,7 @@ class TD(Config, tag="td", frozen=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.buffer < self.copies:
-            raise UserError(
-                f"buffer = {self.buffer}: must hold what the {self.copies} copies collect at a time"
-            )
+        parts.check_buffer(self.buffer, self.copies)
         if isinstance(self.weighting, Weighted):
             if not self.double_q:
                 raise UserError(
@@ -131,6 +165,11 @@ class TD(Config, tag="td", frozen=True):
                 )
             if isinstance(self.mixer, Alone):
                 raise UserError("weighting = weighted: there is no joint value to weigh")
+            if isinstance(self.mixer, Transformed):
+                raise UserError(
+                    "weighting = weighted: a transformed mixer's joint value is restricted by "
+                    "nothing; weigh its conditions, by opt and nopt"
+                )
 
     def length(self, limit: int | None) -> int:
         """Steps of every copy between two updates; whole episodes are padded to the limit."""

@@ -17,6 +17,13 @@ class Centralised(Config, tag="centralised", frozen=True):
     """V(s): the global state (MAPPO)."""
 
 
+class Counterfactual(Config, tag="counterfactual", frozen=True):
+    """Q(s, ·, a₋ᵢ) at the others' actions as they were taken, with advantage
+    Q(s, aᵢ, a₋ᵢ) − Σₐ πᵢ(a) Q(s, a, a₋ᵢ) (COMA). Returns bootstrap from Q at the joint action that
+    was taken; where none was, at the end of a horizon and of an episode that was cut, one is drawn
+    from the policies."""
+
+
 class Network(Config, tag="network", frozen=True):
     """The others' actions are inputs of the network, like any other."""
 
@@ -55,4 +62,4 @@ class Embedded(Config, tag="embedded", frozen=True):
     part, other aggregators hold them all."""
 
 
-Value = Independent | Centralised | Embedded
+Value = Independent | Centralised | Counterfactual | Embedded

@@ -1,32 +1,66 @@
 """Actors: from each agent's observations to its policy.
 
 An actor's memory is its own: whoever plays begins with `blank`, hands it back at every step and
-tells the actor what was done, by `remember`.
+tells the actor what was done, by `remember`. Where there is noise in what actors make of what they
+see, it is drawn with the `key` that they are given at a step; without one there is none.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from perla.distributions import IMPOSSIBLE, Categorical, EpsilonGreedy
+from perla.distributions import (
+    IMPOSSIBLE,
+    Categorical,
+    EpsilonGreedy,
+    Gaussian,
+    Perturbed,
+    Policy,
+    Squashed,
+    encode,
+)
 from perla.envs.protocol import Observation
 from perla.nets.body import Body
-from perla.types import Array, Bool, Float, Int
+from perla.nets.layers import along
+from perla.nets.messages import Messages
+from perla.types import Actions, Array, Bool, Float, Int, PRNGKeyArray
 
 
 class Actor(eqx.Module):
-    """π(·|τᵢ) of every agent: decentralised, each sees its own observations only."""
+    """π(·|τᵢ) of every agent: decentralised, each sees its own observations only.
+
+    What the body puts out are the logits of discrete actions, or the means of continuous ones.
+    """
 
     body: Body
+    log_deviation: Float[Array, "*own net dimension"] | None = None
+    """log σ of continuous actions, the same in every state, of each of the body's nets; none: the
+    actions are discrete."""
+    squash: bool = eqx.field(static=True, default=False)
+    """Whether continuous actions are tanh of what is drawn."""
 
     def blank(self, batch: tuple[int, ...]) -> Float[Array, "*batch agent hidden"]:
         """The memory before an episode's first step."""
         return self.body.blank(batch)
 
+    def apart(self) -> Actor:
+        """The agents' own actors, stacked: any one of them serves one agent alone."""
+        each = jax.tree.map(lambda x: x[:, None], self.log_deviation)
+        return replace(self, body=self.body.apart(), log_deviation=each)
+
+    def joined(self, apart: Actor) -> Actor:
+        """This actor with the parameters of what `apart` has become."""
+        body = replace(self.body, net=apart.body.net)
+        each = jax.tree.map(lambda x: x[:, 0], apart.log_deviation)
+        return replace(self, body=body, log_deviation=each)
+
     def remember(
-        self, memory: Float[Array, "*batch agent hidden"], action: Int[Array, "*batch agent"]
+        self, memory: Float[Array, "*batch agent hidden"], action: Actions
     ) -> Float[Array, "*batch agent hidden"]:
         """The memory after `action`: these policies do not ask what was done."""
         return memory
@@ -36,33 +70,55 @@ class Actor(eqx.Module):
         observation: Observation,
         memory: Float[Array, "*batch agent hidden"],
         fresh: Bool[Array, "time *batch"],
-    ) -> tuple[Categorical, Float[Array, "time *batch agent hidden"]]:
+    ) -> tuple[Policy, Float[Array, "time *batch agent hidden"]]:
         """The policies at consecutive steps and the memory after each; `observation` leads with
         the time axis."""
         context, memories = self.body.context(observation.obs, memory, fresh)
-        return Categorical.masked(self.body.finish(context), observation.avail), memories
+        return self.policy(self.body.finish(context), observation), memories
+
+    def policy(self, outputs: Float[Array, "*batch agent out"], observation: Observation) -> Policy:
+        """The policies that the body's outputs stand for."""
+        if self.log_deviation is None:
+            return Categorical.masked(outputs, observation.avail, observation.alive)
+        deviation = along(jnp.exp(self.log_deviation), outputs)
+        deviation = jnp.broadcast_to(deviation, outputs.shape)
+        gaussian = Gaussian.masked(outputs, deviation, observation.avail, observation.alive)
+        return Squashed(gaussian) if self.squash else gaussian
 
     def __call__(
         self,
         observation: Observation,
         memory: Float[Array, "*batch agent hidden"],
         fresh: Bool[Array, "*batch"],
-    ) -> tuple[Categorical, Float[Array, "*batch agent hidden"]]:
-        """One step: the policies now and the memory after."""
-        one = Observation(*(x[None] for x in observation))
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Policy, Float[Array, "*batch agent hidden"]]:
+        """One step: the policies now, in which there is no noise, and the memory after."""
+        one = jax.tree.map(lambda x: x[None], observation)
         policy, memories = self.unroll(one, memory, fresh[None])
-        return Categorical(policy.log_probs[0]), memories[0]
+        return jax.tree.map(lambda x: x[0], policy), memories[0]
+
+
+class Views(NamedTuple):
+    """What agents make of what they have seen."""
+
+    values: Float[Array, "*batch agent action"]
+    """Qᵢ(τᵢ, ·)."""
+    hidden: Float[Array, "*batch agent known"]
+    """hᵢ(τᵢ), the last hidden layer, of which the values are the outputs."""
 
 
 class Utilities(eqx.Module):
-    """Qᵢ(τᵢ, ·) of every agent, from its own observations and, if it recalls it, its last action.
+    """A number for each action of every agent, its utility Qᵢ(τᵢ, ·) or its logit (or for each
+    dimension of its action), from the agent's own observations, from its last action if it recalls
+    it, and from what the others tell it if they do.
 
-    The memory is the body's and, behind it, the last action, one-hot.
+    The memory is the body's and, behind it, the last action, a discrete one one-hot.
     """
 
     body: Body
+    messages: Messages | None
     recalls: int = eqx.field(static=True)
-    """Actions among which the last one is an input; 0 if it is none."""
+    """Actions among which the last one is an input, or dimensions of it; 0 if it is none."""
 
     def blank(self, batch: tuple[int, ...]) -> Float[Array, "*batch agent memory"]:
         """The memory before an episode's first step."""
@@ -80,37 +136,44 @@ class Utilities(eqx.Module):
         return memory.at[..., : self.body.memory].set(0.0)
 
     def remember(
-        self, memory: Float[Array, "*batch agent memory"], action: Int[Array, "*batch agent"]
+        self, memory: Float[Array, "*batch agent memory"], action: Actions
     ) -> Float[Array, "*batch agent memory"]:
         """The memory after `action`."""
         hidden = memory[..., : self.body.memory]
-        return jnp.concatenate([hidden, jax.nn.one_hot(action, self.recalls)], -1)
+        return jnp.concatenate([hidden, encode(action, self.recalls)], -1)
 
     def unroll(
         self,
         obs: Float[Array, "time *batch agent feature"],
-        action: Int[Array, "time *batch agent"],
+        action: Int[Array, "time *batch agent"] | Float[Array, "time *batch agent dimension"],
         memory: Float[Array, "*batch agent memory"],
         fresh: Bool[Array, "time *batch"],
-    ) -> tuple[Float[Array, "time *batch agent action"], Float[Array, "time *batch agent memory"]]:
-        """The values at consecutive steps, where `action` is done at each, and the memory after
-        each."""
-        done = jax.nn.one_hot(action, self.recalls)
+    ) -> tuple[Views, Float[Array, "time *batch agent memory"]]:
+        """The agents' own views at consecutive steps, where `action` is done at each, and the
+        memory after each."""
+        done = encode(action, self.recalls)
         last = jnp.concatenate([memory[None, ..., self.body.memory :], done[:-1]])
         x = jnp.concatenate([obs, jnp.where(fresh[..., None, None], 0.0, last)], -1)
         context, hidden = self.body.context(x, memory[..., : self.body.memory], fresh)
-        return self.body.finish(context), jnp.concatenate([hidden, done], -1)
+        views = Views(self.body.finish(context), self.body.known(context, hidden))
+        return views, jnp.concatenate([hidden, done], -1)
 
     def __call__(
         self,
         obs: Float[Array, "*batch agent feature"],
         memory: Float[Array, "*batch agent memory"],
         fresh: Bool[Array, "*batch"],
-    ) -> tuple[Float[Array, "*batch agent action"], Float[Array, "*batch agent memory"]]:
-        """One step: the values now, and the memory before it is told what is done."""
+    ) -> tuple[Views, Float[Array, "*batch agent memory"]]:
+        """One step: the agents' own views now, and the memory before it is told what is done."""
         nothing = jnp.zeros((1, *obs.shape[:-1]), int)
-        values, memories = self.unroll(obs[None], nothing, memory, fresh[None])
-        return values[0], memories[0]
+        views, memories = self.unroll(obs[None], nothing, memory, fresh[None])
+        return Views(*(x[0] for x in views)), memories[0]
+
+    def hear(self, views: Views, key: PRNGKeyArray | None = None) -> Views:
+        """The views after the others' messages, noisy ones if there is a `key`."""
+        if self.messages is None:
+            return views
+        return views._replace(values=views.values + self.messages(views.hidden, key))
 
 
 class GreedyActor(eqx.Module):
@@ -124,7 +187,7 @@ class GreedyActor(eqx.Module):
         return self.utilities.blank(batch)
 
     def remember(
-        self, memory: Float[Array, "*batch agent memory"], action: Int[Array, "*batch agent"]
+        self, memory: Float[Array, "*batch agent memory"], action: Actions
     ) -> Float[Array, "*batch agent memory"]:
         """The memory after `action`."""
         return self.utilities.remember(memory, action)
@@ -134,13 +197,62 @@ class GreedyActor(eqx.Module):
         observation: Observation,
         memory: Float[Array, "*batch agent memory"],
         fresh: Bool[Array, "*batch"],
-    ) -> tuple[EpsilonGreedy, Float[Array, "*batch agent memory"]]:
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[EpsilonGreedy | Perturbed, Float[Array, "*batch agent memory"]]:
         """One step: the policies now and the memory after."""
-        values, memory = self.utilities(observation.obs, memory, fresh)
-        return EpsilonGreedy(possible(values, observation.avail), self.epsilon), memory
+        views, memory = self.utilities(observation.obs, memory, fresh)
+
+        def policy(key: PRNGKeyArray | None) -> EpsilonGreedy:
+            heard = self.utilities.hear(views, key)
+            return EpsilonGreedy(possible(heard.values, observation.avail), self.epsilon)
+
+        if key is None or self.utilities.messages is None:
+            return policy(None), memory
+        return Perturbed(policy(key), policy(None)), memory
 
 
-AnyActor = Actor | GreedyActor
+class ClimbingActor(eqx.Module):
+    """π(·|τᵢ) of every agent whose actor climbs a critic: the softmax of its logits, or, of
+    continuous actions, a = tanh(·) and noise about it."""
+
+    logits: Utilities
+    """What is put through a softmax, or through tanh."""
+    noise: float | None = eqx.field(static=True, default=None)
+    """Deviation of continuous actions from what is best; none: the actions are discrete."""
+
+    def blank(self, batch: tuple[int, ...]) -> Float[Array, "*batch agent memory"]:
+        """The memory before an episode's first step."""
+        return self.logits.blank(batch)
+
+    def remember(
+        self, memory: Float[Array, "*batch agent memory"], action: Actions
+    ) -> Float[Array, "*batch agent memory"]:
+        """The memory after `action`."""
+        return self.logits.remember(memory, action)
+
+    def policy(
+        self, logits: Float[Array, "*batch agent out"], observation: Observation
+    ) -> Categorical | Gaussian:
+        """The policies of these logits."""
+        if self.noise is None:
+            return Categorical.masked(logits, observation.avail, observation.alive)
+        mean = jnp.tanh(logits)
+        noise = jnp.full_like(mean, self.noise)
+        return Gaussian.masked(mean, noise, observation.avail, observation.alive)
+
+    def __call__(
+        self,
+        observation: Observation,
+        memory: Float[Array, "*batch agent memory"],
+        fresh: Bool[Array, "*batch"],
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Categorical | Gaussian, Float[Array, "*batch agent memory"]]:
+        """One step: the policies now, and the memory after."""
+        views, memory = self.logits(observation.obs, memory, fresh)
+        return self.policy(views.values, observation), memory
+
+
+AnyActor = Actor | GreedyActor | ClimbingActor
 
 
 def possible(

@@ -7,6 +7,7 @@ apart by their ids, or stacked, one set for each.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import equinox as eqx
@@ -127,6 +128,12 @@ class Body(eqx.Module):
         """The memory before an episode's first step."""
         return jnp.zeros((*batch, self.agents, self.memory))
 
+    def apart(self) -> Body:
+        """The agents' bodies, where each has its own, stacked on a leading axis of all parameters:
+        any one of them serves one agent alone."""
+        assert self.separate, "one body cannot be parted"
+        return replace(self, agents=1, separate=False)
+
     def each(self, f: Callable, *arrays: Array) -> Any:
         """`f(net, *arrays)`, with every agent's own net where there are several."""
         if not self.separate:
@@ -166,6 +173,13 @@ class Body(eqx.Module):
         """The last hidden layer's output, from the head's complete first pre-activations."""
         return self.each(lambda net, y: net.head.hidden(y), y)
 
+    def known(
+        self, y: Float[Array, "*batch agent width"], memory: Float[Array, "*batch agent hidden"]
+    ) -> Float[Array, "*batch agent known"]:
+        """What the outputs are linear in: the head's last hidden layer, or, if it has none, the
+        memory after the step."""
+        return self.hidden(y) if len(self.net.head.layers) > 1 else memory
+
     def output(self, y: Float[Array, "*batch agent width"]) -> Float[Array, "*batch agent out"]:
         """The outputs, which are linear in what the last hidden layer puts out."""
         return self.each(lambda net, y: net.head.output(y), y)
@@ -180,3 +194,13 @@ class Body(eqx.Module):
         skip = self.agents if self.ids and self.net.torso is None else 0
         head = self.net.head
         return head.layers[0].weight[..., head.features + skip :, :]
+
+    def join(
+        self, others: Float[Array, "*batch agent_or_1 other"]
+    ) -> Float[Array, "*batch _ width"]:
+        """What other inputs add to the head's first pre-activations; those that all agents share
+        may have an agent axis of one."""
+        if not self.separate:
+            return others @ self.rows
+        others = jnp.broadcast_to(others, (*others.shape[:-2], self.agents, others.shape[-1]))
+        return jnp.einsum("...io,iow->...iw", others, self.rows)

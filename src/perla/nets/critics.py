@@ -1,4 +1,5 @@
-"""Critics: of one agent's view, of the state, of either and the others' joint action."""
+"""Critics: of one agent's view, of the state, of either and the others' joint action, of the state
+and everybody's."""
 
 from __future__ import annotations
 
@@ -16,6 +17,9 @@ from perla.nets.body import Body
 from perla.nets.layers import along
 from perla.types import Array, Bool, Float, Int, PRNGKeyArray
 
+JointAction = Int[Array, "*batch_or_none agent"] | Float[Array, "*batch_or_none agent dimension"]
+"""What all agents do; without batch axes, the same in every state."""
+
 
 class Critic(eqx.Module):
     """V(·) or V(·, a₋ᵢ) of every agent (or, with an output for every own action, Q).
@@ -27,7 +31,8 @@ class Critic(eqx.Module):
     body: Body
     sees: Literal["local", "global"] = eqx.field(static=True)
     actions: int = eqx.field(static=True)
-    """Actions of each other agent that the critic is told of; 0 for a critic of the state alone."""
+    """Actions of each other agent that the critic is told of, or dimensions of a continuous one; 0
+    for a critic of the state alone."""
 
     def context(
         self,
@@ -50,7 +55,7 @@ class Critic(eqx.Module):
     def joint(
         self,
         context: Float[Array, "*batch agent width"],
-        actions: Int[Array, "*batch_or_none agent"],
+        actions: JointAction,
     ) -> Float[Array, "*batch agent out"]:
         """The outputs for a joint action."""
         return self.body.output(self.meet(context, actions))
@@ -58,25 +63,35 @@ class Critic(eqx.Module):
     def meet(
         self,
         context: Float[Array, "*batch agent width"],
-        actions: Int[Array, "*batch_or_none agent"],
+        actions: JointAction,
     ) -> Float[Array, "*batch agent width"]:
         """The last hidden layer's output for a joint action, in which the outputs are linear.
 
         A joint action without batch axes serves every state; its part is then computed once.
         """
         agents, rows = self.body.agents, self.body.rows
-        which = actions + along(self.actions * jnp.arange(agents), actions)
         if self.body.separate:
             own = jnp.repeat(jnp.eye(agents, dtype=bool), self.actions, axis=-1)
             rows = jnp.where(own[..., None], 0.0, rows).swapaxes(0, 1)  # [row, agent, width]
-            looked_up = rows.at[which].get(mode="clip")
-            seen = reduce(jnp.add, (looked_up[..., m, :, :] for m in range(agents)))
+            each = self.told(rows, actions)
+            seen = reduce(jnp.add, (each[..., m, :, :] for m in range(agents)))
         else:
-            looked_up = rows.at[which].get(mode="clip")
+            each = self.told(rows, actions)
             # Agent by agent, which compilers merge with what follows; a sum would stand alone.
-            joint = reduce(jnp.add, (looked_up[..., m : m + 1, :] for m in range(agents)))
-            seen = joint - looked_up
+            joint = reduce(jnp.add, (each[..., m : m + 1, :] for m in range(agents)))
+            seen = joint - each
         return self.body.hidden(context + along(seen, context))
+
+    def told(self, rows: Float[Array, "other ..."], actions: JointAction) -> Float[Array, "..."]:
+        """What each agent's action adds to the layer that it joins: its row of `rows`, looked up,
+        or, of a continuous one, the product with its rows."""
+        agents = self.body.agents
+        if jnp.issubdtype(actions.dtype, jnp.integer):
+            which = actions + along(self.actions * jnp.arange(agents), actions)
+            return rows.at[which].get(mode="clip")
+        own = rows.reshape(agents, self.actions, -1)
+        product = jnp.einsum("...md,mdw->...mw", actions, own)
+        return product.reshape(*product.shape[:-1], *rows.shape[1:])
 
     def read(self, met: Float[Array, "*batch agent width"]) -> Float[Array, "*batch agent out"]:
         """The outputs, linear in what `meet` returned."""
@@ -123,7 +138,7 @@ class Multilinear(eqx.Module):
     def joint(
         self,
         context: Float[Array, "*batch agent width"],
-        actions: Int[Array, "*batch_or_none agent"] | Float[Array, "*batch agent dimension"],
+        actions: JointAction,
     ) -> Float[Array, "*batch agent out"]:
         """The outputs for a joint action."""
         return self.expected(context, features(actions, self.effects.shape[-2]))
@@ -163,6 +178,27 @@ class Multilinear(eqx.Module):
             own = jnp.eye(self.body.agents, dtype=bool)[..., None]
             return jnp.where(along(own, factors), 1.0, factors).prod(-2)
         return leave_one_out(1.0 + jnp.einsum("...ma,mar->...mr", moments, self.effects))
+
+
+class JointCritic(eqx.Module):
+    """Qᵢ(s, a₁, …, a_N) of every agent, in which a gradient flows to the actions."""
+
+    body: Body
+    """Its other inputs are all agents' actions, side by side."""
+
+    def __call__(
+        self,
+        state: Float[Array, "*batch feature"],
+        actions: Float[Array, "*batch agent_or_1 other dimension"],
+    ) -> Float[Array, "*batch agent"]:
+        """The values of joint actions: one that all agents' critics are asked about, or one for
+        each."""
+        batch = state.shape[:-1]
+        context, _ = self.body.context(
+            state[None, ..., None, :], self.body.blank(batch), jnp.zeros((1, *batch), bool)
+        )
+        joint = actions.reshape(*batch, actions.shape[-3], -1)
+        return self.body.finish(context[0] + self.body.join(joint))[..., 0]
 
 
 AnyCritic = Critic | Multilinear

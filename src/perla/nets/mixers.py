@@ -1,8 +1,8 @@
 """Mixers: from the agents' utilities Qᵢ(τᵢ, aᵢ) to the value of a joint action.
 
 A mixer is told, at every moment, the utilities of the actions asked about (`chosen`), those of each
-agent's best actions (`best`), the actions and the state. What it returns has an axis of
-values: one, Q_tot; or, where nothing is mixed, each agent's own.
+agent's best actions (`best`), the actions, the state, and what utilities are read off (`hidden`).
+What it returns has an axis of values: one, Q_tot; or, where nothing is mixed, each agent's own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from perla.nets.layers import MLP, Init
+from perla.nets.layers import MLP, Init, along
 from perla.types import Array, Float, Int, PRNGKeyArray
 
 
@@ -24,6 +24,7 @@ class Alone(eqx.Module):
         best: Float[Array, "*batch agent"],
         action: Int[Array, "*batch agent"],
         state: Float[Array, "*batch feature"],
+        hidden: Float[Array, "*batch agent known"],
     ) -> Float[Array, "*batch agent"]:
         """The agents' own values."""
         return chosen
@@ -38,6 +39,7 @@ class Sum(eqx.Module):
         best: Float[Array, "*batch agent"],
         action: Int[Array, "*batch agent"],
         state: Float[Array, "*batch feature"],
+        hidden: Float[Array, "*batch agent known"],
     ) -> Float[Array, "*batch 1"]:
         """The joint action's value."""
         return chosen.sum(-1, keepdims=True)
@@ -70,6 +72,7 @@ class Monotonic(eqx.Module):
         best: Float[Array, "*batch agent"],
         action: Int[Array, "*batch agent"],
         state: Float[Array, "*batch feature"],
+        hidden: Float[Array, "*batch agent known"],
     ) -> Float[Array, "*batch 1"]:
         """The joint action's value, which never falls where one of `chosen` rises."""
         W1 = jnp.abs(self.W1(state)).reshape(*chosen.shape, -1)
@@ -125,6 +128,7 @@ class Duplex(eqx.Module):
         best: Float[Array, "*batch agent"],
         action: Int[Array, "*batch agent"],
         state: Float[Array, "*batch feature"],
+        hidden: Float[Array, "*batch agent known"],
     ) -> Float[Array, "*batch 1"]:
         """The joint action's value. Its gradient reaches the utilities through Σᵢ Q′ᵢ alone."""
         # Q′ᵢ = wᵢ(s) Qᵢ + bᵢ(s),   A′ᵢ = Q′ᵢ − V′ᵢ = wᵢ(s) (Qᵢ − max Qᵢ)
@@ -171,22 +175,91 @@ class Central(eqx.Module):
         best: Float[Array, "*batch agent"],
         action: Int[Array, "*batch agent"],
         state: Float[Array, "*batch feature"],
+        hidden: Float[Array, "*batch agent known"],
     ) -> Float[Array, "*batch 1"]:
         """The joint action's value."""
         return self.f(jnp.concatenate([state, chosen], -1)) + self.V(state)
 
 
-AnyMixer = Alone | Sum | Monotonic | Duplex | Central
+class Transformed(eqx.Module):
+    """Q(s, Σᵢ e(hᵢ, aᵢ)), bound to nothing, beside Σᵢ Qᵢ + V(s), which is held to it (QTRAN; Son et
+    al., 2019)."""
+
+    e: MLP
+    Q: MLP
+    V: MLP
+
+    @classmethod
+    def create(
+        cls, key: PRNGKeyArray, *, known: int, actions: int, state: int, hidden: int, init: Init
+    ) -> Transformed:
+        """`known`: features of h; `hidden`: width of all hidden layers and of the encodings e."""
+        key_e, key_q, key_v = jax.random.split(key, 3)
+        return cls(
+            e=dense(key_e, known, (hidden,), hidden, init, others=actions),
+            Q=dense(key_q, state, (hidden, hidden), 1, init, others=hidden),
+            V=dense(key_v, state, (hidden, hidden), 1, init),
+        )
+
+    def __call__(
+        self,
+        chosen: Float[Array, "*batch agent"],
+        best: Float[Array, "*batch agent"],
+        action: Int[Array, "*batch agent"],
+        state: Float[Array, "*batch feature"],
+        hidden: Float[Array, "*batch agent known"],
+    ) -> Float[Array, "*batch 1"]:
+        """The joint action's value."""
+        encoded = self.e.finish(self.e.begin(hidden) + self.e.rows[action])
+        return self.Q.finish(self.Q.begin(state) + encoded.sum(-2) @ self.Q.rows)
+
+    def gap(
+        self,
+        chosen: Float[Array, "*batch agent"],
+        action: Int[Array, "*batch agent"],
+        state: Float[Array, "*batch feature"],
+        hidden: Float[Array, "*batch agent known"],
+    ) -> Float[Array, "*batch 1"]:
+        """D(s, a) = Σᵢ Qᵢ + V(s) − Q(s, a), Q being fixed."""
+        Q = jax.lax.stop_gradient(self(chosen, chosen, action, state, hidden))
+        return chosen.sum(-1, keepdims=True) + self.V(state) - Q
+
+    def gaps(
+        self,
+        utilities: Float[Array, "*batch agent action"],
+        chosen: Float[Array, "*batch agent"],
+        action: Int[Array, "*batch agent"],
+        state: Float[Array, "*batch feature"],
+        hidden: Float[Array, "*batch agent known"],
+    ) -> Float[Array, "*batch agent action"]:
+        """D(s, a′ᵢ, a₋ᵢ) of everything that each agent might have done instead, Q being fixed."""
+        begun = self.e.begin(hidden)[..., None, :]
+        every = self.e.finish(begun + along(self.e.rows, begun))
+        encoded = jnp.take_along_axis(every, action[..., None, None], -2)
+        # Σⱼ e(hⱼ, aⱼ) − e(hᵢ, aᵢ) + e(hᵢ, a′ᵢ), and the same of the utilities
+        joint = encoded.sum(-3, keepdims=True) - encoded + every
+        total = chosen.sum(-1)[..., None, None] - chosen[..., None] + utilities
+        begun = self.Q.begin(state)[..., None, None, :]
+        Q = jax.lax.stop_gradient(self.Q.finish(begun + joint @ self.Q.rows))
+        return total + self.V(state)[..., None] - Q[..., 0]
+
+
+AnyMixer = Alone | Sum | Monotonic | Duplex | Central | Transformed
 
 POSITIVE = 1e-10
 """What is added to weights that must not be zero."""
 
 
 def dense(
-    key: PRNGKeyArray, features: int, hidden: tuple[int, ...], outputs: int, init: Init
+    key: PRNGKeyArray,
+    features: int,
+    hidden: tuple[int, ...],
+    outputs: int,
+    init: Init,
+    others: int = 0,
 ) -> MLP:
-    """A network with hidden layers of these widths."""
-    return MLP.create(key, features, 0, hidden, outputs, init=init, gain=1.0, norm=False)
+    """A network with hidden layers of these widths; `others`: further inputs, which join later."""
+    return MLP.create(key, features, others, hidden, outputs, init=init, gain=1.0, norm=False)
 
 
 def dense_each(

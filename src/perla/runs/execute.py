@@ -16,12 +16,15 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
-from perla.envs.protocol import Env
-from perla.envs.registry import make
+from perla.envs.pool import STEP_SECONDS
+from perla.envs.protocol import Env, HostEnv
+from perla.envs.registry import factory
 from perla.errors import UserError
 from perla.flops import Work
+from perla.loops import host
 from perla.loops.anakin import Trainer
-from perla.methods.td import TD
+from perla.loops.evaluate import Episodes
+from perla.methods.recipes import Replaying
 from perla.runs import backend, checkpoint, machine, replay
 from perla.runs.files import write_atomic
 from perla.runs.interrupt import Interrupted, listening
@@ -35,7 +38,8 @@ CHECKPOINT_SECONDS = 10.0
 
 @runtime_checkable
 class Loop(Protocol):
-    """What carries the learning out; `perla.loops.anakin.Trainer` is one.
+    """What carries the learning out: `perla.loops.anakin.Trainer` in worlds of JAX,
+    `perla.loops.host.Trainer` in others.
 
     `states` holds one entry for each seed, and nobody but the loop looks inside.
     """
@@ -77,6 +81,14 @@ class Loop(Protocol):
 
     def actor(self, exported: Any, index: int, /, *, best: bool) -> Any:
         """The best policy so far of the seed at `index`, or its present one."""
+        ...
+
+    def play(self, actor: Any, key: Any, greedy: Any, /) -> Episodes:
+        """An episode of a policy for each entry of `greedy`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything that is held; nothing follows."""
         ...
 
 
@@ -140,17 +152,20 @@ def train(
     *,
     display: Display | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    step_seconds: float = STEP_SECONDS,
     pictures: bool = True,
 ) -> Result:
     """Carry `run` out from its beginning and leave everything about it in the folder `out`.
 
-    Without a folder nothing is written; without `pictures` no curves and no replay are drawn.
+    Without a folder nothing is written; without `pictures` no curves and no replay are drawn. A
+    world of the host that takes longer than `step_seconds` over a step has hung.
     Raises `UserError` if `out` is in use or cannot be written, `Interrupted` after Ctrl-C.
     """
     if out is not None:
         refuse_used(out)
-    env, trainer = build(run)
-    conduct = Conduct(display or Silent(), checkpoint_seconds, pictures)
+    display = display or Silent()
+    env, trainer = build(run, step_seconds, display.say)
+    conduct = Conduct(display, checkpoint_seconds, pictures)
     if out is None:
         return _carry_out(run, env, trainer, None, None, conduct)
     folder = Folder.create(out, run, env.spec, [str(device) for device in jax.devices()])
@@ -165,10 +180,12 @@ def resume(
     *,
     display: Display | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    step_seconds: float = STEP_SECONDS,
     pictures: bool = True,
 ) -> Result:
     """Go on with the run in `out`, so that it ends as if it had never been interrupted.
 
+    Worlds of the host cannot be taken up where they were and begin fresh episodes.
     A finished run is left as it is. Raises `UserError` if there is no run in `out`, its world has
     changed or its checkpoints are of no use, `Interrupted` after Ctrl-C.
     """
@@ -181,16 +198,18 @@ def resume(
             summary, records = folder.summary(), folder.records()
             display.say(f"{out}: finished, nothing to do")
             return Result(run, records, summary, out, lambda: load(out)[2:])
-        env, trainer = build(run)
+        env, trainer = build(run, step_seconds, display.say)
         folder.check_environment(env.spec)
         start = newest(folder, run, trainer, display.say)
+        if start is not None and isinstance(env, HostEnv):
+            display.say(f"{run.env}: the learner goes on exactly, the worlds in fresh episodes")
         conduct = Conduct(display, checkpoint_seconds, pictures)
         return _carry_out(run, env, trainer, folder, start, conduct)
     finally:
         folder.unlock()
 
 
-def load(out: Path) -> tuple[Run, Env, Loop, Any]:
+def load(out: Path) -> tuple[Run, Env | HostEnv, Loop, Any]:
     """The run in `out`, its world, its loop, and the exported states of its newest checkpoint.
 
     Raises `UserError` if there is no run or no readable checkpoint.
@@ -204,19 +223,22 @@ def load(out: Path) -> tuple[Run, Env, Loop, Any]:
     return run, env, trainer, progress.exported
 
 
-def build(run: Run) -> tuple[Env, Loop]:
-    """The world and the trainer of `run`; nothing is compiled yet."""
+def build(
+    run: Run,
+    step_seconds: float = STEP_SECONDS,
+    say: Callable[[str], None] = lambda text: None,
+) -> tuple[Env | HostEnv, Loop]:
+    """The world and the trainer of `run`; nothing is compiled and no process started yet."""
     backend.prepare()
-    env = make(run.env, **run.env_options)
+    make = factory(run.env, **run.env_options)
+    env = make()
     _check_memory(run, env)
+    lasts: Any = {"seeds": run.seeds, "steps": run.steps, "eval_episodes": run.eval_episodes}
     with _memory_explained():
-        return env, Trainer(
-            env,
-            run.config,
-            seeds=run.seeds,
-            steps=run.steps,
-            eval_episodes=run.eval_episodes,
-        )
+        if not isinstance(env, HostEnv):
+            return env, Trainer(env, run.config, **lasts)
+        conduct: Any = {"workers": machine.cores(), "step_seconds": step_seconds, "say": say}
+        return env, host.Trainer(env, make, run.config, **lasts, **conduct)
 
 
 def newest(folder: Folder, run: Run, trainer: Loop, say: Callable[[str], None]) -> Progress | None:
@@ -292,7 +314,7 @@ def policy(run: Run, trainer: Loop, exported: Any, seed: int | None, *, best: bo
 
 def _carry_out(
     run: Run,
-    env: Env,
+    env: Env | HostEnv,
     trainer: Loop,
     folder: Folder | None,
     start: Progress | None,
@@ -350,16 +372,17 @@ def _carry_out(
                 folder.write_marl_eval(marl_eval(run, records, absolute))
                 if conduct.pictures:
                     display.say("drawing curves.png and replay.gif")
-                    _draw(run, env, trainer, exported, folder, absolute)
+                    _draw(run, env, trainer, exported, folder, absolute, display.say)
                 folder.write_summary(summary)
         display.finish(summary)
     finally:
+        trainer.close()
         display.close()
     out = folder.path if folder is not None else None
     return Result(run, records, summary, out, lambda: (trainer, exported))
 
 
-def steps_per_update(run: Run, env: Env) -> int:
+def steps_per_update(run: Run, env: Env | HostEnv) -> int:
     """The most steps that an update takes, summed over copies."""
     return run.config.copies * run.config.length(env.spec.limit)
 
@@ -378,15 +401,25 @@ def _save(folder: Folder, run: Run, step: int, progress: Progress) -> None:
 
 
 def _draw(
-    run: Run, env: Env, trainer: Loop, exported: Any, folder: Folder, absolute: list[Any]
+    run: Run,
+    env: Env | HostEnv,
+    trainer: Loop,
+    exported: Any,
+    folder: Folder,
+    absolute: list[Any],
+    say: Callable[[str], None],
 ) -> None:
-    """The curves of the run, and an episode of the best seed's best policy."""
+    """The curves of the run, and an episode of the best seed's best policy, if it can be drawn."""
     from perla.analysis import figures  # Slow to import, and needed only here.
 
     write_atomic(folder.path / "curves.png", figures.curves([folder.path]))
     scores = [metrics["return"] if metrics["return"] is not None else -1e30 for metrics in absolute]
     best = scores.index(max(scores))
-    frames = replay.film(env, trainer.actor(exported, best, best=True), seed=0, greedy=True)
+    try:
+        frames = replay.film(env, trainer.actor(exported, best, best=True), seed=0, greedy=True)
+    except UserError as error:
+        say(f"no replay.gif: {error}")
+        return
     write_atomic(folder.path / "replay.gif", replay.gif(frames))
 
 
@@ -412,7 +445,7 @@ def _memory_explained() -> Iterator[None]:
         raise
 
 
-def _check_memory(run: Run, env: Env) -> None:
+def _check_memory(run: Run, env: Env | HostEnv) -> None:
     """Refuse what cannot fit by orders of magnitude, before anything tries."""
     config, spec = run.config, env.spec
     seen = 4 * spec.agents * spec.obs
@@ -425,7 +458,7 @@ def _check_memory(run: Run, env: Env) -> None:
         f"eval_episodes = {run.eval_episodes}": run.eval_episodes * seen,
         f"absolute_episodes = {run.absolute_episodes}": run.absolute_episodes * seen,
     }
-    if isinstance(config, TD):
+    if isinstance(config, Replaying):
         needs[f"buffer = {config.buffer}"] = config.buffer * config.length(spec.limit) * seen
     have = machine.memory()
     for what, need in needs.items():

@@ -9,6 +9,10 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from perla.envs.pool import cores
+
+__all__ = ["accelerators", "cores", "hardware", "memory", "processor", "versions"]
+
 
 def versions() -> dict[str, str]:
     """Versions of everything that can change a run's numbers."""
@@ -41,16 +45,6 @@ def processor() -> str:
         return platform.processor() or platform.machine()
     names = [row.partition(":")[2].strip() for row in text.splitlines() if "model name" in row]
     return names[0] if names else platform.machine()
-
-
-def cores() -> int:
-    """Processor cores that this process may use: `$PERLA_CORES`, or else all that it can."""
-    chosen = os.environ.get("PERLA_CORES", "")
-    if chosen.isdecimal() and int(chosen) > 0:
-        return int(chosen)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def memory() -> int:

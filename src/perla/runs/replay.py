@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from perla.envs.protocol import Env
+from perla.envs.protocol import Env, HostEnv
+from perla.loops import host
 from perla.loops.evaluate import watch
 
 MILLISECONDS = 250
@@ -19,8 +20,13 @@ PAUSE = 1500
 """How long the last picture is shown."""
 
 
-def film(env: Env, actor: Any, *, seed: int, greedy: bool) -> list[np.ndarray]:
-    """One episode of `actor`, a picture `[height, width, 3]` for each state."""
+def film(env: Env | HostEnv, actor: Any, *, seed: int, greedy: bool) -> list[np.ndarray]:
+    """One episode of `actor`, a picture `[height, width, 3]` for each state.
+
+    Raises `UserError` where a world of the host has nothing to draw with.
+    """
+    if isinstance(env, HostEnv):
+        return host.film(env, actor, jax.random.key(seed), greedy=greedy)
     states = watch(env, actor, jax.random.key(seed), greedy=greedy)
     return [np.asarray(env.render(state), dtype=np.uint8) for state in states]
 

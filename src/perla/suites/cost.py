@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
-from perla.envs.protocol import Env
+from perla.envs.pool import pace
+from perla.envs.protocol import Env, HostEnv
 from perla.envs.registry import make
 from perla.flops import Work, element_rate, matrix_rate
+from perla.loops import host
 from perla.loops.anakin import Trainer
-from perla.runs import backend
+from perla.runs import backend, machine
 from perla.runs.execute import steps_per_update
 from perla.runs.spec import Run, schedule
 
@@ -58,14 +60,26 @@ class Costs:
             run.steps * step + intervals * evaluation + absolute
         )
 
-    def _trace(self, run: Run, env: Env) -> tuple[float, float, float]:
+    def _trace(self, run: Run, env: Env | HostEnv) -> tuple[float, float, float]:
         """Seconds of an environment step in training, of an evaluation, of the absolute metric."""
-        trainer = Trainer(env, run.config, seeds=run.seeds[:1], steps=run.steps)
-        seconds = self.machine.seconds
+        lasts: Any = {"seeds": run.seeds[:1], "steps": run.steps}
+        trainer: Trainer | host.Trainer
+        step = 0.0
+        if isinstance(env, HostEnv):
+            trainer = host.Trainer(env, lambda: env, run.config, **lasts)
+            step = pace(env) / machine.cores()
+            env.close()
+        else:
+            trainer = Trainer(env, run.config, **lasts)
+
+        def evaluation(episodes: int) -> float:
+            world = step * 2 * episodes * (env.spec.limit or 0)
+            return self.machine.seconds(trainer.work_per_evaluation(episodes)) + world
+
         return (
-            seconds(trainer.work_per_step()),
-            seconds(trainer.work_per_evaluation(run.eval_episodes)),
-            seconds(trainer.work_per_evaluation(run.absolute_episodes)),
+            self.machine.seconds(trainer.work_per_step()) + step,
+            evaluation(run.eval_episodes),
+            evaluation(run.absolute_episodes),
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from matplotlib.figure import Figure
 
@@ -32,6 +32,18 @@ class Findings(NamedTuple):
     """A table of it: column → cell."""
     figures: dict[str, Figure]
     """Its figures by name."""
+    claims: list[dict[str, str]] = []
+    """What was claimed in particular, with a verdict for each."""
+
+
+class Conduct(NamedTuple):
+    """How a calculation goes about it."""
+
+    say: Callable[[str], None]
+    """Tells people how far it is."""
+    recall: Callable[[str, Any, Callable[[], Any]], Any]
+    """What a part of it found, as JSON holds it: a name for people, all that it depends on, and how
+    to compute it where an earlier call with the same folder has not."""
 
 
 class Calculation(NamedTuple):
@@ -43,8 +55,8 @@ class Calculation(NamedTuple):
     """What the paper says, in our words."""
     rule: str
     """When the claim holds, in words."""
-    compute: Callable[[Scale, Callable[[str], None]], Findings]
-    """What comes of it; says how far it is."""
+    compute: Callable[[Scale, Conduct], Findings]
+    """What comes of it."""
 
     def cells(self, scale: Scale) -> list[Cell]:
         """None."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from perla import overgeneralisation
 from perla.analysis import figures
 from perla.config import tag
 from perla.envs import matrix
-from perla.methods.aggregators import Entropic, Max, Mean, UpperQuantile
+from perla.envs.matrix import MatrixGame
+from perla.methods.aggregators import Aggregator, Entropic, Max, Mean, UpperQuantile
 from perla.methods.estimators import Auto, Sampled
-from perla.suites.experiment import Findings, Scale, Status, Verdict
+from perla.suites.experiment import Conduct, Findings, Scale, Status, Verdict
 
 AGGREGATORS = (Mean(), Entropic(eta=1.0), UpperQuantile(q=0.9), Max())
 BEST = 8.0
@@ -32,19 +33,26 @@ class Size(NamedTuple):
 
 SMALL = ((2, 3), (3, 3), (2, 15), (5, 3))
 SIZES: dict[Scale, Size] = {
-    "smoke": Size(4, SMALL[:2], ()),
+    "smoke": Size(2, SMALL[:1], ()),
     "quick": Size(20, SMALL, ((6, 3), (10, 3))),
     "paper": Size(100, SMALL, ((6, 3), (10, 3))),
 }
 
 
-def compute(scale: Scale, say: Callable[[str], None]) -> Findings:
+def climb(
+    game: MatrixGame, aggregator: Aggregator, estimator: Auto | Sampled, seeds: int
+) -> list[float]:
+    """What every seed earns in the end."""
+    return overgeneralisation.outcomes(game, aggregator, estimator=estimator, seeds=seeds).tolist()
+
+
+def compute(scale: Scale, conduct: Conduct) -> Findings:
     """Every aggregate on every game."""
     size = SIZES[scale]
     rows: list[dict[str, str]] = []
     shares: dict[str, list[float]] = {tag(aggregator): [] for aggregator in AGGREGATORS}
     for agents, actions in size.games + size.larger:
-        say(f"{agents} agents of {actions} actions")
+        conduct.say(f"{agents} agents of {actions} actions")
         game = matrix.make(f"overgeneralisation-n{agents}-a{actions}")
         small = (agents, actions) in size.games
         estimator = Auto() if small else Sampled(k=100)
@@ -55,10 +63,12 @@ def compute(scale: Scale, say: Callable[[str], None]) -> Findings:
             "p*": f"{overgeneralisation.threshold(agents):.3f}",
         }
         for aggregator in AGGREGATORS:
-            earned = overgeneralisation.outcomes(
-                game, aggregator, estimator=estimator, seeds=size.seeds
+            earned = conduct.recall(
+                f"{row['game']}, {tag(aggregator)}",
+                [repr(aggregator), repr(estimator), size.seeds],
+                partial(climb, game, aggregator, estimator, size.seeds),
             )
-            reached = int((earned == BEST).sum())
+            reached = earned.count(BEST)
             row[tag(aggregator)] = f"{reached} of {size.seeds}"
             shares[tag(aggregator)].append(reached / size.seeds)
         rows.append(row)

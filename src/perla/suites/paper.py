@@ -8,11 +8,11 @@ experiment have equal budgets. The paper evaluates with sampled actions, as EPyM
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from perla.suites import pictures, rules
-from perla.suites.experiment import SCALES, Calculation, Experiment, Findings, Scale
+from perla.suites.experiment import SCALES, Calculation, Conduct, Experiment, Findings, Scale
 from perla.suites.suite import Grid, Scalar, Suite
 
 FOUR = ("ippo", "mappo", "perla-ippo", "perla-mappo")
@@ -81,23 +81,30 @@ def suites(
     return {scale: Suite(name=f"{name}-{scale}", grids=(Grid(**grids[scale]),)) for scale in SCALES}
 
 
-def compute_theory(scale: Scale, say: Callable[[str], None]) -> Findings:
+def compute_theory(scale: Scale, conduct: Conduct) -> Findings:
     """The theorems; JAX is imported only for them."""
     from perla.suites import theorems
 
-    return theorems.compute(scale, say)
+    return theorems.compute(scale, conduct)
 
 
-def compute_hope(scale: Scale, say: Callable[[str], None]) -> Findings:
+def compute_games(scale: Scale, conduct: Conduct) -> Findings:
+    """Every method on matrix games; JAX is imported only for them."""
+    from perla.suites import games
+
+    return games.compute(scale, conduct)
+
+
+def compute_hope(scale: Scale, conduct: Conduct) -> Findings:
     """The aggregates on matrix games; JAX is imported only for them."""
     from perla.suites import hope
 
-    return hope.compute(scale, say)
+    return hope.compute(scale, conduct)
 
 
 LBF = {"env": MAPS, "algo": FOUR}
 QUICK_MAPS = (MAPS[3], MAPS[4], MAPS[6])
-SMOKE_MAPS = (MAPS[1], MAPS[3])
+SMOKE_MAPS = (MAPS[1],)
 
 EXPERIMENTS: dict[str, Experiment | Calculation] = {
     "lbf": Experiment(
@@ -174,7 +181,7 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
             algo=FOUR,
             seeds=5,
             steps=20_000,
-            smoke={"env": "lbf:Foraging-8x8-3p-1f-v2"},
+            smoke={"env": SMOKE_MAPS},
         ),
         judge=rules.judge_variance,
         draw=pictures.variance,
@@ -237,6 +244,15 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
         f"{rules.SURE} standard errors of what the theorem says, every excess below its bound, "
         f"and the error falling with slope −1/2 ± {rules.SLOPE} in log K. In part: some do.",
         compute=compute_theory,
+    ),
+    "matrix": Calculation(
+        figure="Fig. 1",
+        claim="On the matrix game IPPO, MAPPO, QPLEX, WQMIX and MAIC find the best joint action at "
+        "first and lose it as agents or actions are added; PERLA keeps it to the largest games.",
+        rule="Each part of it under every regime of data that its methods can learn from, by the "
+        "share of seeds whose greedy policies earn 8 in the end: at least 90% where methods are "
+        "said to find it, at most 10% where they are said to lose it. In part: of some methods.",
+        compute=compute_games,
     ),
     "aggregators": Calculation(
         figure="Beyond the paper; its Table 1's game and what it scales to",

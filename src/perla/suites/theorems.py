@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from perla import theory
 from perla.analysis import figures
 from perla.analysis.stats import Score
 from perla.methods.estimators import Sampled
-from perla.suites.experiment import Findings, Scale, Status, Verdict
+from perla.suites.experiment import Conduct, Findings, Scale, Status, Verdict
 from perla.suites.rules import SLOPE, SURE
 from perla.theory import Game
 
@@ -48,13 +48,13 @@ class Part(NamedTuple):
     figure: Figure
 
 
-def compute(scale: Scale, say: Callable[[str], None]) -> Findings:
+def compute(scale: Scale, conduct: Conduct) -> Findings:
     """All of them on the same games."""
     size = SIZES[scale]
     games = [theory.random_game(seed) for seed in range(size.games)]
     gradients = []
     for seed, game in enumerate(games):
-        say(f"policy gradients of game {seed + 1} of {size.games}")
+        conduct.say(f"policy gradients of game {seed + 1} of {size.games}")
         gradients.append(
             theory.gradients(
                 game, game.values, KS, trajectories=size.trajectories, length=LENGTH, seed=seed
@@ -64,9 +64,9 @@ def compute(scale: Scale, say: Callable[[str], None]) -> Findings:
         "theorem-3": equal_expectations(gradients),
         "theorems-4-and-5": excess_variance(games, gradients),
     }
-    say("variances of the critic's values")
+    conduct.say("variances of the critic's values")
     parts = {"theorem-1": variance_of_the_critic(games, size)} | parts
-    say("errors of the estimate")
+    conduct.say("errors of the estimate")
     parts["error"] = error_of_the_estimate(games, size)
     held = [part.holds for part in parts.values()]
     status: Status = "holds" if all(held) else "holds in part" if any(held) else "does not hold"

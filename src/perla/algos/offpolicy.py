@@ -1,0 +1,101 @@
+"""What learners that replay have in common: what they have been through, and the networks that
+they go through it again with."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from perla.algos.normalise import Running
+from perla.algos.protocol import Trajectory
+from perla.algos.replay import Replay, Sequences, sequences
+from perla.envs.protocol import Spec
+from perla.methods.recipes import Replaying
+from perla.nets.actors import Utilities, Views
+from perla.nets.body import Body
+from perla.nets.messages import Messages
+from perla.types import Array, Float, Int, PRNGKeyArray
+
+
+class Experience(NamedTuple):
+    """What a learner has been through."""
+
+    replay: Replay
+    rewards: Running
+    """Of the rewards of all steps seen."""
+    steps: Int[Array, ""]
+    """Environment steps seen."""
+
+    @classmethod
+    def create(
+        cls, config: Replaying, spec: Spec, *, memory: int, values: int, state: bool
+    ) -> Experience:
+        """None yet, of an actor with a `memory` for each agent and a reward for each of `values`;
+        with the global state or without."""
+        length = config.length(spec.limit)
+        return cls(
+            Replay.create(spec, config.buffer, length, memory=memory, values=values, state=state),
+            Running.create(),
+            jnp.int32(0),
+        )
+
+    def add(
+        self, trajectory: Trajectory, reward: Float[Array, "time env value"], spec: Spec
+    ) -> Experience:
+        """With the trajectory, of which `reward` is what was earned, in the place of the oldest."""
+        new = sequences(trajectory, reward, spec, state=self.replay.sees_state)
+        return Experience(
+            self.replay.add(new),
+            self.rewards.update(reward, trajectory.valid),
+            self.steps + trajectory.valid.sum(),
+        )
+
+    def sample(self, config: Replaying, key: PRNGKeyArray) -> Sequences:
+        """What a gradient step is made of."""
+        batch = self.replay.sample(key, config.batch)
+        if config.normalise_rewards:
+            batch = batch._replace(reward=self.rewards.standardise(batch.reward))
+        return batch
+
+
+def create_utilities(
+    config: Replaying,
+    spec: Spec,
+    key: PRNGKeyArray,
+    *,
+    messages: Messages | None = None,
+    gain: float = 1.0,
+) -> Utilities:
+    """Fresh utilities for a world, of agents that tell each other `messages`; their outputs are
+    scaled by `gain`."""
+    recalls = spec.max_actions if config.last_action else 0
+    body = Body.create(
+        key, agents=spec.agents, features=spec.obs + recalls, outputs=spec.max_actions,
+        core=config.actor, hidden=config.hidden, layers=config.layers,
+        gain=gain, init=config.init, norm=config.layer_norm,
+        ids=config.agent_ids, separate=config.sharing == "separate",
+    )  # fmt: skip
+    return Utilities(body, messages, recalls)
+
+
+def look(
+    utilities: Utilities, steps: Sequences, memory: Float[Array, "sequence agent memory"]
+) -> Views:
+    """The agents' own views at all places, from the memory before the first step on."""
+    time, obs, sources = len(steps.fresh), steps.observation.obs, steps.sources
+    along, memories = utilities.unroll(obs[:time], steps.action, memory, steps.fresh)
+    before = memories[sources, jnp.arange(sources.shape[1])[None]]
+    beyond, _ = utilities(obs[time:], before, jnp.zeros(sources.shape, bool))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), along, beyond)
+
+
+def bootstrapped(
+    steps: Sequences, values: Float[Array, "place sequence value"], gamma: float
+) -> Float[Array, "time sequence value"]:
+    """What every step is worth by the `values` of all places."""
+    # y = r + γ (1 − d) V(s′)
+    following = jnp.take_along_axis(values, steps.next_place[..., None], 0)
+    following = jnp.where(steps.terminated[..., None], 0.0, following)
+    return steps.reward + gamma * following

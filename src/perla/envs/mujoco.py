@@ -1,0 +1,208 @@
+"""Multi-agent MuJoCo: the robots of Gymnasium's MuJoCo tasks, their joints dealt out to agents.
+
+The world is gymnasium-robotics' own (`mamujoco_v1`), number for number; what is added is the shape
+that learners ask for: actions in [-1, 1], agents padded to the largest. `tests/test_mujoco.py`
+steps both side by side.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perla.envs.protocol import Observation, Spec, TimeStep
+from perla.errors import UserError, nearest
+
+EXAMPLES = {
+    "Hopper-3x1": "thigh, leg and foot",
+    "Swimmer-2x1": "a joint each",
+    "Walker2d-2x3": "right and left leg",
+    "HalfCheetah-2x3": "back and front leg",
+    "HalfCheetah-6x1": "a joint each",
+    "Ant-2x4": "the legs of each side",
+    "Ant-2x4d": "the legs of each diagonal",
+    "Ant-4x2": "a leg each",
+    "Humanoid-9|8": "upper and lower body",
+    "HumanoidStandup-9|8": "upper and lower body",
+    "Reacher-2x1": "a joint each",
+    "Pusher-3p": "shoulder, elbow and wrist",
+    "ManySegmentSwimmer-10x2": "two segments each",
+    "ManySegmentAnt-2x3": "three segments each",
+}
+"""Names that are known to work, and who the agents are."""
+
+SCENARIOS = sorted({name.partition("-")[0] for name in EXAMPLES} | {
+    "CoupledHalfCheetah", "InvertedPendulum", "InvertedDoublePendulum",
+})  # fmt: skip
+"""Every robot; with no factorisation behind it, it is one agent that sees and does everything."""
+
+
+class MultiAgentMujoco:
+    """A robot whose joints are dealt out to agents, a [`HostEnv`][perla.envs.protocol.HostEnv].
+
+    An agent observes its own joints, those up to `agent_obsk` joints away, and what is global; the
+    global state is the observation of the undivided task. All agents earn the task's reward. Agents
+    with fewer features or joints than others are padded with zeros, and `avail` says which
+    dimensions of its action an agent has. Actions are scaled from [-1, 1] to the task's bounds.
+    """
+
+    def __init__(self, scenario: str, factorisation: str | None, agent_obsk: int, options: Any):
+        self.scenario, self.factorisation = scenario, factorisation
+        self.agent_obsk, self.options = agent_obsk, dict(options)
+        with _alone(scenario):
+            self.env = _module().parallel_env(
+                scenario=scenario,
+                agent_conf=factorisation,
+                agent_obsk=agent_obsk,
+                render_mode="rgb_array",
+                **self.options,
+            )
+        env = self.env
+        # Some of Pusher's joints share a label, by which the library sorts, and are otherwise in
+        # the order of a set: another one in every copy of the world.
+        for lists in getattr(env, "k_dicts", ()):
+            for nodes in lists.values():
+                nodes.sort(key=lambda node: (node.label, node.act_ids))
+        self.agents: list[str] = list(env.possible_agents)
+        boxes = [env.action_space(agent) for agent in self.agents]
+        # Centre and half of the task's bounds: a in [-1, 1] becomes centre + a · half.
+        self.bounds = [((box.high + box.low) / 2, (box.high - box.low) / 2) for box in boxes]
+        sizes = tuple(box.shape[0] for box in boxes)
+        self.avail = np.arange(max(sizes)) < np.array(sizes)[:, None]
+        self.spec = Spec(
+            id=f"mamujoco:{scenario}" + (f"-{factorisation}" if factorisation else ""),
+            agents=len(self.agents),
+            obs=max(env.observation_space(agent).shape[0] for agent in self.agents),
+            state=env.single_agent_env.observation_space.shape[0],
+            actions=sizes,
+            limit=int(env.single_agent_env.get_wrapper_attr("_max_episode_steps")),
+            reward="common",
+            continuous=True,
+            rules={
+                "scenario": scenario,
+                "factorisation": factorisation,
+                "agent_obsk": agent_obsk,
+                **self.options,
+                **{name: importlib.metadata.version(name) for name in PACKAGES},
+            },
+        )
+
+    def reset(self, seed: int) -> Observation:
+        """Begin an episode."""
+        seen, _ = self.env.reset(seed=seed)
+        return self._observation(seen)
+
+    def step(self, action: np.ndarray) -> TimeStep:
+        """One step of the task; `action`: `[agent, action]` in [-1, 1]."""
+        actions = {
+            agent: centre + action[i, : len(half)] * half
+            for i, (agent, (centre, half)) in enumerate(zip(self.agents, self.bounds, strict=True))
+        }
+        seen, rewards, terminations, truncations, _ = self.env.step(actions)
+        observation = self._observation(seen)
+        one = self.agents[0]  # The others' are the same.
+        return TimeStep(
+            observation,
+            np.array([rewards[agent] for agent in self.agents], np.float32),
+            np.bool_(terminations[one]),
+            np.bool_(truncations[one] and not terminations[one]),
+            observation,
+        )
+
+    def render(self) -> np.ndarray:
+        """The task's own camera, drawn without a display; `UserError` where there is no way to."""
+        if not (os.environ.get("MUJOCO_GL") or os.environ.get("DISPLAY")):
+            os.environ["MUJOCO_GL"] = "egl"
+        try:
+            return np.asarray(self.env.render(), np.uint8)
+        except Exception as error:  # Each backend fails in its own way.
+            text = " ".join(str(error).split())
+            backend = os.environ.get("MUJOCO_GL", "glfw")
+            raise UserError(
+                f"{self.spec.id}: MuJoCo cannot draw here with MUJOCO_GL={backend} ({text}); "
+                "install EGL or OSMesa (libegl1, libosmesa6) and set MUJOCO_GL to egl or osmesa"
+            ) from None
+
+    def close(self) -> None:
+        """Let go of the task."""
+        self.env.close()
+
+    def _observation(self, seen: dict[str, np.ndarray]) -> Observation:
+        obs = np.zeros((len(self.agents), self.spec.obs), np.float32)
+        for i, agent in enumerate(self.agents):
+            obs[i, : len(seen[agent])] = seen[agent]
+        return Observation(obs, np.asarray(self.env.state(), np.float32), self.avail)
+
+
+PACKAGES = ("gymnasium-robotics", "gymnasium", "mujoco")
+"""What decides the numbers, and is stamped into results."""
+
+
+def make(name: str, **options: Any) -> MultiAgentMujoco:
+    """The world of a robot and a factorisation, such as `Hopper-3x1`.
+
+    Options: `agent_obsk`, to how many joints away an agent observes (1); all others are the
+    Gymnasium task's own, such as `forward_reward_weight`. Raises `UserError` for a name or option
+    that is none, and where gymnasium-robotics is not installed.
+    """
+    scenario, _, factorisation = name.partition("-")
+    if scenario not in SCENARIOS:
+        raise nearest(scenario, SCENARIOS, what="MuJoCo robot")
+    agent_obsk = options.pop("agent_obsk", 1)
+    if isinstance(agent_obsk, bool) or not isinstance(agent_obsk, int) or agent_obsk < 0:
+        raise UserError(f"agent_obsk {agent_obsk!r} is not a whole number of 0 or more")
+    try:
+        return MultiAgentMujoco(scenario, factorisation or None, agent_obsk, options)
+    except UserError:
+        raise
+    except TypeError as error:
+        found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if found is None:
+            raise
+        option = found[1]
+        raise UserError(
+            f"unknown option {option!r} of mamujoco:{name}; known are agent_obsk and those of "
+            f"Gymnasium's {scenario}"
+        ) from None
+    except Exception as error:  # The library raises no other kind for what it does not know.
+        if "UNKNOWN" not in str(error):
+            versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+            raise UserError(
+                f"mamujoco:{name} cannot be made by {versions} ({type(error).__name__}: {error})"
+            ) from None
+        known = [example for example in EXAMPLES if example.startswith(f"{scenario}-")]
+        hint = f"known: {', '.join(known)}" if known else f"{scenario} cannot be divided"
+        raise UserError(f"unknown factorisation {factorisation!r} of {scenario}; {hint}") from None
+
+
+def _module() -> Any:
+    try:
+        from gymnasium_robotics import mamujoco_v1
+    except ImportError as error:
+        raise UserError(
+            f"mamujoco worlds need gymnasium-robotics and mujoco ({error}); "
+            "pip install 'perla[mujoco]'"
+        ) from None
+    return mamujoco_v1
+
+
+@contextmanager
+def _alone(scenario: str) -> Iterator[None]:
+    """Keep other processes out: of some robots the library writes a description to one place, reads
+    it and removes it."""
+    if not scenario.startswith("ManySegment"):
+        yield
+        return
+    path = Path(tempfile.gettempdir()) / f"perla-mujoco-{os.getuid()}.lock"
+    with open(path, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,243 @@
+"""The process that steps some copies of a host world. It imports no JAX unless the world does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import parent_process
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from perla.envs.protocol import HostEnv, Observation, Spec, TimeStep
+
+Factory = Callable[[], HostEnv]
+"""Makes a copy of a world. Other processes are sent it, so it must be picklable: a function of a
+module, or a `functools.partial` of one."""
+
+
+class Fault(Exception):
+    """A world that does not do what its `Spec` says."""
+
+
+class Share(NamedTuple):
+    """What one worker steps."""
+
+    number: int
+    """The worker's own."""
+    groups: Mapping[int, range]
+    """Its copies in each group."""
+    firsts: Mapping[int, int]
+    """The first copy of each group, whoever steps it."""
+
+
+class Memory:
+    """NumPy arrays that processes share, `[copy, ...]` unless said.
+
+    `observation` and `final` are `Observation`s of arrays; `action`, `active` (which copies a step
+    is for), `reward`, `terminated` and `truncated` are of the last step; `episode` counts from the
+    group's beginning and `time` from the episode's; `hand` and `ticks` `[worker]` are the copy that
+    a worker has in hand and how often it has taken one up.
+    """
+
+    action: np.ndarray
+    active: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    episode: np.ndarray
+    time: np.ndarray
+    hand: np.ndarray
+    ticks: np.ndarray
+
+    def __init__(self, context: Any, spec: Spec, copies: int, workers: int, alive: bool) -> None:
+        agents, actions = spec.agents, spec.max_actions
+        seen: dict[str, Any] = {
+            "obs": ((copies, agents, spec.obs), np.float32),
+            "state": ((copies, spec.state), np.float32),
+            "avail": ((copies, agents, actions), np.bool_),
+        }
+        if alive:
+            seen["alive"] = ((copies, agents), np.bool_)
+        action = (copies, agents, actions) if spec.continuous else (copies, agents)
+        self.layout: dict[str, Any] = {
+            "action": (action, np.float32 if spec.continuous else np.int32),
+            "active": ((copies,), np.bool_),
+            "reward": ((copies, agents), np.float32),
+            "terminated": ((copies,), np.bool_),
+            "truncated": ((copies,), np.bool_),
+            "episode": ((copies,), np.int64),
+            "time": ((copies,), np.int64),
+            "hand": ((workers,), np.int64),
+            "ticks": ((workers,), np.int64),
+            **{f"observation.{name}": kind for name, kind in seen.items()},
+            **{f"final.{name}": kind for name, kind in seen.items()},
+        }
+        size = sum(_aligned(shape, dtype) for shape, dtype in self.layout.values())
+        self.buffer = context.RawArray("b", max(size, 1))
+        self._map()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"layout": self.layout, "buffer": self.buffer}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._map()
+
+    def _map(self) -> None:
+        arrays, offset = {}, 0
+        for name, (shape, dtype) in self.layout.items():
+            count = int(np.prod(shape))
+            flat = np.frombuffer(self.buffer, dtype, count, offset) if count else np.empty(0, dtype)
+            arrays[name] = flat.reshape(shape)
+            offset += _aligned(shape, dtype)
+        self.observation, self.final = (
+            Observation(*(arrays.get(f"{which}.{name}") for name in Observation._fields))
+            for which in ("observation", "final")
+        )
+        self.__dict__.update({name: a for name, a in arrays.items() if "." not in name})
+
+
+def _aligned(shape: tuple[int, ...], dtype: Any) -> int:
+    """Bytes of an array, rounded up to a cache line."""
+    return -(-int(np.prod(shape)) * np.dtype(dtype).itemsize // 64) * 64
+
+
+def put(observation: Observation, into: Observation, copy: int) -> None:
+    """Write one copy's `observation`; `Fault` unless it has the right shapes and finite numbers."""
+    for name, value, room in zip(Observation._fields, observation, into, strict=True):
+        if room is None or value is None:
+            if room is not value:
+                there = "is there now and was not" if room is None else "was there and is None"
+                raise Fault(f"`{name}` {there} in the first observation")
+            continue
+        value = np.asarray(value)
+        if value.shape != room[copy].shape:
+            raise Fault(f"`{name}` has shape {value.shape}, expected {room[copy].shape}")
+        room[copy] = value
+        if room.dtype == np.float32:
+            if not np.isfinite(room[copy]).all():
+                raise Fault(f"`{name}` holds numbers that are not finite")
+        elif name == "avail" and not room[copy].any(-1).all():
+            agent = int(np.argmin(room[copy].any(-1)))
+            raise Fault(f"`avail` leaves agent {agent} no action")
+
+
+class Copies:
+    """The copies of one worker."""
+
+    def __init__(self, factory: Factory, spec: Spec, memory: Memory, share: Share) -> None:
+        self.factory, self.spec, self.memory, self.share = factory, spec, memory, share
+        self.envs: dict[int, HostEnv] = {}
+        self.entropy: dict[int, tuple[int, ...]] = {}
+        self.faults: list[tuple[int, int, str]] = []
+        """(copy, step, what) since they were last told."""
+
+    def begin(self, group: int, entropy: tuple[int, ...]) -> None:
+        """Begin an episode in every copy of `group`; all its chance follows from `entropy`."""
+        self.entropy[group] = entropy
+        for copy in self.share.groups[group]:
+            self._begin(group, copy)
+
+    def step(self, group: int) -> None:
+        """Step the active copies of `group`; those whose episode ends begin the next."""
+        for copy in self.share.groups[group]:
+            if not self.memory.active[copy]:
+                continue
+            self._take(copy)
+            self.memory.time[copy] += 1
+            try:
+                self._step(group, copy)
+            except Exception as error:
+                self.faults.append((copy, int(self.memory.time[copy]), line(error)))
+                with suppress(Exception):
+                    self.envs.pop(copy).close()
+                self._begin(group, copy)
+
+    def close(self) -> None:
+        """Let go of all copies."""
+        for env in self.envs.values():
+            with suppress(Exception):
+                env.close()
+
+    def _take(self, copy: int) -> None:
+        self.memory.hand[self.share.number] = copy
+        self.memory.ticks[self.share.number] += 1
+
+    def _begin(self, group: int, copy: int) -> None:
+        self._take(copy)
+        memory = self.memory
+        memory.episode[copy] += 1
+        memory.time[copy] = 0
+        if copy not in self.envs:
+            self.envs[copy] = self.factory()
+        which = (copy - self.share.firsts[group], int(memory.episode[copy]))
+        chance = np.random.SeedSequence(self.entropy[group], spawn_key=which)
+        seed = int(chance.generate_state(1)[0])
+        put(self.envs[copy].reset(seed), memory.observation, copy)
+
+    def _step(self, group: int, copy: int) -> None:
+        memory = self.memory
+        timestep: TimeStep = self.envs[copy].step(memory.action[copy].copy())
+        put(timestep.final, memory.final, copy)
+        reward = np.asarray(timestep.reward)
+        if reward.shape != memory.reward[copy].shape:
+            raise Fault(f"`reward` has shape {reward.shape}, expected {memory.reward[copy].shape}")
+        memory.reward[copy] = reward
+        if not np.isfinite(memory.reward[copy]).all():
+            raise Fault("`reward` holds numbers that are not finite")
+        terminated = bool(timestep.terminated)
+        truncated = bool(timestep.truncated) and not terminated
+        time, limit = int(memory.time[copy]), self.spec.limit
+        if truncated and time != limit:
+            raise Fault(f"truncated after {time} steps, and its spec says {limit}")
+        if time == limit and not (terminated or truncated):
+            raise Fault(f"goes on after {time} steps, where its spec says that it is truncated")
+        memory.terminated[copy], memory.truncated[copy] = terminated, truncated
+        if terminated or truncated:
+            self._begin(group, copy)
+            return
+        for new, room in zip(memory.final, memory.observation, strict=True):
+            if room is not None:
+                room[copy] = new[copy]
+
+
+def serve(pipe: Connection, factory: Factory, spec: Spec, memory: Memory, share: Share) -> None:
+    """Do what comes through `pipe` until it closes: `("begin", group, entropy)` or
+    `("step", group, None)`. Each is answered by `("done", group, faults)`; an episode that cannot
+    be begun by `("failed", copy, why)`, which is the end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to hear.
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    copies = Copies(factory, spec, memory, share)
+    try:
+        while True:
+            command, group, entropy = pipe.recv()
+            if command == "begin":
+                copies.begin(group, entropy)
+            else:
+                copies.step(group)
+            pipe.send(("done", group, copies.faults))
+            copies.faults = []
+    except EOFError:
+        copies.close()
+    except BaseException as error:
+        pipe.send(("failed", int(memory.hand[share.number]), line(error)))
+
+
+def _die_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def line(error: BaseException) -> str:
+    """What went wrong, in a line of at most 200 characters."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, Fault):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text if len(text) <= 200 else text[:199] + "…"

@@ -1,0 +1,139 @@
+"""Messages: what agents tell each other before they act.
+
+Arrays `[..., i, j]` are of what agent i thinks of agent j, or tells it.
+"""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from perla.distributions import Categorical, Gaussian
+from perla.nets.layers import MLP, Init, Linear
+from perla.types import Array, Float, Int, PRNGKeyArray
+
+
+class Messages(eqx.Module):
+    """Σᵢ αᵢⱼ mᵢⱼ, by which its teammates move the utilities of agent j (MAIC; Yuan et al., 2022).
+
+    Agent i models every other agent j by a latent zᵢⱼ ~ q(·|hᵢ) and weighs what it tells it by αᵢⱼ.
+    The message mᵢⱼ, which says something of each of j's actions, is made of zᵢⱼ and hⱼ: as in the
+    authors' code h is the receiver's, so that zᵢⱼ and αᵢⱼ are all that anybody needs to send.
+    """
+
+    latent: MLP
+    """hᵢ → q(zᵢⱼ|hᵢ) of every j."""
+    inference: MLP
+    """hᵢ, aⱼ → p(zᵢⱼ|hᵢ, aⱼ)."""
+    message: MLP
+    """hⱼ, zᵢⱼ → mᵢⱼ."""
+    query: Linear
+    key: Linear
+    floor: float = eqx.field(static=True)
+    """The least variance of a latent."""
+    prune: float = eqx.field(static=True)
+    """The weight, in shares of 1/N, below which a message is not sent."""
+
+    @classmethod
+    def create(
+        cls,
+        key: PRNGKeyArray,
+        *,
+        agents: int,
+        known: int,
+        actions: int,
+        latent: int,
+        attention: int,
+        hidden: int,
+        floor: float,
+        prune: float,
+        init: Init,
+    ) -> Messages:
+        """`known`: features of h; `latent`: those of z; `attention`: those in which α compares;
+        `hidden`: width of the hidden layers."""
+        keys = jax.random.split(key, 5)
+
+        def network(key: PRNGKeyArray, others: int, outputs: int) -> MLP:
+            return MLP.create(
+                key, known, others, (hidden,), outputs, init=init, gain=1.0, norm=False
+            )
+
+        return cls(
+            latent=network(keys[0], 0, agents * 2 * latent),
+            inference=network(keys[1], actions, 2 * latent),
+            message=network(keys[2], latent, actions),
+            query=Linear.create(keys[3], known, attention, init, gain=1.0),
+            key=Linear.create(keys[4], latent, attention, init, gain=1.0),
+            floor=floor,
+            prune=prune,
+        )
+
+    def __call__(
+        self, hidden: Float[Array, "*batch agent known"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "*batch agent action"]:
+        """What is added to every agent's utilities: with a `key` from latents that are drawn, else
+        from their means, and then messages that hardly count are not sent."""
+        z = self.latents(hidden, key)
+        weight = self.attention(hidden, z).probs
+        if key is None:
+            weight = jnp.where(weight < self.prune / hidden.shape[-2], 0.0, weight)
+        # Σᵢ αᵢⱼ mᵢⱼ
+        return (weight[..., None] * self.contents(hidden, z)).sum(-3)
+
+    def models(self, hidden: Float[Array, "*batch agent known"]) -> Gaussian:
+        """q(zᵢⱼ|hᵢ)  `[*batch, i, j, latent]`."""
+        agents = hidden.shape[-2]
+        return self.gaussian(self.latent(hidden).reshape(*hidden.shape[:-1], agents, -1))
+
+    def latents(
+        self, hidden: Float[Array, "*batch agent known"], key: PRNGKeyArray | None
+    ) -> Float[Array, "*batch agent agent latent"]:
+        """zᵢⱼ, drawn, or its mean."""
+        models = self.models(hidden)
+        return models.mean if key is None else models.sample(key)
+
+    def attention(
+        self,
+        hidden: Float[Array, "*batch agent known"],
+        z: Float[Array, "*batch agent agent latent"],
+    ) -> Categorical:
+        """αᵢ over the others: softmaxⱼ(W_q hᵢ · W_k zᵢⱼ / √d), j ≠ i."""
+        query, key = self.query(hidden), self.key(z)
+        scores = (query[..., None, :] * key).sum(-1) / query.shape[-1] ** 0.5
+        others = ~jnp.eye(hidden.shape[-2], dtype=bool)
+        return Categorical.masked(scores, jnp.broadcast_to(others, scores.shape))
+
+    def contents(
+        self,
+        hidden: Float[Array, "*batch agent known"],
+        z: Float[Array, "*batch agent agent latent"],
+    ) -> Float[Array, "*batch agent agent action"]:
+        """mᵢⱼ(hⱼ, zᵢⱼ)."""
+        receiver = self.message.begin(hidden)[..., None, :, :]
+        return self.message.finish(receiver + z @ self.message.rows)
+
+    def divergence(
+        self, hidden: Float[Array, "*batch agent known"], action: Int[Array, "*batch agent"]
+    ) -> Float[Array, "*batch agent"]:
+        """KL(q(zᵢⱼ|hᵢ) ‖ p(zᵢⱼ|hᵢ, aⱼ)), averaged over j ≠ i: how far an agent's models of others
+        are from those that it would make if it knew what they do."""
+        agents = hidden.shape[-2]
+        sender = self.inference.begin(hidden)[..., None, :]
+        doing = self.inference.rows[action][..., None, :, :]
+        inferred = self.gaussian(self.inference.finish(sender + doing))
+        divergence = self.models(hidden).divergence(inferred)
+        others = jnp.broadcast_to(~jnp.eye(agents, dtype=bool), divergence.shape)
+        return jnp.where(others, divergence, 0.0).sum(-1) / (agents - 1)
+
+    def entropy(
+        self, hidden: Float[Array, "*batch agent known"], key: PRNGKeyArray | None
+    ) -> Float[Array, "*batch agent"]:
+        """H(αᵢ), from the latents that `key` draws. Only what compares them learns from it."""
+        known = jax.lax.stop_gradient(hidden)
+        return self.attention(known, jax.lax.stop_gradient(self.latents(known, key))).entropy()
+
+    def gaussian(self, output: Float[Array, "*batch output"]) -> Gaussian:
+        """A latent's distribution, from its mean and the logarithm of its variance."""
+        mean, log_variance = jnp.split(output, 2, -1)
+        return Gaussian(mean, jnp.sqrt(jnp.maximum(jnp.exp(log_variance), self.floor)))

@@ -1,0 +1,84 @@
+"""What becomes of learners of a one-step matrix game, by what they learn from.
+
+On-policy, a learner sees what its own agents play; a replaying one keeps that, as it always does.
+Under *uniform* data joint actions are drawn at random throughout, afresh for every collection, as
+in QPLEX's experiment (Wang et al., 2021, whose replay they fill). *Balanced* data are a fixed set,
+drawn once, in which every payoff is as frequent as any other: it is sure to hold the best one.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from perla.algos.create import create
+from perla.algos.protocol import LearnerState
+from perla.envs.matrix import MatrixGame
+from perla.envs.wrappers import AutoReset
+from perla.loops.rollout import begin, rollout
+from perla.methods.recipes import Method
+from perla.types import Array, Float, Int, PRNGKeyArray
+
+Regime = Literal["on-policy", "uniform", "balanced"]
+REGIMES: tuple[Regime, ...] = get_args(Regime)
+ROWS = 4096
+"""Joint actions of the balanced set."""
+HASTY = {"xla_backend_optimization_level": 0}
+"""How what runs for milliseconds is compiled."""
+
+
+def outcomes(
+    game: MatrixGame,
+    config: Method,
+    regimes: tuple[Regime, ...],
+    *,
+    seeds: int,
+    collections: int,
+) -> Float[np.ndarray, "regime seed"]:
+    """What the greedy policies of every seed earn after so many collections, each a play of
+    `config.copies` copies and an update.
+
+    In a game of one step nothing but the reward depends on what is played. So the joint actions of
+    a regime take the place of those that the agents chose, and the payoffs follow.
+    """
+    algorithm, copies = create(config, game.spec), AutoReset(game, config.copies)
+
+    def one(
+        regime: Int[Array, ""], learner: LearnerState, key: PRNGKeyArray
+    ) -> Int[Array, " agent"]:
+        key_rows, key_scene, key_steps = jax.random.split(key, 3)
+        rows = game.draw("balanced", key_rows, ROWS)
+
+        def step(carry, inputs):
+            learner, scene = carry
+            key, progress = inputs
+            key_play, key_uniform, key_row, key_update = jax.random.split(key, 4)
+            scene, trajectory, _ = rollout(copies, learner.actor, scene, key_play, 1)
+            uniform = game.draw("uniform", key_uniform, config.copies)
+            balanced = jax.random.choice(key_row, rows, (config.copies,))
+            joint = jnp.stack([trajectory.action[0], uniform, balanced])[regime]
+            trajectory = trajectory._replace(
+                action=joint[None],
+                reward=jnp.broadcast_to(game.payoff(joint)[None, :, None], trajectory.reward.shape),
+            )
+            learner, _ = algorithm.update(learner, trajectory, key_update, progress)
+            return (learner, scene), None
+
+        keys = jax.random.split(key_steps, collections)
+        start = learner, begin(copies, learner.actor, key_scene)
+        (learner, scene), _ = jax.lax.scan(step, start, (keys, jnp.linspace(0.0, 1.0, collections)))
+        policy, _ = learner.actor(scene.observation, scene.memory, scene.fresh)
+        return policy.mode()[0]
+
+    key_learners, key_runs = jax.random.split(jax.random.key(0))
+    # Done once: to compile it well would take longer than to do it.
+    create_all = jax.jit(jax.vmap(algorithm.init), compiler_options=HASTY)
+    learners = create_all(jax.random.split(key_learners, seeds))
+    over_seeds = jax.vmap(one, in_axes=(None, 0, 0))
+    learn = jax.jit(jax.vmap(over_seeds, in_axes=(0, None, None)))
+    chosen = jnp.array([REGIMES.index(regime) for regime in regimes])
+    joint = learn(chosen, learners, jax.random.split(key_runs, seeds))
+    return np.asarray(game.payoff(joint))

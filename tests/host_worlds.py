@@ -1,0 +1,101 @@
+"""Worlds of the host for tests: NumPy alone, with known values, and with every fault there is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from perla.envs.protocol import Observation, Spec, TimeStep
+
+EXAMPLES = ("patience",)
+
+
+class Patience:
+    """`probes.PATIENCE` in NumPy: two agents, each of whom sees its sign and the time; at the last
+    of `length` steps both earn 1 if both actions say their signs.
+
+    Where there is a `fault`, the first copy to find the file `trigger` at its second step removes
+    it and does what is called so; with `trigger` "always", every copy does, at every such step.
+    """
+
+    def __init__(
+        self, *, length: int = 3, end: str = "terminated", fault: str = "", trigger: str = ""
+    ) -> None:
+        self.length, self.end, self.fault, self.trigger = length, end, fault, trigger
+
+    @property
+    def spec(self) -> Spec:
+        return Spec("tiny:patience", 2, 2, 4, (2, 2), self.length, "common")
+
+    def reset(self, seed: int) -> Observation:
+        self.signs = np.random.default_rng(seed).choice([-1.0, 1.0], 2)
+        self.time = 0
+        if self.fault == "reset" and self._due():
+            raise ValueError("no world today")
+        return self._see()
+
+    def step(self, action: np.ndarray) -> TimeStep:
+        assert action.shape == (2,)
+        assert action.dtype == np.int32
+        self.time += 1
+        over = self.time == self.length
+        reward = np.full(2, float(over and bool((2 * action - 1 == self.signs).all())))
+        seen = self._see()
+        if self.time == 2 and self.fault not in ("", "reset") and self._due():
+            match self.fault:
+                case "raise":
+                    raise RuntimeError("the engine\nhas stalled")
+                case "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "exit":
+                    sys.exit(3)
+                case "hang":
+                    time.sleep(1000)
+                case "nan":
+                    seen = seen._replace(obs=seen.obs * np.nan)
+                case "infinite reward":
+                    reward = reward + np.inf
+                case "size":
+                    seen = seen._replace(obs=seen.obs[:, :1])
+                case "no action":
+                    seen = seen._replace(avail=seen.avail & False)
+                case "endless":
+                    self.length = 10
+                case "early":
+                    return TimeStep(seen, reward, np.False_, np.True_, seen)
+        return TimeStep(
+            seen, reward, over and self.end == "terminated", over and self.end == "truncated", seen
+        )
+
+    def render(self) -> np.ndarray:
+        picture = np.zeros((16, 16, 3), np.uint8)
+        picture[:, : 1 + 5 * self.time] = 200
+        return picture
+
+    def close(self) -> None:
+        pass
+
+    def _due(self) -> bool:
+        if self.trigger == "always":
+            return True
+        try:
+            Path(self.trigger).unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _see(self) -> Observation:
+        # What the worker has loaded is told where nobody learns from it.
+        jax = float("jax" in sys.modules)
+        own = np.stack([self.signs, np.full(2, self.time)], -1)
+        return Observation(own, np.array([*self.signs, self.time, jax]), np.ones((2, 2), bool))
+
+
+def make(name: str, **options) -> Patience:
+    assert name == "patience"
+    return Patience(**options)

@@ -1,0 +1,305 @@
+"""Continuous actions: what critics see of them, what may not be asked of them, what is learnt."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+import probes
+from perla.algos import create, maddpg, ppo, telemetry
+from perla.algos.values import estimate
+from perla.distributions import Gaussian
+from perla.envs.protocol import Observation, Spec
+from perla.errors import UserError
+from perla.loops.anakin import Trainer
+from perla.methods.estimators import Analytic, Exact, Sampled
+from perla.methods.maddpg import GumbelSoftmax
+from perla.methods.parts import Hard
+from perla.methods.recipes import RECIPES, make
+from perla.methods.values import Embedded, Multilinear, Network
+
+STATES, AGENTS, SEEN, DIMENSIONS = 4, 3, 5, 2
+SPEC = Spec("random", AGENTS, SEEN, 7, (DIMENSIONS,) * AGENTS, 10, "common", continuous=True)
+KEY = jax.random.key(0)
+PRESENT = np.array([[True, True], [True, False], [True, True]])
+"""The second agent's action has one dimension."""
+
+
+# --- Critics ------------------------------------------------------------------------------------
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def scene(sharing, interaction):
+    """A critic, its context at a few states, and policies of which one is padded."""
+    value = Embedded(interaction=interaction)
+    config = make("ippo", hidden=8, sharing=sharing, value=value)
+    critic = ppo.create_critic(config, SPEC, jax.random.key(1))
+    key_obs, key_mean, key_deviation = jax.random.split(KEY, 3)
+    shape = (STATES, AGENTS, DIMENSIONS)
+    avail = jnp.broadcast_to(PRESENT, shape)
+    observation = Observation(
+        jax.random.normal(key_obs, (1, STATES, AGENTS, SEEN)),
+        jnp.zeros((1, STATES, SPEC.state)),
+        avail[None],
+    )
+    context, _ = critic.context(
+        observation, critic.body.blank((STATES,)), jnp.zeros((1, STATES), bool)
+    )
+    deviation = jnp.exp(jax.random.normal(key_deviation, shape) / 2 - 1)
+    policy = Gaussian.masked(jax.random.normal(key_mean, shape), deviation, avail)
+    return critic, context[0], policy
+
+
+KINDS = [
+    ("shared", Network(joins="last")),
+    ("separate", Network(joins="first")),
+    ("shared", Multilinear(rank=3)),
+]
+
+
+@pytest.mark.parametrize(("sharing", "interaction"), KINDS)
+def test_a_critic_sees_the_others_actions_and_never_the_agents_own(sharing, interaction):
+    critic, context, policy = scene(sharing, interaction)
+    actions = policy.sample(KEY)
+    joint = eqx.filter_jit(critic.joint)
+    before = joint(context, actions)
+    for agent in range(AGENTS):
+        after = joint(context, actions.at[:, agent].add(1.0))
+        np.testing.assert_allclose(after[:, agent], before[:, agent], atol=1e-5)
+        others = np.delete(np.asarray(after - before), agent, axis=1)
+        assert (np.abs(others).max(axis=(0, 2)) > 1e-3).all(), "the others must see it"
+
+
+def test_actions_join_like_any_other_input():
+    critic, context, policy = scene("separate", Network(joins="first"))
+    actions = np.asarray(policy.sample(KEY))
+    rows = np.asarray(critic.body.rows)  # [agent, row, width]
+    for agent in range(AGENTS):
+        seen = actions.copy()
+        seen[:, agent] = 0.0
+        expected = context[:, agent] + seen.reshape(STATES, -1) @ rows[agent]
+        layer = jax.tree.map(lambda x, i=agent: x[i], critic.body.net.head)
+        np.testing.assert_allclose(
+            critic.joint(context, jnp.asarray(actions))[:, agent], layer.finish(expected), atol=1e-5
+        )
+
+
+def test_the_closed_form_is_what_sampling_comes_to():
+    kind = Multilinear(rank=3)
+    critic, context, policy = scene("shared", kind)
+
+    @partial(jax.jit, static_argnums=0)
+    def values(estimator, keys):
+        value = Embedded(interaction=kind, estimator=estimator)
+        return jax.lax.map(lambda key: estimate(value, critic, context, policy, key).value, keys)
+
+    exact = values(Analytic(), KEY[None])[0]
+    found = np.asarray(values(Sampled(k=50), jax.random.split(KEY, 200)))
+    error = found.std(0, ddof=1) / np.sqrt(len(found))
+    assert (error > 0).all()
+    assert (np.abs(found.mean(0) - exact) < 4.5 * error).all()
+
+
+def test_the_gradients_variance_is_by_the_gaussians_own_score():
+    policy = Gaussian(jnp.array([[[0.5, 0.0]], [[0.0, 0.0]]]), jnp.array([[[2.0, 0.0]]] * 2))
+    action, advantage = jnp.array([[[1.5, 0.0]], [[-2.0, 0.0]]]), jnp.array([[2.0], [-1.0]])
+    # A (a − μ)/σ² and A (((a − μ)/σ)² − 1); of the second dimension there is none.
+    gradients = np.array([[2 * 0.25, 2 * (0.25 - 1)], [-1 * -0.5, -1 * (1 - 1)]])
+    expected = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean()
+    found = telemetry.gradient_variance(policy, action, advantage, jnp.array([True, True]))
+    assert found.item() == pytest.approx(expected)
+
+
+# --- The actor's loss ---------------------------------------------------------------------------
+
+
+def test_the_actors_loss_counts_the_dimensions_that_there_are():
+    config = make("ippo", **probes.PLAIN | {"hidden": 8, "deviation": 0.5, "clip": 0.1})
+    algorithm = ppo.Algorithm(config, SPEC)
+    learner = jax.jit(algorithm.init)(KEY)
+    rng = np.random.default_rng(0)
+    shape = (2, 3, AGENTS)
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape), float)
+
+    avail = jnp.broadcast_to(PRESENT, (*shape, DIMENSIONS))
+    old = Gaussian.masked(0.3 * normal(*shape, DIMENSIONS), jnp.full(avail.shape, 0.6), avail)
+    batch = ppo.Batch(
+        observation=Observation(normal(*shape, SEEN), normal(2, 3, SPEC.state), avail),
+        fresh=jnp.zeros((2, 3), bool),
+        valid=jnp.asarray([[True, True, False], [True, True, True]]),
+        memory=jnp.zeros((*shape, 0)),
+        critic_memory=jnp.zeros((*shape, 0)),
+        action=old.sample(KEY),
+        policy=old,
+        prediction=normal(*shape),
+        target=normal(*shape),
+        advantage=normal(*shape),
+    )
+    loss, metrics = jax.jit(algorithm.actor_loss)(
+        learner.actor, batch, batch.advantage, jnp.float32(0.3)
+    )
+
+    new, _ = learner.actor.unroll(batch.observation, batch.memory[0], batch.fresh)
+    present, counted = np.asarray(avail), np.asarray(batch.valid)
+    mean = np.asarray(new.mean, float)
+    by_scipy = scipy.stats.norm(mean, 0.5), scipy.stats.norm(np.asarray(old.mean, float), 0.6)
+    log_new, log_old = (
+        np.where(present, one.logpdf(np.asarray(batch.action, float)), 0.0).sum(-1)
+        for one in by_scipy
+    )
+    entropy = np.where(present, by_scipy[0].entropy(), 0.0).sum(-1)
+    advantage = np.asarray(batch.advantage, float)
+    advantage = (advantage - advantage[counted].mean()) / advantage[counted].std()
+    ratio = np.exp(log_new - log_old)
+    gain = np.minimum(ratio * advantage, np.clip(ratio, 0.9, 1.1) * advantage)
+    expected = -(gain + 0.3 * entropy)[counted].mean()
+    assert loss == pytest.approx(expected, rel=1e-4)
+    assert metrics["entropy"] == pytest.approx(entropy[counted].mean(), rel=1e-4)
+    assert metrics["kl"] == pytest.approx((ratio - 1 - log_new + log_old)[counted].mean(), rel=1e-3)
+
+
+# --- What does not fit --------------------------------------------------------------------------
+
+ACTION_VALUES = Embedded(form="action-value")
+DISCRETE = probes.MATRIX.spec
+MISFITS = [
+    ("coma", {}, SPEC, "value 'counterfactual': .*random are continuous; use mappo or perla-mappo"),
+    ("perla-ippo", {"value": ACTION_VALUES}, SPEC, "form 'action-value': .*use form 'state-value'"),
+    ("perla-ippo", {"value": Embedded(estimator=Exact())}, SPEC, "'exact': continuous .*'sampled'"),
+    ("perla-ippo", {"value": Embedded(estimator=Analytic())}, SPEC, "use interaction 'multilin"),
+    ("iql", {}, SPEC, "mixer 'alone': .*continuous; use maddpg, mappo or perla-mappo"),
+    ("qmix", {}, SPEC, "mixer 'monotonic': .*continuous; use maddpg, mappo or perla-mappo"),
+    ("maddpg", {"relaxation": GumbelSoftmax(temperature=2.0)}, SPEC, "temperature = 2.0: .*noise"),
+    ("maddpg", {"noise": 0.3}, DISCRETE, "noise = 0.3: belongs to continuous .*leave it out"),
+    ("ippo", {"deviation": 0.3}, DISCRETE, "deviation = 0.3: belongs to continuous .*leave it out"),
+    ("happo", {"squash": True}, DISCRETE, "squash = True: belongs to continuous .*leave it out"),
+]
+
+
+@pytest.mark.parametrize(("algo", "settings", "spec", "says"), MISFITS)
+def test_what_cannot_be_is_refused_in_one_line(algo, settings, spec, says):
+    with pytest.raises(UserError, match=says) as refusal:
+        create.create(make(algo, **settings), spec)
+    assert "\n" not in str(refusal.value)
+
+
+# --- Learning -----------------------------------------------------------------------------------
+
+SMALL = {
+    "copies": 16,
+    "horizon": 4,
+    "gamma": probes.GAMMA,
+    "actor": "mlp",
+    "hidden": 16,
+    "normalise_rewards": False,
+    "init": "torch",
+    "lr": 1e-2,
+}
+PPO_SMALL = probes.PLAIN | SMALL | {"layers": 1, "deviation": 0.4, "entropy": 0.0}
+DDPG_SMALL = SMALL | {
+    "layers": 1,
+    "critic_layers": 2,
+    "buffer": 256,
+    "target": Hard(every=10),
+    "logit_penalty": 0.0,
+    "noise": 0.3,
+}
+
+
+def train(world, algo, updates, **settings):
+    config = make(algo, **settings)
+    steps = updates * config.copies * config.length(world.spec.limit)
+    trainer = Trainer(world, config, seeds=(0,), steps=steps, eval_episodes=1)
+    population, (metrics,) = trainer.advance(trainer.init(), steps)
+    learner = jax.tree.map(lambda x: jnp.asarray(x[0]), trainer.export(population).learner)
+    return trainer.algorithm, learner, metrics
+
+
+def perla(algo, **settings):
+    return {"value": RECIPES[algo]["value"].replace(**settings)}
+
+
+CASES = {
+    "aim, A2C": (probes.AIM, "ia2c", {"sharing": "separate"}),
+    "aim, squashed": (probes.AIM, "ippo", {"squash": True, "entropy": 1e-3}),
+    "wait, GRU": (probes.WAIT, "mappo", {"actor": "gru"}),
+    "wait, HAPPO": (probes.WAIT, "happo", {}),
+    "meet, 23 draws": (probes.MEET, "perla-mappo", {}),
+    "meet, in closed form": (
+        probes.MEET, "perla-ippo", perla("perla-ippo", interaction=Multilinear(rank=4))),
+    "meet, as many draws as it takes": (
+        probes.MEET, "perla-happo",
+        perla("perla-happo", estimator=Sampled(k="auto", gradient_k=5))),
+}  # fmt: skip
+
+
+LONG = ("meet, as many draws as it takes",)
+"""Cases that are compiled for long, and for `make test-all` alone."""
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=[pytest.mark.slow] if name in LONG else [])
+        for name, case in CASES.items()
+    ],
+)
+def test_learns_the_known_values_and_actions(case):
+    world, algo, settings = case
+    algorithm, learner, metrics = train(world, algo, 150, **PPO_SMALL | settings)
+
+    @jax.jit
+    def ask(moment):
+        observation = world.see(moment)
+        policy, _ = learner.actor(observation, learner.actor.blank(()), jnp.array(True))
+        context, _ = learner.critic.context(
+            jax.tree.map(lambda x: x[None], observation),
+            learner.critic.body.blank(()),
+            jnp.array([True]),
+        )
+        values = estimate(algorithm.config.value, learner.critic, context[0], policy, KEY).value
+        return values, policy.mode(), policy.sample(KEY)
+
+    for (time, signs), known in world.known.items():
+        if settings.get("actor") == "gru" and time:
+            continue
+        values, best, drawn = ask(world.moment(time, signs))
+        np.testing.assert_allclose(values, known, atol=0.15, err_msg=f"{time}, {signs}")
+        if time == world.length - 1:
+            np.testing.assert_allclose(best, world.best(signs), atol=0.15)
+        assert (drawn[:, list(world.forbidden)] == 0).all()
+    if isinstance(algorithm.config.value, Embedded):
+        assert metrics["gradient_variance_perla"] > 0
+        closed_form = isinstance(algorithm.config.value.interaction, Multilinear)
+        assert ("gradient_variance_decentralised" in metrics) == closed_form
+
+
+def test_maddpg_learns_the_known_values_and_actions():
+    world = probes.WAIT
+    _, learner, _ = train(world, "maddpg", 200, **DDPG_SMALL, last_action=True)
+    assert isinstance(learner, maddpg.Learner)
+
+    @jax.jit
+    def ask(moment):
+        observation = world.see(moment)
+        policy, _ = learner.actor(observation, learner.actor.blank(()), jnp.array(True))
+        value = learner.networks.critic(observation.state, policy.mode()[None])
+        return value, policy.mode()
+
+    for (time, signs), known in world.known.items():
+        value, best = ask(world.moment(time, signs))
+        np.testing.assert_allclose(value, known, atol=0.15, err_msg=f"{time}, {signs}")
+        if time == world.length - 1:
+            np.testing.assert_allclose(best, world.best(signs), atol=0.15)
+
+
+def test_every_continuous_probe_is_learnt_from():
+    assert {world.name for world, *_ in CASES.values()} == {w.name for w in probes.CONTINUOUS}

@@ -1,0 +1,69 @@
+"""perla's worlds as PettingZoo parallel environments, by PettingZoo's own test."""
+
+from __future__ import annotations
+
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from perla.envs.export import parallel
+from perla.envs.registry import make
+from perla.errors import UserError
+
+WORLDS = (
+    "lbf:Foraging-5x5-2p-1f-coop-v2",
+    "matrix:overgeneralisation-n3-a4-t5",
+    "jumanji:Connector-v2",
+)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Its advice on ids and infinite bounds.
+@pytest.mark.parametrize("id", WORLDS)
+def test_pettingzoo_accepts_them(id):
+    from pettingzoo.test import parallel_api_test
+
+    parallel_api_test(parallel(make(id)), num_cycles=120)
+
+
+def test_it_is_the_world_itself():
+    env = make("lbf:Foraging-5x5-2p-1f-coop-v2", mask=True)
+    zoo = parallel(env)
+    seen, info = zoo.reset(seed=3)
+    key, first = jax.random.split(jax.random.key(3))
+    state, observation = env.reset(first)
+    step = jax.jit(env.step)
+    total = 0
+    while zoo.agents:
+        for index, name in enumerate(zoo.possible_agents):
+            np.testing.assert_array_equal(seen[name], observation.obs[index])
+            np.testing.assert_array_equal(info[name]["action_mask"], observation.avail[index])
+        np.testing.assert_array_equal(zoo.state(), observation.state)
+        actions = {name: zoo.action_space(name).sample(info[name]["action_mask"]) for name in seen}
+        key, now = jax.random.split(key)
+        state, timestep = step(now, state, np.array([actions[name] for name in seen], np.int32))
+        observation = timestep.final
+        seen, rewards, terminated, truncated, info = zoo.step(actions)
+        assert list(rewards.values()) == timestep.reward.tolist()
+        assert set(terminated.values()) == {bool(timestep.terminated)}
+        assert set(truncated.values()) == {bool(timestep.truncated)}
+        total += 1
+    assert timestep.terminated | timestep.truncated
+    assert 1 <= total <= env.spec.limit
+    assert zoo.render().shape[2] == 3
+
+
+def test_continuous_worlds_take_vectors():
+    pytest.importorskip("jaxmarl")
+    zoo = parallel(make("jaxmarl:MPE_simple_speaker_listener_v4", action_type="Continuous"))
+    zoo.reset(seed=0)
+    assert [zoo.action_space(name).shape for name in zoo.agents] == [(3,), (5,)]
+    seen, *_ = zoo.step({name: zoo.action_space(name).sample() for name in zoo.agents})
+    assert seen["agent_1"].shape == (11,)
+
+
+def test_what_is_not_installed_is_told_with_the_cure(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pettingzoo", None)
+    with pytest.raises(UserError, match=r"pip install 'perla\[pettingzoo\]'"):
+        parallel(make("matrix:climbing"))

@@ -1,0 +1,244 @@
+"""Training in worlds of the host: the same learner, the whole way through `perla train`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import host_worlds
+import probes
+from perla.algos import ppo
+from perla.algos.values import estimate
+from perla.cli import main
+from perla.envs import registry
+from perla.loops.evaluate import episode_limit
+from perla.loops.host import Trainer
+from perla.methods.recipes import make as make_config
+from perla.runs import execute
+
+pytestmark = pytest.mark.xdist_group("host")
+
+SMALL = probes.PLAIN | {
+    "copies": 5, "horizon": 6, "hidden": 16, "lr": 1e-2, "init": "torch", "gamma": probes.GAMMA,
+}  # fmt: skip
+TRAIN = [
+    *(
+        "perla-mappo",
+        "--env",
+        "tiny:patience",
+        "--gamma",
+        "0.5",
+        "--copies",
+        "16",
+        "--horizon",
+        "6",
+    ),
+    *("--hidden", "16", "--lr", "1e-2", "--actor", "mlp", "--layers", "2", "--init", "torch"),
+    *("--normalise-advantages", "--no-normalise-rewards", "--entropy-final", "none", "--lr-decay"),
+    *("--eval-episodes", "8", "--absolute-episodes", "8"),
+]
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """A family of worlds called `tiny`."""
+    monkeypatch.setitem(registry.FAMILIES, "tiny", "host_worlds")
+    monkeypatch.setenv("PERLA_CORES", "2")
+
+
+@pytest.fixture
+def trainer():
+    """Makes trainers, and closes them."""
+    made = []
+
+    def build(algo="ippo", seeds=(0,), steps=600, workers=2, say=lambda text: None, world=None,
+              **settings):  # fmt: skip
+        factory = partial(host_worlds.make, "patience", **(world or {}))
+        config = make_config(algo, **(SMALL if algo == "ippo" else {}) | settings)
+        made.append(
+            Trainer(factory(), factory, config, seeds=seeds, steps=steps, eval_episodes=4,
+                    workers=workers, say=say)
+        )  # fmt: skip
+        return made[-1]
+
+    yield build
+    for one in made:
+        one.close()
+
+
+def leaves(tree):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def test_train_reaches_the_known_values(tmp_path):
+    out = tmp_path / "run"
+    assert main(["train", *TRAIN, "--steps", "14400", "--evaluations", "1", "--out", str(out)]) == 0
+    run, env, trainer, exported = execute.load(out)
+    learner = jax.tree.map(lambda x: jnp.asarray(x[0]), exported.learner)
+    for (time, signs), known in probes.PATIENCE.known.items():
+        env.signs, env.time = np.array(signs, float), time
+        seen = jax.tree.map(
+            lambda x: jnp.asarray(x, bool if x.dtype == bool else jnp.float32), env._see()
+        )
+        # As in a worker, where nobody has loaded JAX.
+        seen = seen._replace(state=seen.state.at[-1].set(0.0))
+        policy, _ = learner.actor(seen, learner.actor.blank(()), jnp.array(True))
+        now = jax.tree.map(lambda x: x[None], seen)
+        context, _ = learner.critic.context(now, learner.critic.body.blank(()), jnp.array([True]))
+        value = estimate(run.config.value, learner.critic, context[0], policy, jax.random.key(0))
+        worth = ppo.Algorithm(run.config, env.spec).raw(learner, value.value)
+        np.testing.assert_allclose(worth, known, atol=0.1)
+        if time == 2:
+            best = policy.probs[jnp.arange(2), jnp.array(probes.PATIENCE.best(signs))]
+            assert (best > 0.9).all()
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["seeds"][0]["absolute"]["return"] == 1.0
+    assert summary["seeds"][0]["absolute"]["episode_length"] == 3.0
+    assert (out / "replay.gif").exists()
+    trainer.close()
+    # What was trained can be looked at.
+    assert main(["evaluate", str(out), "--episodes", "5"]) == 0
+    assert main(["render", str(out), "--out", str(tmp_path / "film.png")]) == 0
+
+
+def test_neither_processes_nor_company_change_a_number(trainer):
+    alone = trainer(workers=1, seeds=(3,))
+    among = trainer(workers=2, seeds=(0, 3))
+    ends = []
+    for one in (alone, among):
+        population, rows = one.advance(one.init(), 90)
+        assert rows[-1]["step"] == 90
+        ends.append((leaves(one.export(population[-1:])), rows[-1]))
+    assert ends[0] == ends[1]
+
+
+def test_steps_are_transitions_counted_once(trainer):
+    one = trainer()
+    population, rows = one.advance(one.init(), 1)
+    assert rows[0]["step"] == 5 * 6
+    assert one.template().steps.shape == (1,)
+    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), one.template())
+    exported = one.export(population)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), exported) == shapes
+    assert leaves(one.export(one.restore(exported))) == leaves(exported)
+
+
+def test_whole_episodes_are_collected_once_each(trainer):
+    one = trainer("qmix", copies=4, horizon=None, buffer=8, batch=4, hidden=8)
+    _, rows = one.advance(one.init(), 24)
+    assert rows[0]["step"] == 24  # two episodes of three steps in each of four copies
+
+
+def test_a_rollout_is_what_the_world_gives(trainer):
+    one = trainer()
+    population = one.init()
+    (worlds, _) = one._worlds
+    actor = population[0].learner.actor
+    seen, tally = one._rollout(worlds, actor, jax.random.key(7))
+    again, _ = one._rollout(worlds, actor, jax.random.key(8))
+    np.testing.assert_array_equal(seen.fresh, np.arange(6)[:, None].repeat(5, 1) % 3 == 0)
+    np.testing.assert_array_equal(seen.terminated, np.arange(6)[:, None].repeat(5, 1) % 3 == 2)
+    assert seen.valid.all()
+    assert tally.steps == 30
+    assert len(tally.returns) == 10
+    signs = seen.observation.state[..., :2]
+    won = ((2 * seen.action - 1 == signs).all(-1) & seen.terminated)[..., None]
+    np.testing.assert_array_equal(seen.reward, np.broadcast_to(won, (6, 5, 2)))
+    np.testing.assert_array_equal(seen.observation.obs[..., 1], np.arange(6).reshape(6, 1, 1) % 3
+                                  * np.ones((6, 5, 2)))  # fmt: skip
+    going = ~seen.terminated[:-1]
+    np.testing.assert_array_equal(seen.final.obs[:-1][going], seen.observation.obs[1:][going])
+    np.testing.assert_array_equal(seen.final.obs[..., 0], seen.observation.obs[..., 0])
+    np.testing.assert_array_equal(seen.last.obs, again.observation.obs[0])
+    assert seen.last_fresh.all()
+
+
+def test_a_dropped_episode_is_neither_learnt_from_nor_counted(trainer, tmp_path):
+    trigger, said = tmp_path / "trigger", []
+    one = trainer(world={"fault": "nan", "trigger": str(trigger)}, say=said.append)
+    population = one.init()
+    trigger.touch()
+    seen, tally = one._rollout(one._worlds[0], population[0].learner.actor, jax.random.key(7))
+    assert len(said) == 1
+    (copy,) = np.nonzero(~seen.valid.all(0))[0]
+    np.testing.assert_array_equal(seen.valid[:, copy], [False, False, True, True, True, True])
+    np.testing.assert_array_equal(seen.fresh[:, copy], [True, False, True, False, False, True])
+    assert tally.steps == 28
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(seen) if leaf.dtype != bool)
+    # Whatever stands where the episode was dropped, the learner comes out the same.
+    marred = seen._replace(
+        reward=np.where(seen.valid[..., None], seen.reward, 1e3).astype(np.float32),
+        action=np.where(seen.valid[..., None], seen.action, 1 - seen.action),
+    )
+    learner, key = population[0].learner, jax.random.key(1)
+    clean, metrics = one._improve(learner, seen, key, np.float32(0.5))
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert leaves(clean.actor) != leaves(learner.actor)
+    unmoved, _ = one._improve(learner, marred, key, np.float32(0.5))
+    assert leaves(unmoved) == leaves(clean)
+
+
+def test_with_nothing_to_learn_from_nothing_breaks(trainer):
+    one = trainer()
+    population = one.init()
+    learner = population[0].learner
+    empty = one._blank(learner.actor)
+    empty = empty._replace(valid=np.zeros_like(empty.valid))
+    improved, metrics = one._improve(learner, empty, jax.random.key(1), np.float32(0.5))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(improved))
+    assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_evaluations_play_every_episode_once_and_to_its_end(trainer, tmp_path):
+    trigger, said = tmp_path / "trigger", []
+    one = trainer(world={"fault": "raise", "trigger": str(trigger)}, say=said.append)
+    population = one.init()
+    trigger.touch()
+    greedy = np.arange(21) < 11
+    played = one.play(population[0].learner.actor, jax.random.key(0), greedy)
+    assert len(said) == 1
+    np.testing.assert_array_equal(played.lengths, 3)
+    assert set(np.unique(played.returns)) <= {0.0, 1.0}
+    assert episode_limit(one.env) == 3
+
+
+def test_killed_and_resumed_the_learner_goes_on(tmp_path):
+    """The process is killed outright in the middle; what it left goes on to the same schedule."""
+    out, script = tmp_path / "run", tmp_path / "start.py"
+    script.write_text(
+        "import sys\n"
+        "if __name__ == '__main__':\n"
+        "    from perla.cli import main\n"
+        "    from perla.envs import registry\n"
+        "    registry.FAMILIES['tiny'] = 'host_worlds'\n"
+        "    sys.exit(main(sys.argv[1:]))\n"
+    )
+    settings = ["--steps", "1920", "--evaluations", "20", "--checkpoint-seconds", "0"]
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [sys.executable, str(script), "train", *TRAIN, *settings, "--out", str(out)],
+        env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step 288/"):
+            process.send_signal(signal.SIGKILL)
+            break
+    process.communicate(timeout=120)
+    before = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    heard = []
+    display = execute.Silent()
+    display.say = heard.append
+    result = execute.resume(out, display=display)
+    assert any("the worlds in fresh episodes" in line for line in heard)
+    steps = [record["step"] for record in result.records]
+    assert steps == [96 * i for i in range(21)]
+    assert result.records[: len(before) - 1] == before[:-1]

@@ -1,0 +1,229 @@
+"""Copies in processes of their own do what one copy does, and no fault of theirs spoils a run."""
+
+import os
+import re
+import signal
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+
+import host_worlds
+from perla.envs import pool as pools
+from perla.envs.pool import Pool, first
+from perla.envs.protocol import HostEnv
+from perla.errors import UserError
+
+GROUPS = {"left": 3, "right": 2}
+ENTROPY = {0: (5, 6), 1: (7,)}
+
+pytestmark = pytest.mark.xdist_group("pool")
+
+
+def make(**options):
+    return partial(host_worlds.make, "patience", **options)
+
+
+@pytest.fixture
+def pool():
+    """Makes pools, and ends them."""
+    made = []
+
+    def build(said=None, workers=2, step_seconds=60.0, restarts=10, **options):
+        factory = make(**options)
+        say = (lambda text: None) if said is None else said.append
+        made.append(
+            Pool(
+                factory, factory().spec, GROUPS,
+                workers=workers, step_seconds=step_seconds, restarts=restarts, say=say,
+            )
+        )  # fmt: skip
+        return made[-1]
+
+    yield build
+    for one in made:
+        one.close()
+
+
+def begin(pool):
+    """The first observations of both groups."""
+    for group in range(2):
+        pool.reset(group, *ENTROPY[group])
+    return [pool.receive(group)[0].observation for group in range(2)]
+
+
+def actions(step, group, copies):
+    return np.random.default_rng((step, group)).integers(0, 2, (copies, 2)).astype(np.int32)
+
+
+def play(pool, steps):
+    """All that the pool says of so many steps, in which one group is stepped while the other waits;
+    and who was lost."""
+    seen = []
+    for step in range(steps):
+        for group, copies in enumerate(GROUPS.values()):
+            pool.step(group, actions(step, group, copies))
+        seen += [pool.receive(group) for group in range(2)]
+    return seen
+
+
+def serial(steps, **options):
+    """The same with one copy at a time and no pool."""
+    worlds = {(g, c): make(**options)() for g, n in enumerate(GROUPS.values()) for c in range(n)}
+    episodes = dict.fromkeys(worlds, 0)
+
+    def begin(which):
+        group, copy = which
+        chance = np.random.SeedSequence(ENTROPY[group], spawn_key=(copy, episodes[which]))
+        episodes[which] += 1
+        return worlds[which].reset(int(chance.generate_state(1)[0]))
+
+    starts = [
+        [begin(which) for which in worlds if which[0] == group] for group in range(len(GROUPS))
+    ]
+    outcomes = []
+    for step in range(steps):
+        for group, copies in enumerate(GROUPS.values()):
+            row = []
+            for copy, action in enumerate(actions(step, group, copies)):
+                timestep = worlds[group, copy].step(action)
+                if timestep.terminated or timestep.truncated:
+                    timestep = timestep._replace(observation=begin((group, copy)))
+                row.append(timestep)
+            outcomes.append(row)
+    return starts, outcomes
+
+
+def same(batch, rows):
+    for name in ("obs", "state", "avail"):
+        want = np.stack([getattr(row, name) for row in rows])
+        have = getattr(batch, name)
+        if name == "state":  # whose last entry says whether JAX is loaded
+            assert not have[:, -1].any(), "a worker has imported JAX"
+            have, want = have[:, :-1], want[:, :-1]
+        np.testing.assert_array_equal(have, want)
+
+
+@pytest.mark.parametrize("end", ["terminated", "truncated"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_pool_is_its_copies_stepped_one_by_one_to_the_bit(pool, end, workers):
+    many = pool(end=end, workers=workers)
+    assert isinstance(make()(), HostEnv)
+    starts, outcomes = serial(8, end=end)
+    for have, want in zip(begin(many), starts, strict=True):
+        same(have, want)
+    for (timestep, lost), rows in zip(play(many, 8), outcomes, strict=True):
+        assert not lost.any()
+        same(timestep.observation, [row.observation for row in rows])
+        same(timestep.final, [row.final for row in rows])
+        for name in ("reward", "terminated", "truncated"):
+            want = np.stack([getattr(row, name) for row in rows])
+            np.testing.assert_array_equal(getattr(timestep, name), want)
+
+
+def test_copies_that_are_not_active_stand_still(pool):
+    many = pool()
+    before = begin(many)[0]
+    many.step(0, np.zeros((3, 2), np.int32), np.array([True, False, True]))
+    after = many.receive(0)[0].observation
+    np.testing.assert_array_equal(after.obs[:, 0, 1], [1, 0, 1])
+    np.testing.assert_array_equal(after.obs[1], before.obs[1])
+
+
+FAULTS = {
+    "raise": "RuntimeError: the engine has stalled",
+    "nan": "`obs` holds numbers that are not finite",
+    "infinite reward": "`reward` holds numbers that are not finite",
+    "size": r"`obs` has shape \(2, 1\), expected \(2, 2\)",
+    "no action": "`avail` leaves agent 0 no action",
+    "endless": "goes on after 3 steps, where its spec says that it is truncated",
+    "early": "truncated after 2 steps, and its spec says 3",
+    "kill": "its process was killed by SIGKILL",
+    "exit": "SystemExit: 3",
+    "hang": "no answer within 2 s, so its process was killed",
+    "reset": "ValueError: no world today",
+}
+WHOLE = ("kill", "exit", "hang")
+"""Faults that cost a process, and so the episodes of all its copies."""
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named_and_costs_its_episodes_alone(pool, tmp_path, fault):
+    trigger, said = tmp_path / "trigger", []
+    many = pool(said, fault=fault, trigger=str(trigger), step_seconds=2.0)
+    begin(many)
+    play(many, 3)  # one whole episode without
+    trigger.touch()
+    began = time.monotonic()
+    faulty, healthy = play(many, 3), play(many, 6)
+    assert time.monotonic() - began < 60
+    (line,) = said
+    assert "\n" not in line
+    step = 0 if fault == "reset" else 3 if fault == "endless" else 2
+    pattern = rf"tiny:patience, (left|right), copy \d, step {step}(, worker \d)?: .*{FAULTS[fault]}"
+    assert re.match(pattern, line), line
+    lost = np.array([lost.sum() for _, lost in faulty]).sum()
+    if fault in WHOLE:
+        assert 2 <= lost <= 3  # the copies of one of two workers
+    else:
+        assert lost == 1
+    for timestep, gone in faulty:
+        assert np.isfinite(timestep.final.obs).all()
+        assert np.isfinite(timestep.observation.obs).all()
+        assert (timestep.reward[gone] == 0).all()
+        assert (timestep.observation.obs[gone][:, :, 1] == 0).all()  # another episode's first
+    assert not any(gone.any() for _, gone in healthy)
+    ends = sum(timestep.terminated.sum() for timestep, _ in healthy)
+    assert ends == 2 * 5  # all copies go on: an episode every three steps
+
+
+def test_a_process_killed_from_outside_is_started_again(pool):
+    said = []
+    many = pool(said)
+    begin(many)
+    os.kill(many.workers[1].process.pid, signal.SIGKILL)
+    lost = [gone for _, gone in play(many, 1)]
+    assert sum(gone.sum() for gone in lost) in (2, 3)
+    assert "SIGKILL" in said[0]
+    assert not any(gone.any() for _, gone in play(many, 3))
+
+
+@pytest.mark.parametrize("fault", ["raise", "kill", "reset"])
+def test_beyond_the_bound_a_fault_ends_the_run_in_a_line(pool, fault):
+    said = []
+    many = pool(said, fault=fault, trigger="always", restarts=2)
+
+    def go_on():
+        begin(many)
+        play(many, 12)
+
+    with pytest.raises(UserError, match="fault 3 of the run, which ends here") as caught:
+        go_on()
+    assert len(said) == 2
+    assert "\n" not in str(caught.value)
+
+
+def test_a_slow_start_is_no_hanging_step(pool):
+    assert pools.START_SECONDS > 60
+    many = pool(step_seconds=0.5)
+    begin(many)  # spawning takes longer than half a second
+
+
+def test_no_process_outlives_its_pool(pool):
+    many = pool()
+    begin(many)
+    processes = [worker.process for worker in many.workers]
+    pids = [process.pid for process in processes]
+    many.close()
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_a_world_that_is_not_what_its_spec_says_is_refused():
+    world = make()()
+    world._see = lambda: host_worlds.Patience._see(world)._replace(state=np.zeros(5))
+    message = r"tiny:patience: in the first observation `state` has shape \(5,\), expected \(3,\)"
+    with pytest.raises(UserError, match=message):
+        first(world)
