@@ -224,6 +224,6 @@ def test_no_process_outlives_its_pool(pool):
 def test_a_world_that_is_not_what_its_spec_says_is_refused():
     world = make()()
     world._see = lambda: host_worlds.Patience._see(world)._replace(state=np.zeros(5))
-    message = r"tiny:patience: in the first observation `state` has shape \(5,\), expected \(3,\)"
+    message = r"tiny:patience: in the first observation `state` has shape \(5,\), expected \(4,\)"
     with pytest.raises(UserError, match=message):
         first(world)
