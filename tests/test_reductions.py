@@ -111,6 +111,38 @@ def embedded(algo, world, learner, estimator, joins, fill):
 
 
 @pytest.mark.usefixtures("compiled_quickly")
+@pytest.mark.parametrize("algo", ["mappo", "happo"])
+def test_a_critic_that_goes_first_learns_what_it_learns_beside_the_actor(algo):
+    """Where no advantage is refreshed, neither moves by what the other has become."""
+    learners = {}
+    for passes in (None, SMALL["epochs"], 5):
+        algorithm, learner, steps = learner_and_steps(algo, probes.TOGETHER, critic_epochs=passes)
+        update = jax.jit(algorithm.update)
+        learners[passes], _ = update(learner, steps, jax.random.key(1), jnp.zeros(()))
+    together, as_many, more = (learners[passes] for passes in learners)
+    for name in ("actor", "critic"):
+        ours, theirs = (jax.tree.leaves(getattr(one, name)) for one in (as_many, together))
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6, err_msg=name)
+    assert eqx.tree_equal(more.actor, as_many.actor)
+    assert not eqx.tree_equal(more.critic, as_many.critic)
+
+
+@pytest.mark.usefixtures("compiled_quickly")
+@pytest.mark.parametrize("algo", ["mappo", "coma", "happo"])
+def test_refreshed_advantages_are_those_of_the_critic_that_went_first(algo):
+    actors = []
+    for passes in (1, 5):
+        algorithm, learner, steps = learner_and_steps(
+            algo, probes.TOGETHER, critic_epochs=passes, refresh_advantages=True
+        )
+        update = jax.jit(algorithm.update)
+        after, _ = update(learner, steps, jax.random.key(1), jnp.zeros(()))
+        actors.append(after.actor)
+    assert not eqx.tree_equal(*actors)
+
+
+@pytest.mark.usefixtures("compiled_quickly")
 @pytest.mark.parametrize(
     ("plain", "perla", "estimator", "joins"),
     [("ippo", "perla-ippo", Exact(), "last"), ("mappo", "perla-mappo", Sampled(k=3), "first")],

@@ -477,17 +477,39 @@ class Algorithm:
     def at_once(
         self, learner: Learner, batch: Batch, key: PRNGKeyArray, pace: Pace
     ) -> tuple[Learner, Metrics]:
-        """All passes, in each of which the critic moves and all agents' policies do."""
+        """All passes, in each of which the critic moves, if it has not before, and all agents'
+        policies do."""
+        critic_metrics: Metrics = {}
+        if self.config.critic_epochs is not None:
+            learner, batch, critic_metrics = self.critic_first(learner, batch, key, pace)
 
         def step(learner: Learner, part: Batch, key: PRNGKeyArray):
-            learner, advantage, critic_metrics = self.improve_critic(learner, part, key, pace)
+            advantage, critic_metrics = part.advantage, Metrics()
+            if self.config.critic_epochs is None:
+                learner, advantage, critic_metrics = self.improve_critic(learner, part, key, pace)
             policies = learner.actor, learner.actor_optimiser
             (actor, optimiser), metrics = self.improve_actor(policies, part, advantage, pace)
             learner = replace(learner, actor=actor, actor_optimiser=optimiser)
             return learner, metrics | critic_metrics
 
         learner, metrics = self.passes(step, learner, batch, key)
-        return learner, jax.tree.map(jnp.mean, metrics)
+        return learner, jax.tree.map(jnp.mean, metrics | critic_metrics)
+
+    def critic_first(
+        self, learner: Learner, batch: Batch, key: PRNGKeyArray, pace: Pace
+    ) -> tuple[Learner, Batch, Metrics]:
+        """The critic's own passes; beside them the batch with the advantages that are by the critic
+        that comes of them, where these are refreshed."""
+        key_passes, key_values = jax.random.split(jax.random.fold_in(key, 1))
+
+        def criticise(learner: Learner, part: Batch, key: PRNGKeyArray):
+            learner, _, metrics = self.improve_critic(learner, part, key, pace)
+            return learner, metrics
+
+        epochs = self.config.critic_epochs
+        learner, metrics = self.passes(criticise, learner, batch, key_passes, epochs=epochs)
+        _, (advantage, _) = self.critic_loss(learner.critic, learner, batch, key_values, pace)
+        return learner, batch._replace(advantage=advantage), jax.tree.map(jnp.mean, metrics)
 
     def in_turn(
         self,
@@ -504,17 +526,23 @@ class Algorithm:
             learner, advantage, metrics = self.improve_critic(learner, part, key, pace)
             return learner, (advantage, metrics)
 
-        learner, (advantages, critic_metrics) = self.passes(criticise, learner, batch, key)
+        advantages: tuple[Array, ...] = ()
+        if self.config.critic_epochs is None:
+            learner, (advantage, critic_metrics) = self.passes(criticise, learner, batch, key)
+            advantages = (advantage,)
+        else:
+            learner, batch, critic_metrics = self.critic_first(learner, batch, key, pace)
 
-        def improve(policy: Policies, part: Batch, _: PRNGKeyArray, advantage):
+        def improve(policy: Policies, part: Batch, _: PRNGKeyArray, refreshed: Any = None):
+            advantage = part.advantage if refreshed is None else refreshed
             return self.improve_actor(policy, part, advantage, pace)
 
         def turn(carry: tuple[Policies, Float[Array, "time env 1"]], agent: Int[Array, ""]):
             everyone, weight = carry
             data = batch.of(agent)._replace(weight=weight)
-            advantage = jax.lax.dynamic_index_in_dim(advantages, agent, axis=-1)
+            of_agent = partial(jax.lax.dynamic_index_in_dim, index=agent, axis=-1)
             own = jax.tree.map(lambda x: x[agent], everyone)
-            own, metrics = self.passes(improve, own, data, key, advantage)
+            own, metrics = self.passes(improve, own, data, key, *map(of_agent, advantages))
             actor, _ = own
             policy, _ = actor.unroll(data.observation, data.memory[0], data.fresh)
             # M ← M π′ᵢ(aᵢ) / πᵢ(aᵢ)
@@ -529,9 +557,18 @@ class Algorithm:
         learner = replace(learner, actor=actor, actor_optimiser=actor_optimiser)
         return learner, jax.tree.map(jnp.mean, metrics | critic_metrics)
 
-    def passes(self, step: Callable, start: Any, batch: Batch, key: PRNGKeyArray, *more: Any):
-        """`step` after step from `start`: in every pass through all minibatches, each with a key
-        and with what `more` holds for it, by pass and minibatch."""
+    def passes(
+        self,
+        step: Callable,
+        start: Any,
+        batch: Batch,
+        key: PRNGKeyArray,
+        *more: Any,
+        epochs: int | None = None,
+    ) -> tuple[Any, Any]:
+        """`step` after step from `start`: in every one of `epochs` passes (by default the actor's)
+        through all minibatches, each with a key and with what `more` holds for it, by pass and
+        minibatch."""
 
         def epoch(state, inputs):
             key, *more = inputs
@@ -540,7 +577,7 @@ class Algorithm:
             keys = jax.random.split(key_losses, self.config.minibatches)
             return jax.lax.scan(lambda state, x: step(state, *x), state, (parts, keys, *more))
 
-        keys = jax.random.split(key, self.config.epochs)
+        keys = jax.random.split(key, epochs or self.config.epochs)
         return jax.lax.scan(epoch, start, (keys, *more))
 
     def improve_critic(

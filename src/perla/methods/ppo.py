@@ -37,6 +37,8 @@ class PPO(Config, tag="ppo", frozen=True):
     """Steps of every copy between two updates; none: one whole episode of every copy."""
     epochs: Count = 4
     """Passes over the collected steps in an update."""
+    critic_epochs: Count | None = None
+    """Passes of the critic, made before the actor's; none: both are made together."""
     minibatches: Count = 1
     """Parts into which each pass is cut."""
     chunk: Count | None = None

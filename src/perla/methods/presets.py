@@ -139,7 +139,12 @@ PRESETS: dict[str, Preset] = {
     "default": Preset(
         "perla's own choice; docs/learning.md, value-decomposition.md and maddpg.md argue for it",
         {PPO: {}, TD: {}, DDPG: {}},
-        counterfactual={"horizon": 8, "returns": GAE(lam=0.8)},
+        counterfactual={
+            "horizon": 8,
+            "returns": GAE(lam=0.8),
+            "critic_epochs": 8,
+            "refresh_advantages": True,
+        },
     ),
     "epymarl": Preset(
         "EPyMARL's defaults of its IPPO, MAPPO and COMA, of its VDN and QMIX, and of its MADDPG",
