@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.metadata
-import io
 from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -16,22 +12,6 @@ import jax.numpy as jnp
 from perla.config import convert
 from perla.errors import UserError, nearest
 from perla.types import Array, Bool, Float, PRNGKeyArray
-
-
-def load(package: str) -> ModuleType:
-    """An optional package, imported; `UserError` that says how to get it where it is missing."""
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # Some greet whoever imports them.
-            return importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        if error.name != package:
-            raise
-        raise UserError(f"{package} is not installed: pip install 'perla[{package}]'") from None
-
-
-def version(package: str) -> str:
-    """The installed version of `package`."""
-    return importlib.metadata.version(package)
 
 
 def chosen(options: Mapping[str, Any], known: Mapping[str, Any], *, of: str) -> dict[str, Any]:
