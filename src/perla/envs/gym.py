@@ -142,7 +142,7 @@ class Gym:
         """One truth of a flag for each agent, which must be the same."""
         ended = np.asarray(flags, bool)
         if ended.any() != ended.all():
-            raise ValueError("some agents' episode ends and others' goes on, which no tuple can say")
+            raise ValueError("some agents' episode ends and others' goes on; gym: ends it for all")
         return bool(ended.all())
 
 
@@ -203,8 +203,8 @@ def _tuple(id: str, space: Any) -> list[Any]:
 
     if not isinstance(space, Tuple):
         raise UserError(
-            f"{id} has one agent, by its space {space!r:.60}; gym: is for environments whose spaces "
-            "are a Tuple, one space for each agent"
+            f"{id} has one agent, by its space {f'{space!r}'[:60]}; where there are several, it is "
+            "a Tuple of one for each"
         )
     return list(space)
 

@@ -33,13 +33,14 @@ EXAMPLES = {
 }
 """Names of worlds, and what they are. Some need packages of their own."""
 
-COMPETITIVE = frozenset(
-    "simple_adversary simple_crypto simple_push simple_tag simple_world_comm "
-    "chess connect_four gin_rummy go leduc_holdem rps texas_holdem texas_holdem_no_limit tictactoe "
-    "basketball_pong boxing combat_plane combat_tank double_dunk entombed_competitive flag_capture "
-    "foozpong ice_hockey maze_craze othello pong quadrapong space_war surround tennis "
-    "video_checkers volleyball_pong warlords".split()
-)
+COMPETITIVE = {
+    "simple_adversary", "simple_crypto", "simple_push", "simple_tag", "simple_world_comm",
+    "chess", "connect_four", "gin_rummy", "go", "leduc_holdem", "rps", "texas_holdem",
+    "texas_holdem_no_limit", "tictactoe", "basketball_pong", "boxing", "combat_plane",
+    "combat_tank", "double_dunk", "entombed_competitive", "flag_capture", "foozpong",
+    "ice_hockey", "maze_craze", "othello", "pong", "quadrapong", "space_war", "surround",
+    "tennis", "video_checkers", "volleyball_pong", "warlords",
+}  # fmt: skip
 """Worlds of PettingZoo that set their agents against each other."""
 
 
@@ -201,7 +202,7 @@ OURS = ("limit", "reward", "mortal", "state")
 
 
 def parallel(id: str, env: Any) -> Any:
-    """`env`, made parallel if it is written in turns; `UserError` if they cannot be taken at once."""
+    """`env`, made parallel if it is written in turns; `UserError` if they cannot be at once."""
     from pettingzoo.utils.conversions import aec_to_parallel
     from pettingzoo.utils.env import AECEnv
 
