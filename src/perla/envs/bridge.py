@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from perla.config import convert
+from perla.envs.optional import refused
 from perla.errors import UserError, nearest
 from perla.types import Array, Bool, Float, PRNGKeyArray
 
@@ -32,9 +33,7 @@ def build(id: str, make: Callable[..., Any], **options: Any) -> Any:
         with foreign():
             return make(**options)
     except (AssertionError, NotImplementedError, TypeError, ValueError, ZeroDivisionError) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        given = ", ".join(f"{name}={value}" for name, value in options.items())
-        raise UserError(f"{id} cannot be made{f' with {given}' if given else ''}: {text}") from None
+        raise refused(id, options, error) from None
 
 
 def foreign() -> contextlib.AbstractContextManager[Any]:

@@ -193,9 +193,7 @@ def _built(id: str, gymnasium: Any, spec: Any, options: dict[str, Any]) -> Any:
                 **options,
             )
     except Exception as error:  # Each environment refuses in its own way.
-        text = " ".join(str(error).split()) or type(error).__name__
-        given = ", ".join(f"{name}={value}" for name, value in options.items())
-        raise UserError(f"{id} cannot be made{f' with {given}' if given else ''}: {text}") from None
+        raise optional.refused(id, options, error) from None
 
 
 def _tuple(id: str, space: Any) -> list[Any]:
@@ -203,8 +201,8 @@ def _tuple(id: str, space: Any) -> list[Any]:
 
     if not isinstance(space, Tuple):
         raise UserError(
-            f"{id} has one agent, by its space {f'{space!r}'[:60]}; where there are several, it is "
-            "a Tuple of one for each"
+            f"{id} has one agent: its space is a {type(space).__name__}; where there are several, "
+            "it is a Tuple, one space for each"
         )
     return list(space)
 

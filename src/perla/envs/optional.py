@@ -11,7 +11,9 @@ import importlib.metadata
 import io
 import pkgutil
 import warnings
+from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
 from perla.errors import UserError, nearest
 
@@ -63,3 +65,11 @@ def module(name: str, *, id: str) -> ModuleType:
     if known:
         raise nearest(missing, known, what="module")
     raise UserError(f"{id}: there is no module {missing!r} here; install it, or mend its name")
+
+
+def refused(id: str, options: Mapping[str, Any], error: Exception) -> UserError:
+    """The error for a world that cannot be made with these `options`, and why."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = text.partition(" was raised from the environment creator")[0]  # All that it was given.
+    given = ", ".join(f"{name}={value}" for name, value in options.items())
+    return UserError(f"{id} cannot be made{f' with {given}' if given else ''}: {text}")

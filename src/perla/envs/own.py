@@ -57,7 +57,8 @@ def make(id: str, families: Iterable[str], **options: Any) -> Env | HostEnv:
     if not isinstance(made, Env):
         missing = [name for name in MEMBERS if not hasattr(made, name)]
         raise UserError(
-            f"{id} returns {described(made)}, which is no environment: it lacks {', '.join(missing)}"
+            f"{id} returns {described(made)}, which is no environment: it lacks "
+            f"{', '.join(missing)}"
         )
     from perla.envs.traced import check
 
@@ -110,7 +111,8 @@ def _function(module: Any, module_name: str, name: str) -> Callable[..., Any]:
     function = getattr(module, name)
     if not callable(function):
         raise UserError(
-            f"{module_name}:{name} is {described(function)}; name a function that returns an environment"
+            f"{module_name}:{name} is {described(function)}; name a function that returns an "
+            "environment"
         )
     return function
 

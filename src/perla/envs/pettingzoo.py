@@ -233,9 +233,7 @@ def _built(id: str, module: ModuleType, options: dict[str, Any]) -> Any:
     except UserError:
         raise
     except Exception as error:  # Each environment refuses in its own way.
-        text = " ".join(str(error).split()) or type(error).__name__
-        given = ", ".join(f"{name}={value}" for name, value in options.items())
-        raise UserError(f"{id} cannot be made{f' with {given}' if given else ''}: {text}") from None
+        raise optional.refused(id, options, error) from None
 
 
 def _possible(id: str, env: Any) -> list[Any]:
