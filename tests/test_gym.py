@@ -213,6 +213,18 @@ def test_ends_and_limits_are_told_apart():
         play(Gym("team", Team(end=(2, np.array([True, False]), False))))
 
 
+def test_the_limit_of_a_registered_world_is_counted_here(monkeypatch):
+    monkeypatch.delitem(gymnasium.registry, "Team-v0", raising=False)
+    gymnasium.register("Team-v0", Team, max_episode_steps=3, kwargs={"end": (3, True, False)})
+    for options, last in (
+        ({}, (3, True, False)),
+        ({"limit": 2}, (2, False, True)),
+        ({"limit": 5, "end": (0, False, False)}, (5, False, True)),
+    ):
+        steps = play(make("gym:Team-v0", **options))
+        assert (len(steps), bool(steps[-1].terminated), bool(steps[-1].truncated)) == last
+
+
 def test_one_reward_for_all_is_asked_for():
     with pytest.raises(ValueError, match="one reward for all agents: --env-option reward=common"):
         play(Gym("team", Team(rewards=1.5)))

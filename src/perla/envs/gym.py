@@ -46,6 +46,8 @@ class Gym:
     default. With `reward` "common" every agent earns the sum of all agents' rewards. Legal moves
     are those of `info["action_mask"]`, an entry for each agent, where there is one; the global
     state is what the environment's `state()` returns, or else the observations one after another.
+    `folds` says that the environment reports its own limit as an end, so that an end at that step
+    is taken for the limit; by default it does, unless Gymnasium keeps the limit or it is lifted.
     Raises `UserError` for an environment of a single agent, or with spaces that are no numbers.
     """
 
@@ -56,6 +58,7 @@ class Gym:
         *,
         limit: Any = None,
         reward: Any = "individual",
+        folds: bool | None = None,
         rules: Mapping[str, Any] | None = None,
     ) -> None:
         self.env = env
@@ -66,10 +69,10 @@ class Gym:
         bare = env.unwrapped
         limit = spaces.limit(id, limit, env.spec, bare)
         package = type(bare).__module__.partition(".")[0]
-        self.folds = package not in CLOCKS and _clock(env) is None
-        """Whether an end at the limit cannot be told from the limit."""
         if package in CLOCKS:
             setattr(bare, CLOCKS[package], FAR)
+        told = package in CLOCKS or getattr(env.spec, "max_episode_steps", None) is not None
+        self.folds = not told if folds is None else folds
         self.offers = callable(getattr(bare, "state", None))
         self.time = 0
         first = self.reset(0)
@@ -173,6 +176,7 @@ def make(name: str, **options: Any) -> Gym:
         _built(id, gymnasium, spec, own),
         limit=ours.get("limit", spec.max_episode_steps),
         reward=ours.get("reward", "individual"),
+        folds=None if spec.max_episode_steps is None else False,
         rules={"options": own},
     )
 
@@ -183,7 +187,8 @@ def _built(id: str, gymnasium: Any, spec: Any, options: dict[str, Any]) -> Any:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             entry = spec.entry_point
-            creator = gymnasium.envs.registration.load_env_creator(entry)
+            load = gymnasium.envs.registration.load_env_creator
+            creator = load(entry) if isinstance(entry, str) else entry
             draws = "rgb_array" in getattr(creator, "metadata", {}).get("render_modes", ())
             return gymnasium.make(
                 spec,
@@ -205,8 +210,3 @@ def _tuple(id: str, space: Any) -> list[Any]:
             "it is a Tuple, one space for each"
         )
     return list(space)
-
-
-def _clock(env: Any) -> int | None:
-    """The limit that Gymnasium itself keeps, if it does: it tells a cut from an end."""
-    return getattr(env.spec, "max_episode_steps", None)
