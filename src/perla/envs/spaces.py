@@ -112,7 +112,7 @@ class Spaces:
         if state is None:
             parts = [row[:size] for row, size in zip(obs, self.sizes, strict=True)]
             state = np.concatenate(parts)
-        return Observation(obs, np.asarray(state, np.float32).ravel(), avail, alive)
+        return Observation(obs, np.array(state, np.float32).ravel(), avail, alive)
 
 
 def reward(id: str, given: Any) -> Reward:
