@@ -238,5 +238,8 @@ def test_agents_learn_to_meet(monkeypatch, here):
 def test_the_list_names_every_family(capsys):
     assert main(["list", "envs"]) == 0
     said = capsys.readouterr().out
-    for name in ("lbf:", "matrix:", "jaxmarl:SMAX-3s5z", "jumanji:", "package.module:function"):
+    for name in (
+        *("lbf:", "matrix:", "jaxmarl:SMAX-3s5z", "jumanji:", "pettingzoo:mpe2.simple_spread_v3"),
+        *("gym:lbforaging:", "gym:rware:", "package.module:function"),
+    ):
         assert name in said

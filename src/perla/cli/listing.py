@@ -25,7 +25,7 @@ def list_command(argv: Sequence[str]) -> int:
 
 
 def _envs() -> Iterator[tuple[str, str]]:
-    from perla.envs import jaxmarl, jumanji, matrix, mujoco
+    from perla.envs import gym, jaxmarl, jumanji, matrix, mujoco, pettingzoo
     from perla.envs.foraging import PAPER_MAPS
 
     for name in PAPER_MAPS:
@@ -40,6 +40,8 @@ def _envs() -> Iterator[tuple[str, str]]:
         ("mamujoco", "mujoco", mujoco.EXAMPLES),
         ("jaxmarl", "jaxmarl", jaxmarl.EXAMPLES),
         ("jumanji", "jumanji", jumanji.EXAMPLES),
+        ("pettingzoo", "pettingzoo", pettingzoo.EXAMPLES),
+        ("gym", "gym", gym.EXAMPLES),
     ):
         for name, about in examples.items():
             yield f"{family}:{name}", f"{about} (pip install 'perla[{extra}]')"

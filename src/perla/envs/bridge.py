@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.metadata
-import io
 from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from perla.config import convert
+from perla.envs.optional import refused
 from perla.errors import UserError, nearest
 from perla.types import Array, Bool, Float, PRNGKeyArray
-
-
-def load(package: str) -> ModuleType:
-    """An optional package, imported; `UserError` that says how to get it where it is missing."""
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # Some greet whoever imports them.
-            return importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        if error.name != package:
-            raise
-        raise UserError(f"{package} is not installed: pip install 'perla[{package}]'") from None
-
-
-def version(package: str) -> str:
-    """The installed version of `package`."""
-    return importlib.metadata.version(package)
 
 
 def chosen(options: Mapping[str, Any], known: Mapping[str, Any], *, of: str) -> dict[str, Any]:
@@ -52,9 +33,7 @@ def build(id: str, make: Callable[..., Any], **options: Any) -> Any:
         with foreign():
             return make(**options)
     except (AssertionError, NotImplementedError, TypeError, ValueError, ZeroDivisionError) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        given = ", ".join(f"{name}={value}" for name, value in options.items())
-        raise UserError(f"{id} cannot be made{f' with {given}' if given else ''}: {text}") from None
+        raise refused(id, options, error) from None
 
 
 def foreign() -> contextlib.AbstractContextManager[Any]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from perla.envs import bridge
+from perla.envs import optional
 from perla.envs.protocol import Env, Observation
 
 
@@ -20,7 +20,7 @@ def parallel(env: Env) -> Any:
     and `render()` a picture. An episode begins from the seed that `reset` is given, or, without
     one, where the seeds before led to. Raises `UserError` where PettingZoo is not installed.
     """
-    bridge.load("pettingzoo")
+    optional.load("pettingzoo")
     from gymnasium import spaces
     from pettingzoo import ParallelEnv
 

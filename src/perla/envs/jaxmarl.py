@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from perla.config import Count
-from perla.envs import bridge
+from perla.envs import bridge, optional
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.envs.render import Disc, draw_plane, draw_text
 from perla.errors import UserError, nearest
@@ -382,7 +382,7 @@ def make(name: str, **options: Any) -> JaxMARL:
     if first not in WORLDS:
         raise nearest(name, [*WORLDS, *EXAMPLES], what="world of jaxmarl")
     world = WORLDS[first]
-    jaxmarl = bridge.load("jaxmarl")
+    jaxmarl = optional.load("jaxmarl")
     id = f"jaxmarl:{name}"
     arguments = bridge.chosen(options, world.options, of=id)
     if world.variants:
@@ -409,7 +409,7 @@ def make(name: str, **options: Any) -> JaxMARL:
         actions=actions,
         limit=world.limit(env),
         reward=world.reward,
-        rules={"jaxmarl": bridge.version("jaxmarl"), "environment": world.id, "options": options},
+        rules={"jaxmarl": optional.version("jaxmarl"), "environment": world.id, "options": options},
         continuous=continuous,
         mortal=world.alive is not None,
     )

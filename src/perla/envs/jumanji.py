@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from perla.config import Count, NonNegative
-from perla.envs import bridge
+from perla.envs import bridge, optional
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.errors import UserError, nearest
 from perla.types import Array, Float, Int, PRNGKeyArray
@@ -213,7 +213,7 @@ def make(name: str, **options: Any) -> Jumanji:
     if name not in WORLDS:
         raise nearest(name, WORLDS, what="world of jumanji")
     world, id = WORLDS[name], f"jumanji:{name}"
-    bridge.load("jumanji")
+    optional.load("jumanji")
     generator, defaults = world.generator
     known = {argument: type(value) for argument, value in defaults.items()} | dict(world.options)
     given = bridge.chosen(options, known, of=id)
@@ -241,6 +241,6 @@ def make(name: str, **options: Any) -> Jumanji:
         actions=actions,
         limit=int(env.time_limit),
         reward=world.reward,
-        rules={"jumanji": bridge.version("jumanji"), "options": given},
+        rules={"jumanji": optional.version("jumanji"), "options": given},
     )
     return Jumanji(spec, env, world)

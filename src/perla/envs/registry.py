@@ -17,6 +17,8 @@ FAMILIES: dict[str, str] = {
     "mamujoco": "perla.envs.mujoco",
     "jaxmarl": "perla.envs.jaxmarl",
     "jumanji": "perla.envs.jumanji",
+    "pettingzoo": "perla.envs.pettingzoo",
+    "gym": "perla.envs.gym",
 }
 """Every family: its prefix, and the module that makes its worlds, imported where it is asked for.
 

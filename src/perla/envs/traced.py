@@ -1,0 +1,108 @@
+"""What a world of JAX gives, held against what its `spec` says, without computing any of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from perla.envs.own import described, told
+from perla.envs.protocol import Env, Observation, Spec, TimeStep
+from perla.errors import UserError, nearest
+
+
+def check(id: str, env: Env) -> None:
+    """Raise `UserError` unless `env` gives what its `spec` says, in shape and type."""
+    with told(f"{id}: spec fails"):
+        spec = env.spec
+    _check_spec(id, spec)
+    key = jax.random.key(0)
+    with told(f"{id}: reset fails"):
+        begun = jax.eval_shape(env.reset, key)
+    if not (isinstance(begun, tuple) and len(begun) == 2 and isinstance(begun[1], Observation)):
+        raise UserError(f"{id}: reset returns {_a(begun)}, not (state, Observation)")
+    state, observation = begun
+    _check_observation(f"{id}: reset gives", observation, spec)
+    shape = (spec.agents, spec.max_actions) if spec.continuous else (spec.agents,)
+    action = jax.ShapeDtypeStruct(shape, jnp.float32 if spec.continuous else jnp.int32)
+    with told(f"{id}: step fails"):
+        made = jax.eval_shape(env.step, key, state, action)
+    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], TimeStep)):
+        raise UserError(f"{id}: step returns {_a(made)}, not (state, TimeStep)")
+    after, timestep = made
+    _check_state(id, state, after)
+    for name in ("observation", "final"):
+        seen = getattr(timestep, name)
+        if not isinstance(seen, Observation):
+            raise UserError(f"{id}: step gives {_a(seen)} as {name}, not an Observation")
+        _check_observation(f"{id}: step's {name} gives", seen, spec)
+    gives = f"{id}: step gives"
+    _check_array(gives, "reward", timestep.reward, (spec.agents,), jnp.float32, "agents")
+    _check_array(gives, "terminated", timestep.terminated, (), jnp.bool_, "a scalar")
+    _check_array(gives, "truncated", timestep.truncated, (), jnp.bool_, "a scalar")
+
+
+def _check_spec(id: str, spec: Any) -> None:
+    if not isinstance(spec, Spec):
+        raise UserError(f"{id}: spec is {_a(spec)}, not a perla.envs.protocol.Spec")
+    if len(spec.actions) != spec.agents:
+        raise UserError(
+            f"{id}: spec.actions = {spec.actions}: {len(spec.actions)} entries, and "
+            f"spec.agents = {spec.agents}"
+        )
+    for name, least in (("agents", 1), ("obs", 1), ("state", 1), ("limit", 1)):
+        value = getattr(spec, name)
+        if not (name == "limit" and value is None) and not (isinstance(value, int) and value > 0):
+            raise UserError(f"{id}: spec.{name} = {value!r}: expected {least} or more")
+    if min(spec.actions) < 1:
+        raise UserError(f"{id}: spec.actions = {spec.actions}: every agent has at least 1")
+    if spec.reward not in ("common", "individual"):
+        raise nearest(str(spec.reward), ("common", "individual"), what=f"{id}: spec.reward")
+
+
+def _check_observation(gives: str, seen: Observation, spec: Spec) -> None:
+    agents, actions = spec.agents, spec.max_actions
+    _check_array(gives, "obs", seen.obs, (agents, spec.obs), jnp.float32, "agents × obs")
+    _check_array(gives, "state", seen.state, (spec.state,), jnp.float32, "state")
+    _check_array(gives, "avail", seen.avail, (agents, actions), jnp.bool_, "agents × actions")
+    if (seen.alive is not None) != spec.mortal:
+        raise UserError(
+            f"{gives} {'no ' if spec.mortal else ''}alive; spec.mortal is {spec.mortal}"
+        )
+    if seen.alive is not None:
+        _check_array(gives, "alive", seen.alive, (agents,), jnp.bool_, "agents")
+
+
+def _check_array(
+    gives: str, name: str, array: Any, shape: tuple[int, ...], dtype: Any, axes: str
+) -> None:
+    if not hasattr(array, "shape") or not hasattr(array, "dtype"):
+        raise UserError(f"{gives} {name} as {_a(array)}, not as an array")
+    if array.shape != shape:
+        raise UserError(f"{gives} {name} of shape {array.shape}; the spec says {shape} ({axes})")
+    if array.dtype != dtype:
+        raise UserError(f"{gives} {name} of {array.dtype}; it should be {jnp.dtype(dtype)}")
+
+
+def _check_state(id: str, before: Any, after: Any) -> None:
+    """States follow each other in loops, and are saved: they are alike, of plain arrays."""
+    first, then = str(jax.tree.structure(before)), str(jax.tree.structure(after))
+    if first != then:
+        raise UserError(f"{id}: step's state is built otherwise than reset's: {then}, not {first}")
+    leaves = zip(jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True)
+    for (path, old), new in leaves:
+        where = f"{id}: the state's leaf {jax.tree_util.keystr(path) or 'of its own'}"
+        if (old.shape, old.dtype) != (new.shape, new.dtype):
+            raise UserError(
+                f"{where} is {old.dtype}{list(old.shape)} after reset and "
+                f"{new.dtype}{list(new.shape)} after step; it should stay the same"
+            )
+        if jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
+            raise UserError(
+                f"{where} is a key, which no checkpoint can hold; keep jax.random.key_data of it"
+            )
+
+
+def _a(value: Any) -> str:
+    return "an array" if isinstance(value, jax.ShapeDtypeStruct) else described(value)
