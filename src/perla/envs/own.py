@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from perla.envs import smac
 from perla.envs.protocol import Env, HostEnv, Observation, Spec, TimeStep
 from perla.errors import UserError, nearest
 from perla.types import Array
@@ -47,6 +48,9 @@ def make(id: str, families: Iterable[str], **options: Any) -> Env | HostEnv:
         with _told(f"{id} fails"):
             made = function(**options)
     # Whatever kind of environment there is, here it is told by what the function returned.
+    if smac.like(made):
+        with _told(f"{id}: get_env_info fails"):
+            return smac.own(id, made, options)
     if isinstance(made, HostEnv):
         return made
     if not isinstance(made, Env):
