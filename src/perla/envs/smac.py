@@ -12,6 +12,7 @@ import importlib.metadata
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -259,7 +260,8 @@ def _smaclite(id: str, map_name: str, options: dict[str, Any]) -> Skirmish:
         if option not in known:
             raise nearest(option, known, what=f"option of {id}")
     limit = _count(id, "limit", options.pop("limit", LIMITS.get(map_name)))
-    env = package.SMACliteEnv(maps[map_name], render_mode="rgb_array", **options)
+    with redirect_stdout(None):  # It prints, for every copy, how it avoids collisions.
+        env = package.SMACliteEnv(maps[map_name], render_mode="rgb_array", **options)
     rules = {"map_name": map_name, "limit": limit, **options, "smaclite": _version("smaclite")}
     return Skirmish(id, _Lite(env, limit), rules)
 
@@ -314,7 +316,9 @@ def _import(module: str, id: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(f"{id} needs {package} ({error}); pip install {PACKAGES[package]}") from None
+        raise UserError(
+            f"{id} needs {package} ({error}); pip install {PACKAGES[package]}"
+        ) from None
 
 
 def _version(package: str) -> str:

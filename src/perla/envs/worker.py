@@ -39,9 +39,9 @@ class Memory:
     """NumPy arrays that processes share, `[copy, ...]` unless said.
 
     `observation` and `final` are `Observation`s of arrays; `action`, `active` (which copies a step
-    is for), `reward`, `terminated`, `truncated` and `won` are of the last step; `episode` counts from the
-    group's beginning and `time` from the episode's; `hand` and `ticks` `[worker]` are the copy that
-    a worker has in hand and how often it has taken one up.
+    is for), `reward`, `terminated`, `truncated` and `won` are of the last step; `episode` counts
+    from the group's beginning and `time` from the episode's; `hand` and `ticks` `[worker]` are the
+    copy that a worker has in hand and how often it has taken one up.
     """
 
     action: np.ndarray

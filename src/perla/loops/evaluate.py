@@ -63,9 +63,7 @@ def evaluate(
         state,
         observation,
         actor.blank((episodes,)),
-        Episodes(
-            jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32), jnp.full(episodes, jnp.nan)
-        ),
+        Episodes(jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32), jnp.full(episodes, jnp.nan)),
     )
     return jax.lax.while_loop(running, step, start)[-1]
 

@@ -281,7 +281,7 @@ class Trainer:
                     returns[at[what]] += timestep.reward[what].mean(-1)
                     lengths[at[what]] += 1
                     returns[at[what & lost]], lengths[at[what & lost]] = 0.0, 0
-                    wins[at[ended]] = timestep.won[ended]
+                    wins[at[ended]] = np.asarray(timestep.won)[ended]
                     playing[copies[ended]] += worlds.copies
                 active = playing < total
                 if active[own].any():
