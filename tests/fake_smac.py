@@ -155,7 +155,8 @@ class StarCraft2Env(Skirmish):
     force_restarts = 0
 
     def __init__(self, map_name="8m", difficulty="7", reward_scale=True, seed=None,
-                 continuing_episode=False, obs_own_pos=False, use_unit_ranges=False, start="well"):  # fmt: skip
+                 continuing_episode=False, obs_own_pos=False, use_unit_ranges=False,
+                 start="well"):  # fmt: skip
         super().__init__(continuing_episode)
         self.map_name, self.difficulty, self.reward_scale = map_name, difficulty, reward_scale
         self.seed, self.start = seed, start

@@ -334,10 +334,13 @@ def test_a_missing_game_is_told_in_a_line(installed, monkeypatch, capsys):
         make("smac:3m")
 
 
-def test_the_maps_are_known():
+def test_the_maps_are_known(capsys):
     assert set(smac.EXAMPLES) == set(MAPS)
     for name, limit in smac.LIMITS.items():
         assert name not in MAPS or MAPS[name][1] == limit
+    assert main(["list", "envs"]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"smac:{name} " in listed for name in MAPS)
 
 
 @pytest.mark.parametrize("name", MAPS)
