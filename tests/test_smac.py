@@ -319,6 +319,15 @@ def test_a_missing_package_is_told_in_a_line(monkeypatch, capsys, id, package, h
     assert error.count("\n") == 1
 
 
+def test_a_package_that_cannot_be_imported_is_told_in_a_line(monkeypatch):
+    def fails(module):
+        raise TypeError("too\nnew")
+
+    monkeypatch.setattr(smac.importlib, "import_module", fails)
+    with pytest.raises(UserError, match=r"^smac:3m needs smac \(TypeError: too new\); pip install"):
+        smac.make("3m")
+
+
 def test_a_missing_game_is_told_in_a_line(installed, monkeypatch, capsys):
     for lack, message in (("Maps/SMAC_Maps", "SMAC_Maps.zip"), ("Versions", "set SC2PATH")):
         (installed / lack).rename(installed / lack.replace("/", "-").lower())

@@ -129,9 +129,8 @@ class Skirmish:
             try:
                 self.env.reset()
             except Exception as error:  # The game, its maps and its connection, each in its way.
-                text = " ".join(str(error).split())
                 raise UserError(
-                    f"{self.spec.id}: StarCraft II does not start ({type(error).__name__}: {text})"
+                    f"{self.spec.id}: StarCraft II does not start ({_line(error)})"
                 ) from None
         else:
             self.env.reset(**({"seed": seed} if self.seeded else {}))
@@ -165,10 +164,7 @@ class Skirmish:
             picture = self.env.render(**({"mode": "rgb_array"} if modes else {}))
             return np.asarray(picture, np.uint8).reshape(*np.shape(picture)[:2], 3)
         except Exception as error:  # Whatever a world without a picture does.
-            text = " ".join(str(error).split())
-            raise UserError(
-                f"{self.spec.id}: cannot be drawn here ({type(error).__name__}: {text})"
-            ) from None
+            raise UserError(f"{self.spec.id}: cannot be drawn here ({_line(error)})") from None
 
     def close(self) -> None:
         """Let go of the world, and of the game."""
@@ -315,10 +311,14 @@ def _import(module: str, id: str) -> Any:
     package = module.partition(".")[0]
     try:
         return importlib.import_module(module)
-    except ImportError as error:
+    except Exception as error:  # With a protobuf that is too new for SMAC it is a TypeError.
         raise UserError(
-            f"{id} needs {package} ({error}); pip install {PACKAGES[package]}"
+            f"{id} needs {package} ({_line(error)}); pip install {PACKAGES[package]}"
         ) from None
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _version(package: str) -> str:
