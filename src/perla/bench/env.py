@@ -104,18 +104,21 @@ def _measure_host(
     alive = first(env).alive is not None
     halves = {"half 1": copies // 2, "half 2": copies // 2}
     pool = Pool(factory(env_id), spec, halves, alive=alive, workers=workers)
+
+    def act(group: int) -> None:
+        timestep, _ = pool.receive(group)
+        pool.step(group, draw(spec, random, timestep.observation.avail))
+
     with closing(pool):
         for group in range(2):
             pool.reset(group, 0)
         for group in range(2):
-            pool.receive(group)
-            pool.step(group, draw(spec, random, copies // 2))
+            act(group)
 
         def pooled() -> int:
             for _ in range(_HOST_STEPS):
                 for group in range(2):
-                    pool.receive(group)
-                    pool.step(group, draw(spec, random, copies // 2))
+                    act(group)
             return _HOST_STEPS * copies
 
         contenders = {"bare": bare, "pool": pooled}

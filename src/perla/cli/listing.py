@@ -25,7 +25,7 @@ def list_command(argv: Sequence[str]) -> int:
 
 
 def _envs() -> Iterator[tuple[str, str]]:
-    from perla.envs import gym, jaxmarl, jumanji, matrix, mujoco, pettingzoo
+    from perla.envs import gym, jaxmarl, jumanji, matrix, mujoco, pettingzoo, smac
     from perla.envs.foraging import PAPER_MAPS
 
     for name in PAPER_MAPS:
@@ -45,6 +45,9 @@ def _envs() -> Iterator[tuple[str, str]]:
     ):
         for name, about in examples.items():
             yield f"{family}:{name}", f"{about} (pip install 'perla[{extra}]')"
+    for name, about in smac.EXAMPLES.items():
+        yield f"smac:{name}", f"{about} (StarCraft II: docs/smac.md)"
+    yield "smac:v2-MAP, smac:lite-MAP", "the same of SMACv2 and SMAClite: docs/smac.md"
     yield "package.module:function", "your own: docs/your-own-environment.md"
 
 

@@ -64,7 +64,11 @@ def evaluate_command(argv: Sequence[str]) -> int:
             means.append(returns.mean())
             error = returns.std(ddof=1) / np.sqrt(len(returns)) if len(returns) > 1 else np.nan
             cells = (returns.mean(), error, returns.min(), returns.max())
-            table.add_row(str(one), *(f"{cell:.4f}" for cell in cells), f"{lengths.mean():.1f}")
+            won = float(played.wins.mean())
+            if not (table.row_count or np.isnan(won)):
+                table.add_column("won", justify="right")
+            row = (str(one), *(f"{cell:.4f}" for cell in cells), f"{lengths.mean():.1f}")
+            table.add_row(*row, *([] if np.isnan(won) else [f"{won:.4f}"]))
     if len(means) > 1:
         table.add_section()
         table.add_row("IQM", f"{iqm(means):.4f}", style="bold")

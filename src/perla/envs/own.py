@@ -44,6 +44,11 @@ def make(id: str, families: Iterable[str], **options: Any) -> Env | HostEnv:
         with told(f"{id} fails"):
             made = function(**options)
     # Whatever kind of environment there is, here it is told by what the function returned.
+    from perla.envs import smac
+
+    if smac.like(made):  # SMAClite's are Gymnasium's as well.
+        with told(f"{id}: get_env_info fails"):
+            return smac.own(id, made, options)
     if _is(made, "pettingzoo", "ParallelEnv", "AECEnv"):
         from perla.envs import pettingzoo
 

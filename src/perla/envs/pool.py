@@ -139,12 +139,13 @@ class Pool:
         )
         reward = memory.reward[own].copy()
         terminated, truncated = memory.terminated[own].copy(), memory.truncated[own].copy()
+        won = memory.won[own].copy()
         if lost.any():
             reward[lost], terminated[lost], truncated[lost] = 0.0, True, False
             for old, new in zip(final, observation, strict=True):
                 if new is not None:
                     old[lost] = new[lost]
-        return TimeStep(observation, reward, terminated, truncated, final), lost
+        return TimeStep(observation, reward, terminated, truncated, final, won), lost
 
     def close(self) -> None:
         """End all processes."""
@@ -270,12 +271,12 @@ class _Worker:
         self.deadline = time.monotonic() + self.patience
 
 
-def draw(spec: Spec, random: np.random.Generator, *batch: int) -> np.ndarray:
-    """Uniform actions `[*batch, agent]`, or `[*batch, agent, action]` where they are continuous."""
+def draw(spec: Spec, random: np.random.Generator, avail: np.ndarray) -> np.ndarray:
+    """Uniform actions `[*batch, agent]` among those that `avail` (`[*batch, agent, action]`)
+    allows, or `[*batch, agent, action]` where they are continuous."""
     if spec.continuous:
-        shape = (*batch, spec.agents, spec.max_actions)
-        return random.uniform(-1, 1, shape).astype(np.float32)
-    return random.integers(0, spec.actions, (*batch, spec.agents)).astype(np.int32)
+        return random.uniform(-1, 1, avail.shape).astype(np.float32)
+    return np.where(avail, random.random(avail.shape), -1.0).argmax(-1).astype(np.int32)
 
 
 def pace(env: HostEnv, steps: int = 200) -> float:
@@ -283,11 +284,12 @@ def pace(env: HostEnv, steps: int = 200) -> float:
     with uniform actions."""
     random = np.random.default_rng(0)
     began = time.perf_counter()
-    env.reset(0)
+    seen = env.reset(0)
     for _ in range(steps):
-        timestep = env.step(draw(env.spec, random))
+        timestep = env.step(draw(env.spec, random, seen.avail))
+        seen = timestep.observation
         if timestep.terminated or timestep.truncated:
-            env.reset(int(random.integers(2**32)))
+            seen = env.reset(int(random.integers(2**32)))
     return (time.perf_counter() - began) / steps
 
 

@@ -61,6 +61,9 @@ class TimeStep(NamedTuple):
     final: Observation
     """What this transition led to. It differs from `observation` only where an episode ended
     and another has begun."""
+    won: Float[Array, "*batch"] | None = None
+    """1 where the episode ends here and is won, else 0; None, or NaN, where the world does not say.
+    Of this evaluations make `win_rate`, and learners nothing."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ FAMILIES: dict[str, str] = {
     "lbf": "perla.envs.foraging",
     "matrix": "perla.envs.matrix",
     "mamujoco": "perla.envs.mujoco",
+    "smac": "perla.envs.smac",
     "jaxmarl": "perla.envs.jaxmarl",
     "jumanji": "perla.envs.jumanji",
     "pettingzoo": "perla.envs.pettingzoo",

@@ -41,6 +41,8 @@ def check(id: str, env: Env) -> None:
     _check_array(gives, "reward", timestep.reward, (spec.agents,), jnp.float32, "agents")
     _check_array(gives, "terminated", timestep.terminated, (), jnp.bool_, "a scalar")
     _check_array(gives, "truncated", timestep.truncated, (), jnp.bool_, "a scalar")
+    if timestep.won is not None:
+        _check_array(gives, "won", timestep.won, (), jnp.float32, "a scalar")
 
 
 def _check_spec(id: str, spec: Any) -> None:

@@ -39,9 +39,9 @@ class Memory:
     """NumPy arrays that processes share, `[copy, ...]` unless said.
 
     `observation` and `final` are `Observation`s of arrays; `action`, `active` (which copies a step
-    is for), `reward`, `terminated` and `truncated` are of the last step; `episode` counts from the
-    group's beginning and `time` from the episode's; `hand` and `ticks` `[worker]` are the copy that
-    a worker has in hand and how often it has taken one up.
+    is for), `reward`, `terminated`, `truncated` and `won` are of the last step; `episode` counts
+    from the group's beginning and `time` from the episode's; `hand` and `ticks` `[worker]` are the
+    copy that a worker has in hand and how often it has taken one up.
     """
 
     action: np.ndarray
@@ -49,6 +49,7 @@ class Memory:
     reward: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
+    won: np.ndarray
     episode: np.ndarray
     time: np.ndarray
     hand: np.ndarray
@@ -70,6 +71,7 @@ class Memory:
             "reward": ((copies, agents), np.float32),
             "terminated": ((copies,), np.bool_),
             "truncated": ((copies,), np.bool_),
+            "won": ((copies,), np.float32),
             "episode": ((copies,), np.int64),
             "time": ((copies,), np.int64),
             "hand": ((workers,), np.int64),
@@ -198,6 +200,7 @@ class Copies:
         if time == limit and not (terminated or truncated):
             raise Fault(f"goes on after {time} steps, where its spec says that it is truncated")
         memory.terminated[copy], memory.truncated[copy] = terminated, truncated
+        memory.won[copy] = np.nan if timestep.won is None else timestep.won
         if terminated or truncated:
             self._begin(group, copy)
             return

@@ -19,6 +19,8 @@ class Episodes(NamedTuple):
     returns: Float[Array, " episode"]
     """Undiscounted, averaged over agents (who all earn the same where the reward is common)."""
     lengths: Int[Array, " episode"]
+    wins: Float[Array, " episode"]
+    """1 if the episode was won, 0 if not; NaN where the world does not say."""
 
 
 def evaluate(
@@ -48,6 +50,8 @@ def evaluate(
         result = Episodes(
             result.returns + jnp.where(done, 0.0, timestep.reward.mean(-1)),
             result.lengths + ~done,
+            # An episode's last step says; what follows it says nothing.
+            result.wins if timestep.won is None else jnp.where(done, result.wins, timestep.won),
         )
         done = done | timestep.terminated | timestep.truncated
         memory = actor.remember(memory, action)
@@ -59,7 +63,7 @@ def evaluate(
         state,
         observation,
         actor.blank((episodes,)),
-        Episodes(jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32)),
+        Episodes(jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32), jnp.full(episodes, jnp.nan)),
     )
     return jax.lax.while_loop(running, step, start)[-1]
 

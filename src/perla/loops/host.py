@@ -267,7 +267,7 @@ class Trainer:
         """
         greedy, worlds = np.asarray(greedy), self._worlds[-1]
         total = len(greedy)
-        returns, lengths = np.zeros(total), np.zeros(total, np.int32)
+        returns, lengths, wins = np.zeros(total), np.zeros(total, np.int32), np.zeros(total)
         playing = np.arange(worlds.copies)
         """The episode that each copy is at."""
         worlds.begin(key)
@@ -281,13 +281,16 @@ class Trainer:
                     returns[at[what]] += timestep.reward[what].mean(-1)
                     lengths[at[what]] += 1
                     returns[at[what & lost]], lengths[at[what & lost]] = 0.0, 0
+                    wins[at[ended]] = np.asarray(timestep.won)[ended]
                     playing[copies[ended]] += worlds.copies
                 active = playing < total
                 if active[own].any():
                     how = greedy[np.minimum(playing, total - 1)]
                     worlds.send(half, actor, key, time, how, active)
             time += 1
-        return Episodes(jnp.asarray(returns, jnp.float32), jnp.asarray(lengths))
+        return Episodes(
+            jnp.asarray(returns, jnp.float32), jnp.asarray(lengths), jnp.asarray(wins, jnp.float32)
+        )
 
     # One seed.
 

@@ -81,6 +81,8 @@ def scores(played: Episodes, episodes: int) -> Metrics:
         "return": played.returns[:episodes].mean(),
         "return_sampled": played.returns[episodes:].mean(),
         "episode_length": played.lengths[:episodes].mean(),
+        "win_rate": played.wins[:episodes].mean(),
+        "win_rate_sampled": played.wins[episodes:].mean(),
     }
 
 

@@ -27,6 +27,7 @@ from perla.runs.store import Record, metrics
 
 SHOWN = {
     "return": "return",
+    "win_rate": "won",
     "td_error": "TD error",
     "spread": "spread",
     "joint_actions": "K",
