@@ -163,7 +163,7 @@ def test_with_one_agent_happo_is_mappo(updated):
 
 def test_the_critic_is_mappos(updated):
     (ours, _), (theirs, _) = updated["happo", 2], updated["mappo", 2]
-    assert not ours.critic.body.separate
+    assert ours.critic.body.groups is None
     assert_close(ours.critic, theirs.critic)
 
 

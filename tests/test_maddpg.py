@@ -81,7 +81,7 @@ class Net:
 
     def __init__(self, body, agent):
         layers = jax.tree.map(np.asarray, body.net.head.layers)
-        if body.separate:
+        if body.groups:
             layers = jax.tree.map(lambda x: x[agent], layers)
         (self.w0, self.b0), (self.w1, self.b1) = ((layer.weight, layer.bias) for layer in layers)
         self.id = np.eye(AGENTS)[agent] if body.ids else np.zeros(0)
@@ -148,7 +148,7 @@ def expected_targets(algorithm, networks, batch):
 def summed(nets, body):
     """The agents' gradients as the body's: added up, or side by side."""
     parts = zip(*(net.gradients for net in nets), strict=True)
-    return [np.stack(part) if body.separate else sum(part) for part in parts]
+    return [np.stack(part) if body.groups else sum(part) for part in parts]
 
 
 def leaves(gradient):

@@ -18,6 +18,7 @@ from perla.errors import UserError
 from perla.flops import matrix_flops
 from perla.marginal import ENTRY, Draws, average, draw, expectation, latin_hypercube, zero_sum
 from perla.methods.estimators import Analytic, Auto, Exact, Sampled, resolve
+from perla.methods.parts import one_each
 from perla.methods.recipes import make
 from perla.methods.values import Embedded, Multilinear, Network
 from perla.nets.body import Body
@@ -175,7 +176,8 @@ def test_gaussian_policies_have_a_closed_form_too(sharing):
     key_net, key_effects, key_policy, key_draws = jax.random.split(KEY, 4)
     body = Body.create(
         key_net, agents=AGENTS, features=SEEN, outputs=7, core="mlp", hidden=8, layers=2,
-        gain=1.0, init="orthogonal", norm=False, ids=True, separate=sharing == "separate",
+        gain=1.0, init="orthogonal", norm=False, ids=True,
+        groups=one_each(AGENTS) if sharing == "separate" else None,
     )  # fmt: skip
     dimensions = 2
     critic = MultilinearCritic.create(

@@ -21,7 +21,7 @@ TIME, BATCH, AGENTS, ACTIONS, SEEN, HIDDEN = 6, 3, 2, 4, 5, 8
 
 DEFAULT = {
     "agents": AGENTS, "features": SEEN, "outputs": ACTIONS, "core": "mlp", "hidden": HIDDEN,
-    "layers": 2, "gain": 1.0, "init": "orthogonal", "norm": False, "ids": True, "separate": False,
+    "layers": 2, "gain": 1.0, "init": "orthogonal", "norm": False, "ids": True, "groups": None,
 }  # fmt: skip
 
 
@@ -195,7 +195,7 @@ def policies(net: Body, observation, fresh=FRESH):
 KINDS = {
     "mlp": {},
     "gru": {"core": "gru"},
-    "gru, separate": {"core": "gru", "separate": True},
+    "gru, separate": {"core": "gru", "groups": (0, 1)},
     "mlp, normalised": {"norm": True},
     "gru, normalised": {"core": "gru", "norm": True},
 }
@@ -236,7 +236,7 @@ def test_a_recurrent_policy_remembers_within_its_episode():
 
 @pytest.mark.parametrize("core", ["mlp", "gru"])
 def test_separate_parameters_serve_one_agent_each(core):
-    net, observation = body(core=core, separate=True, ids=False), observations()
+    net, observation = body(core=core, groups=(0, 1), ids=False), observations()
     rows = jnp.arange(AGENTS) == 0
     changed = jax.tree.map(
         lambda x: x + jnp.where(rows.reshape(-1, *[1] * (x.ndim - 1)), 0.1, 0.0), net
@@ -261,15 +261,15 @@ def test_shared_parameters_tell_agents_apart_by_their_ids_only(core, ids):
 
 
 @pytest.mark.parametrize("joins", ["first", "last"])
-@pytest.mark.parametrize("separate", [False, True], ids=["shared", "separate"])
+@pytest.mark.parametrize("groups", [None, (0, 1)], ids=["shared", "separate"])
 @pytest.mark.parametrize("sees", ["local", "global"])
-def test_a_critic_reads_its_view_the_agents_id_and_the_others_actions(sees, separate, joins):
+def test_a_critic_reads_its_view_the_agents_id_and_the_others_actions(sees, groups, joins):
     """Against a dense network whose first layer reads [view, one-hot id], and whose first or last
     hidden layer also reads [one-hot actions, its own left blank]; agents with parameters of their
     own need no id."""
     net = body(
         features=SEEN if sees == "local" else 3, layers=3, outputs=1, others=AGENTS * ACTIONS,
-        joins=joins, separate=separate,
+        joins=joins, groups=groups,
     )  # fmt: skip
     critic = Critic(net, sees, ACTIONS)
     observation = observations(time=1)
@@ -284,9 +284,9 @@ def test_a_critic_reads_its_view_the_agents_id_and_the_others_actions(sees, sepa
         actions = np.zeros((AGENTS, ACTIONS))
         for m in range(AGENTS):
             actions[m, joint[copy, m]] = m != agent
-        y = np.concatenate([view, [] if separate else np.eye(AGENTS)[agent]])
+        y = np.concatenate([view, [] if groups else np.eye(AGENTS)[agent]])
         for i, layer in enumerate(layers):
-            own = agent if separate else ...
+            own = agent if groups else ...
             weight, bias = np.asarray(layer.weight)[own], np.asarray(layer.bias)[own]
             y = np.maximum(y, 0) if i else y
             y = (np.concatenate([y, actions.ravel()]) if i == met_by else y) @ weight + bias

@@ -68,7 +68,7 @@ def convert(value: Any, type: Any, *, name: str) -> Any:
     """`value`, text or not, as a value of `type`.
 
     Raises `UserError`, naming the setting and what it allows, if it is none. In text, whole
-    numbers may be written `1e6` or `1_000_000`, and nothing at all as `none`.
+    numbers may be written `1e6` or `1_000_000`, lists `0,0,1`, and nothing at all as `none`.
     """
     try:
         if not isinstance(value, str):
@@ -81,6 +81,8 @@ def convert(value: Any, type: Any, *, name: str) -> Any:
 def _literal(text: str, type: Any) -> Any:
     if text.lower() == "none":
         return None
+    for element in filter(None, map(_element, members(type))):
+        return [_literal(part, element) for part in text.split(",")]
     if re.fullmatch(r"[+-]?[\d_]+", text):
         return int(text)
     try:
@@ -92,6 +94,13 @@ def _literal(text: str, type: Any) -> Any:
     if number.is_integer() and not any(_is_float(member) for member in members(type)):
         return int(number)
     return number
+
+
+def _element(type: Any) -> Any:
+    """The type of a list's entries; none where `type` is no list."""
+    while get_origin(type) is Annotated:
+        type = type.__origin__
+    return get_args(type)[0] if get_origin(type) is tuple else None
 
 
 def _is_float(type: Any) -> bool:

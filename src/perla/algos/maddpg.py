@@ -21,6 +21,7 @@ from perla.distributions import Categorical, Gaussian, encode
 from perla.envs.protocol import Spec
 from perla.errors import UserError
 from perla.methods.maddpg import DDPG, GumbelSoftmax
+from perla.methods.parts import check_agents
 from perla.nets.actors import ClimbingActor
 from perla.nets.body import Body
 from perla.nets.critics import JointCritic
@@ -60,7 +61,7 @@ def create_critic(config: DDPG, spec: Spec, key: PRNGKeyArray) -> JointCritic:
             others=spec.agents * spec.max_actions, joins="first", outputs=1,
             core="mlp", hidden=config.hidden, layers=config.critic_layers,
             gain=1.0, init=config.init, norm=config.layer_norm,
-            ids=config.agent_ids, separate=config.sharing == "separate",
+            ids=config.agent_ids, groups=config.nets(spec.agents),
         )
     )  # fmt: skip
 
@@ -88,6 +89,7 @@ class Algorithm:
     """
 
     def __init__(self, config: DDPG, spec: Spec) -> None:
+        check_agents(config.groups, spec.agents, spec.id)
         check_actions(config, spec)
         self.config, self.spec = config, spec
         self.actor_optimiser, self.critic_optimiser = (

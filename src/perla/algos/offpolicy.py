@@ -75,7 +75,7 @@ def create_utilities(
         key, agents=spec.agents, features=spec.obs + recalls, outputs=spec.max_actions,
         core=config.actor, hidden=config.hidden, layers=config.layers,
         gain=gain, init=config.init, norm=config.layer_norm,
-        ids=config.agent_ids, separate=config.sharing == "separate",
+        ids=config.agent_ids, groups=config.nets(spec.agents),
     )  # fmt: skip
     return Utilities(body, messages, recalls)
 

@@ -34,6 +34,7 @@ from perla.envs.protocol import Observation, Spec
 from perla.errors import UserError
 from perla.methods.aggregators import Mean
 from perla.methods.estimators import LADDER, Analytic, Sampled, resolve
+from perla.methods.parts import check_agents
 from perla.methods.ppo import PPO, NStep
 from perla.methods.values import Centralised, Counterfactual, Embedded, Multilinear, Network
 from perla.nets import critics
@@ -120,17 +121,15 @@ class Pace(NamedTuple):
 
 def create_actor(config: PPO, spec: Spec, key: PRNGKeyArray) -> Actor:
     """A fresh actor for a world."""
-    separate = config.sharing != "shared"
     body = Body.create(
         key, agents=spec.agents, features=spec.obs, outputs=spec.max_actions,
         core=config.actor, hidden=config.hidden, layers=config.layers,
         gain=0.01, init=config.init, norm=config.layer_norm,
-        ids=config.agent_ids, separate=separate,
+        ids=config.agent_ids, groups=config.actors(spec.agents),
     )  # fmt: skip
     if not spec.continuous:
         return Actor(body)
-    nets = spec.agents if separate else 1
-    log_deviation = jnp.full((nets, spec.max_actions), jnp.log(config.deviation))
+    log_deviation = jnp.full((body.nets, spec.max_actions), jnp.log(config.deviation))
     return Actor(body, log_deviation, config.squash)
 
 
@@ -156,7 +155,7 @@ def create_critic(config: PPO, spec: Spec, key: PRNGKeyArray) -> AnyCritic:
         outputs=outputs(value, spec.max_actions) * (1 + rank),
         core=config.critic, hidden=config.hidden, layers=config.critic_layers,
         gain=1.0, init=config.init, norm=config.layer_norm,
-        ids=config.agent_ids, separate=config.sharing == "separate",
+        ids=config.agent_ids, groups=config.critics(spec.agents),
     )  # fmt: skip
     critic = Critic(body, sees, actions)
     if rank == 0:
@@ -221,6 +220,7 @@ class Algorithm:
     def __init__(self, config: PPO, spec: Spec) -> None:
         self.config, self.spec = config, spec
         self.sequence = config.sequence(spec.limit)
+        check_agents(config.groups, spec.agents, spec.id)
         check_actions(config, spec)
         if isinstance(config.value, Embedded):
             check(config.value, spec)

@@ -21,6 +21,7 @@ from perla.config import tag
 from perla.distributions import IMPOSSIBLE
 from perla.envs.protocol import Observation, Spec
 from perla.errors import UserError
+from perla.methods.parts import check_agents
 from perla.methods.td import (
     TD,
     Alone,
@@ -160,6 +161,7 @@ class Algorithm:
     """
 
     def __init__(self, config: TD, spec: Spec) -> None:
+        check_agents(config.groups, spec.agents, spec.id)
         if spec.continuous:
             raise UserError(
                 f"mixer {tag(config.mixer)!r}: takes the best of an agent's actions, and those of "

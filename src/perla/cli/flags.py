@@ -100,9 +100,13 @@ def _metavar(type: Any) -> str:
         if text.startswith("one of "):
             words += text.removeprefix("one of ").split(", ")
         else:
-            words.append("none" if text == "none" else "N" if "whole" in text else "X")
+            word = "N" if "whole" in text else "X"
+            word = f"{word},…" if text.startswith("a list") else word
+            words.append("none" if text == "none" else word)
     return "|".join(words)
 
 
 def _show(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(_show, value))
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from perla.config import Config, Count, Fraction, NonNegative, Positive
 from perla.methods import parts
-from perla.methods.parts import Adam, Hard, Huber, RMSProp, Soft, Squared
+from perla.methods.parts import Adam, Groups, Hard, Huber, RMSProp, Soft, Squared
 
 
 class GumbelSoftmax(Config, tag="gumbel-softmax", frozen=True):
@@ -76,6 +76,9 @@ class DDPG(Config, tag="ddpg", frozen=True):
     """Normalise the inputs and the output of every hidden layer."""
     sharing: Literal["shared", "separate"] = "shared"
     """One set of parameters for all agents, or one for each."""
+    groups: Groups = None
+    """Of each agent, the number of its group, such as 0,0,1: who shares parameters with whom, where
+    not with all."""
     agent_ids: bool = True
     """Tell shared networks which agent they serve."""
     last_action: bool = False
@@ -84,6 +87,11 @@ class DDPG(Config, tag="ddpg", frozen=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         parts.check_buffer(self.buffer, self.copies)
+        parts.check_groups(self.sharing, self.groups)
+
+    def nets(self, agents: int) -> Groups:
+        """Which of `agents` share parameters."""
+        return parts.one_each(agents) if self.sharing == "separate" else self.groups
 
     def length(self, limit: int | None) -> int:
         """Steps of every copy between two updates; whole episodes are padded to the limit."""

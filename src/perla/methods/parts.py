@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from msgspec import Meta
+
 from perla.config import Config, Count, Fraction, Positive
 from perla.errors import UserError
 
@@ -47,6 +51,46 @@ class RMSProp(Config, tag="rmsprop", frozen=True):
     """Decay of the first moment; 0 is none."""
     rms_eps: Positive = 1e-5
     """Added to the root of the second moment."""
+
+
+Groups = Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(min_length=1)] | None
+"""The group of each agent, numbered from 0 on: those of one group have the same parameters. None:
+all have."""
+
+
+def one_each(agents: int) -> Groups:
+    """A group for every agent, which then shares with nobody."""
+    return tuple(range(agents))
+
+
+def check_groups(sharing: str, groups: Groups) -> None:
+    """Raise `UserError` for groups of agents that share nothing, and for one that nobody is in."""
+    if groups is None:
+        return
+    if sharing == "separate":
+        raise UserError(
+            f"groups = {spelt(groups)} with sharing = separate: those of a group share; leave one "
+            "of the two out"
+        )
+    missing = set(range(len(set(groups)))) - set(groups)
+    if missing:
+        raise UserError(
+            f"groups = {spelt(groups)}: nobody is in group {min(missing)}; number them from 0 on"
+        )
+
+
+def check_agents(groups: Groups, agents: int, world: str) -> None:
+    """Raise `UserError` unless every agent of the world has its group."""
+    if groups is not None and len(groups) != agents:
+        raise UserError(
+            f"groups = {spelt(groups)}: is of {len(groups)} agents, and {world} has {agents}; give "
+            "one number for each, in the world's order"
+        )
+
+
+def spelt(groups: tuple[int, ...]) -> str:
+    """Groups as they are written on the command line."""
+    return ",".join(map(str, groups))
 
 
 def length(horizon: int | None, limit: int | None) -> int:

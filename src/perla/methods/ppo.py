@@ -7,7 +7,7 @@ from typing import Literal
 from perla.config import Config, Count, Fraction, NonNegative, Positive
 from perla.errors import UserError
 from perla.methods import parts
-from perla.methods.parts import Adam, Hard, Huber, RMSProp, Soft, Squared
+from perla.methods.parts import Adam, Groups, Hard, Huber, RMSProp, Soft, Squared
 from perla.methods.values import Centralised, Counterfactual, Embedded, Independent
 
 
@@ -110,6 +110,9 @@ class PPO(Config, tag="ppo", frozen=True):
     sharing: Literal["shared", "critic", "separate"] = "shared"
     """`shared`: one set of parameters for all agents. `critic`: an actor for each, one critic for
     all. `separate`: both for each."""
+    groups: Groups = None
+    """Of each agent, the number of its group, such as 0,0,1: who shares parameters with whom, where
+    not with all; sharing `critic`: an actor for each group."""
     agent_ids: bool = True
     """Tell shared networks which agent they serve."""
 
@@ -117,7 +120,13 @@ class PPO(Config, tag="ppo", frozen=True):
         super().__post_init__()
         if self.chunk is not None and not self.recurrent:
             raise UserError(f"chunk = {self.chunk}: only a GRU has a gradient through time")
+        parts.check_groups(self.sharing, self.groups)
         if self.order == "sequential":
+            if self.groups is not None:
+                raise UserError(
+                    f"order = sequential with groups = {parts.spelt(self.groups)}: agents whose "
+                    "actors are one move together; leave groups out"
+                )
             if self.sharing == "shared":
                 raise UserError(
                     "order = sequential: agents whose actors are one move together; use sharing "
@@ -128,6 +137,16 @@ class PPO(Config, tag="ppo", frozen=True):
                     "order = sequential with clip = none: nothing would bound the ratios by which "
                     "later agents' advantages are weighed; set clip, such as 0.2"
                 )
+
+    def actors(self, agents: int) -> Groups:
+        """Which of `agents` share an actor."""
+        if self.groups is None and self.sharing != "shared":
+            return parts.one_each(agents)
+        return self.groups
+
+    def critics(self, agents: int) -> Groups:
+        """Which of `agents` share a critic."""
+        return None if self.sharing == "critic" else self.actors(agents)
 
     @property
     def recurrent(self) -> bool:

@@ -7,7 +7,7 @@ from typing import Literal
 from perla.config import Config, Count, Fraction, NonNegative, Positive
 from perla.errors import UserError
 from perla.methods import parts
-from perla.methods.parts import Adam, Hard, Huber, RMSProp, Soft, Squared
+from perla.methods.parts import Adam, Groups, Hard, Huber, RMSProp, Soft, Squared
 
 
 class Alone(Config, tag="alone", frozen=True):
@@ -150,6 +150,9 @@ class TD(Config, tag="td", frozen=True):
     """Normalise the inputs and the output of every hidden layer."""
     sharing: Literal["shared", "separate"] = "shared"
     """One set of parameters for all agents, or one for each."""
+    groups: Groups = None
+    """Of each agent, the number of its group, such as 0,0,1: who shares parameters with whom, where
+    not with all."""
     agent_ids: bool = True
     """Tell shared networks which agent they serve."""
     last_action: bool = True
@@ -158,6 +161,7 @@ class TD(Config, tag="td", frozen=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         parts.check_buffer(self.buffer, self.copies)
+        parts.check_groups(self.sharing, self.groups)
         if isinstance(self.weighting, Weighted):
             if not self.double_q:
                 raise UserError(
@@ -170,6 +174,10 @@ class TD(Config, tag="td", frozen=True):
                     "weighting = weighted: a transformed mixer's joint value is restricted by "
                     "nothing; weigh its conditions, by opt and nopt"
                 )
+
+    def nets(self, agents: int) -> Groups:
+        """Which of `agents` share parameters."""
+        return parts.one_each(agents) if self.sharing == "separate" else self.groups
 
     def length(self, limit: int | None) -> int:
         """Steps of every copy between two updates; whole episodes are padded to the limit."""

@@ -80,7 +80,7 @@ class Actor(eqx.Module):
         """The policies that the body's outputs stand for."""
         if self.log_deviation is None:
             return Categorical.masked(outputs, observation.avail, observation.alive)
-        deviation = along(jnp.exp(self.log_deviation), outputs)
+        deviation = along(jnp.exp(self.body.own(self.log_deviation)), outputs)
         deviation = jnp.broadcast_to(deviation, outputs.shape)
         gaussian = Gaussian.masked(outputs, deviation, observation.avail, observation.alive)
         return Squashed(gaussian) if self.squash else gaussian

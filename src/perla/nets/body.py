@@ -1,7 +1,7 @@
 """What actors and critics share: from the features that every agent sees to a last hidden layer.
 
-A body serves all agents at once. Its parameters are shared by the agents, which may then be told
-apart by their ids, or stacked, one set for each.
+A body serves all agents at once. Its parameters are shared by the agents, or stacked, one set for
+each group of them; those that share a set may be told apart by their ids.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from perla.methods.parts import Groups, one_each
 from perla.nets.layers import GRU, MLP, Init, LayerNorm, along
 from perla.types import Array, Bool, Float, PRNGKeyArray
 
@@ -59,8 +61,10 @@ class Body(eqx.Module):
 
     net: Net
     agents: int = eqx.field(static=True)
-    ids: bool = eqx.field(static=True)
-    separate: bool = eqx.field(static=True)
+    ids: int = eqx.field(static=True)
+    """Inputs that say which agent of its group is served; 0 if nothing does."""
+    groups: Groups = eqx.field(static=True)
+    """Whose parameters are whose; none: all agents have the same, and nothing is stacked."""
     memory: int = eqx.field(static=True)
     """Features of the recurrent memory; 0 if there is none."""
 
@@ -81,7 +85,7 @@ class Body(eqx.Module):
         init: Init,
         norm: bool,
         ids: bool,
-        separate: bool,
+        groups: Groups,
     ) -> Body:
         """A body for `agents`, each with `features` inputs, and `others` which join them at the
         first or the last hidden layer.
@@ -89,8 +93,8 @@ class Body(eqx.Module):
         `mlp`: `layers` hidden layers. `gru`: `layers` hidden layers and a GRU, above them the
         output; where others join, a hidden layer in which they meet, which is first and last.
         """
-        ids = ids and not separate and agents > 1
-        id_rows = agents if ids else 0
+        largest = agents if groups is None else max(map(groups.count, groups))
+        id_rows = largest if ids and largest > 1 else 0
         if core == "gru":
             below, above = layers, 1 if others else 0
         else:
@@ -121,8 +125,14 @@ class Body(eqx.Module):
             torso = Torso(dense, gru, LayerNorm.create(hidden) if norm else None)
             return Net(torso, head(hidden, others))
 
-        built = jax.vmap(net)(jax.random.split(key, agents)) if separate else net(key)
-        return cls(built, agents, ids, separate, hidden if core == "gru" else 0)
+        keys = key if groups is None else jax.random.split(key, len(set(groups)))
+        built = net(keys) if groups is None else jax.vmap(net)(keys)
+        return cls(built, agents, id_rows, groups, hidden if core == "gru" else 0)
+
+    @property
+    def nets(self) -> int:
+        """How many sets of parameters there are."""
+        return 1 if self.groups is None else len(set(self.groups))
 
     def blank(self, batch: tuple[int, ...]) -> Float[Array, "*batch agent hidden"]:
         """The memory before an episode's first step."""
@@ -131,14 +141,21 @@ class Body(eqx.Module):
     def apart(self) -> Body:
         """The agents' bodies, where each has its own, stacked on a leading axis of all parameters:
         any one of them serves one agent alone."""
-        assert self.separate, "one body cannot be parted"
-        return replace(self, agents=1, separate=False)
+        assert self.groups == one_each(self.agents), "what agents share cannot be parted"
+        return replace(self, agents=1, groups=None)
+
+    def own(self, parameters: Any) -> Any:
+        """Every agent's own of parameters of all nets: those of its group."""
+        if self.groups is None or self.groups == one_each(self.agents):
+            return parameters
+        return jax.tree.map(lambda x: x[np.array(self.groups)], parameters)
 
     def each(self, f: Callable, *arrays: Array) -> Any:
         """`f(net, *arrays)`, with every agent's own net where there are several."""
-        if not self.separate:
+        if self.groups is None:
             return f(self.net, *arrays)
-        return jax.vmap(f, in_axes=(0,) + (-2,) * len(arrays), out_axes=-2)(self.net, *arrays)
+        nets = self.own(self.net)
+        return jax.vmap(f, in_axes=(0,) + (-2,) * len(arrays), out_axes=-2)(nets, *arrays)
 
     def context(
         self,
@@ -151,14 +168,14 @@ class Body(eqx.Module):
         `x` may have an agent axis of one, for inputs that all agents share: they are multiplied
         once. Where `fresh`, an episode begins and the memory is blank.
         """
-        if self.separate:
-            x = jnp.broadcast_to(x, (*x.shape[:-2], self.agents, x.shape[-1]))
-        else:
+        if self.groups is None:
             fresh = fresh[..., None]
+        else:
+            x = jnp.broadcast_to(x, (*x.shape[:-2], self.agents, x.shape[-1]))
 
         y = self.each(lambda net, x: net.bottom.begin(x), x)
         if self.ids:
-            y = y + along(self.net.bottom.rows[: self.agents], y)
+            y = y + along(self.marks, y)
         y = jnp.broadcast_to(y, (*y.shape[:-2], self.agents, y.shape[-1]))
         if self.net.torso is None:
             return y, jnp.zeros((*y.shape[:-1], 0))
@@ -189,18 +206,29 @@ class Body(eqx.Module):
         return self.each(lambda net, y: net.head.finish(y), y)
 
     @property
+    def marks(self) -> Float[Array, "agent width"]:
+        """The bottom's weights of the agents' ids: of its group's net, the row of its place there."""
+        bottom = self.net.bottom
+        rows = bottom.layers[0].weight[..., bottom.features : bottom.features + self.ids, :]
+        if self.groups is None:
+            return rows
+        places = [self.groups[:agent].count(group) for agent, group in enumerate(self.groups)]
+        return rows[np.array(self.groups), np.array(places)]
+
+    @property
     def rows(self) -> Float[Array, "*agent other width"]:
-        """The head's weights of the inputs that the caller adds; per agent where separate."""
-        skip = self.agents if self.ids and self.net.torso is None else 0
+        """The head's weights of the inputs that the caller adds; each agent's own where nets are
+        stacked."""
         head = self.net.head
-        return head.layers[0].weight[..., head.features + skip :, :]
+        skip = self.ids if self.net.torso is None else 0
+        return self.own(head.layers[0].weight[..., head.features + skip :, :])
 
     def join(
         self, others: Float[Array, "*batch agent_or_1 other"]
     ) -> Float[Array, "*batch _ width"]:
         """What other inputs add to the head's first pre-activations; those that all agents share
         may have an agent axis of one."""
-        if not self.separate:
+        if self.groups is None:
             return others @ self.rows
         others = jnp.broadcast_to(others, (*others.shape[:-2], self.agents, others.shape[-1]))
         return jnp.einsum("...io,iow->...iw", others, self.rows)

@@ -70,7 +70,7 @@ class Critic(eqx.Module):
         A joint action without batch axes serves every state; its part is then computed once.
         """
         agents, rows = self.body.agents, self.body.rows
-        if self.body.separate:
+        if self.body.groups is not None:
             own = jnp.repeat(jnp.eye(agents, dtype=bool), self.actions, axis=-1)
             rows = jnp.where(own[..., None], 0.0, rows).swapaxes(0, 1)  # [row, agent, width]
             each = self.told(rows, actions)
@@ -108,18 +108,18 @@ class Multilinear(eqx.Module):
 
     inner: Critic
     """Its outputs are the v₀ and, for each of them, the terms' weights."""
-    effects: Float[Array, "*own agent feature rank"]
+    effects: Float[Array, "*net agent feature rank"]
     """ψ, linear in an action's features: its one-hot row, or of a continuous one its dimensions and
-    their squares. Where parameters are not shared, one set for each agent's own critic."""
+    their squares. Where there are several nets, one set for each."""
 
     @classmethod
     def create(cls, key: PRNGKeyArray, inner: Critic, inputs: int, rank: int) -> Multilinear:
         """A critic of `inputs` features of each action, whose products are at first 1 give or take
         ½ where the features are one-hot."""
-        agents = inner.body.agents
-        own = (agents,) if inner.body.separate else ()
+        agents, groups = inner.body.agents, inner.body.groups
+        nets = () if groups is None else (inner.body.nets,)
         deviation = 0.5 / max(agents - 1, 1) ** 0.5
-        return cls(inner, deviation * jax.random.normal(key, (*own, agents, inputs, rank)))
+        return cls(inner, deviation * jax.random.normal(key, (*nets, agents, inputs, rank)))
 
     @property
     def body(self) -> Body:
@@ -173,8 +173,9 @@ class Multilinear(eqx.Module):
         self, moments: Float[Array, "*batch_or_none agent feature"]
     ) -> Float[Array, "*batch_or_none agent rank"]:
         """∏_{m≠i} (1 + E ψₘᵣ(aₘ)) for every i."""
-        if self.body.separate:
-            factors = 1.0 + jnp.einsum("...ma,imar->...imr", moments, self.effects)
+        if self.body.groups is not None:
+            effects = self.body.own(self.effects)
+            factors = 1.0 + jnp.einsum("...ma,imar->...imr", moments, effects)
             own = jnp.eye(self.body.agents, dtype=bool)[..., None]
             return jnp.where(along(own, factors), 1.0, factors).prod(-2)
         return leave_one_out(1.0 + jnp.einsum("...ma,mar->...mr", moments, self.effects))
