@@ -207,7 +207,7 @@ class Body(eqx.Module):
 
     @property
     def marks(self) -> Float[Array, "agent width"]:
-        """The bottom's weights of the agents' ids: of its group's net, the row of its place there."""
+        """The bottom's weights of the agents' ids: each one's row is its place in its group."""
         bottom = self.net.bottom
         rows = bottom.layers[0].weight[..., bottom.features : bottom.features + self.ids, :]
         if self.groups is None:
