@@ -150,6 +150,13 @@ class Body(eqx.Module):
             return parameters
         return jax.tree.map(lambda x: x[np.array(self.groups)], parameters)
 
+    def dealt(self) -> Body:
+        """The same for all that comes after `context`, with a net for each agent where agents
+        share some: so that a loop over joint actions need not look them up at every one."""
+        if self.groups is None:
+            return self
+        return replace(self, net=self.own(self.net), groups=one_each(self.agents))
+
     def each(self, f: Callable, *arrays: Array) -> Any:
         """`f(net, *arrays)`, with every agent's own net where there are several."""
         if self.groups is None:
