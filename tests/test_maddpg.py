@@ -231,7 +231,6 @@ CASES = {
         probes.ENDLESS, {"horizon": None, "critic_lr": 2e-2}),
     "forbidden temptation": (probes.TEMPTATION, {"optimiser": RMSProp(), "layer_norm": True}),
     "together": (probes.TOGETHER, {"sharing": "separate", "layers": 2, "critic_layers": 2}),
-    "kinds, in groups": (probes.KINDS, {"groups": (0, 1, 0), "agent_ids": False}),
     "patience, GRU": (probes.PATIENCE, {"actor": "gru", "last_action": True, "updates": 300}),
 }  # fmt: skip
 

@@ -214,7 +214,7 @@ class Body(eqx.Module):
 
     @property
     def marks(self) -> Float[Array, "agent width"]:
-        """The bottom's weights of the agents' ids: of its group's net, the row of its place there."""
+        """The bottom's weights of each agent's id: the row of its place in its group."""
         bottom = self.net.bottom
         rows = bottom.layers[0].weight[..., bottom.features : bottom.features + self.ids, :]
         if self.groups is None:
