@@ -130,6 +130,11 @@ def says(signs: tuple[int, ...]) -> list[int]:
     return [(sign + 1) // 2 for sign in signs]
 
 
+def kinds(sign):
+    """The actions that say the sign, the opposite, and the sign."""
+    return [(sign + 1) // 2, (1 - sign) // 2, (sign + 1) // 2]
+
+
 UP, DOWN = (1,), (-1,)
 
 CONSTANT = Probe("constant", one, {(0, UP): 1.0})
@@ -260,6 +265,18 @@ MEET = Probe(
 )
 """What one does best depends on what the other does."""
 
+KINDS = Probe(
+    "kinds",
+    lambda moment, action: (action == jnp.array(kinds(moment.signs[0]))).all().astype(float),
+    {(0, (a,) * 3): 1.0 for a in (-1, 1)},
+    agents=3,
+    actions=2,
+    signs="one",
+    best=lambda signs: [int(action) for action in kinds(signs[0])],
+)
+"""All see the same sign; the second of three agents must say the opposite."""
+
 ONE_AGENT = (CONSTANT, SIGHT, DELAY, CHOICE, MATCH, ENDLESS, FINITE, TEMPTATION)
 TWO_AGENTS = (TOGETHER, MATRIX, PATIENCE, MORTAL)
+THREE_AGENTS = (KINDS,)
 CONTINUOUS = (AIM, WAIT, MEET)

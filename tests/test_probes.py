@@ -130,6 +130,8 @@ CASES = {
     "patience, whole episodes": (
         probes.PATIENCE, "ippo", {"horizon": None, "copies": 32, "agent_ids": False}),
     "mortal": (probes.MORTAL, "ippo", {"sharing": "separate"}),
+    "kinds, in groups": (
+        probes.KINDS, "perla-ippo", {"groups": (0, 1, 0), "agent_ids": False}),
 }  # fmt: skip
 
 
@@ -141,7 +143,8 @@ def test_learns_the_known_values_and_actions(case):
 
 def test_every_probe_world_is_learnt_from():
     used = {world.name for world, *_ in CASES.values()}
-    assert used == {world.name for world in probes.ONE_AGENT + probes.TWO_AGENTS}
+    worlds = probes.ONE_AGENT + probes.TWO_AGENTS + probes.THREE_AGENTS
+    assert used == {world.name for world in worlds}
 
 
 def test_every_method_is_tried():

@@ -259,6 +259,8 @@ CASES = {
     "patience, any joint value": (probes.PATIENCE, "qtran-base", {"updates": 300}),
     "together, by messages": (probes.TOGETHER, "maic", {"sharing": "separate"}),
     "matrix, by messages": (probes.MATRIX, "maic-qplex", {}),
+    "kinds, in groups": (
+        probes.KINDS, "qmix", {"groups": (0, 1, 0), "agent_ids": False, "updates": 300}),
 }  # fmt: skip
 
 

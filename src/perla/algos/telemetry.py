@@ -123,7 +123,7 @@ def cost(
     one_context, one_policy = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape[-2:], x.dtype), (context, policy)
     )
-    costs = []
+    costs, critic = [], critic.dealt()
     estimator = resolved(value, policy)
     rungs = (estimator,) if isinstance(estimator, Analytic) else ladder(estimator)
     for rung in rungs:

@@ -76,7 +76,7 @@ def estimate(
         assert isinstance(critic, Critic)
         v = critic.alone(context)
         return Estimate(v[..., 0], v)
-    policy = jax.lax.stop_gradient(policy)
+    policy, critic = jax.lax.stop_gradient(policy), critic.dealt()
     estimator = resolved(value, policy)
     if isinstance(estimator, Analytic):
         assert isinstance(critic, Multilinear)

@@ -150,6 +150,13 @@ class Body(eqx.Module):
             return parameters
         return jax.tree.map(lambda x: x[np.array(self.groups)], parameters)
 
+    def dealt(self) -> Body:
+        """The same for all that comes after `context`, with a net for each agent where agents
+        share some: so that a loop over joint actions need not look them up at every one."""
+        if self.groups is None:
+            return self
+        return replace(self, net=self.own(self.net), groups=one_each(self.agents))
+
     def each(self, f: Callable, *arrays: Array) -> Any:
         """`f(net, *arrays)`, with every agent's own net where there are several."""
         if self.groups is None:
@@ -207,7 +214,7 @@ class Body(eqx.Module):
 
     @property
     def marks(self) -> Float[Array, "agent width"]:
-        """The bottom's weights of the agents' ids: each one's row is its place in its group."""
+        """The bottom's weights of each agent's id: the row of its place in its group."""
         bottom = self.net.bottom
         rows = bottom.layers[0].weight[..., bottom.features : bottom.features + self.ids, :]
         if self.groups is None:

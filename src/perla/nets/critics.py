@@ -3,6 +3,7 @@ and everybody's."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import reduce
 from itertools import accumulate
 from typing import Literal
@@ -82,6 +83,11 @@ class Critic(eqx.Module):
             seen = joint - each
         return self.body.hidden(context + along(seen, context))
 
+    def dealt(self) -> Critic:
+        """The same for all that comes after `context`, with parameters for each agent where agents
+        share some."""
+        return replace(self, body=self.body.dealt())
+
     def told(self, rows: Float[Array, "other ..."], actions: JointAction) -> Float[Array, "..."]:
         """What each agent's action adds to the layer that it joins: its row of `rows`, looked up,
         or, of a continuous one, the product with its rows."""
@@ -120,6 +126,10 @@ class Multilinear(eqx.Module):
         nets = () if groups is None else (inner.body.nets,)
         deviation = 0.5 / max(agents - 1, 1) ** 0.5
         return cls(inner, deviation * jax.random.normal(key, (*nets, agents, inputs, rank)))
+
+    def dealt(self) -> Multilinear:
+        """As of a `Critic`: the same after `context`."""
+        return replace(self, inner=self.inner.dealt(), effects=self.body.own(self.effects))
 
     @property
     def body(self) -> Body:

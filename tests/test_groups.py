@@ -1,0 +1,315 @@
+"""Groups: agents of one kind share their parameters, agents of different kinds share nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import probes
+from perla.algos.create import create
+from perla.algos.ppo import create_actor, create_critic
+from perla.algos.values import estimate
+from perla.cli import main
+from perla.cli.flags import explain
+from perla.config import from_json, to_json
+from perla.distributions import Categorical
+from perla.envs.protocol import Observation, Spec
+from perla.envs.wrappers import AutoReset
+from perla.errors import UserError
+from perla.flops import work
+from perla.loops.anakin import Trainer
+from perla.loops.rollout import begin, rollout
+from perla.methods.recipes import make
+from perla.methods.settings import configure
+from perla.methods.values import Embedded, Multilinear, Network
+from perla.runs import checkpoint
+from perla.runs.spec import Run
+
+GROUPS = (0, 1, 0)
+TIME, BATCH, AGENTS, ACTIONS, SEEN = 3, 2, 3, 4, 5
+SPEC = Spec("random", AGENTS, SEEN, 6, (ACTIONS,) * AGENTS, 10, "common")
+FRESH = jnp.zeros((TIME, BATCH), bool).at[0].set(True)
+SMALL = {"hidden": 8, "init": "torch"}
+
+
+def observations(alike=False) -> Observation:
+    obs = jax.random.normal(jax.random.key(0), (TIME, BATCH, AGENTS, SEEN))
+    return Observation(
+        jnp.broadcast_to(obs[..., :1, :], obs.shape) if alike else obs,
+        jax.random.normal(jax.random.key(1), (TIME, BATCH, 6)),
+        jnp.ones((TIME, BATCH, AGENTS, ACTIONS), bool),
+    )
+
+
+def of_group(body, group):
+    """A body of all agents that has a group's net alone."""
+    return replace(body, net=jax.tree.map(lambda x: x[group], body.net), groups=None)
+
+
+def assert_close(ours, theirs, atol=1e-5):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, atol=atol)
+
+
+# --- Whose parameters serve whom ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("core", ["mlp", "gru"])
+@pytest.mark.parametrize("continuous", [False, True], ids=["discrete", "continuous"])
+def test_a_group_is_served_by_its_own_actor(core, continuous):
+    spec = replace(SPEC, continuous=continuous)
+    config = make("ippo", **SMALL, actor=core, groups=GROUPS, agent_ids=False)
+    actor = create_actor(config, spec, jax.random.key(0))
+    if continuous:
+        actor = replace(actor, log_deviation=jnp.arange(2.0 * ACTIONS).reshape(2, -1) / 9)
+    ours, memories = actor.unroll(observations(), actor.blank((BATCH,)), FRESH)
+    for group in (0, 1):
+        sigma = actor.log_deviation
+        alone = replace(
+            actor,
+            body=of_group(actor.body, group),
+            log_deviation=None if sigma is None else sigma[group][None],
+        )
+        theirs, remembered = alone.unroll(observations(), actor.blank((BATCH,)), FRESH)
+        own = [agent for agent in range(AGENTS) if GROUPS[agent] == group]
+        take = partial(jnp.take, indices=jnp.array(own), axis=2)
+        assert_close(*(jax.tree.map(take, x) for x in ((ours, memories), (theirs, remembered))))
+
+
+CRITICS = {
+    "first": Network(joins="first"),
+    "last": Network(joins="last"),
+    "multilinear": Multilinear(rank=3),
+}
+
+
+@pytest.mark.parametrize("core", ["mlp", "gru"])
+@pytest.mark.parametrize("interaction", CRITICS.values(), ids=CRITICS.keys())
+def test_a_group_is_served_by_its_own_critic(core, interaction):
+    value = Embedded(base="local", interaction=interaction)
+    config = make("ippo", **SMALL, critic=core, groups=GROUPS, agent_ids=False, value=value)
+    critic = create_critic(config, SPEC, jax.random.key(0))
+    policy = Categorical.masked(
+        jax.random.normal(jax.random.key(2), (TIME, BATCH, AGENTS, ACTIONS)), observations().avail
+    )
+    action = policy.mode()
+
+    @eqx.filter_jit
+    def values(critic):
+        context, _ = critic.context(observations(), critic.body.blank((BATCH,)), FRESH)
+        averaged = estimate(value, critic, context, policy, jax.random.key(3)).value
+        return critic.joint(context, action)[..., 0], averaged
+
+    def alone(group):
+        if isinstance(interaction, Network):
+            return replace(critic, body=of_group(critic.body, group))
+        inner = replace(critic.inner, body=of_group(critic.body, group))
+        return replace(critic, inner=inner, effects=critic.effects[group])
+
+    each = [values(alone(group)) for group in (0, 1)]
+    for ours, *theirs in zip(values(critic), *each, strict=True):
+        expected = jnp.stack([theirs[group][..., i] for i, group in enumerate(GROUPS)], -1)
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
+        assert np.abs(theirs[0] - theirs[1]).max() > 1e-2
+
+
+@pytest.mark.parametrize("ids", [False, True], ids=["without ids", "with ids"])
+def test_members_of_a_group_are_told_apart_by_their_ids_only(ids):
+    config = make("ippo", **SMALL, groups=GROUPS, agent_ids=ids)
+    actor = create_actor(config, SPEC, jax.random.key(0))
+    policy, _ = actor.unroll(observations(alike=True), actor.blank((BATCH,)), FRESH)
+    first, other, second = jnp.moveaxis(policy.log_probs, -2, 0)
+    assert np.allclose(first, second, atol=1e-6) != ids
+    assert np.abs(first - other).max() > 1e-3
+
+
+def test_an_id_is_an_agents_place_in_its_group():
+    body = create_actor(make("ippo", **SMALL, groups=GROUPS), SPEC, jax.random.key(0)).body
+    assert body.net.bottom.layers[0].weight.shape == (2, SEEN + 2, 8)
+    rows = body.net.bottom.layers[0].weight[:, SEEN:]
+    np.testing.assert_array_equal(body.marks, [rows[0, 0], rows[1, 0], rows[0, 1]])
+
+
+@pytest.mark.parametrize("agent", range(AGENTS))
+def test_what_an_agent_learns_moves_its_groups_parameters_alone(agent):
+    actor = create_actor(make("ippo", **SMALL, groups=GROUPS), SPEC, jax.random.key(0))
+
+    def loss(actor):
+        policy, _ = actor.unroll(observations(), actor.blank((BATCH,)), FRESH)
+        return policy.log_probs[:, :, agent, 0].sum()
+
+    gradient = eqx.filter_grad(loss)(actor).body.net
+    sizes = [
+        max(float(jnp.abs(x[group]).max()) for x in jax.tree.leaves(gradient)) for group in (0, 1)
+    ]
+    assert sizes[GROUPS[agent]] > 1e-3
+    assert sizes[1 - GROUPS[agent]] == 0
+
+
+@pytest.mark.parametrize(
+    ("sharing", "groups", "actor", "critic"),
+    [
+        ("shared", None, None, None),
+        ("critic", None, (0, 1, 2), None),
+        ("separate", None, (0, 1, 2), (0, 1, 2)),
+        ("shared", GROUPS, GROUPS, GROUPS),
+        ("critic", GROUPS, GROUPS, None),
+    ],
+)
+def test_sharing_says_of_what_and_groups_among_whom(sharing, groups, actor, critic):
+    config = make("ippo", **SMALL, sharing=sharing, groups=groups)
+    learner = create(config, SPEC).init(jax.random.key(0))
+    assert (learner.actor.body.groups, learner.critic.body.groups) == (actor, critic)
+
+
+# --- Reductions ---------------------------------------------------------------------------------
+
+LEARNERS = {
+    "perla-mappo": {"critic": "gru"},
+    "ow-qmix": {"buffer": 64},
+    "maddpg": {"buffer": 64, "updates": 1},
+}
+
+
+@pytest.mark.parametrize("algo", LEARNERS)
+def test_a_group_for_each_agent_is_a_net_for_each(algo):
+    """The same learner, whose program is therefore the same, from the same parameters."""
+    own = make(algo, **SMALL, **LEARNERS[algo], groups=(0, 1, 2))
+    separate = make(algo, **SMALL, **LEARNERS[algo], sharing="separate")
+    ours, theirs = (
+        jax.jit(create(config, SPEC).init)(jax.random.key(0)) for config in (own, separate)
+    )
+    assert eqx.tree_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("algo", ["perla-mappo", "maddpg"])
+def test_one_group_of_all_is_sharing(algo):
+    """From the same parameters an update leads to the same ones, and measures the same."""
+    world, small = probes.TOGETHER, SMALL | LEARNERS[algo] | {"copies": 4, "horizon": 4}
+    shared, group = (
+        create(make(algo, **small, groups=groups), world.spec) for groups in (None, (0, 0))
+    )
+    key = jax.random.key(0)
+    learner = jax.jit(shared.init)(key)
+    structure = jax.eval_shape(group.init, key)
+    stacked = jax.tree.unflatten(
+        jax.tree.structure(structure),
+        [
+            x.reshape(y.shape)
+            for x, y in zip(jax.tree.leaves(learner), jax.tree.leaves(structure), strict=True)
+        ],
+    )
+    copies = AutoReset(world, 4)
+
+    @jax.jit
+    def collect(actor):
+        return rollout(copies, actor, begin(copies, actor, key), key, 4)[1]
+
+    steps = collect(learner.actor)
+    theirs, expected = jax.jit(shared.update)(learner, steps, key, jnp.zeros(()))
+    ours, found = jax.jit(group.update)(stacked, steps, key, jnp.zeros(()))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(np.reshape(a, np.shape(b)), b, atol=1e-4)
+    for name in set(expected) - {"average_flops"}:
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-3, err_msg=name)
+
+
+def test_groups_cost_what_a_net_for_each_costs():
+    """Parameters are looked up once, and not for every joint action."""
+
+    def average(groups, sharing):
+        value = Embedded()
+        config = make("ippo", **SMALL, value=value, groups=groups, sharing=sharing)
+        critic = create_critic(config, SPEC, jax.random.key(0)).dealt()
+        policy = Categorical.masked(jnp.zeros((AGENTS, ACTIONS)), observations().avail[0, 0])
+        return work(
+            lambda x: estimate(value, critic, x, policy, jax.random.key(0)), jnp.zeros((AGENTS, 8))
+        )
+
+    assert average(GROUPS, "shared") == average(None, "separate")
+
+
+# --- Learning, and going on ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_kinds_must_do_agents_that_are_one_cannot(seed):
+    """All see the same, and there are no ids: whatever the parameters, they do the same."""
+    world = probes.KINDS
+    actor = create_actor(
+        make("ippo", **SMALL, actor="mlp", agent_ids=False), world.spec, jax.random.key(seed)
+    )
+    actor = jax.tree.map(lambda x: 3 * x, actor)
+    for signs in ((-1,) * 3, (1,) * 3):
+        policy, _ = actor(world.see(world.moment(0, signs)), actor.blank(()), jnp.array(True))
+        best = policy.probs[jnp.arange(3), jnp.array(world.best(signs))]
+        assert best.prod() <= 4 / 27 + 1e-5  # max p² (1 − p)
+
+
+def test_a_checkpoint_goes_on_as_if_never_interrupted(tmp_path):
+    config = make("ippo", **SMALL, groups=GROUPS, copies=4, horizon=4)
+    trainer = Trainer(probes.KINDS, config, seeds=(0,), steps=10**3, eval_episodes=2)
+    once, _ = trainer.advance(trainer.init(), 64)
+    half = trainer.export(trainer.advance(trainer.init(), 32)[0])
+    path = checkpoint.path_of(tmp_path, 32)
+    meta = checkpoint.Meta(run="r", evaluation=1, step=32, wall_seconds=0.0, compile_seconds=0.0)
+    checkpoint.save(path, half, meta)
+    template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype), half)
+    again, _ = trainer.advance(trainer.restore(checkpoint.load(path, template)[0]), 64)
+    ours, theirs = (jax.tree.leaves(trainer.export(p).learner) for p in (once, again))
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(ours, theirs, strict=True))
+
+
+# --- As a setting -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algo", ["perla-ippo", "qmix", "maddpg"])
+def test_groups_are_written_as_a_list_of_numbers(algo):
+    config = make(algo, groups=(0, 0, 1))
+    assert configure(algo, "default", {"groups": "0,0,1"}) == config
+    assert configure(algo, "default", {"groups": [0, 0, 1]}) == config
+    assert configure(algo, "default", {"groups": "none"}) == make(algo)
+    assert configure(algo, "default", {"groups": "0"}).groups == (0,)
+    run = Run(env="a world of three", algo=algo, config=config, steps=100)
+    assert json.loads(to_json(run))["config"]["groups"] == [0, 0, 1]
+    assert from_json(to_json(run), Run, source="here") == run
+    assert "--groups N,…|none" in explain(algo, "default")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--groups", "0,0,1"], "groups = 0,0,1: is of 3 agents, and lbf:.* has 2"),
+        (["--groups", "0,2"], "groups = 0,2: nobody is in group 1"),
+        (["--groups", "1,1"], "groups = 1,1: nobody is in group 0"),
+        (["--groups", "0,a"], "--groups 0,a: expected a list"),
+        (["--groups", "0,-1"], "--groups 0,-1: expected a list"),
+        (["--groups", "0,"], "--groups 0,: expected a list"),
+        (["--groups", "0,0", "--sharing", "separate"], "groups = 0,0 with sharing = separate"),
+        (["--groups", "0,0", "--order", "sequential"], "order = sequential with groups = 0,0"),
+    ],
+)
+def test_what_has_no_meaning_is_refused_in_one_line(flags, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "ippo", "--env", "lbf:Foraging-5x5-2p-1f-v2", *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(says, error)
+
+
+@pytest.mark.parametrize("algo", ["ippo", "qmix", "maddpg"])
+def test_every_agent_has_a_group(algo):
+    with pytest.raises(UserError, match="is of 2 agents, and random has 3"):
+        create(make(algo, groups=(0, 1)), SPEC)
+    with pytest.raises(UserError, match="groups = 0,1 with sharing = separate"):
+        make(algo, groups=(0, 1), sharing="separate")
+    with pytest.raises(UserError, match="groups"):
+        make(algo, groups=())
