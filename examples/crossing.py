@@ -10,12 +10,11 @@ from perla.envs.protocol import Observation, Spec, TimeStep
 
 LENGTH, LIMIT = 5, 20
 BACK, FORTH, ASIDE = range(3)
-EXAMPLES = ("plain",)
 
 
 class Crossing:
     spec = Spec(
-        id="crossing:plain",
+        id="crossing:make",
         agents=2,
         obs=4,  # own place, own bay, the other's place, the other's bay
         state=4,
@@ -67,18 +66,16 @@ class Crossing:
         pass
 
 
-def make(name):
-    """What `crossing:plain` stands for. Every process calls it for each of its copies."""
+def make():
+    """What `crossing:make` stands for. Every process calls it for each of its copies."""
     return Crossing()
 
 
 def main(steps=40_000):
     """Train on it; the result's returns."""
     import perla
-    from perla.envs.registry import FAMILIES
 
-    FAMILIES["crossing"] = "crossing"  # the prefix, and this module's name
-    result = perla.train("crossing:plain", "mappo", steps=steps, evaluations=4, eval_episodes=8,
+    result = perla.train("crossing:make", "mappo", steps=steps, evaluations=4, eval_episodes=8,
                          absolute_episodes=8)  # fmt: skip
     return [record["return"] for record in result.records]
 

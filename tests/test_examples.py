@@ -58,7 +58,7 @@ def crossing(monkeypatch):
 
 
 def test_the_walkers_can_cross(crossing):
-    world = crossing.make("plain")
+    world = crossing.make()
     world.reset(0)
     back, forth, aside = crossing.BACK, crossing.FORTH, crossing.ASIDE
     stay = back  # at its end, a walker that goes back stands still
