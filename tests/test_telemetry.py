@@ -111,8 +111,8 @@ def test_the_centralised_view_is_the_critic_at_the_joint_action(scene):
 # --- In a run -----------------------------------------------------------------------------------
 
 
-def metrics_of(env="lbf:Foraging-5x5-3p-1f-v2", **value):
-    config = make("perla-ippo", value=Embedded(**value), copies=4, hidden=16)
+def metrics_of(env="matrix:overgeneralisation-n3-a3-t5", **value):
+    config = make("perla-ippo", value=Embedded(**value), actor="mlp", copies=4, hidden=16)
     trainer = Trainer(make_env(env), config, seeds=(0,), steps=400, eval_episodes=1)
     _, (metrics,) = trainer.advance(trainer.init(), 256)
     return metrics
