@@ -24,6 +24,9 @@ Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
+Groups = Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(min_length=1)] | None
+"""The group of each agent, numbered from 0 on: those of one group have the same parameters. None:
+all have."""
 
 ConfigType = TypeVar("ConfigType", bound="Config")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from perla.config import Config, Count, Fraction, NonNegative, Positive
+from perla.config import Config, Count, Fraction, Groups, NonNegative, Positive
 from perla.methods import parts
-from perla.methods.parts import Adam, Groups, Hard, Huber, RMSProp, Soft, Squared
+from perla.methods.parts import Adam, Hard, Huber, RMSProp, Soft, Squared
 
 
 class GumbelSoftmax(Config, tag="gumbel-softmax", frozen=True):

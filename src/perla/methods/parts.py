@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from msgspec import Meta
-
-from perla.config import Config, Count, Fraction, Positive
+from perla.config import Config, Count, Fraction, Groups, Positive
 from perla.errors import UserError
 
 
@@ -51,11 +47,6 @@ class RMSProp(Config, tag="rmsprop", frozen=True):
     """Decay of the first moment; 0 is none."""
     rms_eps: Positive = 1e-5
     """Added to the root of the second moment."""
-
-
-Groups = Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(min_length=1)] | None
-"""The group of each agent, numbered from 0 on: those of one group have the same parameters. None:
-all have."""
 
 
 def one_each(agents: int) -> Groups:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from perla.config import Config, Count, Fraction, NonNegative, Positive
+from perla.config import Config, Count, Fraction, Groups, NonNegative, Positive
 from perla.errors import UserError
 from perla.methods import parts
-from perla.methods.parts import Adam, Groups, Hard, Huber, RMSProp, Soft, Squared
+from perla.methods.parts import Adam, Hard, Huber, RMSProp, Soft, Squared
 
 
 class Alone(Config, tag="alone", frozen=True):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from perla.methods.parts import Groups, one_each
+from perla.config import Groups
 from perla.nets.layers import GRU, MLP, Init, LayerNorm, along
 from perla.types import Array, Bool, Float, PRNGKeyArray
 
@@ -134,6 +134,11 @@ class Body(eqx.Module):
         """How many sets of parameters there are."""
         return 1 if self.groups is None else len(set(self.groups))
 
+    @property
+    def separate(self) -> bool:
+        """Whether every agent has a net of its own, stacked in the agents' order."""
+        return self.groups == tuple(range(self.agents))
+
     def blank(self, batch: tuple[int, ...]) -> Float[Array, "*batch agent hidden"]:
         """The memory before an episode's first step."""
         return jnp.zeros((*batch, self.agents, self.memory))
@@ -141,12 +146,12 @@ class Body(eqx.Module):
     def apart(self) -> Body:
         """The agents' bodies, where each has its own, stacked on a leading axis of all parameters:
         any one of them serves one agent alone."""
-        assert self.groups == one_each(self.agents), "what agents share cannot be parted"
+        assert self.separate, "what agents share cannot be parted"
         return replace(self, agents=1, groups=None)
 
     def own(self, parameters: Any) -> Any:
         """Every agent's own of parameters of all nets: those of its group."""
-        if self.groups is None or self.groups == one_each(self.agents):
+        if self.groups is None or self.separate:
             return parameters
         return jax.tree.map(lambda x: x[np.array(self.groups)], parameters)
 
@@ -155,7 +160,7 @@ class Body(eqx.Module):
         share some: so that a loop over joint actions need not look them up at every one."""
         if self.groups is None:
             return self
-        return replace(self, net=self.own(self.net), groups=one_each(self.agents))
+        return replace(self, net=self.own(self.net), groups=tuple(range(self.agents)))
 
     def each(self, f: Callable, *arrays: Array) -> Any:
         """`f(net, *arrays)`, with every agent's own net where there are several."""
