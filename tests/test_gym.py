@@ -84,7 +84,7 @@ def test_side_by_side_with_the_original(id):
             np.testing.assert_array_equal(observation.state, np.concatenate(seen))
             assert observation.avail.all()
             assert observation.alive is None
-            action = draw(world.spec, random)
+            action = draw(world.spec, random, observation.avail)
             seen, rewards, done, _, _ = original.step(tuple(int(a) for a in action))
             timestep = world.step(action)
             observation = timestep.observation

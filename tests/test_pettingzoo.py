@@ -140,7 +140,7 @@ def test_side_by_side_with_the_original(name):
         living = set(agents)
         for time in range(1, world.spec.limit + 1):
             check(observation, seen, living, original, world.spec)
-            action = draw(world.spec, random)
+            action = draw(world.spec, random, observation.avail)
             timestep = world.step(action)
             actions = {
                 agent: theirs(original.action_space(agent), action[agents.index(agent)])
