@@ -6,7 +6,7 @@ import gymnasium
 import lbforaging  # noqa: F401  It registers its worlds.
 import numpy as np
 import pytest
-import rware  # noqa: F401
+import rware  # noqa: F401  So does this.
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Sequence, Tuple
 
 from perla.cli import main

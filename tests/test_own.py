@@ -185,8 +185,13 @@ def test_specs_that_cannot_be(changes, says, here):
 def test_states_hold_no_keys(here):
     here("ours.py")
     world = make("ours:make")
-    reset = lambda key: ({"key": key}, world.see())  # noqa: E731
-    step = lambda key, state, action: (state, world.step(key, {"time": jnp.int32(0)}, action)[1])  # noqa: E731
+
+    def reset(key):
+        return {"key": key}, world.see()
+
+    def step(key, state, action):
+        return state, world.step(key, {"time": jnp.int32(0)}, action)[1]
+
     assert "keep jax.random.key_data of it" in refused("ours:make", reset=reset, step=step)
 
 

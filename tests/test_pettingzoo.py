@@ -389,7 +389,7 @@ def test_a_users_function_may_return_one(module):
 
 def test_a_users_function_may_return_one_of_gymnasium(module):
     import gymnasium
-    import lbforaging  # noqa: F401
+    import lbforaging  # noqa: F401  It registers its worlds.
 
     name = "Foraging-5x5-2p-1f-coop-v3"
     module(

@@ -17,7 +17,8 @@ OPTIONAL = {
     "lbforaging": "the original foraging, for `make test-all`",
     "gymnasium-robotics": "worlds of multi-agent MuJoCo; `pip install 'perla[mujoco]'`",
     "jaxmarl": "the worlds jaxmarl:…",
-    "pettingzoo": "perla's worlds for other libraries, `perla.envs.export`",
+    "pettingzoo": "the worlds pettingzoo:…, and perla's for other libraries, `perla.envs.export`",
+    "gymnasium": "the worlds gym:…",
     "jumanji": "the worlds jumanji:…, and its foraging for `perla bench env`",
 }
 """Packages that only some commands need, and what for."""

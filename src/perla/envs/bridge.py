@@ -32,6 +32,7 @@ def build(id: str, make: Callable[..., Any], **options: Any) -> Any:
     try:
         with foreign():
             return make(**options)
+    # By these their constructors refuse an argument; whatever else they raise is a bug, to be seen.
     except (AssertionError, NotImplementedError, TypeError, ValueError, ZeroDivisionError) as error:
         raise refused(id, options, error) from None
 

@@ -251,7 +251,7 @@ def _offers(id: str, env: Any, wanted: Any) -> bool:
         return False
     try:
         env.state()
-    except (NotImplementedError, AttributeError):
+    except (NotImplementedError, AttributeError):  # The base class, and wrappers, say so thus.
         if wanted == "own":
             raise UserError(f"{id} offers no state() of its own") from None
         return False
