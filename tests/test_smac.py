@@ -212,6 +212,8 @@ def test_options_reach_the_constructor_and_are_stamped(installed):
         "game": "Base75689", "seeded": "first episode",
     }  # fmt: skip
     assert env.spec.id == "smac:3m"
+    drawn = make("smac:v2-10gen_zerg").spec.rules["seeded"]
+    assert drawn == "first episode, but its teams and places"
 
 
 def test_starcraft_is_told_to_say_where_it_cuts(installed):

@@ -117,7 +117,7 @@ class Skirmish:
             actions=(actions,) * agents,
             limit=int(info["episode_limit"]),
             reward="common",
-            rules={**rules, "seeded": seeded},
+            rules={"seeded": seeded, **rules},
             mortal=True,
         )
 
@@ -227,7 +227,8 @@ def _smacv2(id: str, map_name: str, options: dict[str, Any]) -> Skirmish:
                       "start_positions": places}  # fmt: skip
         return package.StarCraftCapabilityEnvWrapper(capability_config=capability, **arguments)
 
-    chosen = {"units": units, "enemies": enemies}
+    # Teams and places come of generators of its own, which take no seed.
+    chosen = {"units": units, "enemies": enemies, "seeded": "first episode, but its teams and places"}
     return _starcraft(id, "smacv2", world, {"map_name": map_name, **arguments}, chosen)
 
 
