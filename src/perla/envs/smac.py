@@ -228,7 +228,8 @@ def _smacv2(id: str, map_name: str, options: dict[str, Any]) -> Skirmish:
         return package.StarCraftCapabilityEnvWrapper(capability_config=capability, **arguments)
 
     # Teams and places come of generators of its own, which take no seed.
-    chosen = {"units": units, "enemies": enemies, "seeded": "first episode, but its teams and places"}
+    seeded = "first episode, but its teams and places"
+    chosen = {"units": units, "enemies": enemies, "seeded": seeded}
     return _starcraft(id, "smacv2", world, {"map_name": map_name, **arguments}, chosen)
 
 
