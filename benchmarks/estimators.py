@@ -71,7 +71,7 @@ def noise(env: str, stops: tuple[int, ...] = (1_000, 30_000, 100_000), repeats: 
     for stop in stops:
         population, (metrics,) = trainer.advance(population, stop)
         scale = None
-        for estimator in (PAPERS, *(Sampled(k=k, sampler="latin") for k in (11, 23, 47, 97))):
+        for estimator in (PAPERS, *(Sampled(k=k, sampler="latin") for k in (11, 17, 23, 47, 97))):
             values = np.asarray(answers(population[0], estimator))
             variance = float(np.var(values, axis=0, ddof=1).mean())
             scale = scale or variance

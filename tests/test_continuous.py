@@ -232,7 +232,7 @@ CASES = {
     "aim, squashed": (probes.AIM, "ippo", {"squash": True, "entropy": 1e-3}),
     "wait, GRU": (probes.WAIT, "mappo", {"actor": "gru"}),
     "wait, HAPPO": (probes.WAIT, "happo", {}),
-    "meet, 23 draws": (probes.MEET, "perla-mappo", {}),
+    "meet, 17 draws": (probes.MEET, "perla-mappo", {}),
     "meet, in closed form": (
         probes.MEET, "perla-ippo", perla("perla-ippo", interaction=Multilinear(rank=4))),
     "meet, as many draws as it takes": (

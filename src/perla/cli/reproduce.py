@@ -48,6 +48,7 @@ def reproduce_command(argv: Sequence[str]) -> int:
 def _reproduce(experiment: Experiment | Calculation, arguments: argparse.Namespace) -> int:
     from perla.suites import results
     from perla.suites.experiment import Conduct, Experiment
+    from perla.suites.parts import recall
 
     name, scale = arguments.experiment, arguments.scale
     out = Path(arguments.out or f"runs/reproduce-{scale}")
@@ -59,7 +60,9 @@ def _reproduce(experiment: Experiment | Calculation, arguments: argparse.Namespa
         findings = results.judge(experiment, name, scale, outcome, out / name)
     else:
         tell = (lambda text: None) if arguments.quiet else say
-        keep = partial(results.recall, out / name / "parts")
+        keep = partial(
+            recall, folder=out / name / "parts", processes=suites.processes(arguments), say=tell
+        )
         found = experiment.compute(scale, Conduct(tell, keep))
         findings = results.publish(experiment, name, scale, found, out / name)
     words = ("method", "regime", "claim", "found")

@@ -69,7 +69,13 @@ def executor(arguments: argparse.Namespace) -> Executor:
         )
     from perla.suites.local import Local
 
-    return Local(convert(arguments.processes or "none", Count | None, name="--processes"))
+    return Local(processes(arguments))
+
+
+def processes(arguments: argparse.Namespace) -> int | None:
+    """How many processes the flags ask for; None leaves it to the machine's room."""
+    chosen: int | None = convert(arguments.processes or "none", Count | None, name="--processes")
+    return chosen
 
 
 def carry_out(cells: Sequence[Cell], out: Path, arguments: argparse.Namespace) -> Outcome:

@@ -92,6 +92,12 @@ def _units(env: Any, state: Any) -> np.ndarray:
     )
 
 
+def _won(env: Any, state: Any) -> Bool[Array, ""]:
+    """No enemy lives and an ally does: to die together is a draw."""
+    alive = state.state.unit_alive
+    return alive[: env.num_allies].any() & ~alive[env.num_allies :].any()
+
+
 def _kitchen(env: Any, state: Any) -> np.ndarray:
     """JaxMARL's own picture of a kitchen."""
     from jaxmarl.viz.overcooked_visualizer import OvercookedVisualizer
@@ -165,6 +171,8 @@ class World:
     """The method that tells legal moves, if there is one."""
     alive: Callable[[Any], Bool[Array, " unit"]] | None = None
     """Who lives, in a world where agents die: learners first."""
+    won: Callable[[Any, Any], Bool[Array, ""]] | None = None
+    """Whether an episode that ends in a state is won, in a world where one wins or loses."""
 
 
 _MPE = {"max_steps": Count}
@@ -199,6 +207,7 @@ WORLDS: dict[str, World] = {
         ends=True,
         legal="get_avail_actions",
         alive=lambda state: state.state.unit_alive,
+        won=_won,
     ),
     "MPE_simple_spread_v3": _mpe(
         "MPE_simple_spread_v3",
@@ -313,12 +322,14 @@ class JaxMARL:
             state = bridge.settled(at(state, step=time + 1, done=terminated | late))
             observation = self._observe(seen, state)
             rewards = jnp.stack([reward[name] for name in self.world.agents(self.env)])
+            won = self.world.won(self.env, state) if self.world.won else None
         return state, TimeStep(
             observation=observation,
             reward=rewards.astype(jnp.float32),
             terminated=terminated,
             truncated=late & ~terminated,
             final=observation,
+            won=None if won is None else (won & terminated).astype(jnp.float32),
         )
 
     def render(self, state: Any) -> np.ndarray:

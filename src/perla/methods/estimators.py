@@ -40,7 +40,7 @@ class Sampled(Config, tag="sampled", frozen=True):
             raise UserError(f"gradient_k = {self.gradient_k}: at most the k = {self.k} draws")
 
 
-FEW = Sampled(k=23, sampler="latin")
+FEW = Sampled(k=17, sampler="latin")
 """What `Auto` takes where nothing is exact."""
 
 
@@ -54,7 +54,7 @@ class Analytic(Config, tag="analytic", frozen=True):
 
 class Auto(Config, tag="auto", frozen=True):
     """Analytic where the critic has a closed form, exact where the others' joint actions are few,
-    else 23 draws of the Latin sampler."""
+    else 17 draws of the Latin sampler."""
 
     budget: Count = 100
     """Most joint actions that are enumerated."""

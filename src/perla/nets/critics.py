@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import reduce
-from itertools import accumulate
 from typing import Literal
 
 import equinox as eqx
@@ -188,7 +187,8 @@ class Multilinear(eqx.Module):
             factors = 1.0 + jnp.einsum("...ma,imar->...imr", moments, effects)
             own = jnp.eye(self.body.agents, dtype=bool)[..., None]
             return jnp.where(along(own, factors), 1.0, factors).prod(-2)
-        return leave_one_out(1.0 + jnp.einsum("...ma,mar->...mr", moments, self.effects))
+        factors = 1.0 + jnp.einsum("...ma,mar->m...r", moments, self.effects)
+        return jnp.moveaxis(leave_one_out(factors), 0, -2)
 
 
 class JointCritic(eqx.Module):
@@ -216,12 +216,14 @@ AnyCritic = Critic | Multilinear
 
 
 def leave_one_out(
-    factors: Float[Array, "*batch_or_none agent rank"],
-) -> Float[Array, "*batch_or_none agent rank"]:
+    factors: Float[Array, "agent *batch_or_none rank"],
+) -> Float[Array, "agent *batch_or_none rank"]:
     """The product of all factors but each agent's own, without dividing: a factor may be zero."""
-    each = [factors[..., m, :] for m in range(factors.shape[-2])]
-    one = jnp.ones_like(each[0])
-    before = accumulate(each[:-1], jnp.multiply, initial=one)
-    after = accumulate(reversed(each[1:]), jnp.multiply, initial=one)
-    pairs = zip(before, reversed(list(after)), strict=True)
-    return jnp.stack([left * right for left, right in pairs], -2)
+
+    def multiply(product, factor):
+        return product * factor, product
+
+    one = jnp.ones_like(factors[0])
+    _, before = jax.lax.scan(multiply, one, factors)
+    _, after = jax.lax.scan(multiply, one, factors, reverse=True)
+    return before * after

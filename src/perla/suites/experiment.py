@@ -36,14 +36,25 @@ class Findings(NamedTuple):
     """What was claimed in particular, with a verdict for each."""
 
 
+class Part(NamedTuple):
+    """A share of a calculation that depends on no other."""
+
+    name: str
+    """What people call it."""
+    depends: Any
+    """All that its result depends on, as JSON holds it."""
+    compute: Callable[[], Any]
+    """Gives its result, as JSON holds it; can be sent to another process."""
+
+
 class Conduct(NamedTuple):
     """How a calculation goes about it."""
 
     say: Callable[[str], None]
     """Tells people how far it is."""
-    recall: Callable[[str, Any, Callable[[], Any]], Any]
-    """What a part of it found, as JSON holds it: a name for people, all that it depends on, and how
-    to compute it where an earlier call with the same folder has not."""
+    recall: Callable[[Sequence[Part]], list[Any]]
+    """The results of parts, in their order; computed only where an earlier call with the same
+    folder has not."""
 
 
 class Calculation(NamedTuple):

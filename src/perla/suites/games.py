@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -20,7 +19,7 @@ from perla.methods.ppo import PPO
 from perla.methods.recipes import RECIPES, Method, make
 from perla.methods.values import Embedded
 from perla.regimes import REGIMES, Regime
-from perla.suites.experiment import Conduct, Findings, Scale, Status, Verdict
+from perla.suites.experiment import Conduct, Findings, Part, Scale, Status, Verdict
 from perla.suites.hope import BEST
 
 Game = tuple[int, int]
@@ -150,15 +149,18 @@ class Cell(NamedTuple):
 def compute(scale: Scale, conduct: Conduct) -> Findings:
     """Every method on every game, under every regime that it can learn from."""
     size = SIZES[scale]
-    todo = [(method, game) for game in size.games for method in size.methods]
-    found: list[Cell] = []
-    started = time.monotonic()
-    # One after another: two threads that compute at once can keep all of XLA's own waiting for each
-    # other, for ever.
-    for done, (method, game) in enumerate(todo, start=1):
-        found += learn(method, game, size, conduct)
-        left = (time.monotonic() - started) / done * (len(todo) - done)
-        conduct.say(f"{name(method, game)}: {done} of {len(todo)}, {left / 60:.0f} min left")
+    todo = [
+        (method, game, data)
+        for game in size.games
+        for method in size.methods
+        for data in shares(method)
+    ]
+    earned = conduct.recall([part(*each, size) for each in todo])
+    found = [
+        Cell(method, regime, game, paid)
+        for (method, game, data), paids in zip(todo, earned, strict=True)
+        for regime, paid in zip(data, paids, strict=True)
+    ]
     claims = [judge(claim, regime, found, size) for claim in CLAIMS for regime in REGIMES]
     claims = [row for row in claims if row]
     verdicts = [row["verdict"] for row in claims]
@@ -175,46 +177,46 @@ def compute(scale: Scale, conduct: Conduct) -> Findings:
     return Findings(Verdict(status, reason), rows(found, size), pictures, claims)
 
 
-def name(method: str, game: Game) -> str:
-    """What people call a method on a game."""
-    return "{}, N = {}, |A| = {}".format(method, *game)
-
-
-def learn(method: str, game: Game, size: Size, conduct: Conduct) -> list[Cell]:
-    """A method on a game, under every regime that it can learn from.
+def shares(method: str) -> list[tuple[Regime, ...]]:
+    """The regimes that a method can learn from, those together that are computed at once.
 
     PERLA's critic is of the others' actions, whoever chose them: under data that are not its own it
     is fitted to them first, and the policies then climb its aggregate. The other actor-critic
     methods learn from nothing but what they play.
     """
+    settings = config(method, (2, 3))
+    if not isinstance(settings, PPO):
+        return [REGIMES]
+    fitted = get_args(matrix.Data) if isinstance(settings.value, Embedded) else ()
+    return [("on-policy",), *((data,) for data in fitted)]
+
+
+def part(method: str, game: Game, data: tuple[Regime, ...], size: Size) -> Part:
+    """A method on a game, under such data."""
+    spelled = to_json(config(method, game)).decode()
+    depends = [spelled, *game, data, size.seeds, size.collections]
+    name = "{}, N = {}, |A| = {}".format(method, *game) + (
+        "" if data == REGIMES else f", {data[0]}"
+    )
+    return Part(name, depends, partial(learn, method, game, data, size))
+
+
+def learn(method: str, game: Game, data: tuple[Regime, ...], size: Size) -> list[list[float]]:
+    """What the seeds of a method earn in the end, under each of such data."""
     settings = config(method, game)
     world = matrix.make("overgeneralisation-n{}-a{}".format(*game))
-    spelled = to_json(settings).decode()
-
-    def recall(regime: str, compute: Callable[[], np.ndarray]) -> Any:
-        depends = [spelled, *game, regime, size.seeds, size.collections]
-        return conduct.recall(
-            f"{name(method, game)}, {regime}", depends, lambda: compute().tolist()
+    if not isinstance(settings, PPO) or data == ("on-policy",):
+        earned = regimes.outcomes(
+            world, settings, data, seeds=size.seeds, collections=size.collections
         )
-
-    def play(*chosen: Regime) -> np.ndarray:
-        return regimes.outcomes(
-            world, settings, chosen, seeds=size.seeds, collections=size.collections
-        )
-
-    if not isinstance(settings, PPO):
-        earned = recall("all regimes", lambda: play(*REGIMES))
-        return [Cell(method, *each) for each in zip(REGIMES, [game] * 3, earned, strict=True)]
-    (alone,) = recall("on-policy", lambda: play("on-policy"))
-    cells, value = [Cell(method, "on-policy", game, alone)], settings.value
-    if isinstance(value, Embedded):
-        for data in get_args(matrix.Data):
-            climb = partial(
-                overgeneralisation.outcomes, world, value.aggregator,
-                estimator=estimator(game), data=data, seeds=size.seeds,
-            )  # fmt: skip
-            cells.append(Cell(method, data, game, recall(data, climb)))
-    return cells
+        return earned.tolist()
+    (fitted,), value = data, settings.value
+    assert fitted != "on-policy"
+    assert isinstance(value, Embedded)
+    climbed = overgeneralisation.outcomes(
+        world, value.aggregator, estimator=estimator(game), data=fitted, seeds=size.seeds
+    )
+    return [climbed.tolist()]
 
 
 def judge(claim: Claim, regime: Regime, cells: Sequence[Cell], size: Size) -> dict[str, str]:

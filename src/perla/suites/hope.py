@@ -9,10 +9,9 @@ from perla import overgeneralisation
 from perla.analysis import figures
 from perla.config import tag
 from perla.envs import matrix
-from perla.envs.matrix import MatrixGame
 from perla.methods.aggregators import Aggregator, Entropic, Max, Mean, UpperQuantile
 from perla.methods.estimators import Auto, Sampled
-from perla.suites.experiment import Conduct, Findings, Scale, Status, Verdict
+from perla.suites.experiment import Conduct, Findings, Part, Scale, Status, Verdict
 
 AGGREGATORS = (Mean(), Entropic(eta=1.0), UpperQuantile(q=0.9), Max())
 BEST = 8.0
@@ -39,39 +38,50 @@ SIZES: dict[Scale, Size] = {
 }
 
 
-def climb(
-    game: MatrixGame, aggregator: Aggregator, estimator: Auto | Sampled, seeds: int
-) -> list[float]:
+def climb(game: tuple[int, int], aggregator: Aggregator, size: Size) -> list[float]:
     """What every seed earns in the end."""
-    return overgeneralisation.outcomes(game, aggregator, estimator=estimator, seeds=seeds).tolist()
+    agents, actions = game
+    world = matrix.make(f"overgeneralisation-n{agents}-a{actions}")
+    earned = overgeneralisation.outcomes(
+        world, aggregator, estimator=estimator(game, size), seeds=size.seeds
+    )
+    return earned.tolist()
+
+
+def estimator(game: tuple[int, int], size: Size) -> Auto | Sampled:
+    """How an aggregate is taken over the others' joint actions."""
+    return Auto() if game in size.games else Sampled(k=100)
+
+
+def part(game: tuple[int, int], aggregator: Aggregator, size: Size) -> Part:
+    """An aggregate on a game."""
+    depends = [repr(aggregator), repr(estimator(game, size)), size.seeds]
+    name = "N = {}, |A| = {}, {}".format(*game, tag(aggregator))
+    return Part(name, depends, partial(climb, game, aggregator, size))
 
 
 def compute(scale: Scale, conduct: Conduct) -> Findings:
     """Every aggregate on every game."""
     size = SIZES[scale]
-    rows: list[dict[str, str]] = []
-    shares: dict[str, list[float]] = {tag(aggregator): [] for aggregator in AGGREGATORS}
-    for agents, actions in size.games + size.larger:
-        conduct.say(f"{agents} agents of {actions} actions")
-        game = matrix.make(f"overgeneralisation-n{agents}-a{actions}")
-        small = (agents, actions) in size.games
-        estimator = Auto() if small else Sampled(k=100)
-        row = {
-            "game": f"N = {agents}, |A| = {actions}",
-            "joint actions of the others": f"{actions ** (agents - 1):,}",
-            "of which seen": "all" if small else "100 drawn",
-            "p*": f"{overgeneralisation.threshold(agents):.3f}",
+    games = size.games + size.larger
+    cells = [(game, aggregator) for game in games for aggregator in AGGREGATORS]
+    earned = conduct.recall([part(*cell, size) for cell in cells])
+    reached = {
+        (game, tag(aggregator)): paid.count(BEST)
+        for (game, aggregator), paid in zip(cells, earned, strict=True)
+    }
+    names = [tag(aggregator) for aggregator in AGGREGATORS]
+    rows = [
+        {
+            "game": "N = {}, |A| = {}".format(*game),
+            "joint actions of the others": f"{game[1] ** (game[0] - 1):,}",
+            "of which seen": "all" if game in size.games else "100 drawn",
+            "p*": f"{overgeneralisation.threshold(game[0]):.3f}",
         }
-        for aggregator in AGGREGATORS:
-            earned = conduct.recall(
-                f"{row['game']}, {tag(aggregator)}",
-                [repr(aggregator), repr(estimator), size.seeds],
-                partial(climb, game, aggregator, estimator, size.seeds),
-            )
-            reached = earned.count(BEST)
-            row[tag(aggregator)] = f"{reached} of {size.seeds}"
-            shares[tag(aggregator)].append(reached / size.seeds)
-        rows.append(row)
+        | {name: f"{reached[game, name]} of {size.seeds}" for name in names}
+        for game in games
+    ]
+    shares = {name: [reached[game, name] / size.seeds for game in games] for name in names}
     inside = {name: found[: len(size.games)] for name, found in shares.items()}
     mean_stays = max(inside["mean"]) <= 1 - MOST
     hope_finds = min(inside["max"] + inside["entropic"]) >= MOST
@@ -83,7 +93,7 @@ def compute(scale: Scale, conduct: Conduct) -> Findings:
         f"{min(inside['max'] + inside['entropic']):.0%}"
     )
     picture = figures.against(
-        [actions ** (agents - 1) for agents, actions in size.games + size.larger],
+        [actions ** (agents - 1) for agents, actions in games],
         shares,
         xlabel="Joint actions of the others",
         ylabel="Seeds that reach the best payoff, share",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +11,11 @@ from matplotlib.figure import Figure
 from perla.analysis import figures
 from perla.analysis.compare import Comparison, compare, marl_eval, rows
 from perla.analysis.load import Curves
-from perla.errors import UserError
 from perla.runs import machine
 from perla.runs.files import explained, write_atomic
 from perla.runs.store import dump
 from perla.suites.execute import Outcome
 from perla.suites.experiment import Calculation, Experiment, Findings, Scale, Verdict
-from perla.suites.suite import slug
 
 
 def write(
@@ -93,23 +89,6 @@ def publish(
     for title, figure in findings.figures.items():
         draw(figure, out / title)
     return findings
-
-
-def recall(folder: Path, name: str, depends: Any, compute: Callable[[], Any]) -> Any:
-    """What `compute` returns, as JSON holds it; from `folder`, where an earlier call with the same
-    name, depending on the same, has left it. Raises `UserError` for a file that holds no such."""
-    digest = hashlib.sha256(json.dumps([name, depends]).encode()).hexdigest()
-    path = folder / f"{slug(name)}-{digest[:8]}.json"
-    with explained(path):
-        if path.exists():
-            try:
-                return json.loads(path.read_bytes())["found"]
-            except (ValueError, KeyError, TypeError):
-                raise UserError(f"{path}: holds no result; delete it to compute it anew") from None
-        folder.mkdir(parents=True, exist_ok=True)
-        found = compute()
-        write_atomic(path, dump({"name": name, "depends": depends, "found": found}))
-    return json.loads(json.dumps(found))
 
 
 def draw(figure: Figure, path: Path) -> None:

@@ -1,0 +1,113 @@
+"""Parts of a calculation: each computed once, in as many processes as this machine has room for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from perla.errors import UserError
+from perla.runs import machine
+from perla.runs.files import explained, write_atomic
+from perla.runs.store import dump
+from perla.suites.experiment import Part
+from perla.suites.local import room
+from perla.suites.suite import slug
+
+
+def recall(
+    parts: Sequence[Part],
+    folder: Path,
+    *,
+    processes: int | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Any]:
+    """What `parts` found, as JSON holds it: from `folder`, where an earlier call has left it, or
+    else computed now and left there. `say` hears how far it is.
+
+    Raises `UserError` for a file that holds no such, and where a process dies.
+    """
+    paths = [folder / place(part) for part in parts]
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    left = [(part, path) for part, path in zip(parts, paths, strict=True) if not path.exists()]
+    started = time.monotonic()
+    for done, (index, found) in enumerate(_compute([part for part, _ in left], processes), start=1):
+        part, path = left[index]
+        with explained(path):
+            write_atomic(path, dump(_facts(part) | {"found": found}))
+        minutes = (time.monotonic() - started) / done * (len(left) - done) / 60
+        say(f"{part.name}: {done} of {len(left)}, {minutes:.0f} min left")
+    return [_found(path) for path in paths]
+
+
+def place(part: Part) -> str:
+    """The name of the file that holds what a part found."""
+    digest = hashlib.sha256(json.dumps([part.name, part.depends]).encode()).hexdigest()
+    return f"{slug(part.name)}-{digest[:8]}.json"
+
+
+def _facts(part: Part) -> dict[str, Any]:
+    return {"name": part.name, "depends": part.depends}
+
+
+def _found(path: Path) -> Any:
+    with explained(path):
+        try:
+            return json.loads(path.read_bytes())["found"]
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path}: holds no result; delete it to compute it anew") from None
+
+
+def _compute(parts: Sequence[Part], processes: int | None) -> Iterator[tuple[int, Any]]:
+    """The position of each part and what it found, as they come.
+
+    Processes, as two threads that compute at once can keep all of XLA's own waiting for each other.
+    """
+    count = min(len(parts), processes or room())
+    if count <= 1:
+        for index, part in enumerate(parts):
+            yield index, part.compute()
+        return
+    others = set(multiprocessing.active_children())
+    spawn = multiprocessing.get_context("spawn")
+    cores = max(1, machine.cores() // count)
+    with ProcessPoolExecutor(count, spawn, initializer=_begin, initargs=(cores,)) as pool:
+        futures = {pool.submit(part.compute): index for index, part in enumerate(parts)}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in set(multiprocessing.active_children()) - others:
+                child.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise UserError(
+                    "a process died, perhaps for want of memory; the same command goes on, and "
+                    "with --processes 1 it needs less"
+                ) from None
+            raise
+
+
+def _begin(cores: int) -> None:
+    """A process begins: with its share of the cores, and only as long as its parent lives."""
+    from perla.runs import backend
+
+    os.environ["PERLA_CORES"] = str(cores)
+    backend.prepare()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,97 @@
+"""Parts of a calculation: kept, shared among processes, gone on with."""
+
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+
+from perla.errors import UserError
+from perla.suites.experiment import Part
+from perla.suites.parts import place, recall
+
+
+def half(x):
+    return [x / 2, os.getpid()]
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def mistake():
+    raise UserError("no such thing")
+
+
+def parts(count, compute=half):
+    return [Part(f"half of {i}", [i], partial(compute, i)) for i in range(count)]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_results_come_in_order_with_progress(tmp_path, processes):
+    said = []
+    found = recall(parts(4), tmp_path, processes=processes, say=said.append)
+    assert [value for value, _ in found] == [0.0, 0.5, 1.0, 1.5]
+    mine = {process == os.getpid() for _, process in found}
+    assert mine == {processes == 1}
+    assert [line.split(": ")[1] for line in said] == [
+        f"{done} of 4, 0 min left" for done in (1, 2, 3, 4)
+    ]
+
+
+def test_what_was_found_is_not_computed_again(tmp_path):
+    def once():
+        calls.append(1)
+        return [1.5]
+
+    calls = []
+    for depends in ([3], [3], [4]):
+        assert recall([Part("vdn, N = 2", depends, once)], tmp_path, processes=1) == [[1.5]]
+    assert len(calls) == 2
+    for file in tmp_path.iterdir():
+        file.write_text("{")
+    with pytest.raises(UserError, match="holds no result; delete it"):
+        recall([Part("vdn, N = 2", [3], once)], tmp_path)
+
+
+def test_a_process_that_dies_is_said_and_what_was_found_stays(tmp_path):
+    whole = parts(2)
+    recall(whole, tmp_path, processes=1)
+    with pytest.raises(UserError, match=r"a process died.*goes on.*--processes 1"):
+        recall([*whole, Part("a", [], die), Part("b", [], die)], tmp_path, processes=2)
+    assert {path.name for path in tmp_path.iterdir()} == {place(part) for part in whole}
+
+
+def test_a_mistake_in_a_process_is_said_in_its_own_words(tmp_path):
+    with pytest.raises(UserError, match=r"^no such thing$"):
+        recall([Part("a", [], mistake), Part("b", [], mistake)], tmp_path, processes=2)
+
+
+PROGRAM = """
+import functools, sys, time
+from pathlib import Path
+from perla.suites.experiment import Part
+from perla.suites.parts import recall
+
+if __name__ == "__main__":
+    naps = [functools.partial(time.sleep, seconds) for seconds in (0, 600, 600)]
+    parts = [Part(str(i), [], nap) for i, nap in enumerate(naps)]
+    recall(parts, Path(sys.argv[1]), processes=2, say=functools.partial(print, flush=True))
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_goes_on_without_those_who_asked(tmp_path, signum):
+    """Interrupted or killed, whoever asked takes its processes along."""
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    asking = subprocess.Popen(
+        [sys.executable, program, tmp_path / "parts"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    assert asking.stdout.readline().startswith(b"0: 1 of 3")
+    os.kill(asking.pid, signum)
+    asking.communicate(timeout=30)  # Ends when the last who could write has.
+    assert len(list((tmp_path / "parts").iterdir())) == 1
