@@ -180,7 +180,7 @@ def begun(name: str) -> Any:
     return jax.jit(world(name).reset)
 
 
-every = pytest.mark.parametrize("name", map(alone, WORLDS))
+every = pytest.mark.parametrize("name", [*map(alone, WORLDS)])
 
 
 # --- What every world promises ------------------------------------------------------------------
@@ -325,6 +325,36 @@ def test_the_dead_do_not_take_part_and_can_only_stop():
     assert (seen.avail[dead] == stop).all()
 
 
+def test_a_battle_is_won_where_the_world_pays_for_it():
+    """One side is at its last breath, first the enemies, and allies aim wherever they can."""
+    env = made("jaxmarl:SMAX-3m", won_battle_bonus=100.0)
+
+    def fight(health, key):
+        state, seen = env.reset(key)
+        units = state.state.replace(unit_health=health)
+        state = state.replace(state=units)
+
+        def step(carry, key):
+            state, seen, over = carry
+            aims = seen.avail & (jnp.arange(env.spec.max_actions) > 4)[None]
+            east = jnp.where(seen.avail[:, 1], 1, 4)
+            action = jnp.where(aims.any(-1), aims.argmax(-1), east)
+            state, timestep = env.step(key, state, action)
+            ends = timestep.terminated | timestep.truncated
+            row = timestep.won, timestep.reward.max(), timestep.terminated
+            return (state, timestep.observation, over | ends), (row, over)
+
+        _, (rows, over) = jax.lax.scan(step, (state, seen, False), jax.random.split(key, 100))
+        return rows, over
+
+    for health, expected in (([45.0] * 3 + [0.1] * 3, 1), ([0.1] * 3 + [45.0] * 3, 0)):
+        rows, over = jax.jit(fight)(jnp.array(health), jax.random.key(0))
+        won, reward, terminated = jax.tree.map(lambda x, over=over: np.asarray(x)[~over], rows)
+        np.testing.assert_array_equal(won, reward >= 100)
+        assert terminated[-1]
+        assert won[-1] == expected
+
+
 @pytest.mark.slow
 @pytest.mark.xdist_group("bridge hanabi")
 def test_hanabi_is_played_in_turn():
@@ -398,7 +428,7 @@ def test_what_is_not_installed_is_told_with_the_cure(id, package, monkeypatch):
 # --- They are trained on ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", map(alone, ["SMAX-3s5z", "spread", "warehouse"]))
+@pytest.mark.parametrize("name", [*map(alone, ["SMAX-3s5z", "spread", "warehouse"])])
 def test_agents_train(name):
     env = world(name)
     config = recipes.make("perla-ippo", **SMALL)
@@ -418,7 +448,7 @@ def test_agents_train(name):
     )
 
 
-@pytest.mark.parametrize("name", map(alone, ["riddle", "connector"]))
+@pytest.mark.parametrize("name", [*map(alone, ["riddle", "connector"])])
 def test_episodes_follow_each_other_in_the_wrapper(name):
     env = world(name)
     copies = AutoReset(env, 8)

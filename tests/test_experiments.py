@@ -240,9 +240,10 @@ def test_theory_at_smoke(out, capsys):
 
 
 def test_aggregators_at_smoke(out, capsys):
-    assert main(["reproduce", "aggregators", "--scale", "smoke", "--out", str(out)]) == 0
+    command = ["reproduce", "aggregators", "--scale", "smoke", "--out", str(out)]
+    assert main([*command, "--processes", "1"]) == 0
     said = capsys.readouterr().out
-    assert "2 agents of 3 actions" in said
+    assert "N = 2, |A| = 3, mean: 1 of 4" in said
     verdict = json.loads((out / "aggregators" / "verdict.json").read_text())
     assert verdict["verdict"] == "not tested"
     found = [(row["mean"], row["entropic"], row["max"]) for row in verdict["rows"]]
@@ -251,4 +252,9 @@ def test_aggregators_at_smoke(out, capsys):
 
 def test_a_dry_run_of_what_trains_nothing(capsys):
     assert main(["reproduce", "theory", "--dry-run"]) == 0
-    assert "nothing is trained" in capsys.readouterr().out
+    assert "no cells; on two cores" in capsys.readouterr().out
+
+
+def test_what_trains_nothing_is_for_no_cluster(capsys):
+    assert main(["reproduce", "theory", "--executor", "ray"]) == 2
+    assert "theory: is computed on this machine" in capsys.readouterr().err

@@ -9,6 +9,8 @@ import pytest
 import rware  # noqa: F401  So does this.
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Sequence, Tuple
 
+from perla.analysis.load import load
+from perla.analysis.stats import interval
 from perla.cli import main
 from perla.envs.gym import Gym
 from perla.envs.pool import draw, first
@@ -298,3 +300,21 @@ def test_a_missing_extra_is_told_in_a_line(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gymnasium", None)
     assert main(["train", "ippo", "--env", LBF]) != 0
     assert "gymnasium is not installed: pip install 'perla[gym]'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_foraging_is_learnt_as_our_own_is(tmp_path):
+    """Ten seeds of each: wherever they are evaluated, the intervals of their returns touch."""
+    budget = ["--steps", "100000", "--seeds", "10", "--evaluations", "10"]
+
+    def returns(env):
+        out = tmp_path / env.partition(":")[0]
+        command = ["train", "ippo", "--env", *env.split(), *budget, "--out", str(out), "--quiet"]
+        assert main(command) == 0
+        return interval(load(out).metrics["return_sampled"])
+
+    theirs = returns(f"{LBF} --env-option reward=common")
+    ours = returns(LBF.replace("gym:lbforaging:", "lbf:"))
+    assert theirs[0][-1] > theirs[1][0], "nothing is learnt"
+    assert (theirs[0] <= ours[1]).all()
+    assert (ours[0] <= theirs[1]).all()

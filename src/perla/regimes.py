@@ -8,7 +8,9 @@ drawn once, in which every payoff is as frequent as any other: it is sure to hol
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -77,8 +79,19 @@ def outcomes(
     # Done once: to compile it well would take longer than to do it.
     create_all = jax.jit(jax.vmap(algorithm.init), compiler_options=HASTY)
     learners = create_all(jax.random.split(key_learners, seeds))
-    over_seeds = jax.vmap(one, in_axes=(None, 0, 0))
-    learn = jax.jit(jax.vmap(over_seeds, in_axes=(0, None, None)))
-    chosen = jnp.array([REGIMES.index(regime) for regime in regimes])
-    joint = learn(chosen, learners, jax.random.split(key_runs, seeds))
+    keys = jax.random.split(key_runs, seeds)
+
+    @jax.jit
+    def learn(learners, keys, chosen):
+        return every(lambda regime: every(partial(one, regime), learners, keys), chosen)
+
+    joint = learn(learners, keys, jnp.array([REGIMES.index(regime) for regime in regimes]))
     return np.asarray(game.payoff(joint))
+
+
+def every(f: Callable[..., Any], *arrays: Any) -> Any:
+    """f of all entries of `arrays`: at once, or, on a CPU, where batches of small matrix products
+    are slow, in turn."""
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(lambda entry: f(*entry), arrays)
+    return jax.vmap(f)(*arrays)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from perla.cli import suites
 from perla.cli.parser import Parser
 from perla.cli.tables import say, table
-from perla.errors import nearest
+from perla.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from perla.suites.experiment import Calculation, Experiment
@@ -32,7 +32,7 @@ def reproduce_command(argv: Sequence[str]) -> int:
     suites.add_conduct(parser)
     arguments = parser.parse(argv)
 
-    from perla.suites.experiment import SCALES
+    from perla.suites.experiment import SCALES, Calculation
     from perla.suites.paper import EXPERIMENTS
 
     if arguments.experiment not in EXPERIMENTS:
@@ -40,6 +40,15 @@ def reproduce_command(argv: Sequence[str]) -> int:
     if arguments.scale not in SCALES:
         raise nearest(arguments.scale, SCALES, what="scale")
     experiment = EXPERIMENTS[arguments.experiment]
+    if isinstance(experiment, Calculation):
+        if arguments.executor != "local":
+            raise UserError(
+                f"{arguments.experiment}: is computed on this machine, as it has no cells; leave "
+                f"out --executor {arguments.executor}"
+            )
+        if arguments.dry_run:
+            say(f"no cells; on two cores {experiment.takes}")
+            return 0
     if arguments.dry_run:
         return suites.dry_run(experiment.cells(arguments.scale))
     return _reproduce(experiment, arguments)

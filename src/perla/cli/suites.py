@@ -131,9 +131,6 @@ def dry_run(cells: Sequence[Cell]) -> int:
     from perla.runs.sinks import clock
     from perla.suites.cost import Costs, Machine
 
-    if not cells:
-        say("nothing is trained: it takes seconds to minutes")
-        return 0
     costs = Costs(Machine.measure())
     seconds = [costs.seconds(cell.run) for cell in cells]
     rows = [

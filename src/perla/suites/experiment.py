@@ -68,6 +68,8 @@ class Calculation(NamedTuple):
     """When the claim holds, in words."""
     compute: Callable[[Scale, Conduct], Findings]
     """What comes of it."""
+    takes: str
+    """How long it was seen to take, on two cores."""
 
     def cells(self, scale: Scale) -> list[Cell]:
         """None."""
