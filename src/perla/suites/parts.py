@@ -43,7 +43,8 @@ def recall(
     for done, (index, found) in enumerate(_compute([part for part, _ in left], processes), start=1):
         part, path = left[index]
         with explained(path):
-            write_atomic(path, dump(_facts(part) | {"found": found}))
+            facts = {"name": part.name, "depends": part.depends, "found": found}
+            write_atomic(path, dump(facts))
         minutes = (time.monotonic() - started) / done * (len(left) - done) / 60
         say(f"{part.name}: {done} of {len(left)}, {minutes:.0f} min left")
     return [_found(path) for path in paths]
@@ -53,10 +54,6 @@ def place(part: Part) -> str:
     """The name of the file that holds what a part found."""
     digest = hashlib.sha256(json.dumps([part.name, part.depends]).encode()).hexdigest()
     return f"{slug(part.name)}-{digest[:8]}.json"
-
-
-def _facts(part: Part) -> dict[str, Any]:
-    return {"name": part.name, "depends": part.depends}
 
 
 def _found(path: Path) -> Any:
@@ -70,9 +67,10 @@ def _found(path: Path) -> Any:
 def _compute(parts: Sequence[Part], processes: int | None) -> Iterator[tuple[int, Any]]:
     """The position of each part and what it found, as they come.
 
-    Processes, as two threads that compute at once can keep all of XLA's own waiting for each other.
+    Processes, as two threads that compute at once can keep all of XLA's own waiting for each other;
+    and one where there is an accelerator, of which each would take all memory.
     """
-    count = min(len(parts), processes or room())
+    count = min(len(parts), processes or (1 if machine.accelerators() else room()))
     if count <= 1:
         for index, part in enumerate(parts):
             yield index, part.compute()
