@@ -1,9 +1,7 @@
 """Keep what `perla reproduce` found: small files under docs/results/, and the page that shows them.
 
-    for e in lbf failures full-observability scaling variance samples grid theory; do
-        perla reproduce $e --scale quick --out runs/reproduce-quick
-    done
-    for e in matrix aggregators; do
+    for e in lbf failures full-observability scaling variance samples grid theory matrix \
+        aggregators; do
         perla reproduce $e --scale quick --out runs/reproduce-quick
     done
     python benchmarks/reproduction.py runs/reproduce-quick
@@ -18,6 +16,8 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+
+from perla.suites.paper import EXPERIMENTS
 
 KEPT = ("verdict.json", "summary.json", "*.png", "*.svg")
 
@@ -79,7 +79,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="the --out of the experiments")
     source: Path = parser.parse_args().folder
     page, sections = HEAD, ""
-    for path in sorted(source.glob("*/verdict.json"), key=lambda path: path.stat().st_mtime):
+    for path in (source / name / "verdict.json" for name in EXPERIMENTS):
+        if not path.exists():
+            continue
         facts = json.loads(path.read_text())
         folder = Path("docs/results", facts["scale"], facts["experiment"])
         shutil.rmtree(folder, ignore_errors=True)

@@ -244,7 +244,7 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
         f"{rules.SURE} standard errors of what the theorem says, every excess below its bound, "
         f"and the error falling with slope −1/2 ± {rules.SLOPE} in log K. In part: some do.",
         compute=compute_theory,
-        takes="TAKES_T",
+        takes="it takes half a minute at smoke and four at quick",
     ),
     "matrix": Calculation(
         figure="Fig. 1",
@@ -254,7 +254,7 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
         "share of seeds whose greedy policies earn 8 in the end: at least 90% where methods are "
         "said to find it, at most 10% where they are said to lose it. In part: of some methods.",
         compute=compute_games,
-        takes="TAKES_M",
+        takes="it takes half a minute at smoke and more than ten at quick",
     ),
     "aggregators": Calculation(
         figure="Beyond the paper; its Table 1's game and what it scales to",
@@ -264,7 +264,7 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
         rule="Of the seeds at least 95% reach 8 by the maximum and the entropic average, and at "
         "most 5% by the mean, on all games whose joint actions are enumerated.",
         compute=compute_hope,
-        takes="TAKES_A",
+        takes="it takes a few seconds at smoke and five minutes at quick",
     ),
 }
 """What `perla reproduce` knows."""
