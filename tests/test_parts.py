@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 
 import pytest
@@ -25,6 +26,11 @@ def mistake():
     raise UserError("no such thing")
 
 
+def cores():
+    time.sleep(1.0)  # So that the other process takes the other part.
+    return sorted(os.sched_getaffinity(0))
+
+
 def parts(count, compute=half):
     return [Part(f"half of {i}", [i], partial(compute, i)) for i in range(count)]
 
@@ -39,6 +45,14 @@ def test_results_come_in_order_with_progress(tmp_path, processes):
     assert [line.split(": ")[1] for line in said] == [
         f"{done} of 4, 0 min left" for done in (1, 2, 3, 4)
     ]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores cannot be told apart")
+def test_processes_share_the_cores(tmp_path):
+    mine = sorted(os.sched_getaffinity(0))
+    found = recall([Part(name, [], cores) for name in "ab"], tmp_path, processes=2)
+    assert sorted(found) == sorted([mine[::2], mine[1::2] or mine])
+    assert sorted(os.sched_getaffinity(0)) == mine
 
 
 def test_what_was_found_is_not_computed_again(tmp_path):

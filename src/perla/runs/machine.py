@@ -11,7 +11,7 @@ from typing import Any
 
 from perla.envs.pool import cores
 
-__all__ = ["accelerators", "cores", "hardware", "memory", "processor", "versions"]
+__all__ = ["accelerators", "cores", "hardware", "memory", "processor", "shares", "versions"]
 
 
 def versions() -> dict[str, str]:
@@ -50,6 +50,14 @@ def processor() -> str:
 def memory() -> int:
     """Bytes of main memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def shares(count: int) -> list[list[int]]:
+    """The processor cores that this process may use, dealt out in `count` parts; where there are
+    fewer, several parts have the same one."""
+    own = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(cores())
+    mine = list(own)[: cores()]
+    return [mine[part::count] or [mine[part % len(mine)]] for part in range(count)]
 
 
 def accelerators() -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,10 @@ def _compute(parts: Sequence[Part], processes: int | None) -> Iterator[tuple[int
         return
     others = set(multiprocessing.active_children())
     spawn = multiprocessing.get_context("spawn")
-    cores = max(1, machine.cores() // count)
-    with ProcessPoolExecutor(count, spawn, initializer=_begin, initargs=(cores,)) as pool:
+    shares = spawn.SimpleQueue()
+    for share in machine.shares(count):
+        shares.put(share)
+    with ProcessPoolExecutor(count, spawn, initializer=_begin, initargs=(shares,)) as pool:
         futures = {pool.submit(part.compute): index for index, part in enumerate(parts)}
         try:
             for future in as_completed(futures):
@@ -95,11 +98,15 @@ def _compute(parts: Sequence[Part], processes: int | None) -> Iterator[tuple[int
             raise
 
 
-def _begin(cores: int) -> None:
-    """A process begins: with its share of the cores, and only as long as its parent lives."""
+def _begin(shares: SimpleQueue[list[int]]) -> None:
+    """A process begins: on its share of the cores, so that XLA starts no more threads than these,
+    and only as long as its parent lives."""
     from perla.runs import backend
 
-    os.environ["PERLA_CORES"] = str(cores)
+    cores = shares.get()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+    os.environ["PERLA_CORES"] = str(len(cores))
     backend.prepare()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
