@@ -129,7 +129,7 @@ class Blind(Skirmish):
     get_env_info = None
 
     def render(self):
-        raise NotImplementedError
+        raise NotImplementedError  # As the base class of the interface does.
 
 
 class Vague(Skirmish):

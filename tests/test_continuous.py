@@ -12,7 +12,8 @@ import pytest
 import scipy.stats
 
 import probes
-from perla.algos import create, maddpg, ppo, telemetry
+from perla.algos import actor_critic, create, maddpg, ppo, telemetry
+from perla.algos.batch import Batch
 from perla.algos.values import estimate
 from perla.distributions import Gaussian
 from perla.envs.protocol import Observation, Spec
@@ -39,7 +40,7 @@ def scene(sharing, interaction):
     """A critic, its context at a few states, and policies of which one is padded."""
     value = Embedded(interaction=interaction)
     config = make("ippo", hidden=8, sharing=sharing, value=value)
-    critic = ppo.create_critic(config, SPEC, jax.random.key(1))
+    critic = actor_critic.create_critic(config, SPEC, jax.random.key(1))
     key_obs, key_mean, key_deviation = jax.random.split(KEY, 3)
     shape = (STATES, AGENTS, DIMENSIONS)
     avail = jnp.broadcast_to(PRESENT, shape)
@@ -131,7 +132,7 @@ def test_the_actors_loss_counts_the_dimensions_that_there_are():
 
     avail = jnp.broadcast_to(PRESENT, (*shape, DIMENSIONS))
     old = Gaussian.masked(0.3 * normal(*shape, DIMENSIONS), jnp.full(avail.shape, 0.6), avail)
-    batch = ppo.Batch(
+    batch = Batch(
         observation=Observation(normal(*shape, SEEN), normal(2, 3, SPEC.state), avail),
         fresh=jnp.zeros((2, 3), bool),
         valid=jnp.asarray([[True, True, False], [True, True, True]]),

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import probes
+from perla.algos.actor_critic import create_actor, create_critic
 from perla.algos.create import create
-from perla.algos.ppo import create_actor, create_critic
 from perla.algos.values import estimate
 from perla.cli import main
 from perla.cli.flags import explain

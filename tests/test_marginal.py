@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from perla.algos.ppo import create_critic
+from perla.algos.actor_critic import create_critic
 from perla.algos.values import estimate
 from perla.distributions import Categorical, Gaussian
 from perla.envs.protocol import Observation, Spec

@@ -14,8 +14,8 @@ import pytest
 
 import probes
 from perla.algos import ppo
+from perla.algos.batch import Batch, minibatches
 from perla.algos.normalise import Running, mean, variance
-from perla.algos.ppo import Batch
 from perla.distributions import Categorical
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.envs.wrappers import AutoReset
@@ -222,7 +222,7 @@ def test_minibatches_deal_out_every_sequence_once(parts, length):
     number = jnp.arange(TIME * COPIES).reshape(TIME, COPIES)
     each_agent = jnp.broadcast_to(number[..., None], SHAPE)
     batch = random_batch()._replace(target=each_agent.astype(float), action=each_agent)
-    dealt = ppo.minibatches(batch, parts, length, jax.random.key(0))
+    dealt = minibatches(batch, parts, length, jax.random.key(0))
     steps = np.asarray(dealt.action)[..., 0]
     assert steps.shape == (parts, length, TIME * COPIES // length // parts)
     sequences = {tuple(s) for part in steps for s in part.T}
@@ -239,7 +239,7 @@ def test_minibatches_deal_out_every_sequence_once(parts, length):
 
 def test_minibatches_are_shuffled_anew():
     deals = [
-        np.asarray(ppo.minibatches(random_batch(), 2, 1, jax.random.key(key)).target)
+        np.asarray(minibatches(random_batch(), 2, 1, jax.random.key(key)).target)
         for key in range(2)
     ]
     assert (deals[0] != deals[1]).any()

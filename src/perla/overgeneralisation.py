@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from perla.algos.ppo import create_critic
+from perla.algos.actor_critic import create_critic
 from perla.algos.values import estimate, taken
 from perla.distributions import Categorical
 from perla.envs.matrix import Data, MatrixGame

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -14,7 +14,9 @@ import optax
 
 from perla import returns
 from perla.algos import telemetry
-from perla.algos.alive import Counted, counted, outlived
+from perla.algos.actor_critic import check, create_actor, create_critic
+from perla.algos.alive import Counted, outlived
+from perla.algos.batch import Batch, minibatches
 from perla.algos.descent import create_optimiser, descend, follow, residual
 from perla.algos.normalise import Running, mean, variance
 from perla.algos.protocol import Trajectory
@@ -25,23 +27,16 @@ from perla.algos.values import (
     bootstrap,
     chosen,
     estimate,
-    outputs,
     prediction,
 )
-from perla.config import tag
 from perla.distributions import Policy
 from perla.envs.protocol import Observation, Spec
-from perla.errors import UserError
-from perla.methods.aggregators import Mean
-from perla.methods.estimators import LADDER, Analytic, Sampled, resolve
-from perla.methods.parts import check_agents
+from perla.methods.estimators import LADDER, Sampled
 from perla.methods.ppo import PPO, NStep
-from perla.methods.values import Centralised, Counterfactual, Embedded, Multilinear, Network
-from perla.nets import critics
+from perla.methods.values import Embedded
 from perla.nets.actors import Actor
-from perla.nets.body import Body
-from perla.nets.critics import AnyCritic, Critic
-from perla.types import Actions, Array, Bool, Float, Int, Metrics, PRNGKeyArray
+from perla.nets.critics import AnyCritic
+from perla.types import Actions, Array, Float, Int, Metrics, PRNGKeyArray
 
 LOOKS = 2
 """Steps of every copy, in an update, at which the average over the others' actions is looked at."""
@@ -65,45 +60,6 @@ class Learner(eqx.Module):
     """The place on its estimator's ladder: how many joint actions a k of `auto` is now."""
 
 
-class Batch(NamedTuple):
-    """What the losses read: sequences `[time, env, ...]` of steps."""
-
-    observation: Observation
-    fresh: Bool[Array, "time env"]
-    valid: Bool[Array, "time env"]
-    memory: Float[Array, "time env agent hidden"]
-    critic_memory: Float[Array, "time env agent hidden"]
-    action: Int[Array, "time env agent"] | Float[Array, "time env agent dimension"]
-    policy: Policy
-    prediction: Float[Array, "time env agent"]
-    """The critic's, before the update, in its own units."""
-    target: Float[Array, "time env agent"]
-    """The returns, in rewards' units."""
-    advantage: Float[Array, "time env agent"]
-    weight: Float[Array, "time env agent"] | None = None
-    """M: how much likelier the agents before it have made what they did; none: all move at once."""
-
-    @property
-    def counted(self) -> Counted:
-        """The steps that are learnt from."""
-        return counted(self.valid, self.observation)
-
-    def of(self, agent: Int[Array, ""]) -> Batch:
-        """What one agent's policy is learnt from."""
-        own = partial(jax.lax.dynamic_index_in_dim, index=agent, axis=2)
-        obs, state, avail, alive = self.observation
-        return self._replace(
-            observation=Observation(own(obs), state, own(avail), jax.tree.map(own, alive)),
-            memory=own(self.memory),
-            critic_memory=own(self.critic_memory),
-            action=own(self.action),
-            policy=jax.tree.map(own, self.policy),
-            prediction=own(self.prediction),
-            target=own(self.target),
-            advantage=own(self.advantage),
-        )
-
-
 Policies = tuple[Actor, optax.OptState]
 """An actor and its optimiser's state."""
 
@@ -119,98 +75,6 @@ class Pace(NamedTuple):
     """What of an average over the others' actions changes."""
 
 
-def create_actor(config: PPO, spec: Spec, key: PRNGKeyArray) -> Actor:
-    """A fresh actor for a world."""
-    body = Body.create(
-        key, agents=spec.agents, features=spec.obs, outputs=spec.max_actions,
-        core=config.actor, hidden=config.hidden, layers=config.layers,
-        gain=0.01, init=config.init, norm=config.layer_norm,
-        ids=config.agent_ids, groups=config.actors(spec.agents),
-    )  # fmt: skip
-    if not spec.continuous:
-        return Actor(body)
-    log_deviation = jnp.full((body.nets, spec.max_actions), jnp.log(config.deviation))
-    return Actor(body, log_deviation, config.squash)
-
-
-def create_critic(config: PPO, spec: Spec, key: PRNGKeyArray) -> AnyCritic:
-    """A fresh critic of the kind that `config.value` asks for."""
-    value = config.value
-    sees: Literal["local", "global"] = "local"
-    joins: Literal["first", "last"] = "last"
-    actions = rank = 0
-    match value:
-        case Centralised():
-            sees = "global"
-        case Counterfactual():
-            sees, joins, actions = "global", "first", spec.max_actions
-        case Embedded(base=sees, interaction=Network(joins=joins)):
-            actions = spec.max_actions
-        case Embedded(base=sees, interaction=Multilinear(rank=rank)):
-            pass
-    key, key_effects = jax.random.split(key) if rank else (key, key)
-    body = Body.create(
-        key, agents=spec.agents, features=spec.obs if sees == "local" else spec.state,
-        others=spec.agents * actions, joins=joins,
-        outputs=outputs(value, spec.max_actions) * (1 + rank),
-        core=config.critic, hidden=config.hidden, layers=config.critic_layers,
-        gain=1.0, init=config.init, norm=config.layer_norm,
-        ids=config.agent_ids, groups=config.critics(spec.agents),
-    )  # fmt: skip
-    critic = Critic(body, sees, actions)
-    if rank == 0:
-        return critic
-    inputs = spec.max_actions * (2 if spec.continuous else 1)
-    return critics.Multilinear.create(key_effects, critic, inputs, rank)
-
-
-def check_actions(config: PPO, spec: Spec) -> None:
-    """Raise `UserError` for settings that the world's kind of actions rules out or ignores."""
-    if not spec.continuous:
-        for name in ("deviation", "squash"):
-            value = getattr(config, name)
-            if value != getattr(PPO(), name):
-                raise UserError(
-                    f"{name} = {value}: belongs to continuous actions, and those of {spec.id} are "
-                    "discrete; leave it out"
-                )
-    elif isinstance(config.value, Counterfactual):
-        raise UserError(
-            f"value 'counterfactual': has an output for each action of an agent, and those of "
-            f"{spec.id} are continuous; use mappo or perla-mappo"
-        )
-    elif advantage_is_critics(config.value):
-        raise UserError(
-            f"form 'action-value': has an output for each action of an agent, and those of "
-            f"{spec.id} are continuous; use form 'state-value'"
-        )
-
-
-def check(value: Embedded, spec: Spec) -> None:
-    """Raise `UserError` for an estimator that cannot be or says what has no effect, and an
-    aggregator that learning would undo or that needs joint actions where none are drawn."""
-    closed_form = isinstance(value.interaction, Multilinear)
-    actions = None if spec.continuous else spec.max_actions
-    estimator = resolve(value.estimator, spec.agents, actions, closed_form=closed_form)
-    if isinstance(estimator, Sampled) and estimator.gradient_k and value.fit == "joint":
-        raise UserError(
-            f"gradient_k = {estimator.gradient_k} with fit 'joint': no gradient flows through the "
-            "average; use fit 'marginal'"
-        )
-    if isinstance(value.aggregator, Mean):
-        return
-    name = f"aggregator {tag(value.aggregator)!r}"
-    if isinstance(estimator, Analytic):
-        raise UserError(
-            f"{name}: a closed form has only the mean; use estimator 'sampled' or 'exact'"
-        )
-    if value.fit != "joint":
-        raise UserError(
-            f"{name} with fit 'marginal': regressed on returns, the aggregate itself would become "
-            "their average; use fit 'joint'"
-        )
-
-
 class Algorithm:
     """PPO on one world: `init` makes a learner, `update` improves it by a trajectory.
 
@@ -220,10 +84,7 @@ class Algorithm:
     def __init__(self, config: PPO, spec: Spec) -> None:
         self.config, self.spec = config, spec
         self.sequence = config.sequence(spec.limit)
-        check_agents(config.groups, spec.agents, spec.id)
-        check_actions(config, spec)
-        if isinstance(config.value, Embedded):
-            check(config.value, spec)
+        check(config, spec)
         self.actor_optimiser, self.critic_optimiser = (
             create_optimiser(config.optimiser, rate, config.max_grad_norm)
             for rate in (config.lr, config.critic_lr or config.lr)
@@ -675,22 +536,3 @@ class Algorithm:
     def raw(self, learner: Learner, values: Float[Array, ...]) -> Float[Array, ...]:
         """The critic's values in the rewards' units."""
         return learner.targets.restore(values) if self.config.normalise_values else values
-
-
-def minibatches(batch: Batch, parts: int, length: int, key: PRNGKeyArray) -> Batch:
-    """`batch` cut into sequences of `length` steps, shuffled and dealt out: `[minibatch, time,
-    env, ...]`.
-
-    The agents of a step stay together. A single minibatch needs no order and is not touched.
-    """
-    if parts == 1:
-        return jax.tree.map(lambda x: x[None], batch)
-    order = jax.random.permutation(key, batch.fresh.size // length)
-
-    def deal(x):
-        time, env, *rest = x.shape
-        x = x.reshape(time // length, length, env, *rest).swapaxes(0, 1)
-        x = x.reshape(length, order.size, *rest)[:, order]
-        return x.reshape(length, parts, order.size // parts, *rest).swapaxes(0, 1)
-
-    return jax.tree.map(deal, batch)

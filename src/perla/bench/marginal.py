@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from perla.algos.ppo import create_critic
+from perla.algos.actor_critic import create_critic
 from perla.algos.values import estimate
 from perla.analysis import figures
 from perla.distributions import Categorical
