@@ -11,6 +11,7 @@ from perla.methods.recipes import RECIPES, make
 from perla.regimes import REGIMES, outcomes
 from perla.suites import games
 from perla.suites.games import CLAIMS, METHODS, Cell, Claim, Size
+from perla.suites.parts import place
 
 SIZE = Size(2, 1, (2, 3), (3, 15), ("ippo", "vdn"))
 FINDS = Claim("they find it", ("ippo", "vdn"), True, "agents")
@@ -61,6 +62,16 @@ def test_every_claim_is_about_methods_that_there_are():
 
 def test_all_methods_see_as_many_joint_actions():
     assert len({games.config(method, (5, 3)).copies for method in METHODS}) == 1
+
+
+def test_what_climbs_a_fitted_critic_is_the_same_whichever_method_it_is_for():
+    def parts(method):
+        return [games.part(method, (2, 3), data, SIZE) for data in games.shares(method)]
+
+    alone, *fitted = map(place, parts("perla-ippo"))
+    alone_too, *fitted_too = map(place, parts("perla-mappo"))
+    assert fitted == fitted_too
+    assert len({alone, alone_too, *fitted, *map(place, parts("perla-ippo max"))}) == 7
 
 
 def test_a_sum_learns_by_rows_what_its_regime_shows():

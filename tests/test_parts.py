@@ -70,6 +70,13 @@ def test_what_was_found_is_not_computed_again(tmp_path):
         recall([Part("vdn, N = 2", [3], once)], tmp_path)
 
 
+def test_what_several_ask_for_is_computed_once(tmp_path):
+    said = []
+    first, second, third = recall([*parts(1), *parts(2)], tmp_path, processes=1, say=said.append)
+    assert first == second != third
+    assert len(said) == 2
+
+
 def test_a_process_that_dies_is_said_and_what_was_found_stays(tmp_path):
     whole = parts(2)
     recall(whole, tmp_path, processes=1)

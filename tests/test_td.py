@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from perla.algos import td
 from perla.algos.replay import Replay, sequences
 from perla.config import from_json, to_json
 from perla.distributions import IMPOSSIBLE, EpsilonGreedy, Perturbed
+from perla.envs import matrix
 from perla.envs.wrappers import AutoReset
 from perla.errors import UserError
 from perla.loops.anakin import Trainer
@@ -168,6 +170,29 @@ def test_the_ring_keeps_the_newest():
     np.testing.assert_array_equal(kept, [0, 2, 4, 4])
     assert replay.ring.observation.state.shape[-1] == 0, "nobody asks for the state"
     assert replay.ring.action.dtype == jnp.int8
+
+
+@pytest.mark.parametrize("algo", ["vdn", "cw-qmix", "qplex", "qtran-alt"])
+def test_without_a_discount_nothing_that_follows_is_kept(algo):
+    """In a game of one step the discount changes nothing that is learnt."""
+    world = matrix.make("climbing")
+
+    @partial(jax.jit, static_argnums=0)
+    def update(algorithm, learner, trajectory, key):
+        return algorithm.update(learner, trajectory, key, jnp.float32(0.0))[0]
+
+    def learnt(gamma):
+        config = make(algo, **SMALL | {"copies": 4, "horizon": 1, "gamma": gamma})
+        algorithm, learner, trajectory = played(config, world)
+        for key in jax.random.split(jax.random.key(1), 3):
+            learner = update(algorithm, learner, trajectory, key)
+        return learner
+
+    near, far = learnt(0.0), learnt(0.9)
+    places = [x.experience.replay.ring.observation.obs.shape[1] for x in (near, far)]
+    assert places == [1, 3]
+    for ours, theirs in zip(*(jax.tree.leaves(x.networks) for x in (near, far)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 # --- Weights ------------------------------------------------------------------------------------

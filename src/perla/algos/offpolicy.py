@@ -34,9 +34,12 @@ class Experience(NamedTuple):
     ) -> Experience:
         """None yet, of an actor with a `memory` for each agent and a reward for each of `values`;
         with the global state or without."""
-        length = config.length(spec.limit)
+        replay = Replay.create(
+            spec, config.buffer, config.length(spec.limit),
+            memory=memory, values=values, state=state, successors=config.gamma > 0,
+        )  # fmt: skip
         return cls(
-            Replay.create(spec, config.buffer, length, memory=memory, values=values, state=state),
+            replay,
             Running.create(),
             jnp.int32(0),
         )
@@ -45,9 +48,12 @@ class Experience(NamedTuple):
         self, trajectory: Trajectory, reward: Float[Array, "time env value"], spec: Spec
     ) -> Experience:
         """With the trajectory, of which `reward` is what was earned, in the place of the oldest."""
-        new = sequences(trajectory, reward, spec, state=self.replay.sees_state)
+        replay = self.replay
+        new = sequences(
+            trajectory, reward, spec, state=replay.sees_state, successors=replay.sees_successors
+        )
         return Experience(
-            self.replay.add(new),
+            replay.add(new),
             self.rewards.update(reward, trajectory.valid),
             self.steps + trajectory.valid.sum(),
         )
@@ -95,6 +101,8 @@ def bootstrapped(
     steps: Sequences, values: Float[Array, "place sequence value"], gamma: float
 ) -> Float[Array, "time sequence value"]:
     """What every step is worth by the `values` of all places."""
+    if gamma == 0:
+        return steps.reward
     # y = r + γ (1 − d) V(s′)
     following = jnp.take_along_axis(values, steps.next_place[..., None], 0)
     following = jnp.where(steps.terminated[..., None], 0.0, following)

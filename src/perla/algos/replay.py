@@ -3,7 +3,7 @@
 A sequence is what one copy went through between two updates, and all that it led to. Its *places*
 are, in this order, what its steps were chosen from, what the last step led to, and the final
 observations of steps that were truncated: so every step's successor is a place of its own sequence,
-and nothing is kept twice.
+and nothing is kept twice. Where nobody asks what follows, for γ = 0, only the first are kept.
 """
 
 from __future__ import annotations
@@ -56,10 +56,15 @@ class Sequences(NamedTuple):
 
 
 def sequences(
-    trajectory: Trajectory, reward: Float[Array, "time env value"], spec: Spec, *, state: bool
+    trajectory: Trajectory,
+    reward: Float[Array, "time env value"],
+    spec: Spec,
+    *,
+    state: bool,
+    successors: bool = True,
 ) -> Sequences:
-    """What `trajectory` leaves to be replayed, with `reward` in place of its own and with the
-    global state or without.
+    """What `trajectory` leaves to be replayed, with `reward` in place of its own; with the global
+    state or without, with the places that steps led to or without.
 
     Raises `UserError` where observations say who is alive and the spec does not, or the reverse.
     """
@@ -69,7 +74,7 @@ def sequences(
             "world's have `alive`, any other's have none"
         )
     time, env = trajectory.truncated.shape
-    most = truncations(time, spec.limit)
+    most = truncations(time, spec.limit) if successors else 0
 
     def cuts(truncated: Bool[Array, " time"]) -> Int[Array, " cut"]:
         return jnp.nonzero(truncated, size=most, fill_value=time - 1)[0]
@@ -80,7 +85,10 @@ def sequences(
     def places(steps: Array, last: Array, final: Array) -> Array:
         return jnp.concatenate([steps, last[None], final[cut, copies]])
 
-    observation = jax.tree.map(places, trajectory.observation, trajectory.last, trajectory.final)
+    observation, sources = trajectory.observation, cut
+    if successors:
+        observation = jax.tree.map(places, observation, trajectory.last, trajectory.final)
+        sources = jnp.concatenate([jnp.full_like(copies, time - 1), cut])
     if not state:
         observation = observation._replace(state=observation.state[..., :0])
     return Sequences(
@@ -92,7 +100,7 @@ def sequences(
         reward=reward,
         terminated=trajectory.terminated,
         truncated=trajectory.truncated,
-        sources=jnp.concatenate([jnp.full_like(copies, time - 1), cut]).astype(smallest(time)),
+        sources=sources.astype(smallest(time)),
     )
 
 
@@ -105,11 +113,20 @@ class Replay(NamedTuple):
 
     @classmethod
     def create(
-        cls, spec: Spec, capacity: int, length: int, *, memory: int, values: int, state: bool
+        cls,
+        spec: Spec,
+        capacity: int,
+        length: int,
+        *,
+        memory: int,
+        values: int,
+        state: bool,
+        successors: bool = True,
     ) -> Replay:
         """Room for `capacity` sequences of `length` steps, of an actor with a `memory` for each
-        agent and a reward for each of `values`; with the global state or without."""
-        extra = 1 + truncations(length, spec.limit)
+        agent and a reward for each of `values`; with the global state or without, with the places
+        that steps led to or without."""
+        extra = 1 + truncations(length, spec.limit) if successors else 0
         places, agents = length + extra, spec.agents
 
         def room(*shape: int, dtype: Any = float) -> Array:
@@ -147,6 +164,11 @@ class Replay(NamedTuple):
     def sees_state(self) -> bool:
         """Whether it keeps the global state."""
         return self.ring.observation.state.shape[-1] > 0
+
+    @property
+    def sees_successors(self) -> bool:
+        """Whether it keeps the places that steps led to."""
+        return self.ring.sources.shape[-1] > 0
 
     def add(self, new: Sequences) -> Replay:
         """With `new` in the place of the oldest."""

@@ -205,6 +205,31 @@ PRESETS: dict[str, Preset] = {
             "estimator": Sampled(k=100),
         },
     ),
+    "cleanrl": Preset(
+        "CleanRL's settings of its PPO for continuous actions, its 2,048 steps an update from four "
+        "copies; returns are normalised by their running mean and deviation, not rewards by theirs",
+        {
+            PPO: {
+                "copies": 4,
+                "horizon": 512,
+                "epochs": 10,
+                "minibatches": 32,
+                "returns": GAE(lam=0.95),
+                "value_clip": 0.2,
+                "normalise_values": True,
+                "entropy": 0.0,
+                "entropy_final": None,
+                "normalise_advantages": True,
+                "normalise_rewards": False,
+                "optimiser": Adam(eps=1e-5),
+                "lr": 3e-4,
+                "lr_decay": True,
+                "max_grad_norm": 0.5,
+                "hidden": 64,
+            }
+            | DENSE
+        },
+    ),
     "mava": Preset(
         "Mava's defaults of its feed-forward IPPO and MAPPO",
         {PPO: _MAVA},

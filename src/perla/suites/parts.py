@@ -34,15 +34,18 @@ def recall(
     """What `parts` found, as JSON holds it: from `folder`, where an earlier call has left it, or
     else computed now and left there. `say` hears how far it is.
 
-    Raises `UserError` for a file that holds no such, and where a process dies.
+    Parts of the same name that depend on the same are one. Raises `UserError` for a file that holds
+    no such, and where a process dies.
     """
     paths = [folder / place(part) for part in parts]
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    left = [(part, path) for part, path in zip(parts, paths, strict=True) if not path.exists()]
+    left = {path: part for path, part in zip(paths, parts, strict=True) if not path.exists()}
+    todo = list(left)
     started = time.monotonic()
-    for done, (index, found) in enumerate(_compute([part for part, _ in left], processes), start=1):
-        part, path = left[index]
+    for done, (index, found) in enumerate(_compute(list(left.values()), processes), start=1):
+        path = todo[index]
+        part = left[path]
         with explained(path):
             facts = {"name": part.name, "depends": part.depends, "found": found}
             write_atomic(path, dump(facts))
