@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "marginal": {"distributions", "methods"},
     "wrapper": {"distributions", "methods", "marginal"},
     "theory": {"distributions", "methods", "marginal"},
-    "overgeneralisation": {"methods", "distributions", "envs", "nets", "algos"},
+    "overgeneralisation": {"methods", "distributions", "envs", "nets", "algos", "regimes"},
     "nets": {"distributions", "envs.protocol"},
     "algos": {
         "methods",

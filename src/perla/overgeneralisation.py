@@ -12,6 +12,8 @@ and a uniform policy, p = 1/|A|, is below p* for every N ≥ 2 and |A| ≥ 3.
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +28,8 @@ from perla.methods.estimators import Auto, Exact, Sampled
 from perla.methods.ppo import PPO
 from perla.methods.values import Embedded
 from perla.nets.critics import AnyCritic
-from perla.types import Array, Float, PRNGKeyArray
+from perla.regimes import BRISK, every
+from perla.types import Array, Float, Int, PRNGKeyArray
 
 AUTO = Auto()
 NEAR_UNIFORM = 0.01
@@ -38,12 +41,12 @@ def outcomes(
     aggregator: Aggregator,
     *,
     estimator: Auto | Exact | Sampled = AUTO,
-    data: Data = "balanced",
+    data: tuple[Data, ...] = ("balanced",),
     seeds: int = 20,
     fits: int = 1_000,
     climbs: int = 400,
-) -> Float[np.ndarray, " seed"]:
-    """What the greedy policies of every seed earn in the end.
+) -> Float[np.ndarray, "data seed"]:
+    """What the greedy policies of every seed earn in the end, under each of `data`.
 
     A critic Q(aᵢ, a₋ᵢ) is fitted to `fits` batches of joint actions; then nearly uniform
     policies climb the aggregate of it over each other, by `climbs` exact policy gradients.
@@ -57,21 +60,21 @@ def outcomes(
         blank = critic.body.blank((1,))
         return critic.context(observation, blank, jnp.ones((1, 1), bool))[0][0]
 
-    def error(critic: AnyCritic, key: PRNGKeyArray) -> Float[Array, ""]:
-        joint = game.draw(data, key, 256)
+    def error(critic: AnyCritic, which: Int[Array, ""], key: PRNGKeyArray) -> Float[Array, ""]:
+        joint = jnp.stack([game.draw(each, key, 256) for each in data])[which]
         context = context_of(critic)
         context = jnp.broadcast_to(context, (len(joint), *context.shape[1:]))
         q = taken(value, critic.joint(context, joint), joint)
         return ((q - game.payoff(joint)[:, None]) ** 2).mean()
 
-    def fit(key: PRNGKeyArray) -> AnyCritic:
+    def fit(which: Int[Array, ""], key: PRNGKeyArray) -> AnyCritic:
         key_net, key_data = jax.random.split(key)
         critic = create_critic(config, spec, key_net)
         optimiser = optax.adam(optax.linear_schedule(5e-3, 0.0, fits))
 
         def step(carry, key):
             critic, state = carry
-            changes, state = optimiser.update(jax.grad(error)(critic, key), state)
+            changes, state = optimiser.update(jax.grad(error)(critic, which, key), state)
             return (optax.apply_updates(critic, changes), state), None
 
         start = (critic, optimiser.init(critic))
@@ -96,14 +99,17 @@ def outcomes(
         start = (logits, optimiser.init(logits))
         return jax.lax.scan(step, start, jax.random.split(key_draws, climbs))[0][0]
 
-    @jax.jit
-    def one(key):
+    def one(which, key):
         key_fit, key_climb = jax.random.split(key)
-        logits = climb(fit(key_fit), key_climb)
+        logits = climb(fit(which, key_fit), key_climb)
         return Categorical.masked(logits, seen.avail).mode()
 
-    keys = jax.random.split(jax.random.key(0), seeds)
-    return np.asarray(game.payoff(jax.lax.map(one, keys)))
+    @partial(jax.jit, compiler_options=BRISK)
+    def learn(keys, chosen):
+        return every(lambda which: every(partial(one, which), keys), chosen)
+
+    joint = learn(jax.random.split(jax.random.key(0), seeds), jnp.arange(len(data)))
+    return np.asarray(game.payoff(joint))
 
 
 def threshold(agents: int) -> float:

@@ -28,10 +28,8 @@ Regime = Literal["on-policy", "uniform", "balanced"]
 REGIMES: tuple[Regime, ...] = get_args(Regime)
 ROWS = 4096
 """Joint actions of the balanced set."""
-HASTY = {"xla_backend_optimization_level": 0}
-"""How what runs for milliseconds is compiled."""
 BRISK = {"xla_backend_optimization_level": 1}
-"""How what runs for seconds is: it is no slower, and ready in six sevenths of the time."""
+"""How programs are compiled that run for seconds: they are no slower, and ready sooner."""
 
 
 def outcomes(
@@ -78,9 +76,8 @@ def outcomes(
         return policy.mode()[0]
 
     key_learners, key_runs = jax.random.split(jax.random.key(0))
-    # Done once: to compile it well would take longer than to do it.
-    create_all = jax.jit(jax.vmap(algorithm.init), compiler_options=HASTY)
-    learners = create_all(jax.random.split(key_learners, seeds))
+    # Done once: to compile it as a whole would take longer than to do it.
+    learners = jax.vmap(algorithm.init)(jax.random.split(key_learners, seeds))
     keys = jax.random.split(key_runs, seeds)
 
     @partial(jax.jit, compiler_options=BRISK)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from perla.distributions import Categorical, Gaussian
-from perla.nets.layers import MLP, Init, Linear
+from perla.nets.layers import MLP, Init, Linear, initial_weight
 from perla.types import Array, Float, Int, PRNGKeyArray
 
 
@@ -29,7 +29,8 @@ class Messages(eqx.Module):
     message: MLP
     """hⱼ, zᵢⱼ → mᵢⱼ."""
     query: Linear
-    key: Linear
+    key: Float[Array, "latent attention"]
+    """No bias, which would add the same to the scores of all j."""
     floor: float = eqx.field(static=True)
     """The least variance of a latent."""
     prune: float = eqx.field(static=True)
@@ -64,7 +65,7 @@ class Messages(eqx.Module):
             inference=network(keys[1], actions, 2 * latent),
             message=network(keys[2], latent, actions),
             query=Linear.create(keys[3], known, attention, init, gain=1.0),
-            key=Linear.create(keys[4], latent, attention, init, gain=1.0),
+            key=initial_weight(keys[4], latent, attention, init, gain=1.0),
             floor=floor,
             prune=prune,
         )
@@ -99,8 +100,9 @@ class Messages(eqx.Module):
         z: Float[Array, "*batch agent agent latent"],
     ) -> Categorical:
         """αᵢ over the others: softmaxⱼ(W_q hᵢ · W_k zᵢⱼ / √d), j ≠ i."""
-        query, key = self.query(hidden), self.key(z)
-        scores = (query[..., None, :] * key).sum(-1) / query.shape[-1] ** 0.5
+        query = self.query(hidden)
+        asked = query @ self.key.T
+        scores = (asked[..., None, :] * z).sum(-1) / query.shape[-1] ** 0.5
         others = ~jnp.eye(hidden.shape[-2], dtype=bool)
         return Categorical.masked(scores, jnp.broadcast_to(others, scores.shape))
 

@@ -30,6 +30,8 @@ TITLES: dict[str, Axis] = {"Agents N, |A| = 3": "agents", "Actions |A|, N = 2": 
 FEW, MOST = 0.1, 0.9
 """A method finds the best payoff if at least `MOST` of its seeds do, and does not if at most `FEW`
 do."""
+FITTED: tuple[matrix.Data, ...] = get_args(matrix.Data)
+"""Regimes under which a critic is fitted beforehand."""
 ENUMERATED = 2048
 """Joint actions of the others up to which a critic's aggregate is taken over all of them; beyond,
 100 are drawn, as in the paper."""
@@ -95,7 +97,7 @@ class Size(NamedTuple):
 
 SIZES: dict[Scale, Size] = {
     "smoke": Size(2, 20, (2,), (3,), ("ippo", "perla-ippo max", "vdn")),
-    "quick": Size(10, 500, (2, 5), (3, 15)),
+    "quick": Size(10, 400, (2, 5), (3, 15)),
     "paper": Size(10, 4_000, (2, 3, 4, 5, 6, 10, 15, 20), (3, 6, 9, 12, 15)),
 }
 
@@ -189,21 +191,19 @@ def shares(method: str) -> list[tuple[Regime, ...]]:
     settings = config(method, (2, 3))
     if not isinstance(settings, PPO):
         return [REGIMES]
-    fitted = get_args(matrix.Data) if isinstance(settings.value, Embedded) else ()
-    return [("on-policy",), *((data,) for data in fitted)]
+    return [("on-policy",), FITTED] if isinstance(settings.value, Embedded) else [("on-policy",)]
 
 
 def part(method: str, game: Game, data: tuple[Regime, ...], size: Size) -> Part:
     """A method on a game, under such data."""
     settings, where = config(method, game), "N = {}, |A| = {}".format(*game)
-    if isinstance(settings, PPO) and data != ("on-policy",):
-        (fitted,) = data
-        assert fitted != "on-policy"
+    if data == FITTED:
+        assert isinstance(settings, PPO)
         assert isinstance(settings.value, Embedded)
         aggregator = settings.value.aggregator
-        depends = [repr(aggregator), repr(estimator(game)), *game, fitted, size.seeds]
-        name = f"a fitted critic's {tag(aggregator)}, {where}, {fitted}"
-        return Part(name, depends, partial(climb, aggregator, game, fitted, size))
+        depends = [repr(aggregator), repr(estimator(game)), *game, size.seeds]
+        name = f"a fitted critic's {tag(aggregator)}, {where}"
+        return Part(name, depends, partial(climb, aggregator, game, size))
     depends = [to_json(settings).decode(), *game, data, size.seeds, size.collections]
     name = f"{method}, {where}"
     return Part(name, depends, partial(learn, settings, game, data, size))
@@ -217,13 +217,13 @@ def learn(settings: Method, game: Game, data: tuple[Regime, ...], size: Size) ->
     return earned.tolist()
 
 
-def climb(aggregator: Aggregator, game: Game, data: matrix.Data, size: Size) -> list[list[float]]:
-    """What the seeds of policies earn that climb an aggregate of a critic fitted to such data,
-    whichever method's they are."""
+def climb(aggregator: Aggregator, game: Game, size: Size) -> list[list[float]]:
+    """What the seeds of policies earn that climb an aggregate of a fitted critic, whichever
+    method's they are, under each of the data that it is fitted to."""
     earned = overgeneralisation.outcomes(
-        world(game), aggregator, estimator=estimator(game), data=data, seeds=size.seeds
+        world(game), aggregator, estimator=estimator(game), data=FITTED, seeds=size.seeds
     )
-    return [earned.tolist()]
+    return earned.tolist()
 
 
 def world(game: Game) -> matrix.MatrixGame:

@@ -42,7 +42,7 @@ def climb(game: tuple[int, int], aggregator: Aggregator, size: Size) -> list[flo
     """What every seed earns in the end."""
     agents, actions = game
     world = matrix.make(f"overgeneralisation-n{agents}-a{actions}")
-    earned = overgeneralisation.outcomes(
+    (earned,) = overgeneralisation.outcomes(
         world, aggregator, estimator=estimator(game, size), seeds=size.seeds
     )
     return earned.tolist()
