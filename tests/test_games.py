@@ -64,6 +64,11 @@ def test_all_methods_see_as_many_joint_actions():
     assert len({games.config(method, (5, 3)).copies for method in METHODS}) == 1
 
 
+def test_exploration_falls_over_the_first_half():
+    settings, *_ = games.part("vdn", (2, 3), REGIMES, SIZE._replace(collections=100)).depends
+    assert json.loads(settings)["epsilon_steps"] == 100 * 32 / 2
+
+
 def test_what_climbs_a_fitted_critic_is_the_same_whichever_method_it_is_for():
     def parts(method):
         return [games.part(method, (2, 3), data, SIZE) for data in games.shares(method)]
@@ -78,7 +83,7 @@ def test_a_sum_learns_by_rows_what_its_regime_shows():
     """Under uniform data action 0 pays less than the others (−5.3 against −4 on average), under
     balanced data more (1.3 against −4)."""
     game = matrix.make("overgeneralisation-n2-a3")
-    config = make("vdn", **games.REPLAYING | {"batch": 32, "hidden": 16})
+    config = make("vdn", **games.REPLAYING | {"hidden": 16})
     earned = outcomes(game, config, REGIMES[1:], seeds=2, collections=250)
     np.testing.assert_array_equal(earned, [[0.0, 0.0], [8.0, 8.0]])
 

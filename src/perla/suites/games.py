@@ -17,6 +17,7 @@ from perla.methods.aggregators import Aggregator, Entropic, Max
 from perla.methods.estimators import Exact, Sampled
 from perla.methods.ppo import PPO
 from perla.methods.recipes import RECIPES, Method, make
+from perla.methods.td import TD
 from perla.methods.values import Embedded
 from perla.regimes import REGIMES, Regime
 from perla.suites.experiment import Conduct, Findings, Part, Scale, Status, Verdict
@@ -47,7 +48,7 @@ ON_POLICY: dict[str, Any] = {
     "copies": 32, "horizon": 1, "hidden": 64, "actor": "mlp", "normalise_rewards": False,
 }  # fmt: skip
 """What actor-critic methods have different from their defaults."""
-REPLAYING = ON_POLICY | {"buffer": 5000, "batch": 64, "updates": 1, "lr": 2e-3, "gamma": 0.0}
+REPLAYING = ON_POLICY | {"buffer": 5000, "batch": 32, "updates": 1, "lr": 2e-3, "gamma": 0.0}
 """What replaying methods have. Nothing follows upon a game's one step, so nothing need be kept."""
 
 
@@ -97,7 +98,7 @@ class Size(NamedTuple):
 
 SIZES: dict[Scale, Size] = {
     "smoke": Size(2, 20, (2,), (3,), ("ippo", "perla-ippo max", "vdn")),
-    "quick": Size(10, 400, (2, 5), (3, 15)),
+    "quick": Size(10, 500, (2, 5), (3, 15)),
     "paper": Size(10, 4_000, (2, 3, 4, 5, 6, 10, 15, 20), (3, 6, 9, 12, 15)),
 }
 
@@ -204,6 +205,9 @@ def part(method: str, game: Game, data: tuple[Regime, ...], size: Size) -> Part:
         depends = [repr(aggregator), repr(estimator(game)), *game, size.seeds]
         name = f"a fitted critic's {tag(aggregator)}, {where}"
         return Part(name, depends, partial(climb, aggregator, game, size))
+    if isinstance(settings, TD):
+        half = max(1, size.collections * settings.copies // 2)
+        settings = settings.replace(epsilon_steps=half)
     depends = [to_json(settings).decode(), *game, data, size.seeds, size.collections]
     name = f"{method}, {where}"
     return Part(name, depends, partial(learn, settings, game, data, size))
