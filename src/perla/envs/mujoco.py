@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import fcntl
 import importlib.metadata
+import io
 import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,9 @@ def make(name: str, **options: Any) -> MultiAgentMujoco:
 
 def _module() -> Any:
     try:
-        from gymnasium_robotics import mamujoco_v1
+        # On import it tells of other worlds' rewards.
+        with redirect_stderr(io.StringIO()):
+            from gymnasium_robotics import mamujoco_v1
     except ImportError as error:
         raise UserError(
             f"mamujoco worlds need gymnasium-robotics and mujoco ({error}); "
