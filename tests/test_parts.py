@@ -99,17 +99,25 @@ from perla.suites.parts import recall
 if __name__ == "__main__":
     naps = [functools.partial(time.sleep, seconds) for seconds in (0, 600, 600)]
     parts = [Part(str(i), [], nap) for i, nap in enumerate(naps)]
-    recall(parts, Path(sys.argv[1]), processes=2, say=functools.partial(print, flush=True))
+
+
+    def say(text):
+        print(text, flush=True)
+        time.sleep(float(sys.argv[2]))
+
+    recall(parts, Path(sys.argv[1]), processes=2, say=say)
 """
 
 
+@pytest.mark.parametrize("busy", [0, 600])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
-def test_nothing_goes_on_without_those_who_asked(tmp_path, signum):
-    """Interrupted or killed, whoever asked takes its processes along."""
+def test_nothing_goes_on_without_those_who_asked(tmp_path, signum, busy):
+    """Interrupted or killed, while it waits or is busy with a result, whoever asked takes its
+    processes along."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     asking = subprocess.Popen(
-        [sys.executable, program, tmp_path / "parts"],
+        [sys.executable, program, tmp_path / "parts", str(busy)],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     assert asking.stdout.readline().startswith(b"0: 1 of 3")

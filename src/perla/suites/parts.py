@@ -8,9 +8,10 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
@@ -43,14 +44,16 @@ def recall(
     left = {path: part for path, part in zip(paths, parts, strict=True) if not path.exists()}
     todo = list(left)
     started = time.monotonic()
-    for done, (index, found) in enumerate(_compute(list(left.values()), processes), start=1):
-        path = todo[index]
-        part = left[path]
-        with explained(path):
-            facts = {"name": part.name, "depends": part.depends, "found": found}
-            write_atomic(path, dump(facts))
-        minutes = (time.monotonic() - started) / done * (len(left) - done) / 60
-        say(f"{part.name}: {done} of {len(left)}, {minutes:.0f} min left")
+    # Closed at once, wherever an interruption falls: its processes must not go on.
+    with closing(_compute(list(left.values()), processes)) as results:
+        for done, (index, found) in enumerate(results, start=1):
+            path = todo[index]
+            part = left[path]
+            with explained(path):
+                facts = {"name": part.name, "depends": part.depends, "found": found}
+                write_atomic(path, dump(facts))
+            minutes = (time.monotonic() - started) / done * (len(left) - done) / 60
+            say(f"{part.name}: {done} of {len(left)}, {minutes:.0f} min left")
     return [_found(path) for path in paths]
 
 
@@ -68,7 +71,9 @@ def _found(path: Path) -> Any:
             raise UserError(f"{path}: holds no result; delete it to compute it anew") from None
 
 
-def _compute(parts: Sequence[Part], processes: int | None) -> Iterator[tuple[int, Any]]:
+def _compute(
+    parts: Sequence[Part], processes: int | None
+) -> Generator[tuple[int, Any], None, None]:
     """The position of each part and what it found, as they come.
 
     Processes, as two threads that compute at once can keep all of XLA's own waiting for each other;
