@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from multiprocessing.queues import SimpleQueue
@@ -23,6 +23,8 @@ from perla.runs.store import dump
 from perla.suites.experiment import Part
 from perla.suites.local import room
 from perla.suites.suite import slug
+
+WAIT_SECONDS = 1.0
 
 
 def recall(
@@ -92,8 +94,12 @@ def _compute(
     with ProcessPoolExecutor(count, spawn, initializer=_begin, initargs=(shares,)) as pool:
         futures = {pool.submit(part.compute): index for index, part in enumerate(parts)}
         try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+            waiting = set(futures)
+            while waiting:
+                # Not for ever: a signal just before a wait begins is heard only when it ends.
+                done, waiting = wait(waiting, WAIT_SECONDS, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield futures[future], future.result()
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             for child in set(multiprocessing.active_children()) - others:
