@@ -10,7 +10,7 @@ import jax
 from perla.algos.alive import Counted, counted
 from perla.distributions import Policy
 from perla.envs.protocol import Observation
-from perla.types import Bool, Float, Int, PRNGKeyArray
+from perla.types import Array, Bool, Float, Int, PRNGKeyArray
 
 
 class Batch(NamedTuple):

@@ -38,11 +38,7 @@ class Experience(NamedTuple):
             spec, config.buffer, config.length(spec.limit),
             memory=memory, values=values, state=state, successors=config.gamma > 0,
         )  # fmt: skip
-        return cls(
-            replay,
-            Running.create(),
-            jnp.int32(0),
-        )
+        return cls(replay, Running.create(), jnp.int32(0))
 
     def add(
         self, trajectory: Trajectory, reward: Float[Array, "time env value"], spec: Spec

@@ -21,7 +21,7 @@ from perla.methods.td import TD
 from perla.methods.values import Embedded
 from perla.regimes import REGIMES, Regime
 from perla.suites.experiment import Conduct, Findings, Part, Scale, Status, Verdict
-from perla.suites.hope import BEST
+from perla.suites.hope import BEST, world
 
 Game = tuple[int, int]
 """N agents of |A| actions."""
@@ -228,11 +228,6 @@ def climb(aggregator: Aggregator, game: Game, size: Size) -> list[list[float]]:
         world(game), aggregator, estimator=estimator(game), data=FITTED, seeds=size.seeds
     )
     return earned.tolist()
-
-
-def world(game: Game) -> matrix.MatrixGame:
-    """The paper's game of that size."""
-    return matrix.make("overgeneralisation-n{}-a{}".format(*game))
 
 
 def judge(claim: Claim, regime: Regime, cells: Sequence[Cell], size: Size) -> dict[str, str]:

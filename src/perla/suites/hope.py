@@ -38,12 +38,15 @@ SIZES: dict[Scale, Size] = {
 }
 
 
+def world(game: tuple[int, int]) -> matrix.MatrixGame:
+    """The paper's game of N agents and |A| actions."""
+    return matrix.make("overgeneralisation-n{}-a{}".format(*game))
+
+
 def climb(game: tuple[int, int], aggregator: Aggregator, size: Size) -> list[float]:
     """What every seed earns in the end."""
-    agents, actions = game
-    world = matrix.make(f"overgeneralisation-n{agents}-a{actions}")
     (earned,) = overgeneralisation.outcomes(
-        world, aggregator, estimator=estimator(game, size), seeds=size.seeds
+        world(game), aggregator, estimator=estimator(game, size), seeds=size.seeds
     )
     return earned.tolist()
 

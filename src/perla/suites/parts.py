@@ -43,14 +43,13 @@ def recall(
     paths = [folder / place(part) for part in parts]
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    left = {path: part for path, part in zip(paths, parts, strict=True) if not path.exists()}
-    todo = list(left)
+    known = dict(zip(paths, parts, strict=True))
+    left = [(path, part) for path, part in known.items() if not path.exists()]
     started = time.monotonic()
     # Closed at once, wherever an interruption falls: its processes must not go on.
-    with closing(_compute(list(left.values()), processes)) as results:
+    with closing(_compute([part for _, part in left], processes)) as results:
         for done, (index, found) in enumerate(results, start=1):
-            path = todo[index]
-            part = left[path]
+            path, part = left[index]
             with explained(path):
                 facts = {"name": part.name, "depends": part.depends, "found": found}
                 write_atomic(path, dump(facts))
