@@ -25,10 +25,12 @@ def test_a_world_of_the_host(monkeypatch):
     monkeypatch.setitem(registry.FAMILIES, "tiny", "host_worlds")
     monkeypatch.setenv("PERLA_CORES", "2")
     rows = env.measure("tiny:patience", seconds=0.01, rounds=1)
-    bare, pool = rows
-    assert [row["processes"] for row in rows] == [1, 2]
-    assert bare["of bare × processes"] == 1.0
-    assert pool["of bare × processes"] == pytest.approx(pool["steps/s"] / bare["steps/s"] / 2)
+    names = ["bare", "pool", "ippo, cleanrl", "ippo, default"]
+    assert [row["world"] for row in rows] == [f"tiny:patience, {name}" for name in names]
+    assert [row["copies"] for row in rows] == [2, 32, 16, 32]
+    for row in rows:
+        assert row["processes"] == 2
+        assert row["time of bare"] == pytest.approx(rows[0]["steps/s"] / row["steps/s"])
 
 
 def test_only_worlds_are_measured_by_name(capsys):

@@ -20,7 +20,7 @@ from perla.algos.values import estimate
 from perla.cli import main
 from perla.envs import registry
 from perla.loops.evaluate import episode_limit
-from perla.loops.host import Trainer
+from perla.loops.host import Trainer, together
 from perla.methods.recipes import make as make_config
 from perla.runs import execute
 
@@ -72,6 +72,13 @@ def trainer():
     yield build
     for one in made:
         one.close()
+
+
+def rolled_out(trainer, population, key):
+    """A rollout of the only seed."""
+    actors, keys = together([(population[0].learner.actor, key)])
+    (rollout,) = trainer._rollout(trainer._worlds[0], actors, keys, np.array([True]))
+    return rollout
 
 
 def leaves(tree):
@@ -140,10 +147,8 @@ def test_whole_episodes_are_collected_once_each(trainer):
 def test_a_rollout_is_what_the_world_gives(trainer):
     one = trainer()
     population = one.init()
-    (worlds, _) = one._worlds
-    actor = population[0].learner.actor
-    seen, tally = one._rollout(worlds, actor, jax.random.key(7))
-    again, _ = one._rollout(worlds, actor, jax.random.key(8))
+    seen, tally = rolled_out(one, population, jax.random.key(7))
+    again, _ = rolled_out(one, population, jax.random.key(8))
     np.testing.assert_array_equal(seen.fresh, np.arange(6)[:, None].repeat(5, 1) % 3 == 0)
     np.testing.assert_array_equal(seen.terminated, np.arange(6)[:, None].repeat(5, 1) % 3 == 2)
     assert seen.valid.all()
@@ -166,7 +171,7 @@ def test_a_dropped_episode_is_neither_learnt_from_nor_counted(trainer, tmp_path)
     one = trainer(world={"fault": "nan", "trigger": str(trigger)}, say=said.append)
     population = one.init()
     trigger.touch()
-    seen, tally = one._rollout(one._worlds[0], population[0].learner.actor, jax.random.key(7))
+    seen, tally = rolled_out(one, population, jax.random.key(7))
     assert len(said) == 1
     (copy,) = np.nonzero(~seen.valid.all(0))[0]
     np.testing.assert_array_equal(seen.valid[:, copy], [False, False, True, True, True, True])

@@ -16,7 +16,7 @@ from perla.envs.protocol import HostEnv
 from perla.errors import UserError
 
 GROUPS = {"left": 3, "right": 2}
-ENTROPY = {0: (5, 6), 1: (7,)}
+ENTROPY = {0: [(5, 6), (5, 7), (8,)], 1: [(7,), (9, 9, 9)]}
 
 pytestmark = pytest.mark.xdist_group("pool")
 
@@ -35,7 +35,8 @@ def pool():
         say = (lambda text: None) if said is None else said.append
         made.append(
             Pool(
-                factory, factory().spec, GROUPS,
+                factory, factory().spec,
+                [[f"{name}, copy {copy}" for copy in range(n)] for name, n in GROUPS.items()],
                 workers=workers, step_seconds=step_seconds, restarts=restarts, say=say,
             )
         )  # fmt: skip
@@ -49,7 +50,7 @@ def pool():
 def begin(pool):
     """The first observations of both groups."""
     for group in range(2):
-        pool.reset(group, *ENTROPY[group])
+        pool.reset(group, ENTROPY[group])
     return [pool.receive(group)[0].observation for group in range(2)]
 
 
@@ -75,7 +76,7 @@ def serial(steps, **options):
 
     def begin(which):
         group, copy = which
-        chance = np.random.SeedSequence(ENTROPY[group], spawn_key=(copy, episodes[which]))
+        chance = np.random.SeedSequence(ENTROPY[group][copy], spawn_key=(episodes[which],))
         episodes[which] += 1
         return worlds[which].reset(int(chance.generate_state(1)[0]))
 

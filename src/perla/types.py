@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 Metrics: TypeAlias = dict[str, Float[Array, ""]]
 """Named scalars of one interval and seed."""
@@ -30,4 +30,4 @@ Metrics: TypeAlias = dict[str, Float[Array, ""]]
 Actions: TypeAlias = Int[Array, "*batch agent"] | Float[Array, "*batch agent dimension"]
 """What all agents do: one of several actions each, or a vector each."""
 
-__all__ = ["Actions", "Array", "Bool", "Float", "Int", "Metrics", "PRNGKeyArray"]
+__all__ = ["Actions", "Array", "Bool", "Float", "Int", "Key", "Metrics", "PRNGKeyArray"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import jax
@@ -33,7 +34,7 @@ def create_actor(config: PPO, spec: Spec, key: PRNGKeyArray) -> Actor:
     )  # fmt: skip
     if not spec.continuous:
         return Actor(body)
-    log_deviation = jnp.full((body.nets, spec.max_actions), jnp.log(config.deviation))
+    log_deviation = jnp.full((body.nets, spec.max_actions), math.log(config.deviation), jnp.float32)
     return Actor(body, log_deviation, config.squash)
 
 

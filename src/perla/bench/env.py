@@ -9,10 +9,12 @@ away. A step is one environment transition, summed over copies.
 from __future__ import annotations
 
 import math
+import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from multiprocessing.connection import Connection
 from typing import Any
 
 import jax
@@ -23,7 +25,10 @@ from perla.envs.foraging import Foraging
 from perla.envs.pool import Pool, cores, draw, first, pace
 from perla.envs.protocol import Env, HostEnv
 from perla.envs.registry import factory, make
+from perla.envs.worker import Factory
 from perla.envs.wrappers import AutoReset
+from perla.loops.host import Trainer, halves
+from perla.methods.recipes import make as learner
 
 MAP = "lbf:Foraging-8x8-2p-2f-coop-v2"
 """The map that is measured where none is named."""
@@ -32,7 +37,9 @@ _SCAN = 200
 """Steps of every copy per compiled call."""
 
 _HOST_STEPS = 20
-"""Steps of every copy of a host world between two looks at the clock."""
+"""Steps of every copy in a pool between two looks at the clock."""
+_BARE_STEPS = 200
+"""The same of a bare copy of a host world."""
 
 Run = Callable[[], int]
 """Steps on from where the last call ended; returns the number of steps made."""
@@ -89,56 +96,115 @@ def measure(
 
 
 def _measure_host(
-    env_id: str, env: HostEnv, seconds: float, rounds: int, copies: int = 16
+    env_id: str, env: HostEnv, seconds: float, rounds: int, copies: int = 32
 ) -> list[dict[str, Any]]:
-    """Rows for one copy stepped in this process, and for the pool of so many in as many processes
-    as there are cores; and what the pool makes of its processes: its speed as a share of the bare
-    one's times their number. Actions are uniform."""
+    """Rows for bare copies, one in each of as many processes as there are cores, all at once; for
+    the pool of `copies` in as many processes; and for IPPO under two presets. What each takes for a
+    step is given as a multiple of what the bare copies take, whose actions are uniform, as the
+    pool's are."""
+    workers, make_env = cores(), factory(env_id)
+    with ExitStack() as stack:
+        contenders = {
+            ("bare", workers): stack.enter_context(_bare(make_env, workers)),
+            ("pool", copies): stack.enter_context(_pooled(env, make_env, copies, workers)),
+        }
+        for preset in ("cleanrl", "default"):
+            config = learner("ippo", preset)
+            trainer = Trainer(env, make_env, config, seeds=(0,), steps=10**9, workers=workers)
+            stack.enter_context(closing(trainer))
+            contenders[f"ippo, {preset}", config.copies] = _trained(trainer)
+        speeds: dict[tuple[str, int], list[float]] = {which: [] for which in contenders}
+        for _ in range(rounds):
+            for which, run in contenders.items():
+                speeds[which].append(_speed(run, seconds))
+    medians = {which: statistics.median(rates) for which, rates in speeds.items()}
+    return [
+        {
+            "world": f"{env_id}, {name}",
+            "copies": count,
+            "processes": workers,
+            "steps/s": medians[name, count],
+            "slowest": min(rates),
+            "fastest": max(rates),
+            "time of bare": medians["bare", workers] / medians[name, count],
+        }
+        for (name, count), rates in speeds.items()
+    ]
+
+
+def _trained(trainer: Trainer) -> Run:
+    """Training its only seed, without evaluations."""
+    trainer.compile()
+    population = trainer.init()
+
+    def run() -> int:
+        nonlocal population
+        before = int(population[0].steps)
+        population, _ = trainer.update(population, np.array([True]))
+        return int(population[0].steps) - before
+
+    return run
+
+
+@contextmanager
+def _bare(make_env: Factory, processes: int) -> Iterator[Run]:
+    """A bare copy in each of so many processes, stepped all at once."""
+    context = multiprocessing.get_context("spawn")
+    pipes, started = [], []
+    for _ in range(processes):
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_alone, args=(theirs, make_env), daemon=True)
+        process.start()
+        pipes.append(ours)
+        started.append(process)
+
+    def run() -> int:
+        for pipe in pipes:
+            pipe.send(_BARE_STEPS)
+        return sum(pipe.recv() for pipe in pipes)
+
+    run()
+    try:
+        yield run
+    finally:
+        for pipe in pipes:
+            pipe.send(0)
+        for process in started:
+            process.join()
+
+
+def _alone(pipe: Connection, make_env: Factory) -> None:
+    """Step one copy as often as is asked for, until that is never."""
+    with closing(make_env()) as env:
+        while steps := pipe.recv():
+            pace(env, steps)
+            pipe.send(steps)
+
+
+@contextmanager
+def _pooled(env: HostEnv, make_env: Factory, copies: int, workers: int) -> Iterator[Run]:
+    """The pool, whose halves are stepped in turn."""
     spec, random = env.spec, np.random.default_rng(0)
-    workers = cores()
-
-    def bare() -> int:
-        pace(env, _HOST_STEPS * copies)
-        return _HOST_STEPS * copies
-
-    alive = first(env).alive is not None
-    halves = {"half 1": copies // 2, "half 2": copies // 2}
-    pool = Pool(factory(env_id), spec, halves, alive=alive, workers=workers)
+    groups = [[f"copy {copy}" for copy in range(copies)[half]] for half in halves(copies)]
+    pool = Pool(make_env, spec, groups, alive=first(env).alive is not None, workers=workers)
 
     def act(group: int) -> None:
         timestep, _ = pool.receive(group)
         pool.step(group, draw(spec, random, timestep.observation.avail))
 
+    def run() -> int:
+        for _ in range(_HOST_STEPS):
+            for group in range(len(groups)):
+                act(group)
+        return _HOST_STEPS * copies
+
     with closing(pool):
-        for group in range(2):
-            pool.reset(group, 0)
-        for group in range(2):
-            act(group)
-
-        def pooled() -> int:
-            for _ in range(_HOST_STEPS):
-                for group in range(2):
-                    act(group)
-            return _HOST_STEPS * copies
-
-        contenders = {"bare": bare, "pool": pooled}
-        speeds: dict[str, list[float]] = {name: [] for name in contenders}
-        for _ in range(rounds):
-            for name, run in contenders.items():
-                speeds[name].append(_speed(run, seconds))
-    medians = {name: statistics.median(rates) for name, rates in speeds.items()}
-    return [
-        {
-            "world": f"{env_id}, {name}",
-            "copies": count,
-            "processes": processes,
-            "steps/s": medians[name],
-            "slowest": min(speeds[name]),
-            "fastest": max(speeds[name]),
-            "of bare × processes": medians[name] / (medians["bare"] * processes),
-        }
-        for name, count, processes in (("bare", 1, 1), ("pool", copies, len(pool.workers)))
-    ]
+        for group, names in enumerate(groups):
+            pool.reset(group, [(0, group, copy) for copy in range(len(names))])
+        run()
+        yield run
+        for group in range(len(groups)):
+            pool.receive(group)
 
 
 def _speed(run: Run, seconds: float) -> float:

@@ -16,7 +16,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from perla.envs.protocol import HostEnv, Observation, Spec, TimeStep
-from perla.envs.worker import Factory, Fault, Memory, Share, line, put, serve
+from perla.envs.worker import Entropy, Factory, Fault, Memory, Share, line, place, put, serve
 from perla.errors import UserError
 
 STEP_SECONDS = 60.0
@@ -41,11 +41,11 @@ Say = Callable[[str], None]
 class Pool:
     """Groups of copies of one world, each group stepped on its own.
 
-    `groups` names each group and says how many copies it has; `alive` whether observations say
-    which agents take part; `workers` how many processes there are at most. `reset` and `step` begin
-    something in a group and return at once; `receive` waits for it. Which process steps a copy
-    changes nothing: what happens in an episode follows from the group's entropy, the place of the
-    the group, the episode's number and the actions.
+    `groups` holds the names of each group's copies; `alive` says whether observations tell which
+    agents take part; `workers` how many processes there are at most. `reset` and `step` begin
+    something in a group and return at once; `receive` waits for it. Neither a copy's process nor
+    its company changes anything: what happens in an episode follows from the copy's entropy, the
+    episode's number and the actions.
 
     Where a copy raises, or returns what its `Spec` does not promise, that copy is made anew; where
     a process dies or takes longer than `step_seconds` over one step, all its copies are. `say` is
@@ -56,7 +56,7 @@ class Pool:
         self,
         factory: Factory,
         spec: Spec,
-        groups: Mapping[str, int],
+        groups: Sequence[Sequence[str]],
         *,
         alive: bool = False,
         workers: int = 1,
@@ -66,17 +66,18 @@ class Pool:
     ) -> None:
         self.factory, self.spec, self.say = factory, spec, say
         self.step_seconds, self.restarts = step_seconds, restarts
-        self.names = list(groups)
-        bounds = np.cumsum([0, *groups.values()])
+        self.names = list(itertools.chain(*groups))
+        sizes = [len(names) for names in groups]
+        bounds = np.cumsum([0, *sizes])
         self.ranges = [range(a, b) for a, b in itertools.pairwise(bounds)]
         # Never fork: JAX's threads would be left behind with their locks held.
         self.context = multiprocessing.get_context("spawn")
-        workers = max(1, min(workers, max(groups.values())))
+        workers = max(1, min(workers, max(sizes)))
         copies = int(bounds[-1])
         self.memory = Memory(self.context, spec, copies, workers, alive)
         self.lost = np.zeros(copies, bool)
         """Copies whose episode was dropped since they were last received."""
-        self.entropy: dict[int, tuple[int, ...]] = {}
+        self.entropy: dict[int, Entropy] = {}
         self.faults = 0
         firsts = {group: copies.start for group, copies in enumerate(self.ranges)}
         self.workers = [
@@ -95,8 +96,8 @@ class Pool:
             for number in range(workers)
         ]
 
-    def reset(self, group: int, *entropy: int) -> None:
-        """Let every copy of `group` begin an episode, whose chance follows from `entropy`."""
+    def reset(self, group: int, entropy: Entropy) -> None:
+        """Let every copy of `group` begin an episode, whose chance follows from its `entropy`."""
         own = _slice(self.ranges[group])
         self.memory.episode[own] = -1
         self.lost[own] = False
@@ -168,8 +169,7 @@ class Pool:
 
     def name(self, copy: int) -> str:
         """The name of a copy."""
-        group = next(i for i, copies in enumerate(self.ranges) if copy in copies)
-        return f"{self.spec.id}, {self.names[group]}, copy {copy - self.ranges[group].start}"
+        return f"{self.spec.id}, {self.names[copy]}"
 
 
 def cores() -> int:
@@ -207,7 +207,7 @@ class _Worker:
         self.patience = max(START_SECONDS, pool.step_seconds)
         self._wait()
 
-    def send(self, command: str, group: int, entropy: tuple[int, ...] | None) -> None:
+    def send(self, command: str, group: int, entropy: Entropy | None) -> None:
         """Ask for something in `group`, if any of it is this worker's."""
         if not self.share.groups[group]:
             return
@@ -305,7 +305,7 @@ def first(env: HostEnv) -> Observation:
         alive,
     )
     try:
-        put(observation, into, 0)
+        put(observation, place(into, 0))
     except Fault as fault:
         raise UserError(f"{spec.id}: in the first observation {line(fault)}") from None
     return observation

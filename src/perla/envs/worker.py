@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import parent_process
@@ -18,6 +19,9 @@ from perla.envs.protocol import HostEnv, Observation, Spec, TimeStep
 Factory = Callable[[], HostEnv]
 """Makes a copy of a world. Other processes are sent it, so it must be picklable: a function of a
 module, or a `functools.partial` of one."""
+
+Entropy = Sequence[Sequence[int]]
+"""Words `[copy, word]`, from which all that is left to chance follows."""
 
 
 class Fault(Exception):
@@ -109,7 +113,12 @@ def _aligned(shape: tuple[int, ...], dtype: Any) -> int:
     return -(-int(np.prod(shape)) * np.dtype(dtype).itemsize // 64) * 64
 
 
-def put(observation: Observation, into: Observation, copy: int) -> None:
+def place(observation: Observation, copy: int) -> Observation:
+    """One copy's own of an `[copy, ...]` observation: views."""
+    return Observation(*(None if x is None else x[copy] for x in observation))
+
+
+def put(observation: Observation, into: Observation) -> None:
     """Write one copy's `observation`; `Fault` unless it has the right shapes and finite numbers."""
     for name, value, room in zip(Observation._fields, observation, into, strict=True):
         if room is None or value is None:
@@ -117,16 +126,19 @@ def put(observation: Observation, into: Observation, copy: int) -> None:
                 there = "is there now and was not" if room is None else "was there and is None"
                 raise Fault(f"`{name}` {there} in the first observation")
             continue
-        value = np.asarray(value)
-        if value.shape != room[copy].shape:
-            raise Fault(f"`{name}` has shape {value.shape}, expected {room[copy].shape}")
-        room[copy] = value
-        if room.dtype == np.float32:
-            if not np.isfinite(room[copy]).all():
-                raise Fault(f"`{name}` holds numbers that are not finite")
-        elif name == "avail" and not room[copy].any(-1).all():
-            agent = int(np.argmin(room[copy].any(-1)))
-            raise Fault(f"`avail` leaves agent {agent} no action")
+        write(name, value, room)
+    if not (some := into.avail.any(-1)).all():
+        raise Fault(f"`avail` leaves agent {int(np.argmin(some))} no action")
+
+
+def write(name: str, value: Any, room: np.ndarray) -> None:
+    """Write what is called `name`; `Fault` unless it fits and all of it is finite."""
+    value = np.asarray(value)
+    if value.shape != room.shape:
+        raise Fault(f"`{name}` has shape {value.shape}, expected {room.shape}")
+    room[...] = value
+    if room.dtype == np.float32 and not np.isfinite(room).all():
+        raise Fault(f"`{name}` holds numbers that are not finite")
 
 
 class Copies:
@@ -135,12 +147,15 @@ class Copies:
     def __init__(self, factory: Factory, spec: Spec, memory: Memory, share: Share) -> None:
         self.factory, self.spec, self.memory, self.share = factory, spec, memory, share
         self.envs: dict[int, HostEnv] = {}
-        self.entropy: dict[int, tuple[int, ...]] = {}
+        self.entropy: dict[int, Entropy] = {}
         self.faults: list[tuple[int, int, str]] = []
         """(copy, step, what) since they were last told."""
+        own = list(itertools.chain(*share.groups.values()))
+        self.observation = {copy: place(memory.observation, copy) for copy in own}
+        self.final = {copy: place(memory.final, copy) for copy in own}
 
-    def begin(self, group: int, entropy: tuple[int, ...]) -> None:
-        """Begin an episode in every copy of `group`; all its chance follows from `entropy`."""
+    def begin(self, group: int, entropy: Entropy) -> None:
+        """Begin an episode in every copy of `group`."""
         self.entropy[group] = entropy
         for copy in self.share.groups[group]:
             self._begin(group, copy)
@@ -177,21 +192,16 @@ class Copies:
         memory.time[copy] = 0
         if copy not in self.envs:
             self.envs[copy] = self.factory()
-        which = (copy - self.share.firsts[group], int(memory.episode[copy]))
-        chance = np.random.SeedSequence(self.entropy[group], spawn_key=which)
+        words = self.entropy[group][copy - self.share.firsts[group]]
+        chance = np.random.SeedSequence(words, spawn_key=(int(memory.episode[copy]),))
         seed = int(chance.generate_state(1)[0])
-        put(self.envs[copy].reset(seed), memory.observation, copy)
+        put(self.envs[copy].reset(seed), self.observation[copy])
 
     def _step(self, group: int, copy: int) -> None:
         memory = self.memory
         timestep: TimeStep = self.envs[copy].step(memory.action[copy].copy())
-        put(timestep.final, memory.final, copy)
-        reward = np.asarray(timestep.reward)
-        if reward.shape != memory.reward[copy].shape:
-            raise Fault(f"`reward` has shape {reward.shape}, expected {memory.reward[copy].shape}")
-        memory.reward[copy] = reward
-        if not np.isfinite(memory.reward[copy]).all():
-            raise Fault("`reward` holds numbers that are not finite")
+        put(timestep.final, self.final[copy])
+        write("reward", timestep.reward, memory.reward[copy])
         terminated = bool(timestep.terminated)
         truncated = bool(timestep.truncated) and not terminated
         time, limit = int(memory.time[copy]), self.spec.limit
@@ -204,9 +214,9 @@ class Copies:
         if terminated or truncated:
             self._begin(group, copy)
             return
-        for new, room in zip(memory.final, memory.observation, strict=True):
+        for new, room in zip(self.final[copy], self.observation[copy], strict=True):
             if room is not None:
-                room[copy] = new[copy]
+                room[...] = new
 
 
 def serve(pipe: Connection, factory: Factory, spec: Spec, memory: Memory, share: Share) -> None:
@@ -219,16 +229,18 @@ def serve(pipe: Connection, factory: Factory, spec: Spec, memory: Memory, share:
     try:
         while True:
             command, group, entropy = pipe.recv()
-            if command == "begin":
-                copies.begin(group, entropy)
-            else:
-                copies.step(group)
+            try:
+                if command == "begin":
+                    copies.begin(group, entropy)
+                else:
+                    copies.step(group)
+            except BaseException as error:
+                pipe.send(("failed", int(memory.hand[share.number]), line(error)))
+                return
             pipe.send(("done", group, copies.faults))
             copies.faults = []
-    except EOFError:
+    except (EOFError, ConnectionError):
         copies.close()
-    except BaseException as error:
-        pipe.send(("failed", int(memory.hand[share.number]), line(error)))
 
 
 def _die_with_parent() -> None:

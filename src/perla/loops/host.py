@@ -2,14 +2,15 @@
 
 Copies come in two halves. While the processes step one half, the actions of the other are computed;
 when the update runs, the worlds stand still, because it changes the policy that they are to be
-stepped by. Seeds are trained one after another, an interval each: the worlds of one seed keep every
-core busy, and the processes, one for each core, hold the copies of all seeds.
+stepped by. All seeds are stepped side by side, so that a message to a process, which costs as much
+as a step of a fast world, is about the copies of all of them. A seed's results are the same to the
+bit whichever others are trained beside it.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from perla.loops.evaluate import Episodes, episode_limit
 from perla.loops.progress import Progress
 from perla.methods.recipes import Method
 from perla.nets.actors import AnyActor
-from perla.types import Array, Float, Metrics, PRNGKeyArray
+from perla.types import Array, Float, Key, Metrics, PRNGKeyArray
 
 FEW = 8
 """Copies that evaluations are played on at least, however few are trained on."""
@@ -44,74 +45,85 @@ class Tally(NamedTuple):
 
 
 class Worlds:
-    """Copies of a world in two halves, and where they stand between two steps, `[env, ...]`."""
+    """Every seed's copies of a world in two halves, and where they stand between two steps,
+    `[seed, env, ...]`."""
 
     def __init__(self, act: Any, pool: Pool, groups: list[int], nothing: Observation) -> None:
         self.act, self.pool, self.groups = act, pool, groups
-        bounds = np.cumsum([0, *(len(pool.ranges[group]) for group in groups)])
-        self.halves = [slice(a, b) for a, b in itertools.pairwise(bounds)]
-        self.copies = int(bounds[-1])
+        self.seeds, self.copies = nothing.obs.shape[:2]
+        self.halves = halves(self.copies)
         self.observation = nothing
-        self.returns = np.zeros(self.copies)
+        shape = (self.seeds, self.copies)
+        self.returns = np.zeros(shape)
         """The rewards of the current episodes so far, averaged over agents."""
         self.away = [False] * len(groups)
         """Halves that are being stepped."""
-        self.fresh = np.ones(self.copies, bool)
+        self.fresh = np.ones(shape, bool)
         """An episode is about to begin."""
-        self.active = np.ones(self.copies, bool)
+        self.active = np.ones(shape, bool)
         """What the last step was for."""
         self.memory: np.ndarray | None = None
-        """The actor's memory `[env, agent, hidden]`."""
+        """The actors' memory `[seed, env, agent, hidden]`."""
 
-    def begin(self, key: PRNGKeyArray) -> None:
-        """An episode in every copy."""
-        entropy = [int(word) for word in np.asarray(jax.random.key_data(key)).ravel()]
-        for half, group in enumerate(self.groups):
-            self.pool.reset(group, half, *entropy)
-        for half, group in enumerate(self.groups):
+    def begin(self, keys: Key[Array, " seed"]) -> None:
+        """An episode in every copy; the chance of a seed's follows from its key."""
+        words = np.asarray(jax.random.key_data(keys)).tolist()
+        numbers = range(self.copies)
+        for own, group in zip(self.halves, self.groups, strict=True):
+            self.pool.reset(group, [(*seed, copy) for seed in words for copy in numbers[own]])
+        for own, group in zip(self.halves, self.groups, strict=True):
             timestep, _ = self.pool.receive(group)
-            fill(self.observation, self.halves[half], timestep.observation)
+            fill(self.observation, np.s_[:, own], self._by_seed(timestep.observation))
         self.fresh[:], self.returns[:] = True, 0.0
 
     def send(
         self,
         half: int,
-        actor: AnyActor,
-        key: PRNGKeyArray,
+        actors: AnyActor,
+        keys: Key[Array, " seed"],
         time: int,
         greedy: np.ndarray,
         active: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Act in the `active` copies of a `half`, greedily or not; the actions of all copies in
-        it, and the memories that they were chosen with."""
+        """Act in the `active` copies of a `half`, greedily or not, every seed by its own of the
+        `actors`; the actions of all copies in it, and the memories that they were chosen with."""
         if self.memory is None:
-            self.memory = np.array(actor.blank((self.copies,)))
-        own = self.halves[half]
+            actor = jax.tree.map(lambda x: x[0], actors)
+            self.memory = np.stack([actor.blank((self.copies,))] * self.seeds)
+        own = np.s_[:, self.halves[half]]
         before = self.memory[own].copy()
         action, memory = self.act(
-            actor, part(self.observation, own), before, self.fresh[own], greedy[own],
-            key, np.int32(time), np.int32(half),
+            actors, part(self.observation, own), before, self.fresh[own], greedy[own],
+            keys, np.int32(time), np.int32(half),
         )  # fmt: skip
         action = np.asarray(action)
         self.active[own] = active[own]
-        self.pool.step(self.groups[half], action, active[own])
+        self.pool.step(
+            self.groups[half], action.reshape(-1, *action.shape[2:]), active[own].ravel()
+        )
         self.away[half] = True
-        self.memory[own] = memory
+        # Whoever waits forgets nothing.
+        self.memory[own] = np.where(active[own][..., None, None], memory, before)
         return action, before
 
     def receive(self, half: int) -> tuple[TimeStep, np.ndarray, np.ndarray]:
         """What became of it, whose episode has ended, and whose was dropped. Copies that were not
         active stand where they stood, and have neither ended nor earned anything."""
-        own = self.halves[half]
+        own = np.s_[:, self.halves[half]]
         timestep, lost = self.pool.receive(self.groups[half])
+        timestep, lost = self._by_seed(timestep), lost.reshape(self.seeds, -1)
         self.away[half] = False
         idle = ~self.active[own] & ~lost
-        reward = np.where(idle[:, None], np.float32(0.0), timestep.reward)
+        reward = np.where(idle[..., None], np.float32(0.0), timestep.reward)
         terminated, truncated = timestep.terminated & ~idle, timestep.truncated & ~idle
         fill(self.observation, own, timestep.observation)
         self.fresh[own] = np.where(idle, self.fresh[own], terminated | truncated | lost)
         timestep = timestep._replace(reward=reward, terminated=terminated, truncated=truncated)
         return timestep, (terminated | truncated) & ~lost, lost
+
+    def _by_seed(self, tree: Any) -> Any:
+        """`[seed * env, ...]` to `[seed, env, ...]`."""
+        return jax.tree.map(lambda x: x.reshape(self.seeds, -1, *x.shape[1:]), tree)
 
 
 class Trainer:
@@ -146,7 +158,7 @@ class Trainer:
         self.length = config.length(env.spec.limit)
         self.limit = episode_limit(env)
         self.eval_copies = min(2 * eval_episodes, max(config.copies, FEW))
-        self._act = jax.jit(self._act_one)
+        self._act = jax.jit(self._act_all)
         self._improve = jax.jit(self._improve_one)
 
     # The worlds.
@@ -157,10 +169,16 @@ class Trainer:
 
     @cached_property
     def _pool(self) -> Pool:
-        groups: dict[str, int] = {}
-        for seed in self.seeds:
-            groups |= halves(f"seed {seed}", self.config.copies)
-        groups |= halves("evaluation", self.eval_copies)
+        uses = {"": self.config.copies, "evaluation of ": self.eval_copies}
+        groups = [
+            [
+                f"{use}seed {seed}, copy {copy}"
+                for seed in self.seeds
+                for copy in range(copies)[half]
+            ]
+            for use, copies in uses.items()
+            for half in halves(copies)
+        ]
         return Pool(
             self.factory,
             self.env.spec,
@@ -172,17 +190,24 @@ class Trainer:
         )
 
     @cached_property
-    def _worlds(self) -> list[Worlds]:
-        """Those of every seed, and at the end those of evaluations."""
-        each = len(halves("", self.config.copies))
+    def _worlds(self) -> tuple[Worlds, Worlds]:
+        """Those that are trained in, and those of evaluations."""
         groups = list(range(len(self._pool.ranges)))
-        parts = [groups[i * each : (i + 1) * each] for i in range(len(self.seeds))]
-        parts.append(groups[len(self.seeds) * each :])
-        counts = [self.config.copies] * len(self.seeds) + [self.eval_copies]
-        return [
-            Worlds(self._act, self._pool, part, self._seen(copies))
-            for part, copies in zip(parts, counts, strict=True)
-        ]
+        training = len(halves(self.config.copies))
+        return (
+            Worlds(
+                self._act,
+                self._pool,
+                groups[:training],
+                self._seen(len(self.seeds), self.config.copies),
+            ),
+            Worlds(
+                self._act,
+                self._pool,
+                groups[training:],
+                self._seen(len(self.seeds), self.eval_copies),
+            ),
+        )
 
     def close(self) -> None:
         """End the processes, and let go of the world."""
@@ -196,9 +221,10 @@ class Trainer:
         """Compile everything, by acting and learning once on nothing."""
         progress = self._begin(jax.random.key(0))
         actor, key = progress.learner.actor, progress.key
-        sizes = [halves("", copies).values() for copies in (self.config.copies, self.eval_copies)]
-        for copies in {size for both in sizes for size in both}:
-            self._act(actor, *self._moment(actor, copies), key, np.int32(0), np.int32(0))
+        both = [*halves(self.config.copies), *halves(self.eval_copies)]
+        for copies in {half.stop - half.start for half in both}:
+            every = [(actor, *self._moment(actor, copies), key)] * len(self.seeds)
+            self._act(*together(every), np.int32(0), np.int32(0))
         trajectory = self._blank(actor)
         jax.block_until_ready(self._improve(progress.learner, trajectory, key, np.float32(0.0)))
 
@@ -232,15 +258,51 @@ class Trainer:
         Updates are whole, so a seed may go past `until` by less than one. Returns the metrics of
         each seed, means over the updates just made (absent if there were none).
         """
-        results = [self._advance(i, progress, until) for i, progress in enumerate(population)]
-        return [progress for progress, _ in results], [row for _, row in results]
+        found: list[dict[str, list[float]]] = [defaultdict(list) for _ in population]
+        while (behind := np.array([int(seed.steps) < until for seed in population])).any():
+            population, metrics = self.update(population, behind)
+            for own, new in zip(found, metrics, strict=True):
+                for name, values in new.items():
+                    own[name] += values
+        scores = self._evaluate([(seed.learner.actor, seed.key) for seed in population],
+                                self.eval_episodes)  # fmt: skip
+        rows = [
+            seeds.row(
+                {name: np.mean(values) for name, values in own.items() if values}
+                | score
+                | {"step": seed.steps}
+            )
+            for seed, own, score in zip(population, found, scores, strict=True)
+        ]
+        return [seed.judged(own) for seed, own in zip(population, scores, strict=True)], rows
+
+    def update(
+        self, population: list[Progress], behind: np.ndarray
+    ) -> tuple[list[Progress], list[dict[str, list[float]]]]:
+        """Let the seeds that are `behind` collect, then improve; and what there was to measure."""
+        keys = [jax.random.split(seed.key, 3) for seed in population]
+        players = [(seed.learner.actor, own[1]) for seed, own in zip(population, keys, strict=True)]
+        actors, keys_rollout = together(players)
+        rollouts = self._rollout(self._worlds[0], actors, keys_rollout, behind)
+        population, metrics = list(population), []
+        for i in np.flatnonzero(behind):
+            seed, (trajectory, tally) = population[i], rollouts[i]
+            share = np.float32(int(seed.steps) / self.steps)
+            learner, measured = self._improve(seed.learner, trajectory, keys[i][2], share)
+            steps = seed.steps + tally.steps
+            population[i] = seed._replace(learner=learner, key=keys[i][0], steps=steps)
+            metrics.append(measured)
+        # Only now, so that one seed's update is computed beside another's.
+        found: list[dict[str, list[float]]] = [{} for _ in population]
+        for i, measured in zip(np.flatnonzero(behind), metrics, strict=True):
+            numbers = {name: [float(value)] for name, value in measured.items()}
+            found[i] = numbers | {"train_return": rollouts[i][1].returns}
+        return population, found
 
     def absolute(self, population: list[Progress], episodes: int = 320) -> list[dict[str, float]]:
         """The best actors over fresh episodes, as many greedy as sampled."""
-        return [
-            seeds.row(self._evaluate(progress.best, progress.key, episodes))
-            for progress in population
-        ]
+        scores = self._evaluate([(seed.best, seed.key) for seed in population], episodes)
+        return [seeds.row(own) for own in scores]
 
     def export(self, population: list[Progress]) -> Progress:
         """The population as NumPy arrays with a leading seed axis, without the worlds."""
@@ -260,39 +322,48 @@ class Trainer:
         return seeds.actor(exported, seed, best=best)
 
     def play(self, actor: AnyActor, key: PRNGKeyArray, greedy: Any) -> Episodes:
-        """An episode of `actor` for each entry of `greedy`: likeliest actions, or sampled ones.
+        """An episode of `actor` for each entry of `greedy`: likeliest actions, or sampled ones."""
+        return self._play([(actor, key)], np.asarray(greedy))[0]
 
-        Each copy plays a number of them that is fixed beforehand, for whoever took the first that
-        end would prefer short ones.
+    def _play(
+        self, players: list[tuple[AnyActor, PRNGKeyArray]], greedy: np.ndarray
+    ) -> list[Episodes]:
+        """`play` for several actors, each with its key: no more than there are seeds.
+
+        Each copy plays a number of episodes that is fixed beforehand, for whoever took the first
+        that end would prefer short ones.
         """
-        greedy, worlds = np.asarray(greedy), self._worlds[-1]
-        total = len(greedy)
-        returns, lengths, wins = np.zeros(total), np.zeros(total, np.int32), np.zeros(total)
-        playing = np.arange(worlds.copies)
+        worlds, total, idle = self._worlds[1], len(greedy), len(self.seeds) - len(players)
+        actors, keys = together([*players, *players[:1] * idle])
+        shape = worlds.seeds, total
+        returns, lengths, wins = np.zeros(shape), np.zeros(shape, np.int32), np.zeros(shape)
+        playing = np.tile(np.arange(worlds.copies), (worlds.seeds, 1))
         """The episode that each copy is at."""
-        worlds.begin(key)
+        playing[len(players) :] = total
+        worlds.begin(keys)
         time = 0
         while (playing < total).any():
-            for half, own in enumerate(worlds.halves):
+            for half, copies in enumerate(worlds.halves):
+                own = np.s_[:, copies]
                 if worlds.away[half]:
                     timestep, ended, lost = worlds.receive(half)
-                    copies = np.arange(worlds.copies)[own]
-                    at, what = playing[copies], worlds.active[own]
-                    returns[at[what]] += timestep.reward[what].mean(-1)
-                    lengths[at[what]] += 1
-                    returns[at[what & lost]], lengths[at[what & lost]] = 0.0, 0
-                    wins[at[ended]] = np.asarray(timestep.won)[ended]
-                    playing[copies[ended]] += worlds.copies
+                    at, what = playing[own], worlds.active[own]
+                    returns[of(what, at)] += timestep.reward[what].mean(-1)
+                    lengths[of(what, at)] += 1
+                    returns[of(what & lost, at)], lengths[of(what & lost, at)] = 0.0, 0
+                    wins[of(ended, at)] = np.asarray(timestep.won)[ended]
+                    playing[own] += worlds.copies * ended
                 active = playing < total
                 if active[own].any():
                     how = greedy[np.minimum(playing, total - 1)]
-                    worlds.send(half, actor, key, time, how, active)
+                    worlds.send(half, actors, keys, time, how, active)
             time += 1
-        return Episodes(
-            jnp.asarray(returns, jnp.float32), jnp.asarray(lengths), jnp.asarray(wins, jnp.float32)
-        )
+        return [
+            Episodes(jnp.float32(returns[i]), jnp.asarray(lengths[i]), jnp.float32(wins[i]))
+            for i in range(len(players))
+        ]
 
-    # One seed.
+    # All seeds, one computation each.
 
     def _begin(self, key: PRNGKeyArray) -> Progress:
         key_learner, key = jax.random.split(key)
@@ -301,85 +372,76 @@ class Trainer:
     def _settle(self, population: list[Progress]) -> list[Progress]:
         """The worlds of every seed begin: their chance follows from the seed's key. Evaluations
         draw from other keys of it, for they play an episode at least."""
-        for worlds, progress in zip(self._worlds[:-1], population, strict=True):
-            worlds.begin(jax.random.fold_in(progress.key, 0))
+        self._worlds[0].begin(together([jax.random.fold_in(seed.key, 0) for seed in population]))
         return population
 
-    def _advance(
-        self, position: int, progress: Progress, until: int
-    ) -> tuple[Progress, dict[str, float]]:
-        found: dict[str, list[float]] = defaultdict(list)
-        while int(progress.steps) < until:
-            progress, metrics, tally = self._update(position, progress)
-            for name, value in metrics.items():
-                found[name].append(float(value))
-            found["train_return"] += tally.returns
-        means: Any = {name: np.mean(values) for name, values in found.items() if values}
-        scores = self._evaluate(progress.learner.actor, progress.key, self.eval_episodes)
-        return progress.judged(scores), seeds.row(means | scores | {"step": progress.steps})
-
-    def _update(self, position: int, progress: Progress) -> tuple[Progress, Metrics, Tally]:
-        """Collect, then improve."""
-        key, key_rollout, key_update = jax.random.split(progress.key, 3)
-        learner = progress.learner
-        trajectory, tally = self._rollout(self._worlds[position], learner.actor, key_rollout)
-        share = np.float32(int(progress.steps) / self.steps)
-        learner, metrics = self._improve(learner, trajectory, key_update, share)
-        steps = progress.steps + tally.steps
-        return progress._replace(learner=learner, key=key, steps=steps), metrics, tally
-
     def _rollout(
-        self, worlds: Worlds, actor: AnyActor, key: PRNGKeyArray
-    ) -> tuple[Trajectory, Tally]:
-        """Act for a horizon in every copy; or, where there is none, for one episode, after which a
-        copy waits at the first step of its next and what follows is padding."""
+        self, worlds: Worlds, actors: AnyActor, keys: Key[Array, " seed"], behind: np.ndarray
+    ) -> list[tuple[Trajectory, Tally]]:
+        """Act in every copy of the seeds that are `behind`, for a horizon; or, where there is none,
+        for one episode, after which a copy waits at the first step of its next and what follows is
+        padding."""
         whole, length = self.config.horizon is None, self.length
-        record = jax.tree.map(np.asarray, self._blank(actor))
-        sampled = np.zeros(worlds.copies, bool)
-        collecting = np.ones(worlds.copies, bool)
-        begun = np.zeros(worlds.copies, int)
+        blank = self._blank(jax.tree.map(lambda x: x[0], actors))
+        record: Trajectory = jax.tree.map(lambda x: np.stack([x] * worlds.seeds), blank)
+        collecting = np.tile(behind[:, None], worlds.copies)
+        sampled = np.zeros_like(collecting)
+        begun = np.zeros(collecting.shape, int)
         """The step of this rollout at which the copy's present episode began, 0 if before."""
-        returns: list[float] = []
+        returns: list[list[float]] = [[] for _ in self.seeds]
 
         def note(half: int, time: int) -> None:
-            own = worlds.halves[half]
+            copies = worlds.halves[half]
+            own, now = np.s_[:, copies], np.s_[:, time, copies]
             timestep, ended, lost = worlds.receive(half)
-            record.reward[time, own] = timestep.reward
-            record.terminated[time, own] = timestep.terminated
-            record.truncated[time, own] = timestep.truncated
-            fill(part(record.final, time), own, timestep.final)
+            record.reward[now] = timestep.reward
+            record.terminated[now] = timestep.terminated
+            record.truncated[now] = timestep.truncated
+            fill(record.final, now, timestep.final)
             worlds.returns[own] += timestep.reward.mean(-1)
-            for copy in np.arange(worlds.copies)[own][lost]:
-                record.valid[begun[copy] : time + 1, copy] = False
-                worlds.returns[copy] = 0.0
-            for copy in np.arange(worlds.copies)[own][ended]:
-                returns.append(float(worlds.returns[copy]))
-                worlds.returns[copy] = 0.0
             over = ended | lost
-            begun[own] = np.where(over, time + 1, begun[own])
+            if not over.any():
+                return
+            for seed, copy in np.argwhere(over) + (0, copies.start):
+                if lost[seed, copy - copies.start]:
+                    record.valid[seed, begun[seed, copy] : time + 1, copy] = False
+                else:
+                    returns[seed].append(float(worlds.returns[seed, copy]))
+            worlds.returns[own][over] = 0.0
+            begun[own][over] = time + 1
             if whole:
                 collecting[own] &= ~over
 
         for time in range(length):
-            for half, own in enumerate(worlds.halves):
+            for half, copies in enumerate(worlds.halves):
+                own, now = np.s_[:, copies], np.s_[:, time, copies]
                 if worlds.away[half]:
                     note(half, time - 1)
-                record.valid[time, own] = collecting[own]
-                fill(part(record.observation, time), own, part(worlds.observation, own))
-                record.fresh[time, own] = worlds.fresh[own]
+                record.valid[now] = collecting[own]
+                fill(record.observation, now, part(worlds.observation, own))
+                record.fresh[now] = worlds.fresh[own]
                 if not collecting[own].any():
-                    fill(part(record.final, time), own, part(worlds.observation, own))
+                    fill(record.final, now, part(worlds.observation, own))
                     continue
-                action, memory = worlds.send(half, actor, key, time, sampled, collecting)
-                record.action[time, own] = action
-                record.memory[time, own] = memory
+                action, memory = worlds.send(half, actors, keys, time, sampled, collecting)
+                record.action[now] = action
+                record.memory[now] = memory
         for half, away in enumerate(worlds.away):
             if away:
                 note(half, length - 1)
-        fill(record.last, slice(None), worlds.observation)
+        fill(record.last, np.s_[:], worlds.observation)
         record.last_fresh[:] = worlds.fresh
         record.last_memory[:] = worlds.memory
-        return record, Tally(int(record.valid.sum()), returns)
+        apart = [jax.tree.map(lambda x, i=i: x[i], record) for i in range(worlds.seeds)]
+        return [
+            (trajectory, Tally(int(trajectory.valid.sum()), own))
+            for trajectory, own in zip(apart, returns, strict=True)
+        ]
+
+    def _act_all(self, actors, observation, memory, fresh, greedy, keys, time, half):
+        """`_act_one` for every seed, `[seed, env, ...]`: one after another, as a seed alone."""
+        every = actors, observation, memory, fresh, greedy, keys
+        return jax.lax.map(lambda own: self._act_one(*own, time, half), every)
 
     def _act_one(self, actor, observation, memory, fresh, greedy, key, time, half):
         """One step of every copy: `action [env, agent]`, or `[env, agent, action]`, and the
@@ -406,9 +468,12 @@ class Trainer:
         )
         return self.algorithm.update(learner, trajectory._replace(policy=policy), key, progress)
 
-    def _evaluate(self, actor: AnyActor, key: PRNGKeyArray, episodes: int) -> Metrics:
+    def _evaluate(
+        self, players: list[tuple[AnyActor, PRNGKeyArray]], episodes: int
+    ) -> list[Metrics]:
         greedy = np.arange(2 * episodes) < episodes
-        return seeds.scores(self.play(actor, jax.random.fold_in(key, episodes), greedy), episodes)
+        apart = [(actor, jax.random.fold_in(key, episodes)) for actor, key in players]
+        return [seeds.scores(played, episodes) for played in self._play(apart, greedy)]
 
     # Shapes.
 
@@ -453,11 +518,21 @@ class Trainer:
         return Trajectory(**room)
 
 
-def halves(name: str, copies: int) -> dict[str, int]:
-    """The sizes of two halves of `copies`, or of one whole where there is but one."""
-    if copies == 1:
-        return {name: 1}
-    return {f"{name}, half 1": copies - copies // 2, f"{name}, half 2": copies // 2}
+def halves(copies: int) -> list[slice]:
+    """Two halves of `copies`, or one whole where there is but one."""
+    first = copies - copies // 2
+    return [own for own in (slice(0, first), slice(first, copies)) if own.start < own.stop]
+
+
+@jax.jit
+def together(trees: Sequence[Any]) -> Any:
+    """Trees of a kind as one, along a new first axis."""
+    return jax.tree.map(lambda *x: jnp.stack(x), *trees)
+
+
+def of(which: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where in `[seed, number]` the copies are `which` this is true of, `[seed, env]` both."""
+    return np.nonzero(which)[0], number[which]
 
 
 def part(seen: Observation, own: Any) -> Observation:

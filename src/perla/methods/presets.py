@@ -206,12 +206,12 @@ PRESETS: dict[str, Preset] = {
         },
     ),
     "cleanrl": Preset(
-        "CleanRL's settings of its PPO for continuous actions, its 2,048 steps an update from four "
+        "CleanRL's settings of its PPO for continuous actions, its 2,048 steps an update from 16 "
         "copies; returns are normalised by their running mean and deviation, not rewards by theirs",
         {
             PPO: {
-                "copies": 4,
-                "horizon": 512,
+                "copies": 16,
+                "horizon": 128,
                 "epochs": 10,
                 "minibatches": 32,
                 "returns": GAE(lam=0.95),
