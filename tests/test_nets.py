@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -61,6 +62,21 @@ def test_orthogonal_weights_are_orthogonal_and_scaled(rows, columns):
     weight = np.asarray(initial_weight(jax.random.key(0), rows, columns, "orthogonal", 1.5))
     gram = weight @ weight.T if rows <= columns else weight.T @ weight
     np.testing.assert_allclose(gram, 1.5**2 * np.eye(min(rows, columns)), atol=1e-5)
+
+
+def test_orthogonal_weights_are_drawn_one_by_one():
+    """Factorised in batches, several at once, they stop the program for good on a few cores."""
+    keys = jax.random.split(jax.random.key(0), 3)
+
+    def draw(key):
+        return initial_weight(key, 6, 4, "orthogonal", 1.0)
+
+    many = jax.jit(jax.vmap(draw))
+    text = many.trace(keys).lower(lowering_platforms=("cpu",)).as_text()
+    factorised = re.findall(r"@lapack_sgeqrf_ffi\(.*: \(tensor<([^>]*)>", text)
+    assert factorised
+    assert set(factorised) == {"6x4xf32"}
+    np.testing.assert_array_equal(many(keys), jnp.stack([jax.jit(draw)(key) for key in keys]))
 
 
 def test_torch_weights_fill_their_interval_whatever_the_gain():

@@ -23,7 +23,10 @@ def initial_weight(
 ) -> Float[Array, "{rows} {columns}"]:
     """A weight matrix: orthogonal times `gain`, or PyTorch's U(±1/√rows), which knows no gain."""
     if init == "orthogonal":
-        return jax.nn.initializers.orthogonal(gain)(key, (rows, columns))
+        # One matrix at a time, in a batch too: jaxlib factorises a batch on the threads that XLA
+        # computes on, and waits for them on one. Where each of them waits, none is left to work.
+        draw = jax.nn.initializers.orthogonal(gain)
+        return jax.custom_batching.sequential_vmap(lambda key: draw(key, (rows, columns)))(key)
     bound = rows**-0.5
     return jax.random.uniform(key, (rows, columns), minval=-bound, maxval=bound)
 
