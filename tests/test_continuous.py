@@ -192,6 +192,21 @@ def test_what_cannot_be_is_refused_in_one_line(algo, settings, spec, says):
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("spec", [SPEC, DISCRETE], ids=["continuous", "discrete"])
+def test_learners_begin_with_the_types_that_they_keep(spec):
+    """A type that is weak at first is not after an update, which would then compile once more."""
+    made = 0
+    for algo in RECIPES:
+        try:
+            algorithm = create.create(make(algo), spec)
+        except UserError:
+            continue  # for discrete actions only
+        made += 1
+        learner = jax.eval_shape(algorithm.init, KEY)
+        assert not any(leaf.weak_type for leaf in jax.tree.leaves(learner)), algo
+    assert made >= 8
+
+
 # --- Learning -----------------------------------------------------------------------------------
 
 SMALL = {
