@@ -94,6 +94,23 @@ def test_a_corrupt_run_among_the_inputs_is_named_and_the_rest_goes_on(compared, 
     assert "mappo" in out.splitlines()[-1]
 
 
+def test_several_tasks_are_compared_each_and_together(capsys):
+    grid = {"env": [ENV, ENV.replace("2p", "3p")], "algo": ["ippo", "mappo"], "steps": 100,
+            "seeds": 3, "evaluations": 5, "settings": {"copies": 2, "horizon": 5}}  # fmt: skip
+    Path("two.json").write_text(json.dumps({"name": "two", "grids": [grid]}))
+    assert main(["suite", "two.json", "--quiet", "--out", "two"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for players in ("2p", "3p"):
+        folder = Path(f"two/tasks/lbf-Foraging-5x5-{players}-1f-v2")
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["tasks"] == [ENV.replace("2p", players)]
+        assert summary["verdict"] in lines
+        assert (folder / "comparison.png").exists()
+    together = json.loads(Path("two/summary.json").read_text())
+    assert len(together["tasks"]) == 2
+    assert lines[-1] == together["verdict"]
+
+
 def test_a_suite_of_one_method_is_carried_out_without_a_comparison(capsys):
     grid = {"env": ENV, "algo": "ippo", "steps": 100, "seeds": 1,
             "settings": {"copies": 2, "horizon": 5}}  # fmt: skip

@@ -96,10 +96,11 @@ def finish(
     out: Path,
     arguments: argparse.Namespace,
 ) -> int:
-    """Compare the methods of `runs`: a table, a picture and a sentence. The exit status, which
-    tells whether anything failed; what did is named."""
+    """Compare the methods of `runs`: a table, a picture and a sentence, of all tasks together and,
+    in `tasks`, of each. The exit status, which tells whether anything failed; what did is named."""
     from perla.analysis.compare import rows
     from perla.suites import results
+    from perla.suites.suite import slug
 
     name_failures(failures)
     whole = results.complete(runs)
@@ -107,9 +108,14 @@ def finish(
         if run not in whole:
             tell(f"{run.path}: left out, as not every method has a result on {run.task}")
     threshold = convert(arguments.threshold or "none", float | None, name="--threshold")
-    comparison = results.write(whole, out, metric=arguments.metric, threshold=threshold)
-    say(table(", ".join(comparison.tasks), rows(comparison), left=("method",)))
-    say(comparison.verdict)
+    tasks = list(dict.fromkeys(run.task for run in whole))
+    apart = {task: [run for run in whole if run.task == task] for task in tasks}
+    parts = {out / "tasks" / slug(task): own for task, own in apart.items() if len(tasks) > 1}
+    parts[out] = whole
+    for folder, own in parts.items():
+        comparison = results.write(own, folder, metric=arguments.metric, threshold=threshold)
+        say(table(", ".join(comparison.tasks), rows(comparison), left=("method",)))
+        say(comparison.verdict)
     if not arguments.quiet:
         say(f"everything about this comparison: {out}")
     return FAILED if failures else 0
