@@ -1,9 +1,10 @@
 """How fast worlds step: ours and, where it is installed, jumanji's on the same map.
 
-All contenders run in one process, one after another in every round, so that whatever else the
-machine does falls on all of them; each figure is the median of the rounds. Actions are uniform,
-drawn inside the measured loop; observations and rewards are summed, so that none is optimised
-away. A step is one environment transition, summed over copies.
+All contenders run one after another in every round, so that whatever else the machine does falls
+on all of them; each figure is the median of the rounds. Actions are uniform, drawn inside the
+measured loop. Worlds of JAX run in this process, and their observations and rewards are summed, so
+that none is optimised away; those of the host run in processes of their own. A step is one
+environment transition, summed over copies.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from perla.envs.protocol import Env, HostEnv
 from perla.envs.registry import factory, make
 from perla.envs.worker import Factory
 from perla.envs.wrappers import AutoReset
-from perla.loops.host import Trainer, halves
+from perla.loops.host import Trainer
+from perla.loops.worlds import halves
 from perla.methods.recipes import make as learner
 
 MAP = "lbf:Foraging-8x8-2p-2f-coop-v2"

@@ -21,12 +21,13 @@ import numpy as np
 from perla.algos.create import create
 from perla.algos.protocol import Algorithm, LearnerState, Trajectory
 from perla.envs.pool import STEP_SECONDS, Pool, Say, first
-from perla.envs.protocol import HostEnv, Observation, TimeStep
+from perla.envs.protocol import HostEnv, Observation
 from perla.envs.worker import Factory
 from perla.flops import Work, work
 from perla.loops import progress as seeds
 from perla.loops.evaluate import Episodes, episode_limit
 from perla.loops.progress import Progress
+from perla.loops.worlds import Worlds, fill, halves, part
 from perla.methods.recipes import Method
 from perla.nets.actors import AnyActor
 from perla.types import Array, Float, Key, Metrics, PRNGKeyArray
@@ -42,88 +43,6 @@ class Tally(NamedTuple):
     """Environment transitions that count, summed over copies."""
     returns: list[float]
     """Of the episodes that ended."""
-
-
-class Worlds:
-    """Every seed's copies of a world in two halves, and where they stand between two steps,
-    `[seed, env, ...]`."""
-
-    def __init__(self, act: Any, pool: Pool, groups: list[int], nothing: Observation) -> None:
-        self.act, self.pool, self.groups = act, pool, groups
-        self.seeds, self.copies = nothing.obs.shape[:2]
-        self.halves = halves(self.copies)
-        self.observation = nothing
-        shape = (self.seeds, self.copies)
-        self.returns = np.zeros(shape)
-        """The rewards of the current episodes so far, averaged over agents."""
-        self.away = [False] * len(groups)
-        """Halves that are being stepped."""
-        self.fresh = np.ones(shape, bool)
-        """An episode is about to begin."""
-        self.active = np.ones(shape, bool)
-        """What the last step was for."""
-        self.memory: np.ndarray | None = None
-        """The actors' memory `[seed, env, agent, hidden]`."""
-
-    def begin(self, keys: Key[Array, " seed"]) -> None:
-        """An episode in every copy; the chance of a seed's follows from its key."""
-        words = np.asarray(jax.random.key_data(keys)).tolist()
-        numbers = range(self.copies)
-        for own, group in zip(self.halves, self.groups, strict=True):
-            self.pool.reset(group, [(*seed, copy) for seed in words for copy in numbers[own]])
-        for own, group in zip(self.halves, self.groups, strict=True):
-            timestep, _ = self.pool.receive(group)
-            fill(self.observation, np.s_[:, own], self._by_seed(timestep.observation))
-        self.fresh[:], self.returns[:] = True, 0.0
-
-    def send(
-        self,
-        half: int,
-        actors: AnyActor,
-        keys: Key[Array, " seed"],
-        time: int,
-        greedy: np.ndarray,
-        active: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Act in the `active` copies of a `half`, greedily or not, every seed by its own of the
-        `actors`; the actions of all copies in it, and the memories that they were chosen with."""
-        if self.memory is None:
-            actor = jax.tree.map(lambda x: x[0], actors)
-            self.memory = np.stack([actor.blank((self.copies,))] * self.seeds)
-        own = np.s_[:, self.halves[half]]
-        before = self.memory[own].copy()
-        action, memory = self.act(
-            actors, part(self.observation, own), before, self.fresh[own], greedy[own],
-            keys, np.int32(time), np.int32(half),
-        )  # fmt: skip
-        action = np.asarray(action)
-        self.active[own] = active[own]
-        self.pool.step(
-            self.groups[half], action.reshape(-1, *action.shape[2:]), active[own].ravel()
-        )
-        self.away[half] = True
-        # Whoever waits forgets nothing.
-        self.memory[own] = np.where(active[own][..., None, None], memory, before)
-        return action, before
-
-    def receive(self, half: int) -> tuple[TimeStep, np.ndarray, np.ndarray]:
-        """What became of it, whose episode has ended, and whose was dropped. Copies that were not
-        active stand where they stood, and have neither ended nor earned anything."""
-        own = np.s_[:, self.halves[half]]
-        timestep, lost = self.pool.receive(self.groups[half])
-        timestep, lost = self._by_seed(timestep), lost.reshape(self.seeds, -1)
-        self.away[half] = False
-        idle = ~self.active[own] & ~lost
-        reward = np.where(idle[..., None], np.float32(0.0), timestep.reward)
-        terminated, truncated = timestep.terminated & ~idle, timestep.truncated & ~idle
-        fill(self.observation, own, timestep.observation)
-        self.fresh[own] = np.where(idle, self.fresh[own], terminated | truncated | lost)
-        timestep = timestep._replace(reward=reward, terminated=terminated, truncated=truncated)
-        return timestep, (terminated | truncated) & ~lost, lost
-
-    def _by_seed(self, tree: Any) -> Any:
-        """`[seed * env, ...]` to `[seed, env, ...]`."""
-        return jax.tree.map(lambda x: x.reshape(self.seeds, -1, *x.shape[1:]), tree)
 
 
 class Trainer:
@@ -194,19 +113,13 @@ class Trainer:
         """Those that are trained in, and those of evaluations."""
         groups = list(range(len(self._pool.ranges)))
         training = len(halves(self.config.copies))
+
+        def worlds(own: list[int], copies: int) -> Worlds:
+            return Worlds(self._act, self._pool, own, self._seen(len(self.seeds), copies))
+
         return (
-            Worlds(
-                self._act,
-                self._pool,
-                groups[:training],
-                self._seen(len(self.seeds), self.config.copies),
-            ),
-            Worlds(
-                self._act,
-                self._pool,
-                groups[training:],
-                self._seen(len(self.seeds), self.eval_copies),
-            ),
+            worlds(groups[:training], self.config.copies),
+            worlds(groups[training:], self.eval_copies),
         )
 
     def close(self) -> None:
@@ -264,8 +177,8 @@ class Trainer:
             for own, new in zip(found, metrics, strict=True):
                 for name, values in new.items():
                     own[name] += values
-        scores = self._evaluate([(seed.learner.actor, seed.key) for seed in population],
-                                self.eval_episodes)  # fmt: skip
+        players = [(seed.learner.actor, seed.key) for seed in population]
+        scores = self._evaluate(players, self.eval_episodes)
         rows = [
             seeds.row(
                 {name: np.mean(values) for name, values in own.items() if values}
@@ -284,19 +197,19 @@ class Trainer:
         players = [(seed.learner.actor, own[1]) for seed, own in zip(population, keys, strict=True)]
         actors, keys_rollout = together(players)
         rollouts = self._rollout(self._worlds[0], actors, keys_rollout, behind)
-        population, metrics = list(population), []
+        population, improved = list(population), {}
         for i in np.flatnonzero(behind):
             seed, (trajectory, tally) = population[i], rollouts[i]
             share = np.float32(int(seed.steps) / self.steps)
             learner, measured = self._improve(seed.learner, trajectory, keys[i][2], share)
             steps = seed.steps + tally.steps
             population[i] = seed._replace(learner=learner, key=keys[i][0], steps=steps)
-            metrics.append(measured)
+            improved[i] = measured, tally.returns
         # Only now, so that one seed's update is computed beside another's.
         found: list[dict[str, list[float]]] = [{} for _ in population]
-        for i, measured in zip(np.flatnonzero(behind), metrics, strict=True):
+        for i, (measured, returns) in improved.items():
             numbers = {name: [float(value)] for name, value in measured.items()}
-            found[i] = numbers | {"train_return": rollouts[i][1].returns}
+            found[i] = numbers | {"train_return": returns}
         return population, found
 
     def absolute(self, population: list[Progress], episodes: int = 320) -> list[dict[str, float]]:
@@ -363,7 +276,7 @@ class Trainer:
             for i in range(len(players))
         ]
 
-    # All seeds, one computation each.
+    # What a seed's training is made of.
 
     def _begin(self, key: PRNGKeyArray) -> Progress:
         key_learner, key = jax.random.split(key)
@@ -518,12 +431,6 @@ class Trainer:
         return Trajectory(**room)
 
 
-def halves(copies: int) -> list[slice]:
-    """Two halves of `copies`, or one whole where there is but one."""
-    first = copies - copies // 2
-    return [own for own in (slice(0, first), slice(first, copies)) if own.start < own.stop]
-
-
 @jax.jit
 def together(trees: Sequence[Any]) -> Any:
     """Trees of a kind as one, along a new first axis."""
@@ -533,18 +440,6 @@ def together(trees: Sequence[Any]) -> Any:
 def of(which: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where in `[seed, number]` the copies are `which` this is true of, `[seed, env]` both."""
     return np.nonzero(which)[0], number[which]
-
-
-def part(seen: Observation, own: Any) -> Observation:
-    """Some of what was seen: views."""
-    return Observation(*(None if x is None else x[own] for x in seen))
-
-
-def fill(seen: Observation, own: Any, new: Observation) -> None:
-    """Write `new` where `own` is."""
-    for old, x in zip(seen, new, strict=True):
-        if old is not None:
-            old[own] = x
 
 
 def film(env: HostEnv, actor: AnyActor, key: PRNGKeyArray, *, greedy: bool) -> list[np.ndarray]:
