@@ -99,7 +99,7 @@ class Size(NamedTuple):
 SIZES: dict[Scale, Size] = {
     "smoke": Size(2, 20, (2,), (3,), ("ippo", "perla-ippo max", "vdn")),
     "quick": Size(10, 500, (2, 5), (3, 15)),
-    "paper": Size(10, 4_000, (2, 3, 4, 5, 6, 10, 15, 20), (3, 6, 9, 12, 15)),
+    "paper": Size(10, 1_000, (2, 3, 4, 5, 6, 10, 15, 20), (3, 6, 9, 12, 15)),
 }
 
 
