@@ -21,6 +21,7 @@ from perla.nets import critics
 from perla.nets.actors import Actor
 from perla.nets.body import Body
 from perla.nets.critics import AnyCritic, Critic
+from perla.nets.layers import SMALL
 from perla.types import PRNGKeyArray
 
 
@@ -29,7 +30,7 @@ def create_actor(config: PPO, spec: Spec, key: PRNGKeyArray) -> Actor:
     body = Body.create(
         key, agents=spec.agents, features=spec.obs, outputs=spec.max_actions,
         core=config.actor, hidden=config.hidden, layers=config.layers,
-        gain=0.01, init=config.init, norm=config.layer_norm,
+        gain=SMALL, init=config.init, norm=config.layer_norm,
         ids=config.agent_ids, groups=config.actors(spec.agents),
     )  # fmt: skip
     if not spec.continuous:

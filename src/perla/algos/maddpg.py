@@ -100,7 +100,7 @@ class Algorithm:
     def init(self, key: PRNGKeyArray) -> Learner:
         """A learner that has seen nothing."""
         key_actor, key_critic = jax.random.split(key)
-        utilities = create_utilities(self.config, self.spec, key_actor, gain=0.01)
+        utilities = create_utilities(self.config, self.spec, key_actor)
         actor = ClimbingActor(utilities, self.config.noise if self.spec.continuous else None)
         critic = create_critic(self.config, self.spec, key_critic)
         networks = Networks(actor, critic)

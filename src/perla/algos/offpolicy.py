@@ -15,6 +15,7 @@ from perla.envs.protocol import Spec
 from perla.methods.recipes import Replaying
 from perla.nets.actors import Utilities, Views
 from perla.nets.body import Body
+from perla.nets.layers import SMALL
 from perla.nets.messages import Messages
 from perla.types import Array, Float, Int, PRNGKeyArray
 
@@ -68,15 +69,13 @@ def create_utilities(
     key: PRNGKeyArray,
     *,
     messages: Messages | None = None,
-    gain: float = 1.0,
 ) -> Utilities:
-    """Fresh utilities for a world, of agents that tell each other `messages`; their outputs are
-    scaled by `gain`."""
+    """Fresh utilities for a world, of agents that tell each other `messages`."""
     recalls = spec.max_actions if config.last_action else 0
     body = Body.create(
         key, agents=spec.agents, features=spec.obs + recalls, outputs=spec.max_actions,
         core=config.actor, hidden=config.hidden, layers=config.layers,
-        gain=gain, init=config.init, norm=config.layer_norm,
+        gain=SMALL, init=config.init, norm=config.layer_norm,
         ids=config.agent_ids, groups=config.nets(spec.agents),
     )  # fmt: skip
     return Utilities(body, messages, recalls)

@@ -21,6 +21,11 @@ JointAction = Int[Array, "*batch_or_none agent"] | Float[Array, "*batch_or_none 
 """What all agents do; without batch axes, the same in every state."""
 
 
+MERGED = 16
+"""Agents up to which their sum is computed anew for each of them, merged with what it is for: 1.3
+to 1.9 times as fast as to write it down; with 20 agents it is as much slower, or more."""
+
+
 class Critic(eqx.Module):
     """V(·) or V(·, a₋ᵢ) of every agent (or, with an output for every own action, Q).
 
@@ -77,8 +82,7 @@ class Critic(eqx.Module):
             seen = reduce(jnp.add, (each[..., m, :, :] for m in range(agents)))
         else:
             each = self.told(rows, actions)
-            # Agent by agent, which compilers merge with what follows; a sum would stand alone.
-            joint = reduce(jnp.add, (each[..., m : m + 1, :] for m in range(agents)))
+            joint = total(each)
             seen = joint - each
         return self.body.hidden(context + along(seen, context))
 
@@ -213,6 +217,15 @@ class JointCritic(eqx.Module):
 
 
 AnyCritic = Critic | Multilinear
+
+
+def total(each: Float[Array, "*batch agent width"]) -> Float[Array, "*batch 1 width"]:
+    """The sum over agents."""
+    agents = each.shape[-2]
+    if agents > MERGED:
+        return each.sum(-2, keepdims=True)
+    # Agent by agent, which compilers merge with what follows; a sum would stand alone.
+    return reduce(jnp.add, (each[..., m : m + 1, :] for m in range(agents)))
 
 
 def leave_one_out(

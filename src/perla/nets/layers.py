@@ -11,6 +11,10 @@ import jax.numpy as jnp
 from perla.types import Array, Bool, Float, PRNGKeyArray
 
 Init = Literal["orthogonal", "torch"]
+SMALL = 0.01
+"""Gain of outputs that begin near zero: of policies, so as to be nearly uniform, and of values that
+are bootstrapped from, as the best of large random ones is taken for true and takes long to unlearn.
+"""
 
 
 def along(parameter: Float[Array, ...], x: Float[Array, ...]) -> Float[Array, ...]:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from perla.distributions import Categorical, Gaussian
-from perla.nets.layers import MLP, Init, Linear, initial_weight
+from perla.nets.layers import MLP, SMALL, Init, Linear, initial_weight
 from perla.types import Array, Float, Int, PRNGKeyArray
 
 
@@ -55,15 +55,15 @@ class Messages(eqx.Module):
         `hidden`: width of the hidden layers."""
         keys = jax.random.split(key, 5)
 
-        def network(key: PRNGKeyArray, others: int, outputs: int) -> MLP:
+        def network(key: PRNGKeyArray, others: int, outputs: int, gain: float = 1.0) -> MLP:
             return MLP.create(
-                key, known, others, (hidden,), outputs, init=init, gain=1.0, norm=False
+                key, known, others, (hidden,), outputs, init=init, gain=gain, norm=False
             )
 
         return cls(
             latent=network(keys[0], 0, agents * 2 * latent),
             inference=network(keys[1], actions, 2 * latent),
-            message=network(keys[2], latent, actions),
+            message=network(keys[2], latent, actions, gain=SMALL),
             query=Linear.create(keys[3], known, attention, init, gain=1.0),
             key=initial_weight(keys[4], latent, attention, init, gain=1.0),
             floor=floor,

@@ -7,11 +7,14 @@ What it returns has an axis of values: one, Q_tot; or, where nothing is mixed, e
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from perla.nets.layers import MLP, Init, along
+from perla.nets.layers import MLP, SMALL, Init, Linear, along
 from perla.types import Array, Float, Int, PRNGKeyArray
 
 
@@ -60,10 +63,11 @@ class Monotonic(eqx.Module):
         """`embed`: the mixer's width; `hypernet`: that of the networks that make its weights."""
         keys = jax.random.split(key, 4)
         return cls(
-            W1=dense(keys[0], state, (hypernet,), agents * embed, init),
-            b1=dense(keys[1], state, (), embed, init),
-            w2=dense(keys[2], state, (hypernet,), embed, init),
-            V=dense(keys[3], state, (embed,), 1, init),
+            # However wide it is, it is at first as steep.
+            W1=dense(keys[0], state, (hypernet,), agents * embed, init, gain=embed**-0.5),
+            b1=dense(keys[1], state, (), embed, init, gain=SMALL),
+            w2=dense(keys[2], state, (hypernet,), embed, init, gain=embed**-0.5),
+            V=dense(keys[3], state, (embed,), 1, init, gain=SMALL),
         )
 
     def __call__(
@@ -114,11 +118,14 @@ class Duplex(eqx.Module):
         keys = jax.random.split(key, 5)
         inner = (hidden,) * (layers - 1)
         return cls(
-            w=dense(keys[0], state, (hidden,), agents, init),
-            b=dense(keys[1], state, (hidden,), agents, init),
-            key=dense_each(keys[2], kernels, state, inner, 1, init),
-            agent=dense_each(keys[3], kernels, state, inner, agents, init),
-            action=dense_each(keys[4], kernels, state + agents * actions, inner, agents, init),
+            # At first all weights are about 1, and the mixture about the sum.
+            w=dense(keys[0], state, (hidden,), agents, init, gain=SMALL, about=1.0),
+            b=dense(keys[1], state, (hidden,), agents, init, gain=SMALL),
+            key=dense_each(keys[2], kernels, state, inner, 1, init, gain=SMALL, about=4 / kernels),
+            agent=dense_each(keys[3], kernels, state, inner, agents, init, gain=SMALL),
+            action=dense_each(
+                keys[4], kernels, state + agents * actions, inner, agents, init, gain=SMALL
+            ),
             actions=actions,
         )
 
@@ -165,8 +172,8 @@ class Central(eqx.Module):
         """Three hidden layers of width `hidden`, and one for V."""
         key_f, key_v = jax.random.split(key)
         return cls(
-            f=dense(key_f, state + agents, (hidden,) * 3, 1, init),
-            V=dense(key_v, state, (hidden,), 1, init),
+            f=dense(key_f, state + agents, (hidden,) * 3, 1, init, gain=SMALL),
+            V=dense(key_v, state, (hidden,), 1, init, gain=SMALL),
         )
 
     def __call__(
@@ -197,8 +204,8 @@ class Transformed(eqx.Module):
         key_e, key_q, key_v = jax.random.split(key, 3)
         return cls(
             e=dense(key_e, known, (hidden,), hidden, init, others=actions),
-            Q=dense(key_q, state, (hidden, hidden), 1, init, others=hidden),
-            V=dense(key_v, state, (hidden, hidden), 1, init),
+            Q=dense(key_q, state, (hidden, hidden), 1, init, others=hidden, gain=SMALL),
+            V=dense(key_v, state, (hidden, hidden), 1, init, gain=SMALL),
         )
 
     def __call__(
@@ -256,15 +263,30 @@ def dense(
     hidden: tuple[int, ...],
     outputs: int,
     init: Init,
+    *,
     others: int = 0,
+    gain: float = 1.0,
+    about: float = 0.0,
 ) -> MLP:
-    """A network with hidden layers of these widths; `others`: further inputs, which join later."""
-    return MLP.create(key, features, others, hidden, outputs, init=init, gain=1.0, norm=False)
+    """A network with hidden layers of these widths; `others`: further inputs, which join later.
+    Its outputs are scaled by `gain` and at first lie `about` this, but with PyTorch's weights.
+
+    States come as they are, of any size. Orthogonal layers would hand all of it on, and a mixer
+    that learns so much faster than the utilities leaves them nothing: its hidden layers are drawn
+    as PyTorch draws them.
+    """
+    key_inner, key_head = jax.random.split(key)
+    net = MLP.create(
+        key_inner, features, others, hidden, outputs, init="torch", gain=gain, norm=False
+    )
+    if init == "torch":
+        return net
+    *inner, last = net.layers
+    rows, columns = last.weight.shape
+    head = Linear.create(key_head, rows, columns, init, gain)
+    return replace(net, layers=(*inner, replace(head, bias=head.bias + about)))
 
 
-def dense_each(
-    key: PRNGKeyArray, count: int, features: int, hidden: tuple[int, ...], outputs: int, init: Init
-) -> MLP:
+def dense_each(key: PRNGKeyArray, count: int, *args: Any, **kwargs: Any) -> MLP:
     """`count` networks, stacked."""
-    keys = jax.random.split(key, count)
-    return jax.vmap(lambda key: dense(key, features, hidden, outputs, init))(keys)
+    return jax.vmap(lambda key: dense(key, *args, **kwargs))(jax.random.split(key, count))
