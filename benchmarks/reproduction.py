@@ -4,9 +4,11 @@
         aggregators; do
         perla reproduce $e --scale quick --out runs/reproduce-quick
     done
-    python benchmarks/reproduction.py runs/reproduce-quick
+    perla reproduce matrix --scale paper --out runs/reproduce-paper
+    python benchmarks/reproduction.py runs/reproduce-quick runs/reproduce-paper
 
-Nothing on docs/reproduction.md below its title is written by hand.
+Nothing on docs/reproduction.md below its title is written by hand. What is kept already may be
+given as a folder, too: `docs/results/quick`.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ and what is measured are in [comparisons.md](comparisons.md); `quick` has fewer 
 the paper and perla's own settings, the same for all methods: a verdict here is about these.
 Returns are those of sampled actions, as in the paper; brackets are 95% intervals.
 
-| experiment | the paper | verdict at `quick` |
-|---|---|---|
+| experiment | the paper | scale | verdict |
+|---|---|---|---|
 """
 
 
@@ -41,7 +43,7 @@ def section(facts: dict[str, Any], folder: Path) -> str:
         for path in sorted(folder.glob("*.png"))
     )
     return f"""
-## {facts["experiment"]}
+## {title(facts)}
 
     {facts["command"]}
 
@@ -57,6 +59,12 @@ def section(facts: dict[str, Any], folder: Path) -> str:
 
 {pictures}
 """
+
+
+def title(facts: dict[str, Any]) -> str:
+    """A section's heading, which is also what links to it are made of."""
+    name, scale = facts["experiment"], facts["scale"]
+    return name if scale == "quick" else f"{name} at {scale}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -76,21 +84,22 @@ def cell(value: Any) -> str:
 def main() -> None:
     """Copy and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="the --out of the experiments")
-    source: Path = parser.parse_args().folder
+    parser.add_argument("folders", type=Path, nargs="+", help="the --out of the experiments")
+    sources: list[Path] = parser.parse_args().folders
     page, sections = HEAD, ""
-    for path in (source / name / "verdict.json" for name in EXPERIMENTS):
+    for path in (each / name / "verdict.json" for name in EXPERIMENTS for each in sources):
         if not path.exists():
             continue
         facts = json.loads(path.read_text())
         folder = Path("docs/results", facts["scale"], facts["experiment"])
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        for pattern in KEPT:
-            for file in path.parent.glob(pattern):
-                shutil.copy(file, folder)
-        name = facts["experiment"]
-        page += f"| [{name}](#{name}) | {facts['figure']} | {facts['verdict']} |\n"
+        if path.parent.resolve() != folder.resolve():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            for pattern in KEPT:
+                for file in path.parent.glob(pattern):
+                    shutil.copy(file, folder)
+        link = f"[{facts['experiment']}](#{title(facts).replace(' ', '-')})"
+        page += f"| {link} | {facts['figure']} | {facts['scale']} | {facts['verdict']} |\n"
         sections += section(facts, folder)
     Path("docs/reproduction.md").write_text(page + sections)
 
