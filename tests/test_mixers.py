@@ -59,6 +59,36 @@ def _duplex(key, agents, state, actions):
     )  # fmt: skip
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def beginning(kind, settings, key):
+    """A fresh mixer with orthogonal weights."""
+    return kind.create(key, state=STATE, init="orthogonal", **dict(settings))
+
+
+LARGE = 5 * normal(8, STATES, STATE)
+"""States as they come."""
+
+
+@pytest.mark.parametrize("embed", [8, 32, 128])
+def test_qmix_begins_near_zero_and_not_steep(embed):
+    settings = (("agents", AGENTS), ("embed", embed), ("hypernet", 64))
+    mixer = beginning(mixers.Monotonic, settings, jax.random.key(0))
+    nothing = np.zeros((STATES, AGENTS), np.float32)
+    assert abs(call(mixer, nothing, nothing, NOTHING, LARGE)).max() < 0.5
+    slope = slopes(mixer, nothing, LARGE)
+    assert 0.5 < slope.mean() < 5.0, "however wide it is"
+
+
+def test_qplex_begins_as_the_sum():
+    settings = (
+        ("agents", AGENTS), ("actions", ACTIONS), ("kernels", 10), ("layers", 3), ("hidden", 64),
+    )  # fmt: skip
+    mixer = beginning(mixers.Duplex, settings, jax.random.key(0))
+    q = normal(0, STATES, AGENTS)
+    total = call(mixer, q, q + 1, NOTHING, LARGE)
+    np.testing.assert_allclose(total, q.sum(-1, keepdims=True), atol=0.3)
+
+
 def test_alone_nothing_is_mixed():
     q = normal(0, STATES, AGENTS)
     np.testing.assert_array_equal(call(mixers.Alone(), q, q, NOTHING, normal(1, STATES, STATE)), q)
