@@ -8,7 +8,7 @@
     python benchmarks/reproduction.py runs/reproduce-quick runs/reproduce-paper
 
 Nothing on docs/reproduction.md below its title is written by hand. What is kept already may be
-given as a folder, too: `docs/results/quick`.
+given as a folder, too, `docs/results/quick`: of what several hold at one scale the last one counts.
 """
 
 from __future__ import annotations
@@ -86,17 +86,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", type=Path, nargs="+", help="the --out of the experiments")
     sources: list[Path] = parser.parse_args().folders
-    page, sections = HEAD, ""
+    found: dict[Path, tuple[Path, dict[str, Any]]] = {}
     for path in (each / name / "verdict.json" for name in EXPERIMENTS for each in sources):
-        if not path.exists():
-            continue
-        facts = json.loads(path.read_text())
-        folder = Path("docs/results", facts["scale"], facts["experiment"])
-        if path.parent.resolve() != folder.resolve():
+        if path.exists():
+            facts = json.loads(path.read_text())
+            folder = Path("docs/results", facts["scale"], facts["experiment"])
+            found[folder] = path.parent, facts
+    page, sections = HEAD, ""
+    for folder, (source, facts) in found.items():
+        if source.resolve() != folder.resolve():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             for pattern in KEPT:
-                for file in path.parent.glob(pattern):
+                for file in source.glob(pattern):
                     shutil.copy(file, folder)
         link = f"[{facts['experiment']}](#{title(facts).replace(' ', '-')})"
         page += f"| {link} | {facts['figure']} | {facts['scale']} | {facts['verdict']} |\n"
