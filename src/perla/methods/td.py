@@ -145,7 +145,7 @@ class TD(Config, tag="td", frozen=True):
     layers: Count = 1
     """Dense hidden layers."""
     init: Literal["orthogonal", "torch"] = "orthogonal"
-    """Initial weights: orthogonal, or PyTorch's default."""
+    """Initial weights: orthogonal, save for the hidden layers of mixers, or PyTorch's default."""
     layer_norm: bool = False
     """Normalise the inputs and the output of every hidden layer."""
     sharing: Literal["shared", "separate"] = "shared"
