@@ -25,7 +25,7 @@ from perla.methods.parts import check_agents
 from perla.nets.actors import ClimbingActor
 from perla.nets.body import Body
 from perla.nets.critics import JointCritic
-from perla.nets.layers import along
+from perla.nets.layers import SMALL, along
 from perla.types import Actions, Array, Float, Int, Metrics, PRNGKeyArray
 
 
@@ -60,7 +60,7 @@ def create_critic(config: DDPG, spec: Spec, key: PRNGKeyArray) -> JointCritic:
             key, agents=spec.agents, features=spec.state,
             others=spec.agents * spec.max_actions, joins="first", outputs=1,
             core="mlp", hidden=config.hidden, layers=config.critic_layers,
-            gain=1.0, init=config.init, norm=config.layer_norm,
+            gain=SMALL, init=config.init, norm=config.layer_norm,
             ids=config.agent_ids, groups=config.nets(spec.agents),
         )
     )  # fmt: skip
