@@ -373,6 +373,7 @@ def test_qtran_meets_its_conditions_and_finds_the_best_joint_action(algo):
     ("algo", "least", "most"),
     [
         ("vdn", 0, 1),
+        ("qmix", 0, 5),
         ("qplex", 18, 20),
         ("ow-qmix", 18, 20),
         ("cw-qmix", 18, 20),
