@@ -41,14 +41,6 @@ AGENTS, ACTIONS, OBS, STATE, TIME = 2, 3, 4, 5, 3
 SPEC = Spec("random", AGENTS, OBS, STATE, (ACTIONS,) * AGENTS, 100, "individual")
 
 
-def test_its_critic_begins_near_zero():
-    """The best of large random values is taken for true, and takes long to unlearn."""
-    critic = jax.jit(lambda key: maddpg.create_critic(make("maddpg"), SPEC, key))(jax.random.key(0))
-    state = jax.random.normal(jax.random.key(1), (32, STATE))
-    action = jax.random.randint(jax.random.key(2), (32, 1, AGENTS), 0, ACTIONS)
-    assert abs(critic(state, jax.nn.one_hot(action, ACTIONS))).max() < 0.1
-
-
 @pytest.fixture(scope="module")
 def batch() -> Sequences:
     """Two sequences of three steps: the second of the one was truncated, of the other terminated,
@@ -223,6 +215,14 @@ def test_the_actors_gradient_is_that_of_loops(batch, learner):
 
 
 # --- Learning -----------------------------------------------------------------------------------
+
+
+def test_its_critic_begins_near_zero():
+    """The best of large random values is taken for true, and takes long to unlearn."""
+    critic = jax.jit(lambda key: maddpg.create_critic(make("maddpg"), SPEC, key))(jax.random.key(0))
+    state = jax.random.normal(jax.random.key(1), (32, STATE))
+    action = jax.random.randint(jax.random.key(2), (32, 1, AGENTS), 0, ACTIONS)
+    assert abs(critic(state, jax.nn.one_hot(action, ACTIONS))).max() < 0.1
 
 
 def train(world: probes.Probe, updates: int = 150, **settings) -> maddpg.Learner:

@@ -151,6 +151,8 @@ def test_pictures_without_a_display(monkeypatch):
     try:
         picture = world.render()
     except UserError as error:  # EGL and OSMesa are the system's, and not every system's.
+        if "cannot draw here" not in str(error):
+            raise
         pytest.skip(str(error))
     assert picture.shape == (480, 480, 3)
     assert picture.dtype == np.uint8

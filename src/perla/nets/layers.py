@@ -13,7 +13,7 @@ from perla.types import Array, Bool, Float, PRNGKeyArray
 Init = Literal["orthogonal", "torch"]
 SMALL = 0.01
 """Gain of outputs that begin near zero: of policies, so as to be nearly uniform, and of values that
-are bootstrapped from, as the best of large random ones is taken for true and takes long to unlearn.
+learn from their own best, as the best of large random ones is taken for true, and slow to unlearn.
 """
 
 
