@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from perla.envs.protocol import HostEnv, Observation, Spec, TimeStep
-from perla.envs.worker import Entropy, Factory, Fault, Memory, Share, line, place, put, serve
+from perla.envs.worker import Entropy, Factory, Fault, Memory, Share, check, line, place, put, serve
 from perla.errors import UserError
 
 STEP_SECONDS = 60.0
@@ -306,6 +306,7 @@ def first(env: HostEnv) -> Observation:
     )
     try:
         put(observation, place(into, 0))
+        check(place(into, 0))
     except Fault as fault:
         raise UserError(f"{spec.id}: in the first observation {line(fault)}") from None
     return observation

@@ -113,13 +113,14 @@ def _aligned(shape: tuple[int, ...], dtype: Any) -> int:
     return -(-int(np.prod(shape)) * np.dtype(dtype).itemsize // 64) * 64
 
 
-def place(observation: Observation, copy: int) -> Observation:
-    """One copy's own of an `[copy, ...]` observation: views."""
+def place(observation: Observation, copy: Any) -> Observation:
+    """The part of an `[copy, ...]` observation that is one copy's own: views, as for a slice of
+    copies; of a list of copies a copy."""
     return Observation(*(None if x is None else x[copy] for x in observation))
 
 
 def put(observation: Observation, into: Observation) -> None:
-    """Write one copy's `observation`; `Fault` unless it has the right shapes and finite numbers."""
+    """Write one copy's `observation`; `Fault` unless it has the right shapes."""
     for name, value, room in zip(Observation._fields, observation, into, strict=True):
         if room is None or value is None:
             if room is not value:
@@ -127,18 +128,24 @@ def put(observation: Observation, into: Observation) -> None:
                 raise Fault(f"`{name}` {there} in the first observation")
             continue
         write(name, value, room)
-    if not (some := into.avail.any(-1)).all():
-        raise Fault(f"`avail` leaves agent {int(np.argmin(some))} no action")
 
 
 def write(name: str, value: Any, room: np.ndarray) -> None:
-    """Write what is called `name`; `Fault` unless it fits and all of it is finite."""
+    """Write what is called `name`; `Fault` unless it fits."""
     value = np.asarray(value)
     if value.shape != room.shape:
         raise Fault(f"`{name}` has shape {value.shape}, expected {room.shape}")
     room[...] = value
-    if room.dtype == np.float32 and not np.isfinite(room).all():
-        raise Fault(f"`{name}` holds numbers that are not finite")
+
+
+def check(observation: Observation, **others: np.ndarray) -> None:
+    """`Fault` unless all numbers are finite, and every agent has an action, `[*copies, ...]`."""
+    for name, value in {**observation._asdict(), **others}.items():
+        if value is not None and value.dtype == np.float32 and not np.isfinite(value).all():
+            raise Fault(f"`{name}` holds numbers that are not finite")
+    if not (some := observation.avail.any(-1)).all():
+        agent = int(np.argmin(some)) % some.shape[-1]
+        raise Fault(f"`avail` leaves agent {agent} no action")
 
 
 class Copies:
@@ -162,24 +169,39 @@ class Copies:
 
     def step(self, group: int) -> None:
         """Step the active copies of `group`; those whose episode ends begin the next."""
-        for copy in self.share.groups[group]:
-            if not self.memory.active[copy]:
-                continue
-            self._take(copy)
-            self.memory.time[copy] += 1
-            try:
-                self._step(group, copy)
-            except Exception as error:
-                self.faults.append((copy, int(self.memory.time[copy]), line(error)))
-                with suppress(Exception):
-                    self.envs.pop(copy).close()
-                self._begin(group, copy)
+        memory, own = self.memory, np.array(self.share.groups[group], int)
+        active = own[memory.active[own]].tolist()
+        copies = [copy for copy in active if self._try(self._step, group, copy)]
+        # All at once: to look at each alone takes a twentieth of the time of a quick world's step.
+        try:
+            check(place(memory.final, copies), reward=memory.reward[copies])
+        except Fault:
+            copies = [copy for copy in copies if self._try(self._check, group, copy)]
+        for new, room in zip(memory.final, memory.observation, strict=True):
+            if room is not None:
+                room[copies] = new[copies]
+        for copy in copies:
+            if memory.terminated[copy] or memory.truncated[copy]:
+                self._try(self._begin, group, copy)
 
     def close(self) -> None:
         """Let go of all copies."""
         for env in self.envs.values():
             with suppress(Exception):
                 env.close()
+
+    def _try(self, do: Callable[[int, int], None], group: int, copy: int) -> bool:
+        """Do something to a copy. Where that fails it is a fault, the copy is made anew, and what
+        is returned is false."""
+        try:
+            do(group, copy)
+        except Exception as error:
+            self.faults.append((copy, int(self.memory.time[copy]), line(error)))
+            with suppress(Exception):
+                self.envs.pop(copy).close()
+            self._begin(group, copy)
+            return False
+        return True
 
     def _take(self, copy: int) -> None:
         self.memory.hand[self.share.number] = copy
@@ -196,9 +218,12 @@ class Copies:
         chance = np.random.SeedSequence(words, spawn_key=(int(memory.episode[copy]),))
         seed = int(chance.generate_state(1)[0])
         put(self.envs[copy].reset(seed), self.observation[copy])
+        check(self.observation[copy])
 
     def _step(self, group: int, copy: int) -> None:
+        self._take(copy)
         memory = self.memory
+        memory.time[copy] += 1
         timestep: TimeStep = self.envs[copy].step(memory.action[copy].copy())
         put(timestep.final, self.final[copy])
         write("reward", timestep.reward, memory.reward[copy])
@@ -211,12 +236,9 @@ class Copies:
             raise Fault(f"goes on after {time} steps, where its spec says that it is truncated")
         memory.terminated[copy], memory.truncated[copy] = terminated, truncated
         memory.won[copy] = np.nan if timestep.won is None else timestep.won
-        if terminated or truncated:
-            self._begin(group, copy)
-            return
-        for new, room in zip(self.final[copy], self.observation[copy], strict=True):
-            if room is not None:
-                room[...] = new
+
+    def _check(self, group: int, copy: int) -> None:
+        check(self.final[copy], reward=self.memory.reward[copy])
 
 
 def serve(pipe: Connection, factory: Factory, spec: Spec, memory: Memory, share: Share) -> None:
