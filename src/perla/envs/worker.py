@@ -113,9 +113,8 @@ def _aligned(shape: tuple[int, ...], dtype: Any) -> int:
     return -(-int(np.prod(shape)) * np.dtype(dtype).itemsize // 64) * 64
 
 
-def place(observation: Observation, copy: Any) -> Observation:
-    """The part of an `[copy, ...]` observation that is one copy's own: views, as for a slice of
-    copies; of a list of copies a copy."""
+def place(observation: Observation, copy: int | list[int]) -> Observation:
+    """One copy's own of an `[copy, ...]` observation: views. Of several copies: what they hold."""
     return Observation(*(None if x is None else x[copy] for x in observation))
 
 
