@@ -30,6 +30,8 @@ ROWS = 4096
 """Joint actions of the balanced set."""
 BRISK = {"xla_backend_optimization_level": 1}
 """How programs are compiled that run for seconds: they are no slower, and ready sooner."""
+ONCE = {"xla_backend_optimization_level": 0}
+"""How programs are compiled that run once."""
 
 
 def outcomes(
@@ -76,8 +78,8 @@ def outcomes(
         return policy.mode()[0]
 
     key_learners, key_runs = jax.random.split(jax.random.key(0))
-    # Done once: to compile it as a whole would take longer than to do it.
-    learners = jax.vmap(algorithm.init)(jax.random.split(key_learners, seeds))
+    init = jax.jit(jax.vmap(algorithm.init), compiler_options=ONCE)
+    learners = init(jax.random.split(key_learners, seeds))
     keys = jax.random.split(key_runs, seeds)
 
     @partial(jax.jit, compiler_options=BRISK)

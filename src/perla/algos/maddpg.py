@@ -215,7 +215,7 @@ class Algorithm:
         self, actor: ClimbingActor, batch: Sequences
     ) -> tuple[Categorical | Gaussian, Float[Array, "place sequence agent action"]]:
         """The policies at all places, and their logits."""
-        logits, _ = look(actor.logits, batch, batch.memory[0])
+        logits = look(actor.logits, batch, batch.memory[0]).values
         return actor.policy(logits, batch.observation), logits
 
     def encode(self, action: Actions) -> Float[Array, "*batch agent dimension"]:

@@ -34,7 +34,7 @@ from perla.methods.td import (
 )
 from perla.nets import mixers
 from perla.nets.actors import GreedyActor, Utilities, Views, possible
-from perla.nets.messages import Messages
+from perla.nets.messages import Messages, Said
 from perla.nets.mixers import AnyMixer
 from perla.types import Array, Bool, Float, Int, Metrics, PRNGKeyArray
 
@@ -64,9 +64,9 @@ class Factored(eqx.Module):
         self, views: Views, action: Int[Array, "*batch agent"], observation: Observation
     ) -> Float[Array, "*batch value"]:
         """The values of joint actions."""
-        values, hidden = views
-        best = possible(values, observation.avail).max(-1)
-        return self.mixer(chosen(values, action), best, action, observation.state, hidden)
+        best = possible(views.values, observation.avail).max(-1)
+        utility = chosen(views.values, action)
+        return self.mixer(utility, best, action, observation.state, views.hidden)
 
 
 class Networks(eqx.Module):
@@ -267,12 +267,12 @@ class Algorithm:
                 at_best, elsewhere = gaps(kind, mixer, views, action, greedy, now)
                 terms["opt_loss"] = opt * average(residual(config.loss, at_best))
                 terms["nopt_loss"] = nopt * average(residual(config.loss, elsewhere))
-        match config.communication, values.utilities.messages:
-            case Incentives(latent_coef=latent, attention_coef=attention), Messages() as messages:
-                divergence = messages.divergence(views.hidden, greedy)
-                entropy = messages.entropy(views.hidden, key_now)
-                terms["latent_loss"] = latent * average(divergence)
-                terms["attention_loss"] = attention * average(entropy)
+        match config.communication, values.utilities.messages, views.said:
+            case Incentives() as talk, Messages() as messages, Said() as said:
+                divergence = messages.divergence(views.hidden, said.models, greedy)
+                terms["latent_loss"] = talk.latent_coef * average(divergence)
+                entropy = messages.entropy(views.hidden, said.z)
+                terms["attention_loss"] = talk.attention_coef * average(entropy)
         return sum(terms.values(), jnp.float32(0.0)), metrics | terms
 
     def targets(
@@ -331,7 +331,7 @@ def gaps(
 ) -> tuple[Float[Array, "*batch 1"], Float[Array, "*batch value"]]:
     """By how much a sum D(s, a) = Σᵢ Qᵢ + V(s) − Q(s, a) is off where it should be zero: at ā, and
     by the condition that holds it elsewhere (Son et al., 2019, Theorem 1 and QTRAN-alt)."""
-    values, hidden = views
+    values, hidden = views.values, views.hidden
     at_best = mixer.gap(chosen(values, greedy), greedy, observation.state, hidden)
     match kind.condition:
         case "base":  # D(s, a) ≥ 0

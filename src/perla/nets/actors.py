@@ -27,7 +27,7 @@ from perla.distributions import (
 from perla.envs.protocol import Observation
 from perla.nets.body import Body
 from perla.nets.layers import along
-from perla.nets.messages import Messages
+from perla.nets.messages import Messages, Said
 from perla.types import Actions, Array, Bool, Float, Int, PRNGKeyArray
 
 
@@ -105,6 +105,8 @@ class Views(NamedTuple):
     """Qᵢ(τᵢ, ·)."""
     hidden: Float[Array, "*batch agent known"]
     """hᵢ(τᵢ), the last hidden layer, of which the values are the outputs."""
+    said: Said | None = None
+    """What the agents tell each other, if they have; the values are then moved by it."""
 
 
 class Utilities(eqx.Module):
@@ -167,13 +169,14 @@ class Utilities(eqx.Module):
         """One step: the agents' own views now, and the memory before it is told what is done."""
         nothing = jnp.zeros((1, *obs.shape[:-1]), int)
         views, memories = self.unroll(obs[None], nothing, memory, fresh[None])
-        return Views(*(x[0] for x in views)), memories[0]
+        return jax.tree.map(lambda x: x[0], views), memories[0]
 
     def hear(self, views: Views, key: PRNGKeyArray | None = None) -> Views:
         """The views after the others' messages, noisy ones if there is a `key`."""
         if self.messages is None:
             return views
-        return views._replace(values=views.values + self.messages(views.hidden, key))
+        said = self.messages(views.hidden, key)
+        return views._replace(values=views.values + said.received, said=said)
 
 
 class GreedyActor(eqx.Module):

@@ -35,6 +35,16 @@ def initial_weight(
     return jax.random.uniform(key, (rows, columns), minval=-bound, maxval=bound)
 
 
+def initial_bias(
+    key: PRNGKeyArray, rows: int, columns: int, init: Init
+) -> Float[Array, " {columns}"]:
+    """The bias that goes with such a weight matrix: zero, or PyTorch's U(±1/√rows)."""
+    if init == "orthogonal":
+        return jnp.zeros(columns)
+    bound = rows**-0.5
+    return jax.random.uniform(key, (columns,), minval=-bound, maxval=bound)
+
+
 class Linear(eqx.Module):
     """x W + b."""
 
@@ -47,11 +57,8 @@ class Linear(eqx.Module):
     ) -> Linear:
         """Orthogonal weights and no bias, or both from PyTorch's U(±1/√rows)."""
         key_weight, key_bias = jax.random.split(key)
-        bound = rows**-0.5 if init == "torch" else 0.0
-        return cls(
-            initial_weight(key_weight, rows, columns, init, gain),
-            jax.random.uniform(key_bias, (columns,), minval=-bound, maxval=bound),
-        )
+        weight = initial_weight(key_weight, rows, columns, init, gain)
+        return cls(weight, initial_bias(key_bias, rows, columns, init))
 
     def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
         """x W + b."""
@@ -89,21 +96,18 @@ class GRU(eqx.Module):
         """Orthogonal matrices, each gate's drawn on its own, and no biases; or all from PyTorch's
         U(±1/√hidden)."""
         key_inputs, key_recurrent, key_bias, key_candidate = jax.random.split(key, 4)
-        bound = hidden**-0.5 if init == "torch" else 0.0
 
         def gates(key, rows):
             if init == "torch":
+                bound = hidden**-0.5
                 return jax.random.uniform(key, (rows, 3 * hidden), minval=-bound, maxval=bound)
             keys = jax.random.split(key, 3)
             return jnp.concatenate([initial_weight(k, rows, hidden, init, 1.0) for k in keys], -1)
 
         return cls(
-            Linear(
-                gates(key_inputs, rows),
-                jax.random.uniform(key_bias, (3 * hidden,), minval=-bound, maxval=bound),
-            ),
+            Linear(gates(key_inputs, rows), initial_bias(key_bias, hidden, 3 * hidden, init)),
             gates(key_recurrent, hidden),
-            jax.random.uniform(key_candidate, (hidden,), minval=-bound, maxval=bound),
+            initial_bias(key_candidate, hidden, hidden, init),
         )
 
     def __call__(

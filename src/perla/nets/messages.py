@@ -5,13 +5,27 @@ Arrays `[..., i, j]` are of what agent i thinks of agent j, or tells it.
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from perla.distributions import Categorical, Gaussian
-from perla.nets.layers import MLP, SMALL, Init, Linear, initial_weight
+from perla.nets.layers import MLP, SMALL, Init, Linear, along, initial_weight
 from perla.types import Array, Float, Int, PRNGKeyArray
+
+
+class Said(NamedTuple):
+    """What agents tell each other at some moment."""
+
+    models: Gaussian
+    """q(zᵢⱼ|hᵢ)  `[*batch, i, j, latent]`."""
+    z: Float[Array, "*batch agent agent latent"]
+    """What is drawn of them, or their means."""
+    received: Float[Array, "*batch agent action"]
+    """Σᵢ αᵢⱼ mᵢⱼ."""
 
 
 class Messages(eqx.Module):
@@ -72,27 +86,20 @@ class Messages(eqx.Module):
 
     def __call__(
         self, hidden: Float[Array, "*batch agent known"], key: PRNGKeyArray | None = None
-    ) -> Float[Array, "*batch agent action"]:
-        """What is added to every agent's utilities: with a `key` from latents that are drawn, else
-        from their means, and then messages that hardly count are not sent."""
-        z = self.latents(hidden, key)
+    ) -> Said:
+        """What agents tell each other: with a `key` of latents that are drawn, else of their means,
+        and then messages that hardly count are not sent."""
+        models = self.models(hidden)
+        z = models.mean if key is None else models.sample(key)
         weight = self.attention(hidden, z).probs
         if key is None:
             weight = jnp.where(weight < self.prune / hidden.shape[-2], 0.0, weight)
-        # Σᵢ αᵢⱼ mᵢⱼ
-        return (weight[..., None] * self.contents(hidden, z)).sum(-3)
+        return Said(models, z, self.received(hidden, z, weight))
 
     def models(self, hidden: Float[Array, "*batch agent known"]) -> Gaussian:
         """q(zᵢⱼ|hᵢ)  `[*batch, i, j, latent]`."""
         agents = hidden.shape[-2]
         return self.gaussian(self.latent(hidden).reshape(*hidden.shape[:-1], agents, -1))
-
-    def latents(
-        self, hidden: Float[Array, "*batch agent known"], key: PRNGKeyArray | None
-    ) -> Float[Array, "*batch agent agent latent"]:
-        """zᵢⱼ, drawn, or its mean."""
-        models = self.models(hidden)
-        return models.mean if key is None else models.sample(key)
 
     def attention(
         self,
@@ -101,22 +108,28 @@ class Messages(eqx.Module):
     ) -> Categorical:
         """αᵢ over the others: softmaxⱼ(W_q hᵢ · W_k zᵢⱼ / √d), j ≠ i."""
         query = self.query(hidden)
-        asked = query @ self.key.T
-        scores = (asked[..., None, :] * z).sum(-1) / query.shape[-1] ** 0.5
+        scores = jnp.einsum("...id,...ijd->...ij", query @ self.key.T, z) / query.shape[-1] ** 0.5
         others = ~jnp.eye(hidden.shape[-2], dtype=bool)
         return Categorical.masked(scores, jnp.broadcast_to(others, scores.shape))
 
-    def contents(
+    def received(
         self,
         hidden: Float[Array, "*batch agent known"],
         z: Float[Array, "*batch agent agent latent"],
-    ) -> Float[Array, "*batch agent agent action"]:
-        """mᵢⱼ(hⱼ, zᵢⱼ)."""
+        weight: Float[Array, "*batch agent agent"],
+    ) -> Float[Array, "*batch agent action"]:
+        """Σᵢ αᵢⱼ mᵢⱼ(hⱼ, zᵢⱼ), summed before the last layer, which is linear."""
         receiver = self.message.begin(hidden)[..., None, :, :]
-        return self.message.finish(receiver + z @ self.message.rows)
+        pairs = self.message.hidden(receiver + z @ self.message.rows)
+        total = jnp.einsum("...ij,...ijh->...jh", weight, pairs)
+        last = self.message.layers[-1]
+        return total @ last.weight + weight.sum(-2)[..., None] * along(last.bias, total)
 
     def divergence(
-        self, hidden: Float[Array, "*batch agent known"], action: Int[Array, "*batch agent"]
+        self,
+        hidden: Float[Array, "*batch agent known"],
+        models: Gaussian,
+        action: Int[Array, "*batch agent"],
     ) -> Float[Array, "*batch agent"]:
         """KL(q(zᵢⱼ|hᵢ) ‖ p(zᵢⱼ|hᵢ, aⱼ)), averaged over j ≠ i: how far an agent's models of others
         are from those that it would make if it knew what they do."""
@@ -124,18 +137,19 @@ class Messages(eqx.Module):
         sender = self.inference.begin(hidden)[..., None, :]
         doing = self.inference.rows[action][..., None, :, :]
         inferred = self.gaussian(self.inference.finish(sender + doing))
-        divergence = self.models(hidden).divergence(inferred)
+        divergence = models.divergence(inferred)
         others = jnp.broadcast_to(~jnp.eye(agents, dtype=bool), divergence.shape)
         return jnp.where(others, divergence, 0.0).sum(-1) / (agents - 1)
 
     def entropy(
-        self, hidden: Float[Array, "*batch agent known"], key: PRNGKeyArray | None
+        self,
+        hidden: Float[Array, "*batch agent known"],
+        z: Float[Array, "*batch agent agent latent"],
     ) -> Float[Array, "*batch agent"]:
-        """H(αᵢ), from the latents that `key` draws. Only what compares them learns from it."""
-        known = jax.lax.stop_gradient(hidden)
-        return self.attention(known, jax.lax.stop_gradient(self.latents(known, key))).entropy()
+        """H(αᵢ). Only what compares latents learns from it."""
+        return self.attention(*jax.lax.stop_gradient((hidden, z))).entropy()
 
     def gaussian(self, output: Float[Array, "*batch output"]) -> Gaussian:
         """A latent's distribution, from its mean and the logarithm of its variance."""
         mean, log_variance = jnp.split(output, 2, -1)
-        return Gaussian(mean, jnp.sqrt(jnp.maximum(jnp.exp(log_variance), self.floor)))
+        return Gaussian(mean, jnp.exp(0.5 * jnp.maximum(log_variance, math.log(self.floor))))

@@ -48,7 +48,7 @@ ON_POLICY: dict[str, Any] = {
     "copies": 32, "horizon": 1, "hidden": 64, "actor": "mlp", "normalise_rewards": False,
 }  # fmt: skip
 """What actor-critic methods have different from their defaults."""
-REPLAYING = ON_POLICY | {"buffer": 5000, "batch": 32, "updates": 1, "lr": 2e-3, "gamma": 0.0}
+REPLAYING = ON_POLICY | {"buffer": 5000, "batch": 32, "updates": 4, "lr": 2e-3, "gamma": 0.0}
 """What replaying methods have. Nothing follows upon a game's one step, so nothing need be kept."""
 
 
@@ -98,8 +98,8 @@ class Size(NamedTuple):
 
 SIZES: dict[Scale, Size] = {
     "smoke": Size(2, 20, (2,), (3,), ("ippo", "perla-ippo max", "vdn")),
-    "quick": Size(10, 500, (2, 5), (3, 15)),
-    "paper": Size(10, 1_000, (2, 3, 4, 5, 6, 10, 15, 20), (3, 6, 9, 12, 15)),
+    "quick": Size(5, 500, (2, 5), (3, 15)),
+    "paper": Size(10, 500, (2, 3, 4, 5, 6, 10, 15, 20), (3, 6, 9, 12, 15)),
 }
 
 
