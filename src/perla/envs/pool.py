@@ -13,12 +13,13 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import selectors
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -123,10 +124,8 @@ class Pool:
         Raises `UserError` where there have been too many faults.
         """
         while waiting := [worker for worker in self.workers if worker.pending[group]]:
-            seconds = max(0.0, min(worker.deadline for worker in waiting) - time.monotonic())
-            ready = wait([worker.pipe for worker in waiting], seconds)
             for worker in waiting:
-                if worker.pipe in ready:
+                if worker.answers():
                     worker.hear()
                 else:
                     worker.check()
@@ -151,7 +150,7 @@ class Pool:
     def close(self) -> None:
         """End all processes."""
         for worker in self.workers:
-            worker.pipe.close()
+            worker.hang_up()
         for worker in self.workers:
             worker.process.join(2.0)
             worker.end()
@@ -195,6 +194,8 @@ class _Worker:
         context, pool = self.pool.context, self.pool
         self.pipe: Connection
         self.pipe, theirs = context.Pipe()
+        self.answer = selectors.DefaultSelector()
+        self.answer.register(self.pipe, selectors.EVENT_READ)
         self.process: Any = context.Process(
             target=serve,
             args=(theirs, pool.factory, pool.spec, pool.memory, self.share),
@@ -216,6 +217,10 @@ class _Worker:
         self.pending[group] += 1
         with suppress(OSError):  # Whoever has died is noticed when its answer is waited for.
             self.pipe.send((command, group, entropy))
+
+    def answers(self) -> bool:
+        """Wait for an answer, until there is one or it is too late."""
+        return bool(self.answer.select(max(0.0, self.deadline - time.monotonic())))
 
     def hear(self) -> None:
         """Take an answer, or notice that there will be none."""
@@ -249,6 +254,11 @@ class _Worker:
         """End the process, whatever it is at."""
         self.process.kill()
         self.process.join()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """End the conversation, and the process once it has done what it is at."""
+        self.answer.close()
         self.pipe.close()
 
     def _anew(self, what: str) -> None:
