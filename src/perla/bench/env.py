@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import operator
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +43,8 @@ _HOST_STEPS = 20
 """Steps of every copy in a pool between two looks at the clock."""
 _BARE_STEPS = 200
 """The same of a bare copy of a host world."""
+_HOST_ROUNDS = 3
+"""Rounds for each of another world's: on several processes whatever else a machine does tells."""
 
 Run = Callable[[], int]
 """Steps on from where the last call ended; returns the number of steps made."""
@@ -64,7 +67,7 @@ def measure(
     env = make(env_id)
     if isinstance(env, HostEnv):
         with closing(env):
-            return _measure_host(env_id, env, seconds, rounds)
+            return _measure_host(env_id, env, seconds, _HOST_ROUNDS * rounds)
     builders: dict[str, Callable[[int], Run]] = {"perla": lambda n: _ours(env, n)}
     if isinstance(env, Foraging) and not env.grid:
         # jumanji refuses maps that are too small for it by an assertion
@@ -102,8 +105,8 @@ def _measure_host(
 ) -> list[dict[str, Any]]:
     """Rows for bare copies, one in each of as many processes as there are cores, all at once; for
     the pool of `copies` in as many processes; and for IPPO under two presets. What each takes for a
-    step is given as a multiple of what the bare copies take, whose actions are uniform, as the
-    pool's are."""
+    step is given as a multiple of what the bare copies take in the same round (the median), whose
+    actions are uniform, as the pool's are."""
     workers, make_env = cores(), factory(env_id)
     with ExitStack() as stack:
         contenders = {
@@ -119,16 +122,16 @@ def _measure_host(
         for _ in range(rounds):
             for which, run in contenders.items():
                 speeds[which].append(_speed(run, seconds))
-    medians = {which: statistics.median(rates) for which, rates in speeds.items()}
+    bare = speeds["bare", workers]
     return [
         {
             "world": f"{env_id}, {name}",
             "copies": count,
             "processes": workers,
-            "steps/s": medians[name, count],
+            "steps/s": statistics.median(rates),
             "slowest": min(rates),
             "fastest": max(rates),
-            "time of bare": medians["bare", workers] / medians[name, count],
+            "time of bare": statistics.median(map(operator.truediv, bare, rates)),
         }
         for (name, count), rates in speeds.items()
     ]
