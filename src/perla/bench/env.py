@@ -44,8 +44,8 @@ _HOST_STEPS = 20
 _BARE_STEPS = 200
 """The same of a bare copy of a host world."""
 _HOST_ROUNDS = 3
-"""Rounds of a host world for each of another's: where several processes take part, whatever else the
-machine does shows more."""
+"""Rounds of a host world for each of another's: where several processes take part, whatever else
+the machine does shows more."""
 
 Run = Callable[[], int]
 """Steps on from where the last call ended; returns the number of steps made."""

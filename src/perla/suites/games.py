@@ -49,8 +49,8 @@ ON_POLICY: dict[str, Any] = {
 }  # fmt: skip
 """What actor-critic methods have different from their defaults."""
 REPLAYING = ON_POLICY | {"buffer": 5000, "batch": 32, "updates": 4, "lr": 2e-3, "gamma": 0.0}
-"""What replaying methods have: as many gradient steps for a collection as PPO's passes make. Nothing
-follows upon a game's one step, so nothing of that need be kept."""
+"""What replaying methods have: as many gradient steps for a collection as PPO's passes make.
+Nothing follows upon a game's one step, so nothing of that need be kept."""
 
 
 def config(method: str, game: Game) -> Method:
