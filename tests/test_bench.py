@@ -24,17 +24,14 @@ def small(monkeypatch):
 def test_a_world_of_the_host(monkeypatch):
     monkeypatch.setitem(registry.FAMILIES, "tiny", "host_worlds")
     monkeypatch.setenv("PERLA_CORES", "2")
+    monkeypatch.setattr(env, "_HOST_ROUNDS", 1)
     rows = env.measure("tiny:patience", seconds=0.01, rounds=1)
     names = ["bare", "pool", "ippo, cleanrl", "ippo, default"]
     assert [row["world"] for row in rows] == [f"tiny:patience, {name}" for name in names]
     assert [row["copies"] for row in rows] == [2, 32, 16, 32]
-    bare = rows[0]
-    assert bare["time of bare"] == 1
     for row in rows:
         assert row["processes"] == 2
-        assert row["slowest"] <= row["steps/s"] <= row["fastest"]
-        least, most = bare["slowest"] / row["fastest"], bare["fastest"] / row["slowest"]
-        assert least <= row["time of bare"] <= most
+        assert row["time of bare"] == pytest.approx(rows[0]["steps/s"] / row["steps/s"])
 
 
 def test_only_worlds_are_measured_by_name(capsys):

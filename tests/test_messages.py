@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,12 +96,14 @@ def test_greedy_agents_do_not_send_what_hardly_counts(messages, hidden):
 def test_messages_are_read_with_the_receivers_own_knowledge(messages, hidden):
     """mᵢⱼ depends on hᵢ through zᵢⱼ alone: given z, only hⱼ matters."""
     z = jax.random.normal(jax.random.key(2), (BATCH, AGENTS, AGENTS, LATENT))
-    every = jnp.ones((BATCH, AGENTS, AGENTS))
-    read = jax.jit(lambda hidden: messages.received(hidden, z, every))
+    senders = jnp.broadcast_to(  # `[sender, batch, i, j]`: what each alone is heard to say
+        jnp.eye(AGENTS)[:, None, :, None], (AGENTS, BATCH, AGENTS, AGENTS)
+    )
+    read = jax.jit(lambda hidden: jax.lax.map(partial(messages.received, hidden, z), senders))
     changed = hidden.copy()
     changed[:, 0] += 1.0
-    differs = np.abs(np.asarray(read(changed) - read(hidden))).max((0, 2)) > 1e-6
-    np.testing.assert_array_equal(differs, np.arange(AGENTS) == 0)
+    differs = np.abs(np.asarray(read(changed) - read(hidden))).max((1, 3)) > 1e-6
+    np.testing.assert_array_equal(differs, np.arange(AGENTS)[None].repeat(AGENTS, 0) == 0)
 
 
 def test_noise_is_the_keys(messages, hidden):
