@@ -55,6 +55,20 @@ def test_who_takes_no_part_does_one_thing_for_sure():
     assert still.log_prob(one)[0] == still.entropy()[0] == 0
 
 
+@pytest.mark.parametrize("algo", ["vdn", "cw-qmix", "maic-qplex", "qtran-alt", "coma", "maddpg"])
+def test_no_method_has_them_do_another(algo):
+    algorithm = create.create(make(algo, **SMALL), WORLD.spec)
+    actor = jax.jit(algorithm.init)(KEY).actor
+    seen = observed(jnp.tile(jnp.array([True, False]), (64, 1)))
+    seen = seen._replace(
+        obs=jnp.zeros((64, 2, WORLD.spec.obs)), avail=seen.avail.at[:32, :, 0].set(False)
+    )
+    policy, _ = actor(seen, actor.blank((64,)), jnp.ones(64, bool), KEY)
+    living, dead = np.asarray(policy.sample(KEY)).T
+    assert set(living[32:]) == {0, 1}
+    np.testing.assert_array_equal(dead, [1] * 32 + [0] * 32)
+
+
 @pytest.mark.parametrize(("common", "expected"), [(True, [3.0, 3.0, 0.0]), (False, [0.0, 0, 0])])
 def test_what_comes_after_an_agent_is_worth_to_it_what_it_is_to_the_others(common, expected):
     alive = jnp.array([[True, False, True], [False, True, False], [False, False, False]])

@@ -17,6 +17,15 @@ NODES = 32
 """Points at which an average over a squashed Gaussian is taken in each dimension."""
 
 
+def choosable(
+    avail: Bool[Array, "*batch action"], alive: Bool[Array, "*batch"] | None
+) -> Bool[Array, "*batch action"]:
+    """The available actions; of an agent that takes no part only the first."""
+    if alive is None:
+        return avail
+    return avail & (alive[..., None] | (avail.cumsum(-1) == 1))
+
+
 class Categorical(NamedTuple):
     """A distribution over discrete actions, with normalised log-probabilities."""
 
@@ -31,9 +40,7 @@ class Categorical(NamedTuple):
     ) -> Categorical:
         """The softmax of `logits` over the available actions; an agent that takes no part makes
         the first of them, for sure."""
-        if alive is not None:
-            avail = avail & (alive[..., None] | (avail.cumsum(-1) == 1))
-        return cls(jax.nn.log_softmax(jnp.where(avail, logits, IMPOSSIBLE)))
+        return cls(jax.nn.log_softmax(jnp.where(choosable(avail, alive), logits, IMPOSSIBLE)))
 
     @property
     def shape(self) -> tuple[int, ...]:

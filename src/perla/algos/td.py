@@ -18,7 +18,7 @@ from perla.algos.protocol import Trajectory
 from perla.algos.replay import Sequences
 from perla.algos.values import chosen
 from perla.config import tag
-from perla.distributions import IMPOSSIBLE
+from perla.distributions import IMPOSSIBLE, choosable
 from perla.envs.protocol import Observation, Spec
 from perla.errors import UserError
 from perla.methods.parts import check_agents
@@ -339,4 +339,5 @@ def gaps(
             return at_best, jnp.minimum(gap, 0.0)
         case "alt":  # minₐ′ D(s, a′ᵢ, a₋ᵢ) = 0 for every i
             every = mixer.gaps(values, chosen(values, action), action, observation.state, hidden)
-            return at_best, jnp.where(observation.avail, every, -IMPOSSIBLE).min(-1)
+            avail = choosable(observation.avail, observation.alive)
+            return at_best, jnp.where(avail, every, -IMPOSSIBLE).min(-1)

@@ -22,6 +22,7 @@ from perla.distributions import (
     Perturbed,
     Policy,
     Squashed,
+    choosable,
     encode,
 )
 from perla.envs.protocol import Observation
@@ -207,7 +208,8 @@ class GreedyActor(eqx.Module):
 
         def policy(key: PRNGKeyArray | None) -> EpsilonGreedy:
             heard = self.utilities.hear(views, key)
-            return EpsilonGreedy(possible(heard.values, observation.avail), self.epsilon)
+            avail = choosable(observation.avail, observation.alive)
+            return EpsilonGreedy(possible(heard.values, avail), self.epsilon)
 
         if key is None or self.utilities.messages is None:
             return policy(None), memory
