@@ -6,12 +6,17 @@ import numpy as np
 import pytest
 
 from perla.cli import main
+from perla.config import tag
 from perla.envs import matrix
+from perla.methods.ppo import PPO
 from perla.methods.recipes import RECIPES, make
+from perla.overgeneralisation import FIT
 from perla.regimes import REGIMES, outcomes
 from perla.suites import games
-from perla.suites.games import CLAIMS, METHODS, Cell, Claim, Size
+from perla.suites.games import AGGREGATORS, CLAIMS, FITTED, METHODS, Cell, Claim, Size
 from perla.suites.parts import place
+
+LEARNERS = [method for method in METHODS if method not in FITTED]
 
 SIZE = Size(2, 1, (2, 3), (3, 15), ("ippo", "vdn"))
 FINDS = Claim("they find it", ("ippo", "vdn"), True, "agents")
@@ -37,13 +42,21 @@ ALWAYS, NEVER, HALF = (8.0, 8.0), (0.0, -12.0), (8.0, 0.0)
         (FINDS, (ALWAYS, HALF), (NEVER, ALWAYS), "does not hold"),
         (FINDS._replace(first=True), (ALWAYS, NEVER), (ALWAYS, NEVER), "holds"),
         (FINDS._replace(finds=False), (ALWAYS, NEVER), (ALWAYS, NEVER), "holds"),
-        (FINDS._replace(finds=False), (NEVER, ALWAYS), (ALWAYS, NEVER), "holds in part"),
-        (FINDS._replace(finds=False), (NEVER, HALF), (NEVER, ALWAYS), "does not hold"),
+        (FINDS._replace(finds=False), (ALWAYS, NEVER), (NEVER, ALWAYS), "holds"),
+        (FINDS._replace(finds=False), (ALWAYS, ALWAYS), (ALWAYS, NEVER), "holds in part"),
+        (FINDS._replace(finds=False), (ALWAYS, HALF), (ALWAYS, ALWAYS), "does not hold"),
+        (FINDS._replace(finds=False), (HALF, NEVER), (NEVER, NEVER), "not tested"),
     ],
 )
 def test_a_claim_is_judged_by_the_share_of_seeds(claim, ippo, vdn, verdict):
     found = cells("uniform", ippo=ippo, vdn=vdn)
     assert games.judge(claim, "uniform", found, SIZE)["verdict"] == verdict
+
+
+def test_what_a_method_never_had_it_cannot_lose():
+    found = cells("uniform", ippo=(NEVER, NEVER), vdn=(ALWAYS, HALF))
+    row = games.judge(FINDS._replace(finds=False), "uniform", found, SIZE)
+    assert row["found"] == "vdn 100% → 50%; not found at first by ippo"
 
 
 def test_only_those_that_can_learn_from_a_regime_are_judged_under_it():
@@ -55,28 +68,42 @@ def test_only_those_that_can_learn_from_a_regime_are_judged_under_it():
 
 def test_every_claim_is_about_methods_that_there_are():
     assert {name for claim in CLAIMS for name in claim.methods} <= set(METHODS)
-    assert {name.split()[0] for name in METHODS} <= set(RECIPES)
-    for method in METHODS:
+    assert {name.split()[0] for name in LEARNERS} <= set(RECIPES)
+    for method in LEARNERS:
         assert games.config(method, (2, 3)).horizon == 1
 
 
-def test_all_methods_see_as_many_joint_actions():
-    assert len({games.config(method, (5, 3)).copies for method in METHODS}) == 1
+def test_all_methods_see_as_many_joint_actions_and_take_as_many_steps():
+    settings = [games.config(method, (5, 3)) for method in LEARNERS]
+    assert {each.copies for each in settings} == {FIT.copies}
+    steps = {
+        each.epochs * each.minibatches if isinstance(each, PPO) else each.updates
+        for each in settings
+        if each != games.config("coma", (5, 3))
+    }
+    assert steps == {FIT.updates}
+
+
+def test_aggregates_of_a_critic_differ_in_nothing_else():
+    mean, *hopeful = (games.config(f"perla-ippo {tag(each)}", (10, 3)) for each in AGGREGATORS)
+    for settings, aggregator in zip(hopeful, AGGREGATORS[1:], strict=True):
+        value = settings.value.replace(aggregator=AGGREGATORS[0])
+        assert settings != mean == settings.replace(value=value), aggregator
 
 
 def test_exploration_falls_over_the_first_half():
-    settings, *_ = games.part("vdn", (2, 3), REGIMES, SIZE._replace(collections=100)).depends
+    settings, *_ = games.part(("vdn",), (2, 3), SIZE._replace(collections=100)).depends
     assert json.loads(settings)["epsilon_steps"] == 100 * 32 / 2
 
 
-def test_what_climbs_a_fitted_critic_is_the_same_whichever_method_it_is_for():
-    def parts(method):
-        return [games.part(method, (2, 3), data, SIZE) for data in games.shares(method)]
-
-    alone, *fitted = map(place, parts("perla-ippo"))
-    alone_too, *fitted_too = map(place, parts("perla-mappo"))
-    assert fitted == fitted_too
-    assert len({alone, alone_too, *fitted, *map(place, parts("perla-ippo max"))}) == 5
+def test_a_critic_is_fitted_once_for_all_its_aggregates():
+    size = SIZE._replace(methods=METHODS)
+    groups = games.together(size)
+    assert [methods for methods in groups if len(methods) > 1] == [FITTED]
+    places = [place(games.part(methods, (2, 3), size)) for methods in groups]
+    assert len(set(places)) == len(METHODS) - len(FITTED) + 1
+    fewer = games.part(FITTED[:1], (2, 3), size)
+    assert place(fewer) not in places
 
 
 def test_a_sum_learns_by_rows_what_its_regime_shows():
@@ -95,6 +122,6 @@ def test_smoke(tmp_path, capsys):
     verdict = json.loads((tmp_path / "matrix" / "verdict.json").read_text())
     assert verdict["verdict"] == "not tested"
     lines = {(row["method"], row["regime"]) for row in verdict["rows"]}
-    assert len(lines) == 1 + 3 + 3
+    assert len(lines) == 1 + 1 + 2 + 3
     assert all(row["claim"] in " ".join(said.split()) for row in verdict["claims"])
     assert {path.stem for path in (tmp_path / "matrix").glob("*.png")} == set(REGIMES)

@@ -12,7 +12,9 @@ and a uniform policy, p = 1/|A|, is below p* for every N ≥ 2 and |A| ≥ 3.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,66 +30,97 @@ from perla.methods.estimators import Auto, Exact, Sampled
 from perla.methods.ppo import PPO
 from perla.methods.values import Embedded
 from perla.nets.critics import AnyCritic
-from perla.regimes import BRISK, every
+from perla.regimes import BRISK, every, source
 from perla.types import Array, Float, Int, PRNGKeyArray
 
 AUTO = Auto()
 NEAR_UNIFORM = 0.01
 """Deviation of the first policies' logits."""
+CLIMBS = 400
+"""Policy gradients by which they climb."""
+
+
+class Fit(NamedTuple):
+    """How a critic is fitted, by Adam: as learners that replay learn."""
+
+    copies: int = 32
+    """Joint actions of a collection."""
+    updates: int = 4
+    """Gradient steps after each collection."""
+    buffer: int = 5000
+    """Of how many, the newest, batches are drawn."""
+    batch: int = 32
+    lr: float = 2e-3
+
+
+FIT = Fit()
 
 
 def outcomes(
     game: MatrixGame,
-    aggregator: Aggregator,
+    aggregators: Sequence[Aggregator],
     *,
     estimator: Auto | Exact | Sampled = AUTO,
     data: tuple[Data, ...] = ("balanced",),
     seeds: int = 20,
-    fits: int = 1_000,
-    climbs: int = 400,
-) -> Float[np.ndarray, "data seed"]:
+    collections: int = 500,
+) -> Float[np.ndarray, "aggregator data seed"]:
     """What the greedy policies of every seed earn in the end, under each of `data`.
 
-    A critic Q(aᵢ, a₋ᵢ) is fitted to `fits` batches of joint actions; then nearly uniform
-    policies climb the aggregate of it over each other, by `climbs` exact policy gradients.
+    A critic Q(aᵢ, a₋ᵢ) is fitted to so many collections of joint actions; then nearly uniform
+    policies climb each aggregate of it over each other, by exact policy gradients.
     """
-    value = Embedded(form="action-value", fit="joint", estimator=estimator, aggregator=aggregator)
+    value = Embedded(form="action-value", fit="joint", estimator=estimator)
     config = PPO(value=value, hidden=64)
     spec, seen = game.spec, game.observe()
     observation = jax.tree.map(lambda x: x[None, None], seen)
+    adam = optax.adam(FIT.lr)
 
     def context_of(critic: AnyCritic) -> Float[Array, "1 agent width"]:
         blank = critic.body.blank((1,))
         return critic.context(observation, blank, jnp.ones((1, 1), bool))[0][0]
 
-    def error(critic: AnyCritic, which: Int[Array, ""], key: PRNGKeyArray) -> Float[Array, ""]:
-        joint = jnp.stack([game.draw(each, key, 256) for each in data])[which]
+    def error(critic: AnyCritic, joint: Int[Array, "batch agent"]) -> Float[Array, ""]:
         context = context_of(critic)
         context = jnp.broadcast_to(context, (len(joint), *context.shape[1:]))
         q = taken(value, critic.joint(context, joint), joint)
         return ((q - game.payoff(joint)[:, None]) ** 2).mean()
 
-    def fit(which: Int[Array, ""], key: PRNGKeyArray) -> AnyCritic:
-        key_net, key_data = jax.random.split(key)
+    def improve(carry, joint):
+        critic, state = carry
+        changes, state = adam.update(jax.grad(error)(critic, joint), state)
+        return (optax.apply_updates(critic, changes), state), None
+
+    def fitted(which: Int[Array, ""], key: PRNGKeyArray) -> AnyCritic:
+        key_net, key_source, key_steps = jax.random.split(key, 3)
         critic = create_critic(config, spec, key_net)
-        optimiser = optax.adam(optax.linear_schedule(5e-3, 0.0, fits))
+        sources = [source(game, each, key_source) for each in data]
 
-        def step(carry, key):
-            critic, state = carry
-            changes, state = optimiser.update(jax.grad(error)(critic, which, key), state)
-            return (optax.apply_updates(critic, changes), state), None
+        def step(carry, inputs):
+            learner, replay = carry
+            number, key = inputs
+            key_collect, key_replay = jax.random.split(key)
+            joint = jnp.stack([draw(key_collect, FIT.copies) for draw in sources])[which]
+            oldest = (number * FIT.copies + jnp.arange(FIT.copies)) % FIT.buffer
+            replay = replay.at[oldest].set(joint)
+            held = jnp.minimum((number + 1) * FIT.copies, FIT.buffer)
+            rows = jax.random.randint(key_replay, (FIT.updates, FIT.batch), 0, held)
+            return (jax.lax.scan(improve, learner, replay[rows])[0], replay), None
 
-        start = (critic, optimiser.init(critic))
-        return jax.lax.scan(step, start, jax.random.split(key_data, fits))[0][0]
+        replay = jnp.zeros((FIT.buffer, spec.agents), jnp.int32)
+        start = (critic, adam.init(critic)), replay
+        inputs = jnp.arange(collections), jax.random.split(key_steps, collections)
+        ((critic, _), _), _ = jax.lax.scan(step, start, inputs)
+        return critic
 
-    def climb(critic: AnyCritic, key: PRNGKeyArray) -> Float[Array, "agent action"]:
+    def climb(aggregator: Aggregator, critic: AnyCritic, key: PRNGKeyArray) -> Int[Array, " agent"]:
         key_first, key_draws = jax.random.split(key)
-        context = context_of(critic)
+        context, aggregate = context_of(critic), value.replace(aggregator=aggregator)
         optimiser = optax.adam(0.05)
 
         def worth(logits, key):
             policy = Categorical.masked(logits[None], observation.avail[0])
-            q = estimate(value, critic, context, policy, key).action_values
+            q = estimate(aggregate, critic, context, policy, key).action_values
             return -(policy.probs * jax.lax.stop_gradient(q)).sum()
 
         def step(carry, key):
@@ -97,19 +130,20 @@ def outcomes(
 
         logits = NEAR_UNIFORM * jax.random.normal(key_first, (spec.agents, spec.max_actions))
         start = (logits, optimiser.init(logits))
-        return jax.lax.scan(step, start, jax.random.split(key_draws, climbs))[0][0]
-
-    def one(which, key):
-        key_fit, key_climb = jax.random.split(key)
-        logits = climb(fit(which, key_fit), key_climb)
+        (logits, _), _ = jax.lax.scan(step, start, jax.random.split(key_draws, CLIMBS))
         return Categorical.masked(logits, seen.avail).mode()
+
+    def one(which: Int[Array, ""], key: PRNGKeyArray) -> Int[Array, "aggregator agent"]:
+        key_fit, key_climb = jax.random.split(key)
+        critic = fitted(which, key_fit)
+        return jnp.stack([climb(each, critic, key_climb) for each in aggregators])
 
     @partial(jax.jit, compiler_options=BRISK)
     def learn(keys, chosen):
         return every(lambda which: every(partial(one, which), keys), chosen)
 
     joint = learn(jax.random.split(jax.random.key(0), seeds), jnp.arange(len(data)))
-    return np.asarray(game.payoff(joint))
+    return np.moveaxis(np.asarray(game.payoff(joint)), -1, 0)
 
 
 def threshold(agents: int) -> float:

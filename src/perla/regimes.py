@@ -18,7 +18,7 @@ import numpy as np
 
 from perla.algos.create import create
 from perla.algos.protocol import LearnerState
-from perla.envs.matrix import MatrixGame
+from perla.envs.matrix import Data, MatrixGame
 from perla.envs.wrappers import AutoReset
 from perla.loops.rollout import begin, rollout
 from perla.methods.recipes import Method
@@ -53,17 +53,16 @@ def outcomes(
     def one(
         regime: Int[Array, ""], learner: LearnerState, key: PRNGKeyArray
     ) -> Int[Array, " agent"]:
-        key_rows, key_scene, key_steps = jax.random.split(key, 3)
-        rows = game.draw("balanced", key_rows, ROWS)
+        key_source, key_scene, key_steps = jax.random.split(key, 3)
+        uniform, balanced = (source(game, data, key_source) for data in ("uniform", "balanced"))
 
         def step(carry, inputs):
             learner, scene = carry
             key, progress = inputs
-            key_play, key_uniform, key_row, key_update = jax.random.split(key, 4)
+            key_play, key_uniform, key_balanced, key_update = jax.random.split(key, 4)
             scene, trajectory, _ = rollout(copies, learner.actor, scene, key_play, 1)
-            uniform = game.draw("uniform", key_uniform, config.copies)
-            balanced = jax.random.choice(key_row, rows, (config.copies,))
-            joint = jnp.stack([trajectory.action[0], uniform, balanced])[regime]
+            others = uniform(key_uniform, config.copies), balanced(key_balanced, config.copies)
+            joint = jnp.stack([trajectory.action[0], *others])[regime]
             trajectory = trajectory._replace(
                 action=joint[None],
                 reward=jnp.broadcast_to(game.payoff(joint)[None, :, None], trajectory.reward.shape),
@@ -88,6 +87,16 @@ def outcomes(
 
     joint = learn(learners, keys, jnp.array([REGIMES.index(regime) for regime in regimes]))
     return np.asarray(game.payoff(joint))
+
+
+def source(
+    game: MatrixGame, data: Data, key: PRNGKeyArray
+) -> Callable[[PRNGKeyArray, int], Int[Array, "count agent"]]:
+    """Draws so many joint actions with a key, as `data` has them."""
+    if data == "uniform":
+        return partial(game.draw, data)
+    rows = game.draw(data, key, ROWS)
+    return lambda key, count: jax.random.choice(key, rows, (count,))
 
 
 def every(f: Callable[..., Any], *arrays: Any) -> Any:

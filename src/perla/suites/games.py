@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -13,7 +14,7 @@ from perla import overgeneralisation, regimes
 from perla.analysis import figures
 from perla.config import tag, to_json
 from perla.envs import matrix
-from perla.methods.aggregators import Aggregator, Entropic, Max
+from perla.methods.aggregators import Aggregator, Entropic, Max, Mean
 from perla.methods.estimators import Exact, Sampled
 from perla.methods.ppo import PPO
 from perla.methods.recipes import RECIPES, Method, make
@@ -31,39 +32,44 @@ TITLES: dict[str, Axis] = {"Agents N, |A| = 3": "agents", "Actions |A|, N = 2": 
 FEW, MOST = 0.1, 0.9
 """A method finds the best payoff if at least `MOST` of its seeds do, and does not if at most `FEW`
 do."""
-FITTED: tuple[matrix.Data, ...] = get_args(matrix.Data)
-"""Regimes under which a critic is fitted beforehand."""
+VERDICTS: tuple[Status, ...] = get_args(Status)
+DATA: tuple[matrix.Data, ...] = get_args(matrix.Data)
+"""Regimes in which nobody chooses what is played."""
 ENUMERATED = 2048
 """Joint actions of the others up to which a critic's aggregate is taken over all of them; beyond,
 100 are drawn, as in the paper."""
 
-HOPEFUL = (Entropic(eta=1.0), Max())
+AGGREGATORS: tuple[Aggregator, ...] = (Mean(), Entropic(eta=1.0), Max())
+FITTED = tuple(f"perla-fitted {tag(aggregator)}" for aggregator in AGGREGATORS)
 METHODS = (
     *(name for name in RECIPES if not name.endswith("a2c")),
-    *(f"perla-ippo {tag(aggregator)}" for aggregator in HOPEFUL),
+    *(f"perla-ippo {tag(aggregator)}" for aggregator in AGGREGATORS),
+    *FITTED,
 )
-"""What is compared: algorithms, PERLA's with the mean and with the hopeful aggregators."""
+"""What is compared: algorithms; PERLA-IPPO with Q(aᵢ, a₋ᵢ) for its critic and one aggregate of it
+or another; and, as such a critic does not ask who chose the others' actions, policies that climb
+one which was fitted to data that are not their own."""
 
 ON_POLICY: dict[str, Any] = {
     "copies": 32, "horizon": 1, "hidden": 64, "actor": "mlp", "normalise_rewards": False,
 }  # fmt: skip
 """What actor-critic methods have different from their defaults."""
-REPLAYING = ON_POLICY | {"buffer": 5000, "batch": 32, "updates": 4, "lr": 2e-3, "gamma": 0.0}
-"""What replaying methods have: as many gradient steps for a collection as PPO's passes make.
-Nothing follows upon a game's one step, so nothing of that need be kept."""
+REPLAYING = ON_POLICY | overgeneralisation.FIT._asdict() | {"gamma": 0.0}
+"""What replaying methods have, and a critic that is fitted: as many gradient steps for a collection
+as PPO's passes make. Nothing follows upon a game's one step, so nothing of that need be kept."""
 
 
 def config(method: str, game: Game) -> Method:
-    """The settings of a method: an algorithm's name and, of PERLA's, an aggregator's."""
+    """The settings of a method: an algorithm's name and, of PERLA-IPPO, an aggregator's."""
     algo, *words = method.split()
     learner = make(algo)
     if not isinstance(learner, PPO):
         return learner.replace(**REPLAYING)
-    if words:
-        (aggregator,) = (each for each in HOPEFUL if tag(each) == words[0])
-        value = Embedded(
-            form="action-value", fit="joint", estimator=estimator(game), aggregator=aggregator
-        )
+    if isinstance(learner.value, Embedded):
+        value = learner.value.replace(estimator=estimator(game))
+        if words:
+            (aggregator,) = (each for each in AGGREGATORS if tag(each) == words[0])
+            value = value.replace(form="action-value", fit="joint", aggregator=aggregator)
         learner = learner.replace(value=value)
     return learner.replace(**ON_POLICY)
 
@@ -98,7 +104,7 @@ class Size(NamedTuple):
 
 
 SIZES: dict[Scale, Size] = {
-    "smoke": Size(2, 20, (2,), (3,), ("ippo", "perla-ippo max", "vdn")),
+    "smoke": Size(2, 20, (2,), (3,), ("ippo", "perla-ippo max", FITTED[0], "vdn")),
     "quick": Size(5, 500, (2, 5), (3, 15)),
     "paper": Size(10, 500, (2, 3, 4, 5, 6, 10, 15, 20), (3, 6, 9, 12, 15)),
 }
@@ -111,12 +117,13 @@ class Claim(NamedTuple):
     methods: tuple[str, ...]
     finds: bool
     axis: Axis
-    """Along which it is said: of all games if they find it, of the largest if they lose it."""
+    """Along which it is said: of all games if they find it; if they lose it, of the largest, and of
+    those that find it in the first."""
     first: bool = False
     """It is said of the first game alone."""
 
 
-PERLA = ("perla-ippo", "perla-mappo")
+PERLA = ("perla-ippo", "perla-mappo", FITTED[0])
 BASELINES = tuple(name for name in METHODS if not name.startswith("perla"))
 CLAIMS = (
     Claim("IPPO, MAPPO find 8 at N = 2, |A| = 3", ("ippo", "mappo"), True, "agents", first=True),
@@ -155,63 +162,62 @@ def compute(scale: Scale, conduct: Conduct) -> Findings:
     size = SIZES[scale]
     # What takes longest first, so that processes end together.
     todo = [
-        (method, game, data)
-        for game in sorted(size.games, reverse=True)
-        for method in size.methods
-        for data in shares(method)
+        (methods, game) for game in sorted(size.games, reverse=True) for methods in together(size)
     ]
     earned = conduct.recall([part(*each, size) for each in todo])
     found = [
         Cell(method, regime, game, paid)
-        for (method, game, data), paids in zip(todo, earned, strict=True)
-        for regime, paid in zip(data, paids, strict=True)
+        for (methods, game), paids in zip(todo, earned, strict=True)
+        for (method, regime), paid in zip(
+            product(methods, regimes_of(methods[0])), paids, strict=True
+        )
     ]
     found.sort(key=lambda cell: size.games.index(cell.game))
     claims = [judge(claim, regime, found, size) for claim in CLAIMS for regime in REGIMES]
     claims = [row for row in claims if row]
     verdicts = [row["verdict"] for row in claims]
+    tested = set(verdicts) - {"not tested"}
     status: Status = (
-        "holds" if set(verdicts) == {"holds"}
-        else "does not hold" if set(verdicts) == {"does not hold"}
+        "not tested" if not tested
+        else "holds" if tested == {"holds"}
+        else "does not hold" if tested == {"does not hold"}
         else "holds in part"
     )  # fmt: skip
-    counts = ", ".join(
-        f"{verdicts.count(word)} {word}" for word in ("holds", "holds in part", "does not hold")
-    )
+    counts = ", ".join(f"{verdicts.count(word)} {word}" for word in VERDICTS if word in verdicts)
     pictures: dict[str, Figure] = {each: picture(each, found, size) for each in REGIMES}
     reason = f"of {len(claims)} claims under the regimes they can be tested in: {counts}"
     return Findings(Verdict(status, reason), rows(found, size), pictures, claims)
 
 
-def shares(method: str) -> list[tuple[Regime, ...]]:
-    """The regimes that a method can learn from, those together that are computed at once.
-
-    PERLA's critic is of the others' actions, whoever chose them: under data that are not its own it
-    is fitted to them first, and the policies then climb its aggregate. The other actor-critic
-    methods learn from nothing but what they play.
-    """
-    settings = config(method, (2, 3))
-    if not isinstance(settings, PPO):
-        return [REGIMES]
-    return [("on-policy",), FITTED] if isinstance(settings.value, Embedded) else [("on-policy",)]
+def together(size: Size) -> list[tuple[str, ...]]:
+    """The methods, those together that are computed at once: all that climb a fitted critic."""
+    fitted = tuple(method for method in size.methods if method in FITTED)
+    alone = [(method,) for method in size.methods if method not in FITTED]
+    return [*alone, fitted] if fitted else alone
 
 
-def part(method: str, game: Game, data: tuple[Regime, ...], size: Size) -> Part:
-    """A method on a game, under such data."""
-    settings, where = config(method, game), "N = {}, |A| = {}".format(*game)
-    if data == FITTED:
-        assert isinstance(settings, PPO)
-        assert isinstance(settings.value, Embedded)
-        aggregator = settings.value.aggregator
-        depends = [repr(aggregator), repr(estimator(game)), *game, size.seeds]
-        name = f"a fitted critic's {tag(aggregator)}, {where}"
-        return Part(name, depends, partial(climb, aggregator, game, size))
+def regimes_of(method: str) -> tuple[Regime, ...]:
+    """The regimes that a method can learn from: actor-critics have what they play alone."""
+    if method in FITTED:
+        return DATA
+    return ("on-policy",) if isinstance(config(method, (2, 3)), PPO) else REGIMES
+
+
+def part(methods: tuple[str, ...], game: Game, size: Size) -> Part:
+    """Such methods on a game."""
+    where = "N = {}, |A| = {}".format(*game)
+    if methods[0] in FITTED:
+        aggregators = [AGGREGATORS[FITTED.index(method)] for method in methods]
+        known = [repr(aggregators), repr(estimator(game)), overgeneralisation.FIT._asdict()]
+        depends = [*known, *game, size.seeds, size.collections]
+        return Part(f"fitted critics, {where}", depends, partial(climb, aggregators, game, size))
+    (method,) = methods
+    settings, data = config(method, game), regimes_of(method)
     if isinstance(settings, TD):
         half = max(1, size.collections * settings.copies // 2)
         settings = settings.replace(epsilon_steps=half)
     depends = [to_json(settings).decode(), *game, data, size.seeds, size.collections]
-    name = f"{method}, {where}"
-    return Part(name, depends, partial(learn, settings, game, data, size))
+    return Part(f"{method}, {where}", depends, partial(learn, settings, game, data, size))
 
 
 def learn(settings: Method, game: Game, data: tuple[Regime, ...], size: Size) -> list[list[float]]:
@@ -222,39 +228,49 @@ def learn(settings: Method, game: Game, data: tuple[Regime, ...], size: Size) ->
     return earned.tolist()
 
 
-def climb(aggregator: Aggregator, game: Game, size: Size) -> list[list[float]]:
-    """What the seeds of policies earn that climb an aggregate of a fitted critic, whichever
-    method's they are, under each of the data that it is fitted to."""
+def climb(aggregators: Sequence[Aggregator], game: Game, size: Size) -> list[list[float]]:
+    """What the seeds of policies earn in the end that climb each of such aggregates of a fitted
+    critic, under each of the data that it is fitted to."""
     earned = overgeneralisation.outcomes(
-        world(game), aggregator, estimator=estimator(game), data=FITTED, seeds=size.seeds
+        world(game),
+        aggregators,
+        estimator=estimator(game),
+        data=DATA,
+        seeds=size.seeds,
+        collections=size.collections,
     )
-    return earned.tolist()
+    return earned.reshape(-1, size.seeds).tolist()
 
 
 def judge(claim: Claim, regime: Regime, cells: Sequence[Cell], size: Size) -> dict[str, str]:
     """A claim under a regime; nothing where none of its methods can learn from it."""
-    games = size.axis(claim.axis)
-    games = games[:1] if claim.first else games if claim.finds else games[-1:]
+    games = size.axis(claim.axis)[: 1 if claim.first else None]
+    shares = {(cell.method, cell.game): cell.found for cell in cells if cell.regime == regime}
     found = {
-        name: [
-            cell.found
-            for game in games
-            for cell in cells
-            if (cell.method, cell.regime, cell.game) == (name, regime, game)
-        ]
+        name: [shares[name, game] for game in games]
         for name in claim.methods
+        if (name, games[0]) in shares
     }
-    found = {name: shares for name, shares in found.items() if shares}
     if not found:
         return {}
-    worst = {name: min(shares) for name, shares in found.items()}
-    right = [share >= MOST if claim.finds else share <= FEW for share in worst.values()]
+    if claim.finds:
+        right = {name: min(each) >= MOST for name, each in found.items()}
+        said = [f"{name} {min(each):.0%}" for name, each in found.items()]
+    else:
+        # What was never found cannot be lost.
+        right = {name: each[-1] <= FEW for name, each in found.items() if each[0] >= MOST}
+        said = [f"{name} {found[name][0]:.0%} → {found[name][-1]:.0%}" for name in right]
+        never = ", ".join(name for name in found if name not in right)
+        said += [f"not found at first by {never}"] if never else []
     return {
         "claim": claim.text,
         "regime": regime,
-        "found": ", ".join(f"{name} {share:.0%}" for name, share in worst.items()),
-        "verdict": "holds" if all(right) else "holds in part" if any(right) else "does not hold",
-    }
+        "found": "; ".join(said),
+        "verdict": "not tested" if not right
+        else "holds" if all(right.values())
+        else "holds in part" if any(right.values())
+        else "does not hold",
+    }  # fmt: skip
 
 
 def rows(cells: Sequence[Cell], size: Size) -> list[dict[str, str]]:

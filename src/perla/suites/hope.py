@@ -9,7 +9,7 @@ from perla import overgeneralisation
 from perla.analysis import figures
 from perla.config import tag
 from perla.envs import matrix
-from perla.methods.aggregators import Aggregator, Entropic, Max, Mean, UpperQuantile
+from perla.methods.aggregators import Entropic, Max, Mean, UpperQuantile
 from perla.methods.estimators import Auto, Sampled
 from perla.suites.experiment import Conduct, Findings, Part, Scale, Status, Verdict
 
@@ -43,12 +43,12 @@ def world(game: tuple[int, int]) -> matrix.MatrixGame:
     return matrix.make("overgeneralisation-n{}-a{}".format(*game))
 
 
-def climb(game: tuple[int, int], aggregator: Aggregator, size: Size) -> list[float]:
-    """What every seed earns in the end."""
-    (earned,) = overgeneralisation.outcomes(
-        world(game), aggregator, estimator=estimator(game, size), seeds=size.seeds
+def climb(game: tuple[int, int], size: Size) -> list[list[float]]:
+    """What every seed earns in the end by each aggregate."""
+    earned = overgeneralisation.outcomes(
+        world(game), AGGREGATORS, estimator=estimator(game, size), seeds=size.seeds
     )
-    return earned.tolist()
+    return earned[:, 0].tolist()
 
 
 def estimator(game: tuple[int, int], size: Size) -> Auto | Sampled:
@@ -56,22 +56,22 @@ def estimator(game: tuple[int, int], size: Size) -> Auto | Sampled:
     return Auto() if game in size.games else Sampled(k=100)
 
 
-def part(game: tuple[int, int], aggregator: Aggregator, size: Size) -> Part:
-    """An aggregate on a game."""
-    depends = [repr(aggregator), repr(estimator(game, size)), size.seeds]
-    name = "N = {}, |A| = {}, {}".format(*game, tag(aggregator))
-    return Part(name, depends, partial(climb, game, aggregator, size))
+def part(game: tuple[int, int], size: Size) -> Part:
+    """All aggregates on a game."""
+    known = [repr(AGGREGATORS), repr(estimator(game, size)), overgeneralisation.FIT._asdict()]
+    name = "N = {}, |A| = {}".format(*game)
+    return Part(name, [*known, size.seeds], partial(climb, game, size))
 
 
 def compute(scale: Scale, conduct: Conduct) -> Findings:
     """Every aggregate on every game."""
     size = SIZES[scale]
     games = size.games + size.larger
-    cells = [(game, aggregator) for game in games for aggregator in AGGREGATORS]
-    earned = conduct.recall([part(*cell, size) for cell in cells])
+    earned = conduct.recall([part(game, size) for game in games])
     reached = {
         (game, tag(aggregator)): paid.count(BEST)
-        for (game, aggregator), paid in zip(cells, earned, strict=True)
+        for game, paids in zip(games, earned, strict=True)
+        for aggregator, paid in zip(AGGREGATORS, paids, strict=True)
     }
     names = [tag(aggregator) for aggregator in AGGREGATORS]
     rows = [
