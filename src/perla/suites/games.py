@@ -36,8 +36,8 @@ VERDICTS: tuple[Status, ...] = get_args(Status)
 DATA: tuple[matrix.Data, ...] = get_args(matrix.Data)
 """Regimes in which nobody chooses what is played."""
 ENUMERATED = 2048
-"""Joint actions of the others up to which a critic's aggregate is taken over all of them; beyond,
-100 are drawn, as in the paper."""
+"""Joint actions of the others up to which the aggregates that are compared are taken over all of
+them; beyond, 100 are drawn, as in the paper."""
 
 AGGREGATORS: tuple[Aggregator, ...] = (Mean(), Entropic(eta=1.0), Max())
 FITTED = tuple(f"perla-fitted {tag(aggregator)}" for aggregator in AGGREGATORS)
@@ -46,9 +46,9 @@ METHODS = (
     *(f"perla-ippo {tag(aggregator)}" for aggregator in AGGREGATORS),
     *FITTED,
 )
-"""What is compared: algorithms; PERLA-IPPO with Q(aᵢ, a₋ᵢ) for its critic and one aggregate of it
-or another; and, as such a critic does not ask who chose the others' actions, policies that climb
-one which was fitted to data that are not their own."""
+"""What is compared: algorithms as they are; PERLA-IPPO with Q(aᵢ, a₋ᵢ) for its critic and one
+aggregate of it or another; and, as such a critic does not ask who chose the others' actions,
+policies that climb one which was fitted to data that are not their own."""
 
 ON_POLICY: dict[str, Any] = {
     "copies": 32, "horizon": 1, "hidden": 64, "actor": "mlp", "normalise_rewards": False,
@@ -65,11 +65,11 @@ def config(method: str, game: Game) -> Method:
     learner = make(algo)
     if not isinstance(learner, PPO):
         return learner.replace(**REPLAYING)
-    if isinstance(learner.value, Embedded):
-        value = learner.value.replace(estimator=estimator(game))
-        if words:
-            (aggregator,) = (each for each in AGGREGATORS if tag(each) == words[0])
-            value = value.replace(form="action-value", fit="joint", aggregator=aggregator)
+    if words:
+        (aggregator,) = (each for each in AGGREGATORS if tag(each) == words[0])
+        value = Embedded(
+            form="action-value", fit="joint", estimator=estimator(game), aggregator=aggregator
+        )
         learner = learner.replace(value=value)
     return learner.replace(**ON_POLICY)
 

@@ -252,7 +252,8 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
         "first and lose it as agents or actions are added; PERLA keeps it to the largest games.",
         rule="Each part of it under every regime of data that its methods can learn from, by the "
         "share of seeds whose greedy policies earn 8 in the end: at least 90% where methods are "
-        "said to find it, at most 10% where they are said to lose it. In part: of some methods.",
+        "said to find it; at most 10% where they are said to lose it, of the methods that find it "
+        "at first. In part: of some methods.",
         compute=compute_games,
         takes="it takes half a minute at smoke, nine minutes at quick, under two hours at paper",
     ),
