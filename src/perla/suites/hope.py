@@ -1,4 +1,4 @@
-"""Which aggregates find the best joint action of the matrix games, given a critic that knows it."""
+"""Which aggregates find the best joint action of matrix games, given a critic that was shown it."""
 
 from __future__ import annotations
 

@@ -259,13 +259,13 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
     ),
     "aggregators": Calculation(
         figure="Beyond the paper; its Table 1's game and what it scales to",
-        claim="Given a critic that knows every payoff, policies that climb its mean over the "
-        "others stay with the safe joint action of the matrix games, and those that climb a "
-        "maximum or an entropic average find the best one.",
+        claim="Given a critic that was shown every payoff equally often, policies that climb its "
+        "mean over the others stay with the safe joint action of the matrix games, and those that "
+        "climb a maximum or an entropic average find the best one.",
         rule="Of the seeds at least 95% reach 8 by the maximum and the entropic average, and at "
         "most 5% by the mean, on all games whose joint actions are enumerated.",
         compute=compute_hope,
-        takes="it takes a few seconds at smoke and five minutes at quick",
+        takes="it takes a few seconds at smoke and under a minute at quick",
     ),
 }
 """What `perla reproduce` knows."""
