@@ -96,6 +96,30 @@ class Patience:
         return Observation(own, np.array([*self.signs, self.time, jax]), np.ones((2, 2), bool))
 
 
+class Echo:
+    """One agent earns, and the picture shows, the two numbers that it acts by."""
+
+    spec = Spec("tiny:echo", 1, 1, 1, (2,), 4, "common", continuous=True)
+
+    def reset(self, seed: int) -> Observation:
+        self.time, self.given = 0, np.zeros((1, 2), np.float32)
+        return self._see()
+
+    def step(self, action: np.ndarray) -> TimeStep:
+        self.time, self.given = self.time + 1, action
+        seen = self._see()
+        return TimeStep(seen, action.sum(-1), np.False_, np.bool_(self.time == 4), seen)
+
+    def render(self) -> np.ndarray:
+        return self.given
+
+    def close(self) -> None:
+        pass
+
+    def _see(self) -> Observation:
+        return Observation(np.zeros((1, 1)), self.given[0, :1], np.ones((1, 2), bool))
+
+
 def make(name: str, **options) -> Patience:
     assert name == "patience"
     return Patience(**options)

@@ -81,7 +81,6 @@ class Probe:
         return moment, self.see(moment)
 
     def step(self, key: PRNGKeyArray, moment: Moment, action: Actions) -> tuple[Moment, TimeStep]:
-        action = jnp.clip(action, -1.0, 1.0) if self.continuous else action
         reward = jnp.full(self.agents, self.reward(moment, action), float)
         moment = moment._replace(time=moment.time + 1)
         seen, over = self.see(moment), moment.time == self.length

@@ -91,7 +91,8 @@ def made(id: str, **options: Any) -> Env:
 def act(env: Env, key: jax.Array, observation: Observation) -> jax.Array:
     """Random legal actions."""
     if env.spec.continuous:
-        return jax.random.uniform(key, observation.avail.shape, minval=-1.3, maxval=1.3)
+        wild = jax.random.uniform(key, observation.avail.shape, minval=-1.3, maxval=1.3)
+        return env.spec.bounded(wild)
     return jax.random.categorical(key, jnp.where(observation.avail, 0.0, -jnp.inf))
 
 
@@ -110,8 +111,7 @@ def their_step(env: Any, key: jax.Array, state: Any, action: jax.Array) -> tuple
             joint[name] = action[index]
             if env.spec.continuous:
                 # All of their continuous worlds take 0 to 1.
-                clipped = jnp.clip(action[index, : env.spec.actions[index]], -1, 1)
-                joint[name] = (clipped + 1) / 2
+                joint[name] = (action[index, : env.spec.actions[index]] + 1) / 2
         if env.spec.continuous and len(names) < len(env.env.agents):
             idle = {name: jnp.zeros(5) for name in set(env.env.agents) - set(names)}
             joint |= idle
@@ -370,12 +370,12 @@ def test_the_predators_alone_are_played():
     assert spec.actions == (5, 5, 5)
 
 
-def test_continuous_actions_are_scaled_to_the_world_and_clipped():
+def test_continuous_actions_are_scaled_to_the_world():
     env = world("speaker continuous")
     assert env.spec.actions == (3, 5)
     _, observation = env.reset(jax.random.key(0))
     assert observation.avail.tolist() == [[True] * 3 + [False] * 2, [True] * 5]
-    action = jnp.array([[-1.0, 0.0, 1.0, 9.0, 9.0], [-2.0, 3.0, 0.5, -0.5, 0.0]])
+    action = jnp.array([[-1.0, 0.0, 1.0, 9.0, 9.0], [-1.0, 1.0, 0.5, -0.5, 0.0]])
     joint = env.played(action)
     np.testing.assert_allclose(joint["speaker_0"], [0, 0.5, 1])
     np.testing.assert_allclose(joint["listener_0"], [0, 1, 0.75, 0.25, 0.5])

@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 import scipy.stats
 
+import host_worlds
 import probes
 from perla.algos import actor_critic, create, maddpg, ppo, telemetry
 from perla.algos.batch import Batch
 from perla.algos.values import estimate
 from perla.distributions import Gaussian
-from perla.envs.protocol import Observation, Spec
+from perla.envs.protocol import Observation, Spec, TimeStep
+from perla.envs.wrappers import AutoReset
 from perla.errors import UserError
+from perla.loops import evaluate, host, rollout
 from perla.loops.anakin import Trainer
 from perla.methods.estimators import Analytic, Exact, Sampled
 from perla.methods.maddpg import GumbelSoftmax
@@ -205,6 +208,55 @@ def test_learners_begin_with_the_types_that_they_keep(spec):
         learner = jax.eval_shape(algorithm.init, KEY)
         assert not any(leaf.weak_type for leaf in jax.tree.leaves(learner)), algo
     assert made >= 8
+
+
+# --- What the world is given --------------------------------------------------------------------
+
+
+class Echo:
+    """`host_worlds.Echo` in JAX; its state is what it was given."""
+
+    spec = host_worlds.Echo.spec
+
+    def reset(self, key):
+        given = jnp.zeros((2, 2))  # the numbers, and the time
+        return given, self.see(given)
+
+    def step(self, key, given, action):
+        given = jnp.stack([action[0], given[1] + 1])
+        seen, over = self.see(given), given[1, 0] == self.spec.limit
+        return given, TimeStep(seen, action.sum(-1), jnp.array(False), over, seen)
+
+    def render(self, given):
+        raise AssertionError("nobody looks")
+
+    def see(self, given):
+        return Observation(jnp.zeros((1, 1)), given[0, :1], jnp.ones((1, 2), bool))
+
+
+@pytest.fixture(scope="module")
+def wild():
+    """An actor most of whose draws are far out."""
+    return create.create(make("ippo", hidden=4, deviation=9.0), Echo.spec).init(KEY).actor
+
+
+def test_learners_keep_what_was_drawn_and_the_world_is_given_the_nearest_within(wild):
+    copies = AutoReset(Echo(), 8)
+    scene = rollout.begin(copies, wild, KEY)
+    _, seen, _ = jax.jit(rollout.rollout, static_argnums=(0, 4))(copies, wild, scene, KEY, 6)
+    assert (jnp.abs(seen.action) > 1).mean() > 0.5
+    np.testing.assert_array_equal(seen.reward, jnp.clip(seen.action, -1, 1).sum(-1))
+
+
+def test_played_or_shown_it_is_given_nothing_else(wild):
+    sampled = jnp.zeros(32, bool)
+    returns = jax.jit(evaluate.evaluate, static_argnums=0)(Echo(), wild, KEY, sampled).returns
+    assert 2 < jnp.abs(returns).max() <= 8  # four steps of twice 1 at most
+    for given in (
+        jnp.stack(evaluate.watch(Echo(), wild, KEY, greedy=False))[:, 0],
+        np.stack(host.film(host_worlds.Echo(), wild, KEY, greedy=False)),
+    ):
+        assert np.abs(given).max() == 1.0
 
 
 # --- Learning -----------------------------------------------------------------------------------

@@ -61,6 +61,13 @@ def test_continuous_worlds_take_vectors():
     assert [zoo.action_space(name).shape for name in zoo.agents] == [(3,), (5,)]
     seen, *_ = zoo.step({name: zoo.action_space(name).sample() for name in zoo.agents})
     assert seen["agent_1"].shape == (11,)
+    # What lies beyond a space is taken for the nearest in it.
+    ends = []
+    for far in (1.0, 7.0):
+        zoo.reset(seed=0)
+        far_out = {name: far * zoo.action_space(name).high for name in zoo.agents}
+        ends.append(zoo.step(far_out)[0]["agent_1"])
+    np.testing.assert_array_equal(*ends)
 
 
 def test_what_is_not_installed_is_told_with_the_cure(monkeypatch):

@@ -2,14 +2,15 @@
 
 import os
 import sys
+from contextlib import closing
 
 import numpy as np
 import pytest
 
 from perla.cli import main
 from perla.envs import mujoco
-from perla.envs.pool import first
-from perla.envs.registry import make
+from perla.envs.pool import Pool, first
+from perla.envs.registry import factory, make
 from perla.errors import UserError
 
 mamujoco_v1 = pytest.importorskip("gymnasium_robotics").mamujoco_v1
@@ -92,6 +93,20 @@ def check(observation, seen, original, spec):
         )
     np.testing.assert_array_equal(observation.state, original.state().astype(np.float32))
     assert observation.alive is None
+
+
+def test_what_lies_beyond_the_bounds_costs_no_more_than_the_bound():
+    name = "mamujoco:Swimmer-2x1"
+    world, beyond = make(name), np.float32([[[3.0], [-2.0]]])
+    world.reset(int(np.random.SeedSequence((5,), spawn_key=(0,)).generate_state(1)[0]))
+    want = world.step(np.sign(beyond[0]))
+    with closing(Pool(factory(name), world.spec, [["the only one"]])) as pool:
+        pool.reset(0, [(5,)])
+        pool.receive(0)
+        pool.step(0, beyond)
+        have, _ = pool.receive(0)
+    np.testing.assert_array_equal(have.reward[0], want.reward)
+    np.testing.assert_array_equal(have.final.obs[0], want.final.obs)
 
 
 def test_all_copies_order_their_features_alike():

@@ -76,6 +76,6 @@ def has(actions: Sequence[int]) -> Bool[Array, "agent action"]:
 
 
 def scaled(action: Float[Array, " action"], low: Any, high: Any) -> Float[Array, " action"]:
-    """From [-1, 1] to what the world takes; what lies beyond is taken for the nearest."""
+    """From [-1, 1] to what the world takes."""
     low, high = jnp.broadcast_to(low, action.shape), jnp.broadcast_to(high, action.shape)
-    return low + (jnp.clip(action, -1.0, 1.0) + 1) / 2 * (high - low)
+    return low + (action + 1) / 2 * (high - low)

@@ -88,7 +88,8 @@ def parallel(env: Env) -> Any:
                 return jnp.asarray([actions[name] for name in self.agents], jnp.int32)
             most = spec.max_actions
             each = [np.asarray(actions[name], np.float32) for name in self.agents]
-            return jnp.asarray([np.pad(action, (0, most - action.size)) for action in each])
+            joint = [np.pad(action, (0, most - action.size)) for action in each]
+            return spec.bounded(jnp.asarray(joint))
 
         def _shown(self, seen: Observation) -> tuple[dict, dict]:
             obs, avail = np.asarray(seen.obs), np.asarray(seen.avail)

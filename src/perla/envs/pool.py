@@ -110,7 +110,7 @@ class Pool:
         """Let the `active` copies of `group` (all by default) make a transition, and those whose
         episode it ends begin another. `action`: `[env, agent]` or `[env, agent, action]`."""
         own = _slice(self.ranges[group])
-        self.memory.action[own] = action
+        self.memory.action[own] = self.spec.bounded(action)
         self.memory.active[own] = True if active is None else active
         self.memory.active[own] &= ~self.lost[own]
         for worker in self.workers:

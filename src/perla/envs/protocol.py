@@ -94,6 +94,11 @@ class Spec:
         """The padded size of the action axis."""
         return max(self.actions)
 
+    def bounded(self, action: Any) -> Any:
+        """What the world is given of an `action`: where it is continuous, the nearest in [-1, 1].
+        Learners keep what was drawn, whose probability they know."""
+        return action.clip(-1.0, 1.0) if self.continuous else action
+
 
 State = TypeVar("State")
 """A world's own bookkeeping: any pytree of arrays."""

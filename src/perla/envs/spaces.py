@@ -54,8 +54,8 @@ class Spaces:
 
     Boxes are flattened and other spaces encoded as Gymnasium's `flatten` does, one-hot where they
     are discrete. Of actions, the parts of a `MultiDiscrete` are chosen all at once, one of their
-    combinations; bounds of a `Box` are scaled from [-1, 1], and what lies beyond is taken for the
-    nearest. Raises `UserError` for spaces that no row of numbers can hold.
+    combinations; bounds of a `Box` are scaled from [-1, 1]. Raises `UserError` for spaces that no
+    row of numbers can hold.
     """
 
     def __init__(
@@ -196,7 +196,8 @@ def _act(who: str, space: Any) -> Act:
             )
 
     def scaled(action: Any) -> np.ndarray:
-        point = low + (np.clip(action[: low.size], -1, 1) + 1) / 2 * (high - low)
+        point = low + (action[: low.size] + 1) / 2 * (high - low)
+        # Rounding may lead beyond the bounds.
         return np.clip(point, low, high).astype(space.dtype).reshape(space.shape)
 
     return Act(low.size, True, scaled)

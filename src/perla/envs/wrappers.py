@@ -44,7 +44,7 @@ class AutoReset(Generic[State]):
         `final` the last of the one that ended."""
         key_step, key_reset = jax.random.split(key)
         state, timestep = jax.vmap(self.env.step)(
-            jax.random.split(key_step, self.copies), state, action
+            jax.random.split(key_step, self.copies), state, self.spec.bounded(action)
         )
         ended = timestep.terminated | timestep.truncated
 

@@ -46,7 +46,8 @@ def evaluate(
         best = policy.mode()
         chooses = greedy.reshape(-1, *(1 for _ in best.shape[1:]))
         action = jnp.where(chooses, best, policy.sample(key_action))
-        state, timestep = jax.vmap(env.step)(jax.random.split(key_env, episodes), state, action)
+        keys, given = jax.random.split(key_env, episodes), env.spec.bounded(action)
+        state, timestep = jax.vmap(env.step)(keys, state, given)
         result = Episodes(
             result.returns + jnp.where(done, 0.0, timestep.reward.mean(-1)),
             result.lengths + ~done,
@@ -79,7 +80,7 @@ def watch(env: Env, actor: AnyActor, key: PRNGKeyArray, *, greedy: bool = True) 
         key_action, key_env, key_actor = jax.random.split(key, 3)
         policy, memory = actor(observation, memory, fresh, key_actor)
         action = policy.mode() if greedy else policy.sample(key_action)
-        state, timestep = env.step(key_env, state, action)
+        state, timestep = env.step(key_env, state, env.spec.bounded(action))
         return state, timestep, actor.remember(memory, action)
 
     states = [state]

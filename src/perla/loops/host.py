@@ -457,7 +457,7 @@ def film(env: HostEnv, actor: AnyActor, key: PRNGKeyArray, *, greedy: bool) -> l
 
     for time in range(episode_limit(env)):
         action, memory = act(jax.random.fold_in(key, time), observation, memory, time == 0)
-        timestep = env.step(np.asarray(action))
+        timestep = env.step(env.spec.bounded(np.asarray(action)))
         frames.append(env.render())
         observation = timestep.observation
         if timestep.terminated or timestep.truncated:

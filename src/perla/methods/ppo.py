@@ -61,7 +61,7 @@ class PPO(Config, tag="ppo", frozen=True):
     """Of continuous actions, the initial standard deviation in each dimension; it is learnt, and is
     the same in every state."""
     squash: bool = False
-    """Put continuous actions through tanh, into (-1, 1), rather than let the world clip them."""
+    """Put continuous actions through tanh, into (-1, 1), rather than clip them for the world."""
     normalise_advantages: bool = False
     """Standardise the advantages of each minibatch."""
     refresh_advantages: bool = False
