@@ -227,6 +227,34 @@ def test_it_is_trained_on_and_resumed_from_the_command_line(here, monkeypatch, t
     assert "return" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("render", "says"),
+    [
+        ("raise NotImplementedError('no pictures')", "NotImplementedError at ours_plain.py:"),
+        ("return None", "a picture has shape (); expected [height, width, 3]"),
+    ],
+)
+def test_a_world_that_cannot_be_drawn_finishes_its_run(
+    render, says, here, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setenv("PERLA_CACHE", "off")
+    here("ours_plain.py", WORLD.replace("return np.zeros((4, 4, 3), np.uint8)", render))
+    out = tmp_path / "run"
+    tiny = ("--copies", "4", "--horizon", "8", "--hidden", "8", "--layers", "1")
+    budget = ("--steps", "32", "--evaluations", "1", "--eval-episodes", "2")
+    arguments = (*tiny, *budget, "--absolute-episodes", "2", "--out", str(out))
+    assert main(["train", "ippo", "--env", "ours_plain:make", *arguments]) == 0
+    said = capsys.readouterr()
+    assert f"no replay.gif: own cannot be drawn: {says}" in said.out + said.err
+    assert (out / "summary.json").exists()
+    assert (out / "curves.png").exists()
+    assert not (out / "replay.gif").exists()
+    assert main(["render", str(out)]) == 2
+    told = capsys.readouterr().err
+    assert says in told
+    assert told.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_agents_learn_to_meet(monkeypatch, here):
     monkeypatch.chdir(EXAMPLES)

@@ -370,10 +370,10 @@ def _carry_out(
             )
             if folder is not None:
                 folder.write_marl_eval(marl_eval(run, records, absolute))
+                folder.write_summary(summary)
                 if conduct.pictures:
                     display.say("drawing curves.png and replay.gif")
                     _draw(run, env, trainer, exported, folder, absolute, display.say)
-                folder.write_summary(summary)
         display.finish(summary)
     finally:
         trainer.close()

@@ -10,7 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from perla.envs.own import told
 from perla.envs.protocol import Env, HostEnv
+from perla.errors import UserError
 from perla.loops import host
 from perla.loops.evaluate import watch
 
@@ -23,12 +25,22 @@ PAUSE = 1500
 def film(env: Env | HostEnv, actor: Any, *, seed: int, greedy: bool) -> list[np.ndarray]:
     """One episode of `actor`, a picture `[height, width, 3]` for each state.
 
-    Raises `UserError` where a world of the host has nothing to draw with.
+    Raises `UserError` where the world fails, or has nothing to draw with.
     """
-    if isinstance(env, HostEnv):
-        return host.film(env, actor, jax.random.key(seed), greedy=greedy)
-    states = watch(env, actor, jax.random.key(seed), greedy=greedy)
-    return [np.asarray(env.render(state), dtype=np.uint8) for state in states]
+    key, fails = jax.random.key(seed), f"{env.spec.id} cannot be drawn"
+    with told(fails):
+        if isinstance(env, HostEnv):
+            drawn = host.film(env, actor, key, greedy=greedy)
+        else:
+            drawn = [env.render(state) for state in watch(env, actor, key, greedy=greedy)]
+    frames = [np.asarray(picture) for picture in drawn]
+    for frame in frames:
+        if frame.ndim != 3 or frame.shape[2] != 3 or frame.shape != frames[0].shape:
+            raise UserError(
+                f"{fails}: a picture has shape {frame.shape}; expected [height, width, 3], the "
+                "same for all"
+            )
+    return [frame.astype(np.uint8) for frame in frames]
 
 
 def gif(frames: Sequence[np.ndarray]) -> bytes:

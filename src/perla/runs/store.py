@@ -145,7 +145,7 @@ class Folder:
 
     @property
     def finished(self) -> bool:
-        """Whether the run is over and everything about it is written."""
+        """Whether the run is over, and all but its pictures is written."""
         return (self.path / "summary.json").exists()
 
     def summary(self) -> dict[str, Any]:
@@ -159,7 +159,7 @@ class Folder:
             raise UserError(f"{path}: damaged ({error})") from None
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write `summary.json`, the last file of a run."""
+        """Write `summary.json`, the last of a run's files but for its pictures."""
         write_atomic(self.path / "summary.json", dump(summary))
 
     def write_marl_eval(self, layout: Mapping[str, Any]) -> None:
