@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from perla.cli import main
-from perla.envs.protocol import Spec
+from perla.envs.pool import first
+from perla.envs.protocol import HostEnv, Spec
 from perla.envs.registry import make
 from perla.errors import UserError
 from perla.loops.anakin import Trainer
@@ -54,6 +55,31 @@ def make(**changes):
         setattr(world, name, value)
     return world
 """
+
+HOSTED = """
+import numpy as np
+from perla.envs.protocol import Observation, Spec, TimeStep
+
+class World:
+    spec = Spec("own", 2, 3, 4, (2, 3), 5, "common")
+    obs, alive = (2, 3), None
+
+    def see(self):
+        return Observation(np.zeros(self.obs), np.zeros(4), np.ones((2, 3), bool), self.alive)
+
+    def reset(self, seed):
+        return self.see()
+
+    def step(self, action):
+        return TimeStep(self.see(), np.zeros(2), np.True_, np.False_, self.see())
+
+    def render(self):
+        return np.zeros((4, 4, 3), np.uint8)
+
+    def close(self):
+        pass
+"""
+HOSTED += WORLD[WORLD.index("\ndef make") :]
 
 
 @pytest.fixture
@@ -174,12 +200,52 @@ def test_what_is_not_as_its_spec_says(changes, says, here):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_specs_that_cannot_be(changes, says, here):
-    here("ours.py")
+@pytest.mark.parametrize("world", [WORLD, HOSTED], ids=["jax", "host"])
+def test_specs_that_cannot_be(world, changes, says, here):
+    here("ours.py", world)
     spec = make("ours:make").spec
     for name, value in changes.items():
         object.__setattr__(spec, name, value)  # In tests alone a Spec checks its types itself.
     assert says in refused("ours:make", spec=spec)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"obs": (2, 4)}, "`obs` has shape (2, 4), expected (2, 3)"),
+        ({"alive": np.ones(2, bool)}, "own: reset gives alive; spec.mortal is False"),
+        ({"spec": MORTAL}, "own: reset gives no alive; spec.mortal is True"),
+        ({"reset": lambda seed: seed / 0}, "own: reset fails: ZeroDivisionError at test_own.py:"),
+        ({"reset": lambda seed: 3}, "own: reset returns 3, not an Observation"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_a_world_of_the_host_first_gives(changes, says, here):
+    here("ours.py", HOSTED)
+    with pytest.raises(UserError) as told:
+        first(make("ours:make", **changes))
+    assert says in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_a_spec_that_fails(here):
+    broken = "    @property\n    def spec(self): return 1 / 0\n\n    def render"
+    for world in (WORLD, HOSTED):
+        here("ours_spec.py", world.replace("    def render", broken))
+        assert "ours_spec:make: spec fails: ZeroDivisionError at ours_spec" in refused(
+            "ours_spec:make"
+        )
+        del sys.modules["ours_spec"]
+
+
+def test_who_keeps_the_state_tells_worlds_apart(here):
+    here("ours.py", WORLD + "\nWorld.close = lambda self: None\n")
+    here("ours_host.py", HOSTED)
+    assert not isinstance(make("ours:make"), HostEnv)
+    assert isinstance(make("ours_host:make"), HostEnv)
+    assert "reset gives obs of shape (2, 4)" in refused("ours:make", obs=(2, 4))
+    jitted = jax.jit(make("ours:make").step)
+    assert not isinstance(make("ours:make", step=jitted), HostEnv)
 
 
 def test_states_hold_no_keys(here):

@@ -18,11 +18,11 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from perla.envs.protocol import Env, HostEnv
+from perla.envs.protocol import Env, HostEnv, Observation, Spec
 from perla.errors import UserError, nearest
 
 MEMBERS = ("spec", "reset", "step", "render")
-"""What an environment has: the protocol `perla.envs.protocol.Env`."""
+"""What an environment has: the protocol `perla.envs.protocol.Env`. The host's have `close`, too."""
 
 
 def make(id: str, families: Iterable[str], **options: Any) -> Env | HostEnv:
@@ -57,17 +57,18 @@ def make(id: str, families: Iterable[str], **options: Any) -> Env | HostEnv:
         from perla.envs import gym
 
         return gym.Gym(id, made, rules={"options": options})
-    if isinstance(made, HostEnv):
-        return made
-    if not isinstance(made, Env):
+    with told(f"{id}: spec fails"):
         missing = [name for name in MEMBERS if not hasattr(made, name)]
-        raise UserError(
-            f"{id} returns {described(made)}, which is no environment: it lacks "
-            f"{', '.join(missing)}"
-        )
-    from perla.envs.traced import check
+        if missing:
+            raise UserError(
+                f"{id} returns {described(made)}, which is no environment: it lacks "
+                f"{', '.join(missing)}"
+            )
+        check_spec(id, made.spec)
+    if not isinstance(made, HostEnv):
+        from perla.envs.traced import check
 
-    check(id, made)
+        check(id, made)
     return made
 
 
@@ -152,6 +153,33 @@ def told(what: str, but: type[Exception] | tuple[()] = ()) -> Iterator[None]:
             f"{what}: {type(error).__name__} at "
             f"{os.path.basename(place.filename)}:{place.lineno}: {text}"
         ) from None
+
+
+def check_spec(id: str, spec: Any) -> None:
+    """Raise `UserError` unless there can be a world, of JAX or of the host, with this `spec`."""
+    if not isinstance(spec, Spec):
+        raise UserError(f"{id}: spec is {described(spec)}, not a perla.envs.protocol.Spec")
+    if len(spec.actions) != spec.agents:
+        raise UserError(
+            f"{id}: spec.actions = {spec.actions}: {len(spec.actions)} entries, and "
+            f"spec.agents = {spec.agents}"
+        )
+    for name, least in (("agents", 1), ("obs", 1), ("state", 1), ("limit", 1)):
+        value = getattr(spec, name)
+        if not (name == "limit" and value is None) and not (isinstance(value, int) and value > 0):
+            raise UserError(f"{id}: spec.{name} = {value!r}: expected {least} or more")
+    if min(spec.actions) < 1:
+        raise UserError(f"{id}: spec.actions = {spec.actions}: every agent has at least 1")
+    if spec.reward not in ("common", "individual"):
+        raise nearest(str(spec.reward), ("common", "individual"), what=f"{id}: spec.reward")
+
+
+def check_alive(gives: str, seen: Observation, spec: Spec) -> None:
+    """Raise `UserError` unless there is an `alive` where the `spec` says so, and there alone."""
+    if (seen.alive is not None) != spec.mortal:
+        raise UserError(
+            f"{gives} {'no ' if spec.mortal else ''}alive; spec.mortal is {spec.mortal}"
+        )
 
 
 def described(value: Any) -> str:

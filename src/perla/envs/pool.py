@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
+from perla.envs.own import check_alive, described, told
 from perla.envs.protocol import HostEnv, Observation, Spec, TimeStep
 from perla.envs.worker import Entropy, Factory, Fault, Memory, Share, check, line, place, put, serve
 from perla.errors import UserError
@@ -306,7 +307,11 @@ def pace(env: HostEnv, steps: int = 200) -> float:
 def first(env: HostEnv) -> Observation:
     """The first observation of a world's episode; `UserError` unless it is what its spec says."""
     spec = env.spec
-    observation = env.reset(0)
+    with told(f"{spec.id}: reset fails"):
+        observation = env.reset(0)
+    if not isinstance(observation, Observation):
+        raise UserError(f"{spec.id}: reset returns {described(observation)}, not an Observation")
+    check_alive(f"{spec.id}: reset gives", observation, spec)
     alive = None if observation.alive is None else np.empty((1, spec.agents), bool)
     into = Observation(
         np.empty((1, spec.agents, spec.obs), np.float32),

@@ -10,7 +10,9 @@ nothing here does.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import (
     TYPE_CHECKING,
@@ -126,8 +128,23 @@ class Env(Protocol[State]):
         ...
 
 
+class _Hosted(type(Protocol)):  # type: ignore[misc]
+    """Worlds of JAX may have all that `HostEnv` names. What tells them apart is that a world that
+    keeps its own state can be stepped by an action alone."""
+
+    def __instancecheck__(cls, world: Any) -> bool:
+        if not super().__instancecheck__(world):
+            return False
+        with suppress(ValueError):  # What is not written in Python may not say what it takes.
+            try:
+                inspect.signature(world.step).bind(None)
+            except TypeError:
+                return False
+        return True
+
+
 @runtime_checkable
-class HostEnv(Protocol):
+class HostEnv(Protocol, metaclass=_Hosted):
     """A world that is not JAX: one copy, no auto-reset. All arrays are NumPy's.
 
     Anything that it raises, and numbers that are not finite, cost the episode and not the run.
