@@ -64,6 +64,17 @@ def test_finished_runs_are_compared_as_they_are(compared, capsys):
 
 
 @pytest.mark.parametrize(
+    "flag", ["--steps 100", "--lr 3", "--no-agent-ids", "--env nowhere", "--cpus 1", "--dry-run"]
+)
+def test_finished_runs_take_no_flags_of_training(capsys, flag):
+    Path("both").mkdir()
+    error = refused(capsys, "compare", "both", *flag.split())
+    name = flag.split()[0].replace("--no-", "--")
+    assert f"{name}: says how methods are trained, and both is a folder of finished runs" in error
+    assert "leave it out" in error
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         (("--steps", "110"), "steps = 1"),
@@ -145,7 +156,18 @@ def test_a_failing_cell_is_named_and_the_exit_code_tells(capsys):
         (("compare", "ippo", "mappo", "--env", "lbf:Foraging-5x5"), "'Foraging-5x5': the number"),
         (("compare", "nowhere/run", "."), "nowhere/run: no folder"),
         (("compare", "."), "no run"),
+        (("compare", "ippo", "mappo", "--gpus", "1"), "--gpus belongs to --executor ray, and this"),
+        (
+            ("compare", "ippo", "mappo", "--executor", "ray", "--processes", "2", "--dry-run"),
+            "--processes belongs to --executor local, and this is --executor ray; leave it out",
+        ),
+        (
+            ("compare", "ippo", "mappo", "--executor", "ray", "--cpus", "nonsense", "--dry-run"),
+            "--cpus nonsense: expected a whole number",
+        ),
         (("suite", "nothing.json"), "nothing.json: no such file"),
+        (("suite", "nothing.json", "--cpus", "1"), "--cpus belongs to --executor ray"),
+        (("reproduce", "matrix", "--address", "x", "--dry-run"), "--address belongs to --executor"),
         (("reproduce", "lbff"), "did you mean 'lbf'"),
         (("reproduce", "lbf", "--scale", "quik"), "did you mean 'quick'"),
         (("reproduce",), "required"),

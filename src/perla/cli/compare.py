@@ -14,6 +14,8 @@ from perla.errors import UserError
 
 ENV = "lbf:Foraging-8x8-2p-2f-coop-v2"
 STEPS = 500_000
+COMPARING = ("--metric", "--threshold", "--out", "--quiet")
+"""The flags that finished runs leave a choice of."""
 
 
 def compare_command(argv: Sequence[str]) -> int:
@@ -60,10 +62,17 @@ def compare_command(argv: Sequence[str]) -> int:
 
     folders = [Path(word) for word in arguments.what if Path(word).is_dir()]
     if not folders:
+        suites.settle(arguments)
         return _train_and_compare(arguments)
     if len(folders) < len(arguments.what):
         word = next(word for word in arguments.what if not Path(word).is_dir())
         raise UserError(f"{word}: no folder, though {folders[0]} is one; name methods or folders")
+    for flag in arguments.given:
+        if flag not in COMPARING:
+            raise UserError(
+                f"{flag}: says how methods are trained, and {folders[0]} is a folder of finished "
+                "runs; leave it out, or name methods instead of folders"
+            )
     return _compare_runs(folders, arguments)
 
 

@@ -28,14 +28,21 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message.removeprefix("argument "))
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """The arguments; `UserError` for an unknown flag, with the nearest known one."""
-        arguments, extra = self.parse_known_args(_bind_negative_numbers(argv))
+        """The arguments, and in `given` the flags among `argv`; `UserError` for an unknown flag,
+        with the nearest known one."""
+        flags = {action.dest: action for action in self._actions if action.option_strings}
+        absent = argparse.Namespace(**dict.fromkeys(flags))
+        arguments, extra = self.parse_known_args(_bind_negative_numbers(argv), absent)
         for word in extra:
             if word.startswith("-"):
                 known = [flag for action in self._actions for flag in action.option_strings]
                 raise nearest(word.partition("=")[0], known, what="flag")
         if extra:
             raise UserError(f"unexpected argument {extra[0]!r}; see `{self.prog} --help`")
+        missing = [name for name in flags if getattr(arguments, name) is None]
+        arguments.given = [flags[name].option_strings[0] for name in flags if name not in missing]
+        for name in missing:
+            setattr(arguments, name, flags[name].default)
         return arguments
 
 

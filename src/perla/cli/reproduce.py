@@ -31,6 +31,7 @@ def reproduce_command(argv: Sequence[str]) -> int:
     )  # fmt: skip
     suites.add_conduct(parser)
     arguments = parser.parse(argv)
+    suites.settle(arguments)
 
     from perla.suites.experiment import SCALES, Calculation
     from perla.suites.paper import EXPERIMENTS
@@ -69,9 +70,7 @@ def _reproduce(experiment: Experiment | Calculation, arguments: argparse.Namespa
         findings = results.judge(experiment, name, scale, outcome, out / name)
     else:
         tell = (lambda text: None) if arguments.quiet else say
-        keep = partial(
-            recall, folder=out / name / "parts", processes=suites.processes(arguments), say=tell
-        )
+        keep = partial(recall, folder=out / name / "parts", processes=arguments.processes, say=tell)
         found = experiment.compute(scale, Conduct(tell, keep))
         findings = results.publish(experiment, name, scale, found, out / name)
     words = ("method", "regime", "claim", "found")

@@ -24,6 +24,7 @@ def suite_command(argv: Sequence[str]) -> int:
     suites.add_results(parser)
     suites.add_conduct(parser)
     arguments = parser.parse(argv)
+    suites.settle(arguments)
 
     from perla.suites import results
     from perla.suites.suite import load

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from perla.cli.parser import Parser
 from perla.cli.tables import say, table
-from perla.config import Count, convert
-from perla.errors import nearest
+from perla.config import Count, NonNegative, convert
+from perla.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from perla.analysis.load import Curves
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from perla.suites.executors import Executor
     from perla.suites.suite import Cell
 
-EXECUTORS = ("local", "ray")
+EXECUTORS = {"local": ("--processes",), "ray": ("--address", "--cpus", "--gpus")}
+"""Who carries cells out, with the flags that are for it alone."""
 FAILED = 1
 """The exit status where some cells failed and the rest went well."""
 
@@ -54,28 +55,33 @@ def add_results(parser: Parser) -> None:
     )
 
 
+def settle(arguments: argparse.Namespace) -> None:
+    """Turn the flags of `add_conduct` into values; `UserError` for those of another executor than
+    the chosen one. No processes: as many as the machine has room for."""
+    chosen = arguments.executor
+    if chosen not in EXECUTORS:
+        raise nearest(chosen, EXECUTORS, what="executor")
+    for name, flags in EXECUTORS.items():
+        for flag in flags:
+            if name != chosen and flag in arguments.given:
+                raise UserError(
+                    f"{flag} belongs to --executor {name}, and this is --executor {chosen}; leave "
+                    "it out"
+                )
+    arguments.processes = convert(arguments.processes or "none", Count | None, name="--processes")
+    arguments.cpus = convert(arguments.cpus, Count, name="--cpus")
+    arguments.gpus = convert(arguments.gpus, NonNegative, name="--gpus")
+
+
 def executor(arguments: argparse.Namespace) -> Executor:
-    """The executor that the flags ask for."""
-    if arguments.executor not in EXECUTORS:
-        raise nearest(arguments.executor, EXECUTORS, what="executor")
+    """The executor that settled flags ask for."""
     if arguments.executor == "ray":
-        from perla.config import NonNegative
         from perla.suites.ray import Ray
 
-        return Ray(
-            arguments.address,
-            cpus=convert(arguments.cpus, Count, name="--cpus"),
-            gpus=convert(arguments.gpus, NonNegative, name="--gpus"),
-        )
+        return Ray(arguments.address, cpus=arguments.cpus, gpus=arguments.gpus)
     from perla.suites.local import Local
 
-    return Local(processes(arguments))
-
-
-def processes(arguments: argparse.Namespace) -> int | None:
-    """How many processes the flags ask for; None leaves it to the machine's room."""
-    chosen: int | None = convert(arguments.processes or "none", Count | None, name="--processes")
-    return chosen
+    return Local(arguments.processes)
 
 
 def carry_out(cells: Sequence[Cell], out: Path, arguments: argparse.Namespace) -> Outcome:
