@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,12 +22,16 @@ class Patience:
 
     Where there is a `fault`, the first copy to find the file `trigger` at its second step removes
     it and does what is called so; with `trigger` "always", every copy does, at every such step.
+    A world with a `game` starts another program, which holds this file open, and takes a moment to
+    end it, which it then marks.
     """
 
     def __init__(
-        self, *, length: int = 3, end: str = "terminated", fault: str = "", trigger: str = ""
-    ) -> None:
+        self, *, length: int = 3, end: str = "terminated", fault: str = "", trigger: str = "",
+        game: str = "",
+    ) -> None:  # fmt: skip
         self.length, self.end, self.fault, self.trigger = length, end, fault, trigger
+        self.game, self.program = game, None
 
     @property
     def spec(self) -> Spec:
@@ -35,6 +40,9 @@ class Patience:
     def reset(self, seed: int) -> Observation:
         self.signs = np.random.default_rng(seed).choice([-1.0, 1.0], 2)
         self.time = 0
+        if self.game and self.program is None:
+            with open(self.game, "wb") as file:
+                self.program = subprocess.Popen(["sleep", "1000"], stdout=file)
         if self.fault == "reset" and self._due():
             raise ValueError("no world today")
         return self._see()
@@ -78,7 +86,11 @@ class Patience:
         return picture
 
     def close(self) -> None:
-        pass
+        if self.program is not None:
+            time.sleep(0.7)
+            self.program.kill()
+            self.program.wait()
+            Path(f"{self.game}.ended").touch()
 
     def _due(self) -> bool:
         if self.trigger == "always":

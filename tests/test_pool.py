@@ -3,8 +3,12 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -220,6 +224,94 @@ def test_no_process_outlives_its_pool(pool):
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+# --- What worlds have started -------------------------------------------------------------------
+
+
+@pytest.fixture
+def games(tmp_path):
+    """Where games are written to, and whether any is still played."""
+    path = tmp_path / "games"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+
+    def played(seconds=0.0):
+        """Waits so long for the last one's end."""
+        until = time.monotonic() + seconds
+        while True:
+            with suppress(BlockingIOError):
+                return os.read(reader, 1) != b""
+            if time.monotonic() > until:
+                return True
+            time.sleep(0.05)
+
+    yield str(path), played
+    os.close(reader)
+
+
+def test_closing_waits_until_a_process_has_let_go_of_all_its_copies(pool, games):
+    path, played = games
+    many = pool(workers=1, game=path)
+    begin(many)
+    assert played()
+    (worker,) = many.workers
+    many.close()  # five copies, one after another
+    assert not played()
+    assert worker.process.exitcode == 0
+
+
+@pytest.mark.parametrize("fault", WHOLE)
+def test_what_a_world_has_started_ends_with_its_process(pool, games, tmp_path, fault):
+    path, played = games
+    trigger, said = tmp_path / "trigger", []
+    many = pool(said, workers=1, game=path, fault=fault, trigger=str(trigger), step_seconds=2.0)
+    begin(many)
+    trigger.touch()
+    (worker,) = many.workers
+    began = worker._start
+    worker._start = lambda: (goes_on.append(played(5.0)), began())
+    goes_on = []
+    play(many, 3)
+    assert len(said) == 1
+    assert goes_on == [False]
+
+
+def test_where_no_episode_can_begin_a_process_lets_go_of_its_copies(pool, games):
+    path, played = games
+    many = pool(workers=1, game=path, fault="reset", trigger="always", restarts=0)
+    with pytest.raises(UserError, match="no world today"):
+        begin(many)
+    assert not played()
+    assert Path(f"{path}.ended").exists()
+
+
+def test_what_a_world_has_started_ends_with_whoever_trains(games, tmp_path):
+    path, played = games
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import sys, time\n"
+        "from functools import partial\n"
+        "import host_worlds\n"
+        "from perla.envs.pool import Pool\n"
+        "if __name__ == '__main__':\n"
+        "    make = partial(host_worlds.make, 'patience', game=sys.argv[1])\n"
+        "    pool = Pool(make, host_worlds.Patience().spec, [['one', 'other']], workers=2)\n"
+        "    pool.reset(0, [(1,), (2,)])\n"
+        "    pool.receive(0)\n"
+        "    print('begun', flush=True)\n"
+        "    time.sleep(1000)\n"
+    )
+    here = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    training = subprocess.Popen(
+        [sys.executable, script, path], stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": here},
+    )  # fmt: skip
+    assert training.stdout.readline() == b"begun\n"
+    assert played()
+    training.kill()
+    training.communicate()
+    assert not played(10.0)
 
 
 def test_a_world_that_is_not_what_its_spec_says_is_refused():

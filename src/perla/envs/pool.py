@@ -34,6 +34,8 @@ STEP_SECONDS = 60.0
 """A step, or an episode's beginning, that takes longer has hung."""
 START_SECONDS = 120.0
 """The same where the process has yet to start, and the world to be made."""
+CLOSE_SECONDS = 5.0
+"""The same where a copy is let go of."""
 RESTARTS = 10
 """Faults of a run that are survived."""
 
@@ -149,12 +151,16 @@ class Pool:
         return TimeStep(observation, reward, terminated, truncated, final, won), lost
 
     def close(self) -> None:
-        """End all processes."""
-        for worker in self.workers:
+        """End all processes, once they have let go of their copies."""
+        workers, self.workers = self.workers, []
+        for worker in workers:
             worker.hang_up()
-        for worker in self.workers:
-            worker.process.join(2.0)
-            worker.end()
+        try:
+            for worker in workers:
+                worker.join()
+        finally:
+            for worker in workers:
+                worker.end()
 
     def fault(self, what: str) -> None:
         """One fault more: say `what` happened; `UserError` where it is one too many."""
@@ -251,8 +257,16 @@ class _Worker:
             return
         self._anew(f"no answer within {self.patience:g} s, so its process was killed")
 
+    def join(self) -> None:
+        """Wait for the process to end, as long as it takes up one copy after another."""
+        ticks = -1
+        while ticks != (ticks := self._ticks()):
+            self.process.join(CLOSE_SECONDS)
+
     def end(self) -> None:
-        """End the process, whatever it is at."""
+        """End the process, whatever it is at, and what its worlds have started."""
+        with suppress(OSError):  # It has yet to make its group, or all of that are gone.
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
         self.process.join()
         self.hang_up()

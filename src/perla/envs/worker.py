@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import parent_process
 from typing import Any, NamedTuple
@@ -185,7 +185,9 @@ class Copies:
 
     def close(self) -> None:
         """Let go of all copies."""
-        for env in self.envs.values():
+        while self.envs:
+            copy, env = self.envs.popitem()
+            self._take(copy)
             with suppress(Exception):
                 env.close()
 
@@ -243,11 +245,14 @@ class Copies:
 def serve(pipe: Connection, factory: Factory, spec: Spec, memory: Memory, share: Share) -> None:
     """Do what comes through `pipe` until it closes: `("begin", group, entropy)` or
     `("step", group, None)`. Each is answered by `("done", group, faults)`; an episode that cannot
-    be begun by `("failed", copy, why)`, which is the end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to hear.
+    be begun by `("failed", copy, why)`, which is the end.
+
+    Its process leads a group of its own: Ctrl-C is for the parent to hear, and whatever the worlds
+    have started can be ended with it."""
+    os.setpgid(0, 0)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     copies = Copies(factory, spec, memory, share)
-    try:
+    with suppress(EOFError, ConnectionError), closing(copies):
         while True:
             command, group, entropy = pipe.recv()
             try:
@@ -256,19 +261,19 @@ def serve(pipe: Connection, factory: Factory, spec: Spec, memory: Memory, share:
                 else:
                     copies.step(group)
             except BaseException as error:
-                pipe.send(("failed", int(memory.hand[share.number]), line(error)))
+                failed = "failed", int(memory.hand[share.number]), line(error)
+                copies.close()  # Whoever hears of it ends this process at once.
+                pipe.send(failed)
                 return
             pipe.send(("done", group, copies.faults))
             copies.faults = []
-    except (EOFError, ConnectionError):
-        copies.close()
 
 
 def _die_with_parent() -> None:
     parent = parent_process()
     assert parent is not None
     wait([parent.sentinel])
-    os._exit(1)
+    os.killpg(0, signal.SIGKILL)
 
 
 def line(error: BaseException) -> str:
