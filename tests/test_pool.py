@@ -194,6 +194,20 @@ def test_a_process_killed_from_outside_is_started_again(pool):
     assert not any(gone.any() for _, gone in play(many, 3))
 
 
+def test_after_a_fault_elsewhere_a_group_begins_as_it_would_have(pool):
+    many = pool(workers=1)
+    before = begin(many)[1]
+    (worker,) = many.workers
+    os.kill(worker.process.pid, signal.SIGKILL)
+    many.step(0, actions(0, 0, 3))
+    assert many.receive(0)[1].all()
+    many.reset(1, ENTROPY[1])  # which the new process is about to be asked for anyway
+    after, lost = many.receive(1)
+    np.testing.assert_array_equal(after.observation.state, before.state)
+    np.testing.assert_array_equal(many.memory.episode[3:], 0)
+    assert not lost.any()
+
+
 @pytest.mark.parametrize("fault", ["raise", "kill", "reset"])
 def test_beyond_the_bound_a_fault_ends_the_run_in_a_line(pool, fault):
     said = []

@@ -101,8 +101,12 @@ class Pool:
         ]
 
     def reset(self, group: int, entropy: Entropy) -> None:
-        """Let every copy of `group` begin an episode, whose chance follows from its `entropy`."""
+        """Let every copy of `group` begin an episode, whose chance follows from its `entropy`.
+
+        Raises `UserError` where there have been too many faults.
+        """
         own = _slice(self.ranges[group])
+        self._settle(group)  # A process started anew may still be beginning the last's episodes.
         self.memory.episode[own] = -1
         self.lost[own] = False
         self.entropy[group] = entropy
@@ -126,12 +130,7 @@ class Pool:
 
         Raises `UserError` where there have been too many faults.
         """
-        while waiting := [worker for worker in self.workers if worker.pending[group]]:
-            for worker in waiting:
-                if worker.answers():
-                    worker.hear()
-                else:
-                    worker.check()
+        self._settle(group)
         own = _slice(self.ranges[group])
         lost = self.lost[own].copy()
         self.lost[own] = False
@@ -149,6 +148,15 @@ class Pool:
                 if new is not None:
                     old[lost] = new[lost]
         return TimeStep(observation, reward, terminated, truncated, final, won), lost
+
+    def _settle(self, group: int) -> None:
+        """Wait until nothing is under way in `group`."""
+        while waiting := [worker for worker in self.workers if worker.pending[group]]:
+            for worker in waiting:
+                if worker.answers():
+                    worker.hear()
+                else:
+                    worker.check()
 
     def close(self) -> None:
         """End all processes, once they have let go of their copies."""
