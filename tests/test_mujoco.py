@@ -143,6 +143,10 @@ def test_options_reach_the_task():
         ("mamujoco:Hopper-3x1", {"agent_obsk": -1}, "agent_obsk -1 is not a whole number"),
         ("mamujoco:Hopper-3x1", {"agent_obsk": "far"}, "agent_obsk 'far' is not a whole number"),
         ("mamujoco:Hopper-3x1", {"gravity": 1.0}, "unknown option 'gravity'"),
+        ("mamujoco:Hopper-3x1", {"render_mode": "human"}, "Hopper-3x1: render_mode is no option"),
+        ("mamujoco:Hopper-3x1", {"agent_conf": "3x1"}, "Hopper-3x1: agent_conf is no option"),
+        ("mamujoco:Hopper-3x1", {"scenario": "Ant"}, "Hopper-3x1: scenario is no option"),
+        ("mamujoco:Hopper-3x1", {"frame_skip": "two"}, "3x1 cannot be made with frame_skip=two: "),
         ("Hopper-3x1", {}, "lacks its family; did you mean 'mamujoco:Hopper-3x1'"),
     ],
 )

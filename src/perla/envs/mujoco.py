@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from perla.envs.optional import refused
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.errors import UserError, nearest
 
@@ -147,6 +148,9 @@ class MultiAgentMujoco:
 PACKAGES = ("gymnasium-robotics", "gymnasium", "mujoco")
 """What decides the numbers, and is stamped into results."""
 
+OURS = ("scenario", "agent_conf", "render_mode")
+"""Arguments of `mamujoco_v1` that are set here."""
+
 
 def make(name: str, **options: Any) -> MultiAgentMujoco:
     """The world of a robot and a factorisation, such as `Hopper-3x1`.
@@ -158,6 +162,9 @@ def make(name: str, **options: Any) -> MultiAgentMujoco:
     scenario, _, factorisation = name.partition("-")
     if scenario not in SCENARIOS:
         raise nearest(scenario, SCENARIOS, what="MuJoCo robot")
+    for option in OURS:
+        if option in options:
+            raise UserError(f"mamujoco:{name}: {option} is no option; it is set here")
     agent_obsk = options.pop("agent_obsk", 1)
     if isinstance(agent_obsk, bool) or not isinstance(agent_obsk, int) or agent_obsk < 0:
         raise UserError(f"agent_obsk {agent_obsk!r} is not a whole number of 0 or more")
@@ -168,7 +175,7 @@ def make(name: str, **options: Any) -> MultiAgentMujoco:
     except TypeError as error:
         found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if found is None:
-            raise
+            raise refused(f"mamujoco:{name}", options, error) from None
         option = found[1]
         raise UserError(
             f"unknown option {option!r} of mamujoco:{name}; known are agent_obsk and those of "
