@@ -74,6 +74,9 @@ class Patience:
                     seen = seen._replace(avail=seen.avail & False)
                 case "endless":
                     self.length = 10
+                case "apart":
+                    blank = seen._replace(obs=seen.obs * 0.0)
+                    return TimeStep(seen, reward, np.False_, np.False_, blank)
                 case "early":
                     return TimeStep(seen, reward, np.False_, np.True_, seen)
         return TimeStep(

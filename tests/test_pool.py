@@ -141,6 +141,7 @@ FAULTS = {
     "nan": "`obs` holds numbers that are not finite",
     "infinite reward": "`reward` holds numbers that are not finite",
     "size": r"`obs` has shape \(2, 1\), expected \(2, 2\)",
+    "apart": "`obs` of `observation` is not that of `final`",
     "no action": "`avail` leaves agent 0 no action",
     "endless": "goes on after 3 steps, where its spec says that it is truncated",
     "early": "truncated after 2 steps, and its spec says 3",

@@ -137,6 +137,13 @@ def write(name: str, value: Any, room: np.ndarray) -> None:
     room[...] = value
 
 
+def agree(observation: Observation, final: Observation) -> None:
+    """`Fault` unless a step that leads to `final` leads to the same `observation`."""
+    for name, one, other in zip(Observation._fields, observation, final, strict=True):
+        if one is not other and not np.array_equal(one, other):
+            raise Fault(f"`{name}` of `observation` is not that of `final`; a step leads to both")
+
+
 def check(observation: Observation, **others: np.ndarray) -> None:
     """`Fault` unless all numbers are finite, and every agent has an action, `[*copies, ...]`."""
     for name, value in {**observation._asdict(), **others}.items():
@@ -227,6 +234,8 @@ class Copies:
         memory.time[copy] += 1
         timestep: TimeStep = self.envs[copy].step(memory.action[copy].copy())
         put(timestep.final, self.final[copy])
+        if timestep.observation is not timestep.final:
+            agree(timestep.observation, timestep.final)
         write("reward", timestep.reward, memory.reward[copy])
         terminated = bool(timestep.terminated)
         truncated = bool(timestep.truncated) and not terminated
