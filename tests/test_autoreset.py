@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 
 from perla.envs.foraging import make
 from perla.envs.protocol import Observation, Spec, TimeStep
-from perla.envs.wrappers import AutoReset
+from perla.envs.wrappers import AutoReset, draw
 
 GO, END, CUT = range(3)
 COPIES = 13
@@ -138,3 +139,17 @@ def test_seeds_may_be_batched():
     together = jax.jit(jax.vmap(lambda key: roll(world, key, 60)))(keys)
     for i, key in enumerate(keys):
         jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b), together, alone(key))
+
+
+def test_random_actions_are_uniform_among_the_available():
+    spec = Spec("masks", 3, 1, 1, (4, 4, 2), None, "common")
+    avail = jnp.array([[True] * 4, [False, True, False, True], [True, False, False, False]])
+    seen = jnp.broadcast_to(avail, (6000, 3, 4))
+    action = draw(jax.random.key(0), spec, seen)
+    assert action.dtype == jnp.int32
+    shares = jax.nn.one_hot(action, 4).mean(0)
+    np.testing.assert_allclose(shares, avail / avail.sum(-1, keepdims=True), atol=0.03)
+    numbers = draw(jax.random.key(0), replace(spec, continuous=True), seen)
+    assert numbers.shape == seen.shape
+    assert -1 <= float(numbers.min()) < -0.99
+    assert 0.99 < float(numbers.max()) < 1

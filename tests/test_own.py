@@ -228,6 +228,35 @@ def test_what_a_world_of_the_host_first_gives(changes, says, here):
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize(
+    ("limit", "says"),
+    [
+        (4, "an episode goes on after 4 steps, and spec.limit is 4"),
+        (5, None),
+        (6, "an episode is truncated after 5 steps, and spec.limit is 6"),
+        (None, None),
+    ],
+)
+def test_episodes_are_truncated_at_the_limit_alone(limit, says, here):
+    here("ours.py")
+    spec = Spec("own", 2, 3, 4, (2, 3), limit, "common")
+    if says is None:
+        make("ours:make", spec=spec)
+    else:
+        assert says in refused("ours:make", spec=spec)
+
+
+def test_the_episode_that_is_played_may_terminate(here):
+    here("ours.py")
+    world = make("ours:make")
+
+    def step(key, state, action):
+        after, timestep = world.step(key, state, action)
+        return after, timestep._replace(terminated=state["time"] > 1)
+
+    assert make("ours:make", step=step).spec.limit == 5
+
+
 def test_a_spec_that_fails(here):
     broken = "    @property\n    def spec(self): return 1 / 0\n\n    def render"
     for world in (WORLD, HOSTED):

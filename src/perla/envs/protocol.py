@@ -82,7 +82,8 @@ class Spec:
     actions: tuple[int, ...]
     """Number of discrete actions of each agent, or dimensions of its continuous action."""
     limit: int | None
-    """Steps after which an episode is truncated; None if it never is."""
+    """Steps after which an episode is truncated; None if it never is. It is truncated there and
+    nowhere else: learners make room for so many truncations and no more."""
     reward: Literal["common", "individual"]
     rules: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Everything that changes the dynamics or the reward; stamped into every result."""
@@ -152,7 +153,7 @@ class HostEnv(Protocol, metaclass=_Hosted):
 
     @property
     def spec(self) -> Spec:
-        """The facts of this world. It is truncated at `spec.limit` steps and at no others."""
+        """The facts of this world."""
         ...
 
     def reset(self, seed: int) -> Observation:

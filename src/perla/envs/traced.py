@@ -1,7 +1,9 @@
-"""What a world of JAX gives, held against what its `spec` says, without computing any of it."""
+"""What a world of JAX gives, held against what its `spec` says: shapes and types without computing
+any of it, the limit by playing one episode."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +11,9 @@ import jax.numpy as jnp
 
 from perla.envs.own import check_alive, described, told
 from perla.envs.protocol import Env, Observation, Spec, TimeStep
+from perla.envs.wrappers import draw
 from perla.errors import UserError
+from perla.types import PRNGKeyArray
 
 
 def check(id: str, env: Env) -> None:
@@ -41,6 +45,38 @@ def check(id: str, env: Env) -> None:
     _check_array(gives, "truncated", timestep.truncated, (), jnp.bool_, "a scalar")
     if timestep.won is not None:
         _check_array(gives, "won", timestep.won, (), jnp.float32, "a scalar")
+    if spec.limit is not None:
+        with told(f"{id}: an episode fails"):
+            time, ended, cut = map(int, jax.jit(partial(_play, env, spec.limit))(key))
+        if cut and time != spec.limit:
+            raise UserError(
+                f"{id}: an episode is truncated after {time} steps, and spec.limit is "
+                f"{spec.limit}: it may be truncated there alone"
+            )
+        if not (cut or ended):
+            raise UserError(
+                f"{id}: an episode goes on after {time} steps, and spec.limit is {spec.limit}: it "
+                "must be truncated there"
+            )
+
+
+def _play(env: Env, limit: int, key: PRNGKeyArray) -> tuple[Any, Any, Any]:
+    """The steps of an episode of random actions, `limit` at most; whether it then is terminated,
+    and whether truncated."""
+    state, seen = env.reset(key)
+
+    def going(carry: Any) -> Any:
+        time, terminated, truncated, *_ = carry
+        return (time < limit) & ~terminated & ~truncated
+
+    def step(carry: Any) -> Any:
+        time, *_, state, seen = carry
+        key_action, key_step = jax.random.split(jax.random.fold_in(key, time))
+        state, timestep = env.step(key_step, state, draw(key_action, env.spec, seen.avail))
+        return time + 1, timestep.terminated, timestep.truncated, state, timestep.observation
+
+    start = jnp.int32(0), jnp.bool_(False), jnp.bool_(False), state, seen
+    return jax.lax.while_loop(going, step, start)[:3]
 
 
 def _check_observation(gives: str, seen: Observation, spec: Spec) -> None:

@@ -9,7 +9,17 @@ import jax
 import jax.numpy as jnp
 
 from perla.envs.protocol import Env, Observation, Spec, State, TimeStep
-from perla.types import Actions, PRNGKeyArray
+from perla.types import Actions, Array, Bool, PRNGKeyArray
+
+
+def draw(key: PRNGKeyArray, spec: Spec, avail: Bool[Array, "*batch agent action"]) -> Actions:
+    """Uniform actions among those that `avail` allows, or numbers in [-1, 1]: in JAX, what
+    `perla.envs.pool.draw` is in NumPy."""
+    if spec.continuous:
+        return jax.random.uniform(key, avail.shape, minval=-1.0)
+    # A random number for each agent, not for each action: the rank of its choice among the allowed.
+    rank = jax.random.uniform(key, avail.shape[:-1]) * avail.sum(-1)
+    return (avail.cumsum(-1) <= rank[..., None]).sum(-1)
 
 
 @dataclass(frozen=True)
