@@ -3,12 +3,15 @@
 import json
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from perla.bench import env, marginal
 from perla.cli import main
 from perla.envs import registry
+from perla.envs.protocol import Observation, Spec, TimeStep
 
 
 @pytest.fixture
@@ -32,6 +35,36 @@ def test_a_world_of_the_host(monkeypatch):
     for row in rows:
         assert row["processes"] == 2
         assert row["time of bare"] == pytest.approx(rows[0]["steps/s"] / row["steps/s"])
+
+
+class Masked:
+    """A world that allows one action of three, another at every step; it notes whether that is
+    done."""
+
+    spec = Spec("masked", 1, 1, 1, (3,), 5, "common")
+
+    def __init__(self):
+        self.legal = []
+
+    def see(self, time):
+        avail = jnp.arange(3)[None] == time % 3
+        return Observation(jnp.zeros((1, 1)), jnp.zeros(1), avail)
+
+    def reset(self, key):
+        return jnp.int32(0), self.see(jnp.int32(0))
+
+    def step(self, key, time, action):
+        jax.debug.callback(lambda fits: self.legal.append(bool(fits)), action[0] == time % 3)
+        seen = self.see(time + 1)
+        return time + 1, TimeStep(seen, jnp.zeros(1), jnp.bool_(False), time == 4, seen)
+
+
+def test_actions_are_those_that_a_world_of_jax_allows():
+    world = Masked()
+    assert env._ours(world, 2)() == 400
+    jax.effects_barrier()
+    assert len(world.legal) == 400
+    assert all(world.legal)
 
 
 def test_only_worlds_are_measured_by_name(capsys):

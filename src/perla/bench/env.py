@@ -1,10 +1,10 @@
 """How fast worlds step: ours and, where it is installed, jumanji's on the same map.
 
 All contenders run one after another in every round, so that whatever else the machine does falls
-on all of them; each figure is the median of the rounds. Actions are uniform, drawn inside the
-measured loop. Worlds of JAX run in this process, and their observations and rewards are summed, so
-that none is optimised away; those of the host run in processes of their own. A step is one
-environment transition, summed over copies.
+on all of them; each figure is the median of the rounds. Actions are uniform among those that the
+world allows, drawn inside the measured loop. Worlds of JAX run in this process, and their
+observations and rewards are summed, so that none is optimised away; those of the host run in
+processes of their own. A step is one environment transition, summed over copies.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ import numpy as np
 
 from perla.envs.foraging import Foraging
 from perla.envs.pool import Pool, cores, draw, first, pace
-from perla.envs.protocol import Env, HostEnv
+from perla.envs.protocol import Env, HostEnv, Spec
 from perla.envs.registry import factory, make
 from perla.envs.worker import Factory
 from perla.envs.wrappers import AutoReset
+from perla.envs.wrappers import draw as uniform
 from perla.loops.host import Trainer
 from perla.loops.worlds import halves
 from perla.methods.recipes import make as learner
@@ -63,7 +64,8 @@ def measure(
     `seconds` is spent on each contender in each round, after compiling. Jumanji's world takes part
     where it is installed and can play the map, with its own auto-reset, `VmapAutoResetWrapper`.
     Its rules differ a little (no following, no swapping; other spawning), and it also computes
-    action masks. Worlds of the host are measured otherwise: see `_measure_host`.
+    action masks, from which its actions are drawn. Worlds of the host are measured otherwise: see
+    `_measure_host`.
     """
     env = make(env_id)
     if isinstance(env, HostEnv):
@@ -74,7 +76,7 @@ def measure(
         # jumanji refuses maps that are too small for it by an assertion
         with suppress(ModuleNotFoundError, AssertionError):
             world = _jumanji(env)
-            builders["jumanji"] = lambda n: _theirs(world, n, env.players)
+            builders["jumanji"] = lambda n: _theirs(world, env.spec, n)
 
     runs = {(name, n): build(n) for n in copies for name, build in builders.items()}
     for run in runs.values():
@@ -249,21 +251,15 @@ def _runner(state: Any, copies: int, step: Callable[[Any, Any], tuple[Any, Any]]
 
 def _ours(env: Env, copies: int) -> Run:
     world = AutoReset(env, copies)
-    spec, high = env.spec, jnp.asarray(env.spec.actions)[None, :]
 
-    def anything(key):
-        if spec.continuous:
-            return jax.random.uniform(key, (copies, spec.agents, spec.max_actions), minval=-1.0)
-        return jax.random.randint(key, (copies, spec.agents), 0, high)
-
-    def step(state, key):
+    def step(carried, key):
+        state, avail = carried
         key_action, key_step = jax.random.split(key)
-        action = anything(key_action)
-        state, timestep = world.step(key_step, state, action)
-        return state, timestep
+        state, timestep = world.step(key_step, state, uniform(key_action, env.spec, avail))
+        return (state, timestep.observation.avail), timestep
 
-    state, _ = jax.jit(world.reset)(jax.random.key(0))
-    return _runner(state, copies, step)
+    state, observation = jax.jit(world.reset)(jax.random.key(0))
+    return _runner((state, observation.avail), copies, step)
 
 
 def _jumanji(env: Foraging) -> Any:
@@ -281,15 +277,16 @@ def _jumanji(env: Foraging) -> Any:
     return LevelBasedForaging(generator=generator, time_limit=env.limit, penalty=env.penalty)
 
 
-def _theirs(env: Any, copies: int, agents: int) -> Run:
+def _theirs(env: Any, spec: Spec, copies: int) -> Run:
     from jumanji.wrappers import VmapAutoResetWrapper
 
     world = VmapAutoResetWrapper(env)
 
-    def step(state, key):
-        action = jax.random.randint(key, (copies, agents), 0, 6)
-        state, timestep = world.step(state, action)
-        return state, (timestep.observation, timestep.reward, timestep.discount)
+    def step(carried, key):
+        state, avail = carried
+        state, timestep = world.step(state, uniform(key, spec, avail))
+        seen = timestep.observation
+        return (state, seen.action_mask), (seen, timestep.reward, timestep.discount)
 
-    state, _ = jax.jit(world.reset)(jax.random.split(jax.random.key(0), copies))
-    return _runner(state, copies, step)
+    state, timestep = jax.jit(world.reset)(jax.random.split(jax.random.key(0), copies))
+    return _runner((state, timestep.observation.action_mask), copies, step)
