@@ -126,6 +126,8 @@ def test_options_are_the_functions_arguments(here):
     here("ours.py", WORLD + "\ndef sized(agents: int = 2):\n    return World()\n")
     assert make("ours:sized", agents=2).spec.agents == 2
     assert "unexpected keyword argument 'agent'" in refused("ours:sized", agent=2)
+    # A bridge's, where there is none.
+    assert "unexpected keyword argument 'limit'" in refused("ours:sized", limit=2)
 
 
 # --- Refused, in one line -----------------------------------------------------------------------

@@ -382,6 +382,9 @@ def test_a_users_function_may_return_one(module):
     assert world.env is made[-1]
     assert (world.spec.id, world.spec.rules["options"]) == ("ours_zoo:band", {"leave": True})
     assert play(world)[-1].final.alive.tolist() == [False, True]
+    world = make("ours_zoo:band", limit=2, reward="common", mortal=False, state="observations")
+    assert (world.spec.limit, world.spec.reward, world.spec.mortal) == (2, "common", False)
+    assert world.spec.rules["options"] == {}
     assert make("ours_zoo:turns").spec.agents == 3
     with pytest.raises(UserError, match="which is no environment"):
         make("ours_zoo:fails")
@@ -396,10 +399,16 @@ def test_a_users_function_may_return_one_of_gymnasium(module):
         "ours_gym",
         forage=lambda: gymnasium.make(name, disable_env_checker=True),
         alone=lambda: gymnasium.make("CartPole-v1"),
+        limited=lambda limit: gymnasium.make(name, disable_env_checker=True, sight=limit),
     )
     world, same = make("ours_gym:forage"), make(f"gym:lbforaging:{name}")
     assert (world.spec.actions, world.spec.limit) == (same.spec.actions, same.spec.limit)
     np.testing.assert_array_equal(world.reset(5).obs, same.reset(5).obs)
+    assert make("ours_gym:forage", limit=7, reward="common").spec.limit == 7
+    # What the function takes is the function's.
+    assert make("ours_gym:limited", limit=1).spec.limit == same.spec.limit
+    with pytest.raises(UserError, match="unexpected keyword argument 'mortal'"):
+        make("ours_gym:forage", mortal=True)
     with pytest.raises(UserError, match="ours_gym:alone has one agent"):
         make("ours_gym:alone")
 

@@ -23,12 +23,15 @@ from perla.errors import UserError, nearest
 
 MEMBERS = ("spec", "reset", "step", "render")
 """What an environment has: the protocol `perla.envs.protocol.Env`. The host's have `close`, too."""
+BRIDGED = ("limit", "reward", "mortal", "state")
+"""Options of the bridges to other libraries: PettingZoo's has all, Gymnasium's the first two."""
 
 
 def make(id: str, families: Iterable[str], **options: Any) -> Env | HostEnv:
     """The environment that the function of `id`, `package.module:function`, returns.
 
-    `options` are its arguments. `families` are the prefixes that are no module, for those who have
+    `options` are its arguments; those of `BRIDGED` that it does not take are for the bridge that
+    wraps what it returns. `families` are the prefixes that are no module, for those who have
     mistyped one. Raises `UserError`, one line that says what to mend, where there is no such module
     or function, where either fails, and where what comes of it is no environment or another than
     its `spec` says.
@@ -37,26 +40,38 @@ def make(id: str, families: Iterable[str], **options: Any) -> Env | HostEnv:
     with _current_directory():
         module = _module(module_name, families)
         function = _function(module, module_name, function_name)
+        taken = inspect.signature(function)
+        free = any(one.kind is one.VAR_KEYWORD for one in taken.parameters.values())
+        bridged = set() if free else set(options) & set(BRIDGED) - set(taken.parameters)
+        ours = {name: options.pop(name) for name in bridged}
         try:
-            inspect.signature(function).bind(**options)
+            taken.bind(**options)
         except TypeError as error:
-            raise UserError(f"{id}: {error}; --env-option gives its arguments by name") from None
+            raise _unexpected(id, error) from None
         with told(f"{id} fails"):
             made = function(**options)
-    # Whatever kind of environment there is, here it is told by what the function returned.
     from perla.envs import smac
 
-    if smac.like(made):  # SMAClite's are Gymnasium's as well.
+    # Whatever kind of environment there is, here it is told by what the function returned.
+    skirmish = smac.like(made)  # SMAClite's are Gymnasium's as well.
+    zoo = not skirmish and _is(made, "pettingzoo", "ParallelEnv", "AECEnv")
+    gymnasium = not skirmish and _is(made, "gymnasium", "Env")
+    known = BRIDGED if zoo else BRIDGED[:2] if gymnasium else ()
+    for name in ours:
+        if name not in known:
+            raise _unexpected(id, f"got an unexpected keyword argument {name!r}")
+    rules = {"options": options}
+    if skirmish:
         with told(f"{id}: get_env_info fails"):
             return smac.own(id, made, options)
-    if _is(made, "pettingzoo", "ParallelEnv", "AECEnv"):
+    if zoo:
         from perla.envs import pettingzoo
 
-        return pettingzoo.PettingZoo(id, pettingzoo.parallel(id, made), rules={"options": options})
-    if _is(made, "gymnasium", "Env"):
+        return pettingzoo.PettingZoo(id, pettingzoo.parallel(id, made), **ours, rules=rules)
+    if gymnasium:
         from perla.envs import gym
 
-        return gym.Gym(id, made, rules={"options": options})
+        return gym.Gym(id, made, **ours, rules=rules)
     with told(f"{id}: spec fails"):
         missing = [name for name in MEMBERS if not hasattr(made, name)]
         if missing:
@@ -70,6 +85,10 @@ def make(id: str, families: Iterable[str], **options: Any) -> Env | HostEnv:
 
         check(id, made)
     return made
+
+
+def _unexpected(id: str, what: object) -> UserError:
+    return UserError(f"{id}: {what}; --env-option gives its arguments by name")
 
 
 def _is(made: Any, package: str, *kinds: str) -> bool:
