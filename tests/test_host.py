@@ -215,6 +215,18 @@ def test_evaluations_play_every_episode_once_and_to_its_end(trainer, tmp_path):
     assert episode_limit(one.env) == 3
 
 
+def test_no_more_worlds_are_held_than_are_asked_for(trainer, monkeypatch):
+    held = []
+    monkeypatch.setattr(host_worlds.Patience, "reset", lambda env, seed, reset=(
+        host_worlds.Patience.reset): held.append(env) or reset(env, seed))  # fmt: skip
+    monkeypatch.setattr(host_worlds.Patience, "close", lambda env: held.remove(env))
+    one = trainer(copies=2)
+    one.init()
+    assert [len(copies) for copies in one._pool.ranges] == [1, 1, 1, 1]
+    assert held == []
+    monkeypatch.undo()
+
+
 def test_killed_and_resumed_the_learner_goes_on(tmp_path):
     """The process is killed outright in the middle; what it left goes on to the same schedule."""
     out, script = tmp_path / "run", tmp_path / "start.py"

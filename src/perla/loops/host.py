@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import closing
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -31,9 +32,6 @@ from perla.loops.worlds import Worlds, fill, halves, part
 from perla.methods.recipes import Method
 from perla.nets.actors import AnyActor
 from perla.types import Array, Float, Key, Metrics, PRNGKeyArray
-
-FEW = 8
-"""Copies that evaluations are played on at least, however few are trained on."""
 
 
 class Tally(NamedTuple):
@@ -76,7 +74,7 @@ class Trainer:
         self.algorithm: Algorithm = create(config, env.spec)
         self.length = config.length(env.spec.limit)
         self.limit = episode_limit(env)
-        self.eval_copies = min(2 * eval_episodes, max(config.copies, FEW))
+        self.eval_copies = min(2 * eval_episodes, config.copies)
         self._act = jax.jit(self._act_all)
         self._improve = jax.jit(self._improve_one)
 
@@ -84,7 +82,9 @@ class Trainer:
 
     @cached_property
     def _first(self) -> Observation:
-        return first(self.env)
+        # Of a copy that is let go of at once: it may be a game, which nobody plays until a film.
+        with closing(self.factory()) as env:
+            return first(env)
 
     @cached_property
     def _pool(self) -> Pool:
