@@ -192,8 +192,8 @@ def compute(scale: Scale, conduct: Conduct) -> Findings:
 def together(size: Size) -> list[tuple[str, ...]]:
     """The methods, those together that are computed at once: all that climb a fitted critic."""
     fitted = tuple(method for method in size.methods if method in FITTED)
-    alone = [(method,) for method in size.methods if method not in FITTED]
-    return [*alone, fitted] if fitted else alone
+    alone = ((method,) for method in size.methods if method not in FITTED)
+    return [*alone, fitted] if fitted else [*alone]
 
 
 def regimes_of(method: str) -> tuple[Regime, ...]:
