@@ -383,28 +383,6 @@ def test_lists(capsys):
         assert known in capsys.readouterr().out
 
 
-def test_the_list_of_algorithms_tells_them_apart(capsys):
-    assert main(["list"]) == 0
-    rows, _, more = capsys.readouterr().out.partition("\n\n")
-    texts = [row.split("  ", 1)[1] for row in rows.splitlines()]
-    assert len(set(texts)) == len(texts) == len(RECIPES)
-    assert "`perla list experiments`" in more
-
-
-def test_help_fits_its_lines(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")
-    assert main(["train", "vdn", "--help"]) == 0
-    out = capsys.readouterr().out
-    assert max(map(len, out.splitlines())) <= 100
-    assert "cw-qmix," in out.replace("\n", " ").split()
-
-
-def test_what_a_methods_name_decides_is_said(capsys):
-    assert main(["train", "vdn", "--weighting", "weighted"]) == 2
-    said = capsys.readouterr().err
-    assert said == "perla: --weighting is no flag: the method decides it, one of ow-qmix, cw-qmix\n"
-
-
 def test_resuming_a_finished_run_says_so(finished, capsys):
     assert main(["resume", str(finished)]) == 0
     out, error = capsys.readouterr()

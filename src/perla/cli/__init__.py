@@ -20,7 +20,7 @@ COMMANDS = {
     "reproduce": "repeat an experiment of the paper and judge its claim",
     "list": "what there is: envs, algos, presets, experiments",
     "doctor": "check this machine and say what to do about what is missing",
-    "bench": "measure speed: env, train, marginal",
+    "bench": "measure speed: env, train",
 }
 """What every command does."""
 

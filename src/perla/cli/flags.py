@@ -10,7 +10,7 @@ from typing import Any
 
 from perla.cli.parser import Parser
 from perla.config import Config, describe, field_docs, field_groups, fields, tag, variants
-from perla.methods.recipes import RECIPES, make
+from perla.methods.recipes import make
 from perla.methods.settings import every_setting, fixed
 
 GIVEN = "settings"
@@ -30,9 +30,6 @@ def add_flags(parser: Parser) -> None:
         if setting.type is bool:
             options["action"] = BooleanOptionalAction
         parser.add_argument(spell(setting.name), **options)
-    for name in fixed():
-        owners = ", ".join(algo for algo, recipe in RECIPES.items() if name in recipe)
-        parser.decided[spell(name)] = f"the method decides it, one of {owners}"
 
 
 def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,11 +66,11 @@ def _rows(config: Config, field: Any, indent: int) -> Iterator[str]:
     name = spell(field.name)
     if field.name not in fixed():
         if choices:
-            yield row(f"{name} {'|'.join(choices)}", help, tag(value), indent)
+            yield _row(f"{name} {'|'.join(choices)}", help, tag(value), indent)
         elif field.type is bool:
-            yield row(f"--[no-]{name[2:]}", help, "yes" if value else "no", indent)
+            yield _row(f"--[no-]{name[2:]}", help, "yes" if value else "no", indent)
         else:
-            yield row(f"{name} {_metavar(field.type)}", help, _show(value), indent)
+            yield _row(f"{name} {_metavar(field.type)}", help, _show(value), indent)
     for label, struct in choices.items():
         if struct is None or (field.name in fixed() and label != tag(value)):
             continue
@@ -87,12 +84,10 @@ def _rows(config: Config, field: Any, indent: int) -> Iterator[str]:
             yield from _rows(member, child, deeper + 2 if deeper > indent else deeper)
 
 
-def row(left: str, help: str, default: str, indent: int = 2) -> str:
-    """A flag, its help in lines of their own column, and its default in brackets."""
+def _row(left: str, help: str, default: str, indent: int) -> str:
     column = 34
     width = min(100, shutil.get_terminal_size((100, 24)).columns)
-    room = max(24, width - column)
-    lines = textwrap.wrap(f"{help} [{default}]", room, break_on_hyphens=False)
+    lines = textwrap.wrap(f"{help} [{default}]", max(24, width - column))
     head = " " * indent + left
     if len(head) + 2 > column:
         return "\n".join([head, *(" " * column + line for line in lines)])

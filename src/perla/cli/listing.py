@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from perla.cli.parser import Parser
@@ -13,17 +13,14 @@ from perla.errors import nearest
 def list_command(argv: Sequence[str]) -> int:
     """Print a list."""
     parser = Parser("list", "What there is.")
-    parser.add_argument("what", metavar="|".join(LISTS), nargs="?")
+    parser.add_argument("what", metavar="|".join(LISTS), nargs="?", default="algos")
     what = parser.parse(argv).what
-    if what is not None and what not in LISTS:
+    if what not in LISTS:
         raise nearest(what, LISTS, what="list")
-    rows = list(LISTS[what or "algos"]())
+    rows = list(LISTS[what]())
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
         print(f"{name:<{width}}  {text}".rstrip())
-    if what is None:
-        others = ", ".join(f"`perla list {name}`" for name in LISTS if name != "algos")
-        print(f"\nThese are the algorithms, and how they differ; there are also {others}.")
     return 0
 
 
@@ -58,22 +55,7 @@ def _algos() -> Iterator[tuple[str, str]]:
     from perla.methods.recipes import RECIPES
 
     for name, recipe in RECIPES.items():
-        yield name, ", ".join(f"{key} {_setting(key, value)}" for key, value in recipe.items())
-
-
-def _setting(name: str, value: Any) -> str:
-    """`value` of the setting `name`: of a variant, what tells one method's from another's."""
-    if not isinstance(value, Config):
-        return "none" if value is None else str(value)
-    from perla.methods.recipes import RECIPES
-
-    others = [recipe[name] for recipe in RECIPES.values() if name in recipe]
-    apart = [
-        f"{field} {getattr(value, field)}"
-        for field in value.__struct_fields__
-        if len({getattr(each, field) for each in others if tag(each) == tag(value)}) > 1
-    ]
-    return tag(value) + (f" ({', '.join(apart)})" if apart else "")
+        yield name, _settings(recipe)
 
 
 def _presets() -> Iterator[tuple[str, str]]:
@@ -88,6 +70,17 @@ def _experiments() -> Iterator[tuple[str, str]]:
 
     for name, experiment in EXPERIMENTS.items():
         yield name, f"{experiment.figure}: {experiment.claim}"
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_setting(value)}" for name, value in settings.items())
+
+
+def _setting(value: Any) -> str:
+    if not isinstance(value, Config):
+        return "none" if value is None else str(value)
+    inner = {name: getattr(value, name) for name in value.__struct_fields__}
+    return tag(value) + (f" ({_settings(inner)})" if inner else "")
 
 
 LISTS = {

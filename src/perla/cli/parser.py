@@ -22,8 +22,6 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             **options,
         )
-        self.decided: dict[str, str] = {}
-        """Of what might be taken for a flag: what else decides it."""
 
     def error(self, message: str) -> NoReturn:
         """Raise the mistake."""
@@ -37,11 +35,8 @@ class Parser(argparse.ArgumentParser):
         arguments, extra = self.parse_known_args(_bind_negative_numbers(argv), absent)
         for word in extra:
             if word.startswith("-"):
-                flag = word.partition("=")[0]
-                if flag in self.decided:
-                    raise UserError(f"{flag} is no flag: {self.decided[flag]}")
-                known = [name for action in self._actions for name in action.option_strings]
-                raise nearest(flag, known, what="flag")
+                known = [flag for action in self._actions for flag in action.option_strings]
+                raise nearest(word.partition("=")[0], known, what="flag")
         if extra:
             raise UserError(f"unexpected argument {extra[0]!r}; see `{self.prog} --help`")
         missing = [name for name in flags if getattr(arguments, name) is None]

@@ -27,8 +27,7 @@ def reproduce_command(argv: Sequence[str]) -> int:
     parser.add_argument("experiment", metavar="EXPERIMENT")
     parser.add_argument(
         "--scale", metavar="smoke|quick|paper", default="quick",
-        help="smoke shows that it works, quick fits a laptop, paper has the paper's maps, games "
-        "and settings, and budgets of ours where it names none [quick]",
+        help="smoke shows that it works, quick fits a laptop, paper has the paper's budget [quick]",
     )  # fmt: skip
     suites.add_conduct(parser)
     arguments = parser.parse(argv)
