@@ -11,7 +11,7 @@ from typing import Any
 from perla.cli.parser import Parser
 from perla.config import Config, describe, field_docs, field_groups, fields, tag, variants
 from perla.methods.recipes import make
-from perla.methods.settings import every_setting, fixed
+from perla.methods.settings import every_setting, fixed, own
 
 GIVEN = "settings"
 """What algorithm flags are collected under, so that no name can collide with the parser's own."""
@@ -48,11 +48,12 @@ def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def explain(algo: str, preset: str) -> str:
     """The flags of `algo` with their meaning and their defaults under `preset`."""
     config = make(algo, preset)
+    shown = fixed() | set(own(config))
     by_name = {field.name: field for field in fields(type(config))}
     parts = [f"settings of {algo} (defaults of the preset {preset!r}):"]
     for group in field_groups(type(config)):
         rows: list[str] = []
-        for name in group:
+        for name in filter(shown.__contains__, group):
             rows += _rows(config, by_name[name], 2)
         if rows:
             parts.append("\n".join(rows))

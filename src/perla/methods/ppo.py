@@ -10,6 +10,9 @@ from perla.methods import parts
 from perla.methods.parts import Adam, Hard, Huber, RMSProp, Soft, Squared
 from perla.methods.values import Centralised, Counterfactual, Embedded, Independent
 
+CONTINUOUS = ("deviation", "squash")
+"""Settings of `PPO` that belong to continuous actions."""
+
 
 class NStep(Config, tag="n-step", frozen=True):
     """Σ_{k<n} γᵏ r_{t+k} + γⁿ V(s_{t+n})."""

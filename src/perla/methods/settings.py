@@ -14,7 +14,9 @@ from typing import Any, get_args
 
 from perla.config import Config, convert, field_docs, fields, tag, variants
 from perla.errors import UserError, nearest
+from perla.methods.ppo import CONTINUOUS
 from perla.methods.recipes import RECIPES, Method, make
+from perla.methods.values import Counterfactual
 
 Spelling = Callable[[str], str]
 """How users write a setting's name: `lr`, or `--lr` on the command line."""
@@ -49,6 +51,19 @@ def settings(cls: type[Config], within: tuple[tuple[str, str], ...] = ()) -> Ite
         for name, member in variants(field.type).items():
             if member is not None:
                 yield from settings(member, (*within, (field.name, name)))
+
+
+def own(config: Method) -> dict[str, Setting]:
+    """The settings of the method that `config` is of, by name: what belongs to other methods'
+    variants is left out, and of counterfactual values, which have an output for each action, what
+    belongs to continuous ones."""
+    counterfactual = isinstance(getattr(config, "value", None), Counterfactual)
+    return {
+        setting.name: setting
+        for setting in settings(type(config))
+        if all(tag(getattr(config, f)) == t for f, t in setting.within if f in fixed())
+        and not (counterfactual and setting.name in CONTINUOUS)
+    }
 
 
 @functools.cache
