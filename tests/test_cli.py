@@ -144,7 +144,12 @@ def test_a_setting_of_what_is_not_chosen_teaches(refused, argv, says):
         (["ippo", "--double-q"], "--double-q is no setting of ippo"),
         (["ippo", "--embed", "8"], "--embed belongs to qmix, ow-qmix, cw-qmix"),
         (["qmix", "--alpha", "0.5"], "--alpha belongs to ow-qmix, cw-qmix"),
-        (["qmix", "--mixer", "sum"], "unknown flag"),
+        (["qmix", "--mixer", "sum"], "--mixer is decided by the method: iql, vdn, qmix, ow-qmix"),
+        (["vdn", "--weighting=weighted"], "--weighting is decided by the method: ow-qmix, cw-qmix"),
+        (["vdn", "--lamda", "2"], "unknown flag '--lamda'; --lam is no setting of vdn"),
+        (["ippo", "--lamda", "2"], "unknown flag '--lamda'; did you mean '--lam'?"),
+        (["coma", "--deviaton", "2"], "'--deviaton'; --deviation is no setting of coma"),
+        (["ippo", "--kernel", "2"], "'--kernel'; --kernels belongs to qplex, maic-qplex, and this"),
         (["cw-qmix", "--no-double-q"], "double_q"),
         (["vdn", "--copies", "64", "--buffer", "8"], "buffer = 8"),
         (["vdn", "--buffer", "2000000000"], "GiB"),
@@ -159,6 +164,13 @@ def test_a_setting_of_what_is_not_chosen_teaches(refused, argv, says):
 )
 def test_a_setting_of_other_methods_teaches(refused, argv, says):
     assert says in refused("train", *argv)
+
+
+def test_what_a_method_decides_is_told_from_python_too():
+    with pytest.raises(UserError, match="mixer is decided by the method: iql, vdn"):
+        configure("vdn", "default", {"mixer": "sum"})
+    with pytest.raises(UserError, match="unknown setting 'lamda'; lam is no setting of vdn"):
+        configure("vdn", "default", {"lamda": 2})
 
 
 def test_a_setting_chooses_nothing_by_itself(refused):

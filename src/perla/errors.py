@@ -17,6 +17,12 @@ class UserError(Exception):
 def nearest(word: str, known: Iterable[str], *, what: str) -> UserError:
     """The error for an unknown `word`: it suggests the closest of `known`, else lists them."""
     known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+    close = closest(word, known)
+    hint = f"did you mean {close!r}?" if close else f"known: {', '.join(known)}"
     return UserError(f"unknown {what} {word!r}; {hint}")
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that `word` most likely means; none where nothing is close."""
+    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.5)
+    return close[0] if close else None

@@ -57,8 +57,7 @@ def compare_command(argv: Sequence[str]) -> int:
     )
     suites.add_results(parser)
     suites.add_conduct(parser)
-    flags.add_flags(parser)
-    arguments = parser.parse(argv)
+    arguments = flags.parse(parser, argv, lambda arguments: arguments.what)
 
     folders = [Path(word) for word in arguments.what if Path(word).is_dir()]
     if not folders:

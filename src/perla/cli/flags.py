@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from argparse import BooleanOptionalAction
-from collections.abc import Iterator, Mapping
+from argparse import BooleanOptionalAction, Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from perla.cli.parser import Parser
 from perla.config import Config, describe, field_docs, field_groups, fields, tag, variants
+from perla.errors import UserError
 from perla.methods.recipes import make
-from perla.methods.settings import every_setting, fixed, own
+from perla.methods.settings import every_setting, fixed, own, unknown
 
 GIVEN = "settings"
 """What algorithm flags are collected under, so that no name can collide with the parser's own."""
@@ -22,14 +23,22 @@ def spell(setting: str) -> str:
     return "--" + setting.replace("_", "-")
 
 
-def add_flags(parser: Parser) -> None:
-    """Make `parser` understand the flags of all algorithms. Whether a flag belongs to the one
-    that is chosen is for `configure` to say."""
+def parse(
+    parser: Parser, argv: Sequence[str], algos: Callable[[Namespace], Sequence[str]]
+) -> Namespace:
+    """The arguments of a `parser` that understands the flags of all algorithms as well. Whether a
+    flag belongs to the ones that are chosen, which `algos` finds among the arguments, is for
+    `configure` to say."""
     for setting in every_setting().values():
         options: dict[str, Any] = {"dest": f"{GIVEN}.{setting.name}", "default": None}
         if setting.type is bool:
             options["action"] = BooleanOptionalAction
         parser.add_argument(spell(setting.name), **options)
+
+    def error(flag: str, known: Sequence[str], arguments: Namespace) -> UserError:
+        return unknown(flag, algos(arguments), known, what="flag", spell=spell)
+
+    return parser.parse(argv, unknown=error)
 
 
 def given(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from perla.config import convert
 from perla.errors import UserError, nearest
+
+Unknown = Callable[[str, Sequence[str], argparse.Namespace], UserError]
+"""Makes the error for a flag that is not among the known ones, given the other arguments."""
+
+
+def _nearest(flag: str, known: Sequence[str], arguments: argparse.Namespace) -> UserError:
+    return nearest(flag, known, what="flag")
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,16 +34,16 @@ class Parser(argparse.ArgumentParser):
         """Raise the mistake."""
         raise UserError(message.removeprefix("argument "))
 
-    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """The arguments, and in `given` the flags among `argv`; `UserError` for an unknown flag,
-        with the nearest known one."""
+    def parse(self, argv: Sequence[str], *, unknown: Unknown = _nearest) -> argparse.Namespace:
+        """The arguments, and in `given` the flags among `argv`; for an unknown flag the error that
+        `unknown` makes of it."""
         flags = {action.dest: action for action in self._actions if action.option_strings}
         absent = argparse.Namespace(**dict.fromkeys(flags))
         arguments, extra = self.parse_known_args(_bind_negative_numbers(argv), absent)
         for word in extra:
             if word.startswith("-"):
                 known = [flag for action in self._actions for flag in action.option_strings]
-                raise nearest(word.partition("=")[0], known, what="flag")
+                raise unknown(word.partition("=")[0], known, arguments)
         if extra:
             raise UserError(f"unexpected argument {extra[0]!r}; see `{self.prog} --help`")
         missing = [name for name in flags if getattr(arguments, name) is None]

@@ -25,9 +25,7 @@ def train_command(argv: Sequence[str]) -> int:
     from perla.cli import flags
     from perla.methods.settings import configure
 
-    parser = _parser()
-    flags.add_flags(parser)
-    arguments = parser.parse(argv)
+    arguments = flags.parse(_parser(), argv, lambda arguments: [arguments.algo or ALGO])
     algo = ALGO if arguments.algo is None else arguments.algo
     if arguments.help:
         print(_help(arguments.algo, arguments.preset), end="")

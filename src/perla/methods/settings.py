@@ -8,12 +8,12 @@ there is to it: nothing is written down a second time.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
 from perla.config import Config, convert, field_docs, fields, tag, variants
-from perla.errors import UserError, nearest
+from perla.errors import UserError, closest, nearest
 from perla.methods.ppo import CONTINUOUS
 from perla.methods.recipes import RECIPES, Method, make
 from perla.methods.values import Counterfactual
@@ -80,12 +80,29 @@ def configure(algo: str, preset: str, values: Mapping[str, Any], *, spell: Spell
     """
     for name in values:
         if name not in every_setting():
-            raise nearest(name, every_setting(), what="setting")
+            raise unknown(name, [algo], every_setting(), what="setting")
     todo = dict(values)
     config = _apply(make(algo, preset), todo, spell)
     for name in todo:
         raise _misplaced(algo, config, every_setting()[name], spell)
     return config
+
+
+def unknown(
+    word: str, algos: Iterable[str], known: Iterable[str], *, what: str, spell: Spelling = str
+) -> UserError:
+    """The error for a `word` that names no setting: the methods decide it, or else the nearest of
+    `known`, unless one of `algos` lacks that: then why it does."""
+    names = {spell(name): name for name in (*every_setting(), *fixed())}
+    if names.get(word) in fixed():
+        deciding = [name for name, recipe in RECIPES.items() if names[word] in recipe]
+        return UserError(f"{word} is decided by the method: {', '.join(deciding)}")
+    setting = every_setting().get(names.get(closest(word, known) or "", ""))
+    for algo in filter(RECIPES.__contains__, algos):
+        config = make(algo)
+        if setting is not None and setting.name not in own(config):
+            return UserError(f"unknown {what} {word!r}; {_misplaced(algo, config, setting, spell)}")
+    return nearest(word, known, what=what)
 
 
 def _apply(config: Config, todo: dict[str, Any], spell: Spelling) -> Any:
