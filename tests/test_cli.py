@@ -12,7 +12,9 @@ import pytest
 
 from fake_loop import FakeTrainer, frames
 from perla.cli import COMMANDS, main
+from perla.cli.bench import BENCHES
 from perla.cli.flags import explain
+from perla.cli.listing import LISTS
 from perla.cli.parser import Parser, seeds
 from perla.config import Count, Positive, convert
 from perla.errors import UserError
@@ -393,7 +395,35 @@ def test_every_command_has_help(command, capsys):
 def test_lists(capsys):
     for what, known in (("envs", "lbf:Foraging"), ("algos", "perla-ippo"), ("presets", "default")):
         assert main(["list", what]) == 0
-        assert known in capsys.readouterr().out
+        heading, _, *rows, _, others = capsys.readouterr().out.splitlines()
+        assert "for `" in heading
+        assert any(known in row for row in rows)
+        assert re.findall("list ([a-z]+)", others) == [other for other in LISTS if other != what]
+        assert what in COMMANDS["list"]
+
+
+def test_methods_are_listed_in_a_line_each(capsys):
+    assert main(["list"]) == 0
+    _, _, *rows, _, _ = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in rows] == list(RECIPES)
+    assert all(25 < len(row) <= 100 for row in rows)
+
+
+def test_help_says_what_a_name_stands_for_and_leaves_out_what_goes_without_saying():
+    assert "= mixer monotonic, weighting weighted (full central)\n" in explain("cw-qmix", "default")
+    text = explain("perla-maa2c", "default")
+    assert "= value embedded (base global), clip none, epochs 1, minibatches 1\n" in text
+
+
+def test_help_keeps_to_a_page_and_names_whole(capsys):
+    assert main(["train", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 100
+    assert all(re.search(rf"[ ,;]{name}[ ,;]", text) for name in (*RECIPES, *PRESETS))
+
+
+def test_every_benchmark_is_named():
+    assert [bench for bench in BENCHES if bench not in COMMANDS["bench"]] == []
 
 
 def test_resuming_a_finished_run_says_so(finished, capsys):

@@ -18,9 +18,9 @@ COMMANDS = {
     "compare": "train methods with equal budgets, or take finished runs, and compare them",
     "suite": "carry out many runs that a file describes, and compare their methods",
     "reproduce": "repeat an experiment of the paper and judge its claim",
-    "list": "what there is: envs, algos, presets, experiments",
+    "list": "what there is: algos, envs, presets, experiments",
     "doctor": "check this machine and say what to do about what is missing",
-    "bench": "measure speed: env, train",
+    "bench": "measure speed: env, marginal, train",
 }
 """What every command does."""
 

@@ -11,7 +11,7 @@ from typing import Any
 from perla.cli.parser import Parser
 from perla.config import Config, describe, field_docs, field_groups, fields, tag, variants
 from perla.errors import UserError
-from perla.methods.recipes import make
+from perla.methods.recipes import ABOUT, RECIPES, make
 from perla.methods.settings import every_setting, fixed, own, unknown
 
 GIVEN = "settings"
@@ -55,11 +55,12 @@ def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def explain(algo: str, preset: str) -> str:
-    """The flags of `algo` with their meaning and their defaults under `preset`."""
+    """What `algo` is, and its flags with their meaning and their defaults under `preset`."""
     config = make(algo, preset)
     shown = fixed() | set(own(config))
     by_name = {field.name: field for field in fields(type(config))}
-    parts = [f"settings of {algo} (defaults of the preset {preset!r}):"]
+    parts = [f"{algo}: {ABOUT[algo]}\n  = {_recipe(RECIPES[algo])}"]
+    parts += [f"settings of {algo} (defaults of the preset {preset!r}):"]
     for group in field_groups(type(config)):
         rows: list[str] = []
         for name in filter(shown.__contains__, group):
@@ -69,6 +70,20 @@ def explain(algo: str, preset: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _recipe(settings: Mapping[str, Any]) -> str:
+    """Settings in words; of a variant's own, only those that differ from its defaults."""
+    words = []
+    for name, value in settings.items():
+        text = f"{name} {tag(value) if isinstance(value, Config) else _show(value)}"
+        if isinstance(value, Config):
+            plain = type(value)()
+            own = {f: getattr(value, f) for f in value.__struct_fields__}
+            changed = {f: own[f] for f in own if own[f] != getattr(plain, f)}
+            text += f" ({_recipe(changed)})" if changed else ""
+        words.append(text)
+    return ", ".join(words)
+
+
 def _rows(config: Config, field: Any, indent: int) -> Iterator[str]:
     value = getattr(config, field.name)
     choices = variants(field.type)
@@ -76,11 +91,11 @@ def _rows(config: Config, field: Any, indent: int) -> Iterator[str]:
     name = spell(field.name)
     if field.name not in fixed():
         if choices:
-            yield _row(f"{name} {'|'.join(choices)}", help, tag(value), indent)
+            yield row(f"{name} {'|'.join(choices)}", help, tag(value), indent)
         elif field.type is bool:
-            yield _row(f"--[no-]{name[2:]}", help, "yes" if value else "no", indent)
+            yield row(f"--[no-]{name[2:]}", help, "yes" if value else "no", indent)
         else:
-            yield _row(f"{name} {_metavar(field.type)}", help, _show(value), indent)
+            yield row(f"{name} {_metavar(field.type)}", help, _show(value), indent)
     for label, struct in choices.items():
         if struct is None or (field.name in fixed() and label != tag(value)):
             continue
@@ -94,10 +109,11 @@ def _rows(config: Config, field: Any, indent: int) -> Iterator[str]:
             yield from _rows(member, child, deeper + 2 if deeper > indent else deeper)
 
 
-def _row(left: str, help: str, default: str, indent: int) -> str:
+def row(left: str, help: str, default: str, indent: int = 2) -> str:
+    """A flag, its meaning and its default, wrapped to the terminal's width."""
     column = 34
     width = min(100, shutil.get_terminal_size((100, 24)).columns)
-    lines = textwrap.wrap(f"{help} [{default}]", max(24, width - column))
+    lines = textwrap.wrap(f"{help} [{default}]", max(24, width - column), break_on_hyphens=False)
     head = " " * indent + left
     if len(head) + 2 > column:
         return "\n".join([head, *(" " * column + line for line in lines)])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from perla.cli.parser import Parser
-from perla.config import Config, tag
 from perla.errors import nearest
 
 
@@ -17,10 +15,13 @@ def list_command(argv: Sequence[str]) -> int:
     what = parser.parse(argv).what
     if what not in LISTS:
         raise nearest(what, LISTS, what="list")
-    rows = list(LISTS[what]())
+    heading, listed = LISTS[what]
+    rows = list(listed())
     width = max(len(name) for name, _ in rows)
+    print(f"{heading}\n")
     for name, text in rows:
-        print(f"{name:<{width}}  {text}".rstrip())
+        print(f"  {name:<{width}}  {text}")
+    print("\nsee also:", ", ".join(f"`perla list {other}`" for other in LISTS if other != what))
     return 0
 
 
@@ -52,10 +53,9 @@ def _envs() -> Iterator[tuple[str, str]]:
 
 
 def _algos() -> Iterator[tuple[str, str]]:
-    from perla.methods.recipes import RECIPES
+    from perla.methods.recipes import ABOUT
 
-    for name, recipe in RECIPES.items():
-        yield name, _settings(recipe)
+    yield from ABOUT.items()
 
 
 def _presets() -> Iterator[tuple[str, str]]:
@@ -72,20 +72,10 @@ def _experiments() -> Iterator[tuple[str, str]]:
         yield name, f"{experiment.figure}: {experiment.claim}"
 
 
-def _settings(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {_setting(value)}" for name, value in settings.items())
-
-
-def _setting(value: Any) -> str:
-    if not isinstance(value, Config):
-        return "none" if value is None else str(value)
-    inner = {name: getattr(value, name) for name in value.__struct_fields__}
-    return tag(value) + (f" ({_settings(inner)})" if inner else "")
-
-
 LISTS = {
-    "envs": _envs,
-    "algos": _algos,
-    "presets": _presets,
-    "experiments": _experiments,
+    "algos": ("methods, for `perla train ALGO`; settings: `perla train ALGO --help`", _algos),
+    "envs": ("worlds, for `--env ENV`", _envs),
+    "presets": ("settings, for `--preset P`; all: `perla train ALGO --preset P --help`", _presets),
+    "experiments": ("experiments, for `perla reproduce EXPERIMENT`", _experiments),
 }
+"""What can be listed: a heading, and the rows."""

@@ -27,7 +27,8 @@ def reproduce_command(argv: Sequence[str]) -> int:
     parser.add_argument("experiment", metavar="EXPERIMENT")
     parser.add_argument(
         "--scale", metavar="smoke|quick|paper", default="quick",
-        help="smoke shows that it works, quick fits a laptop, paper has the paper's budget [quick]",
+        help="smoke shows that it works, quick fits a laptop, paper has the paper's settings where "
+        "it gives any, and budgets of ours [quick]",
     )  # fmt: skip
     suites.add_conduct(parser)
     arguments = parser.parse(argv)

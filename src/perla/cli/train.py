@@ -120,7 +120,7 @@ def _add_conduct(parser: Parser) -> None:
 
 
 def _help(algo: str | None, preset: str) -> str:
-    from perla.cli.flags import explain
+    from perla.cli.flags import explain, row
     from perla.methods.presets import PRESETS
     from perla.methods.recipes import RECIPES
 
@@ -130,12 +130,12 @@ usage: perla train [ALGO] [--env ENV] [--steps N] [--seeds S] [--out DIR] [setti
 Train agents. Everything about the run ends up in a folder; Ctrl-C stops it and
 `perla resume DIR` continues it.
 
-  ALGO                            one of {", ".join(RECIPES)} [{ALGO}]
+{row("ALGO", f"one of {', '.join(RECIPES)}; `perla list`", ALGO)}
   --env ENV                       the world; `perla list envs` [{ENV}]
   --env-option NAME=VALUE         an option of the world; may stand several times
   --steps N                       environment steps of each seed, such as 1e6 [{STEPS:_}]
   --seeds S                       5: seeds 0 to 4; 3,7: these; 3,: this one [1]
-  --preset P                      one of {", ".join(PRESETS)} [default]
+{row("--preset P", f"one of {', '.join(PRESETS)}; `perla list presets`", "default")}
   --out DIR                       the run's folder [a new one under runs/]
   --evaluations N                 evaluations, spread evenly over the run [50]
   --eval-episodes N               episodes of an evaluation [32]

@@ -78,6 +78,32 @@ RECIPES: dict[str, Settings] = {
 }
 """What a method's name stands for."""
 
+ABOUT: dict[str, str] = {
+    "ippo": "PPO, and the critic of each agent sees what the agent sees",
+    "mappo": "PPO, and the critics see the whole state",
+    "perla-ippo": "IPPO, its critic averaged over what the other agents may do",
+    "perla-mappo": "MAPPO, its critic averaged over what the other agents may do",
+    "ia2c": "IPPO with one plain policy-gradient step at a time",
+    "maa2c": "MAPPO with one plain policy-gradient step at a time",
+    "perla-ia2c": "PERLA-IPPO with one plain policy-gradient step at a time",
+    "perla-maa2c": "PERLA-MAPPO with one plain policy-gradient step at a time",
+    "coma": "policy gradients, by a critic of what an agent does given what the others did",
+    "happo": "MAPPO with an actor for each agent, which move one after another",
+    "perla-happo": "HAPPO, its critic averaged over what the other agents may do",
+    "iql": "Q-learning, every agent by itself",
+    "vdn": "Q-learning of a joint value, the sum of the agents' own",
+    "qmix": "Q-learning of a joint value that rises with each of the agents' own",
+    "ow-qmix": "QMIX that counts in full only what it underrates",
+    "cw-qmix": "QMIX that counts in full only joint actions that may be the best",
+    "qplex": "Q-learning of any joint value that is highest where the agents' own are",
+    "qtran-base": "Q-learning of any joint value, to which the sum of the agents' own is held",
+    "qtran-alt": "QTRAN-base, its sum held to the joint value more tightly",
+    "maic": "QMIX whose agents send each other messages before they act",
+    "maic-qplex": "QPLEX whose agents send each other messages before they act",
+    "maddpg": "actors that climb critics which see the state and what everybody does",
+}
+"""What a method is, in a line."""
+
 
 def make(algo: str, preset: str = "default", **overrides: Any) -> Method:
     """The learner called `algo` with the settings of `preset`, save for `overrides`.
