@@ -15,7 +15,7 @@ from perla.errors import UserError
 from perla.methods.aggregators import Mean
 from perla.methods.estimators import Analytic, Sampled, resolve
 from perla.methods.parts import check_agents
-from perla.methods.ppo import PPO
+from perla.methods.ppo import CONTINUOUS, PPO
 from perla.methods.values import Centralised, Counterfactual, Embedded, Multilinear, Network
 from perla.nets import critics
 from perla.nets.actors import Actor
@@ -81,7 +81,7 @@ def check(config: PPO, spec: Spec) -> None:
 def check_actions(config: PPO, spec: Spec) -> None:
     """Raise `UserError` for settings that the world's kind of actions rules out or ignores."""
     if not spec.continuous:
-        for name in ("deviation", "squash"):
+        for name in CONTINUOUS:
             value = getattr(config, name)
             if value != getattr(PPO(), name):
                 raise UserError(
