@@ -58,6 +58,9 @@ class Masked:
         seen = self.see(time + 1)
         return time + 1, TimeStep(seen, jnp.zeros(1), jnp.bool_(False), time == 4, seen)
 
+    def render(self, time):
+        raise AssertionError("nobody looks")
+
 
 def test_actions_are_those_that_a_world_of_jax_allows():
     world = Masked()
