@@ -129,6 +129,8 @@ class Env(Protocol[State]):
         ...
 
 
+# The metaclass of protocols has no public name, and mypy takes no class for a base that it must ask
+# for.
 class _Hosted(type(Protocol)):  # type: ignore[misc]
     """Worlds of JAX may have all that `HostEnv` names. What tells them apart is that a world that
     keeps its own state can be stepped by an action alone."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import product
 from typing import Any, Literal, NamedTuple, get_args
@@ -33,6 +33,7 @@ FEW, MOST = 0.1, 0.9
 """A method finds the best payoff if at least `MOST` of its seeds do, and does not if at most `FEW`
 do."""
 VERDICTS: tuple[Status, ...] = get_args(Status)
+"""What can become of a claim."""
 DATA: tuple[matrix.Data, ...] = get_args(matrix.Data)
 """Regimes in which nobody chooses what is played."""
 ENUMERATED = 2048
@@ -176,17 +177,10 @@ def compute(scale: Scale, conduct: Conduct) -> Findings:
     claims = [judge(claim, regime, found, size) for claim in CLAIMS for regime in REGIMES]
     claims = [row for row in claims if row]
     verdicts = [row["verdict"] for row in claims]
-    tested = set(verdicts) - {"not tested"}
-    status: Status = (
-        "not tested" if not tested
-        else "holds" if tested == {"holds"}
-        else "does not hold" if tested == {"does not hold"}
-        else "holds in part"
-    )  # fmt: skip
     counts = ", ".join(f"{verdicts.count(word)} {word}" for word in VERDICTS if word in verdicts)
     pictures: dict[str, Figure] = {each: picture(each, found, size) for each in REGIMES}
     reason = f"of {len(claims)} claims under the regimes they can be tested in: {counts}"
-    return Findings(Verdict(status, reason), rows(found, size), pictures, claims)
+    return Findings(Verdict(overall(verdicts), reason), rows(found, size), pictures, claims)
 
 
 def together(size: Size) -> list[tuple[str, ...]]:
@@ -266,11 +260,17 @@ def judge(claim: Claim, regime: Regime, cells: Sequence[Cell], size: Size) -> di
         "claim": claim.text,
         "regime": regime,
         "found": "; ".join(said),
-        "verdict": "not tested" if not right
-        else "holds" if all(right.values())
-        else "holds in part" if any(right.values())
-        else "does not hold",
-    }  # fmt: skip
+        "verdict": overall("holds" if each else "does not hold" for each in right.values()),
+    }
+
+
+def overall(parts: Iterable[str]) -> Status:
+    """The verdict on what has parts with such verdicts."""
+    said = set(parts) - {"not tested"}
+    tested = [word for word in VERDICTS if word in said]
+    if not tested:
+        return "not tested"
+    return tested[0] if len(tested) == 1 else "holds in part"
 
 
 def rows(cells: Sequence[Cell], size: Size) -> list[dict[str, str]]:
