@@ -13,7 +13,6 @@ and a uniform policy, p = 1/|A|, is below p* for every N ≥ 2 and |A| ≥ 3.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -30,7 +29,7 @@ from perla.methods.estimators import Auto, Exact, Sampled
 from perla.methods.ppo import PPO
 from perla.methods.values import Embedded
 from perla.nets.critics import AnyCritic
-from perla.regimes import BRISK, every, source
+from perla.regimes import ONCE, draw, every
 from perla.types import Array, Float, Int, PRNGKeyArray
 
 AUTO = Auto()
@@ -74,7 +73,7 @@ def outcomes(
     config = PPO(value=value, hidden=64)
     spec, seen = game.spec, game.observe()
     observation = jax.tree.map(lambda x: x[None, None], seen)
-    adam = optax.adam(FIT.lr)
+    adam = optax.flatten(optax.adam(FIT.lr))
 
     def context_of(critic: AnyCritic) -> Float[Array, "1 agent width"]:
         blank = critic.body.blank((1,))
@@ -91,25 +90,26 @@ def outcomes(
         changes, state = adam.update(jax.grad(error)(critic, joint), state)
         return (optax.apply_updates(critic, changes), state), None
 
-    def fitted(which: Int[Array, ""], key: PRNGKeyArray) -> AnyCritic:
-        key_net, key_source, key_steps = jax.random.split(key, 3)
-        critic = create_critic(config, spec, key_net)
-        sources = [source(game, each, key_source) for each in data]
+    def prepare(key: PRNGKeyArray) -> tuple[AnyCritic, Int[Array, "data collection copy agent"]]:
+        key_net, key_data = jax.random.split(key)
+        played = [draw(game, each, key_data, collections, FIT.copies) for each in data]
+        return create_critic(config, spec, key_net), jnp.stack(played)
 
+    def fitted(
+        critic: AnyCritic, played: Int[Array, "collection copy agent"], key: PRNGKeyArray
+    ) -> AnyCritic:
         def step(carry, inputs):
             learner, replay = carry
-            number, key = inputs
-            key_collect, key_replay = jax.random.split(key)
-            joint = jnp.stack([draw(key_collect, FIT.copies) for draw in sources])[which]
+            number, key, joint = inputs
             oldest = (number * FIT.copies + jnp.arange(FIT.copies)) % FIT.buffer
             replay = replay.at[oldest].set(joint)
             held = jnp.minimum((number + 1) * FIT.copies, FIT.buffer)
-            rows = jax.random.randint(key_replay, (FIT.updates, FIT.batch), 0, held)
+            rows = jax.random.randint(key, (FIT.updates, FIT.batch), 0, held)
             return (jax.lax.scan(improve, learner, replay[rows])[0], replay), None
 
         replay = jnp.zeros((FIT.buffer, spec.agents), jnp.int32)
         start = (critic, adam.init(critic)), replay
-        inputs = jnp.arange(collections), jax.random.split(key_steps, collections)
+        inputs = jnp.arange(collections), jax.random.split(key, collections), played
         ((critic, _), _), _ = jax.lax.scan(step, start, inputs)
         return critic
 
@@ -133,17 +133,23 @@ def outcomes(
         (logits, _), _ = jax.lax.scan(step, start, jax.random.split(key_draws, CLIMBS))
         return Categorical.masked(logits, seen.avail).mode()
 
-    def one(which: Int[Array, ""], key: PRNGKeyArray) -> Int[Array, "aggregator agent"]:
+    def learn(
+        which: Int[Array, ""],
+        critic: AnyCritic,
+        played: Int[Array, "data collection copy agent"],
+        key: PRNGKeyArray,
+    ) -> Int[Array, "aggregator agent"]:
         key_fit, key_climb = jax.random.split(key)
-        critic = fitted(which, key_fit)
+        critic = fitted(critic, played[which], key_fit)
         return jnp.stack([climb(each, critic, key_climb) for each in aggregators])
 
-    @partial(jax.jit, compiler_options=BRISK)
-    def learn(keys, chosen):
-        return every(lambda which: every(partial(one, which), keys), chosen)
-
-    joint = learn(jax.random.split(jax.random.key(0), seeds), jnp.arange(len(data)))
-    return np.moveaxis(np.asarray(game.payoff(joint)), -1, 0)
+    # A run for each of the data with each of the seeds.
+    chosen = np.repeat(np.arange(len(data)), seeds)
+    keys = jnp.tile(jax.random.split(jax.random.key(0), (seeds, 2)), (len(data), 1))
+    critics, played = every(prepare, keys[:, 0], options=ONCE)
+    joint = every(learn, chosen, critics, played, keys[:, 1])
+    earned = np.asarray(game.payoff(joint)).reshape(len(data), seeds, -1)
+    return np.moveaxis(earned, -1, 0)
 
 
 def threshold(agents: int) -> float:

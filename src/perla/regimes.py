@@ -8,9 +8,8 @@ drawn once, in which every payoff is as frequent as any other: it is sure to hol
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +23,12 @@ from perla.loops.rollout import begin, rollout
 from perla.methods.recipes import Method
 from perla.types import Array, Float, Int, PRNGKeyArray
 
+Tree = TypeVar("Tree")
 Regime = Literal["on-policy", "uniform", "balanced"]
 REGIMES: tuple[Regime, ...] = get_args(Regime)
 ROWS = 4096
 """Joint actions of the balanced set."""
-BRISK = {"xla_backend_optimization_level": 1}
+BRISK = {"xla_backend_optimization_level": 2, "xla_llvm_disable_expensive_passes": True}
 """How programs are compiled that run for seconds: they are no slower, and ready sooner."""
 ONCE = {"xla_backend_optimization_level": 0}
 """How programs are compiled that run once."""
@@ -50,18 +50,24 @@ def outcomes(
     """
     algorithm, copies = create(config, game.spec), AutoReset(game, config.copies)
 
-    def one(
-        regime: Int[Array, ""], learner: LearnerState, key: PRNGKeyArray
+    def prepare(key: PRNGKeyArray) -> tuple[LearnerState, list[Int[Array, "..."]]]:
+        key_learner, key_data = jax.random.split(key)
+        played = [draw(game, data, key_data, collections, config.copies) for data in get_args(Data)]
+        return algorithm.init(key_learner), played
+
+    def learn(
+        regime: Int[Array, ""],
+        learner: LearnerState,
+        played: list[Int[Array, "collection copy agent"]],
+        key: PRNGKeyArray,
     ) -> Int[Array, " agent"]:
-        key_source, key_scene, key_steps = jax.random.split(key, 3)
-        uniform, balanced = (source(game, data, key_source) for data in ("uniform", "balanced"))
+        key_scene, key_steps = jax.random.split(key)
 
         def step(carry, inputs):
             learner, scene = carry
-            key, progress = inputs
-            key_play, key_uniform, key_balanced, key_update = jax.random.split(key, 4)
+            key, progress, *others = inputs
+            key_play, key_update = jax.random.split(key)
             scene, trajectory, _ = rollout(copies, learner.actor, scene, key_play, 1)
-            others = uniform(key_uniform, config.copies), balanced(key_balanced, config.copies)
             joint = jnp.stack([trajectory.action[0], *others])[regime]
             trajectory = trajectory._replace(
                 action=joint[None],
@@ -70,38 +76,39 @@ def outcomes(
             learner, _ = algorithm.update(learner, trajectory, key_update, progress)
             return (learner, scene), None
 
-        keys = jax.random.split(key_steps, collections)
         start = learner, begin(copies, learner.actor, key_scene)
-        (learner, scene), _ = jax.lax.scan(step, start, (keys, jnp.linspace(0.0, 1.0, collections)))
+        keys, progress = jax.random.split(key_steps, collections), jnp.linspace(0, 1, collections)
+        (learner, scene), _ = jax.lax.scan(step, start, (keys, progress, *played))
         policy, _ = learner.actor(scene.observation, scene.memory, scene.fresh)
         return policy.mode()[0]
 
-    key_learners, key_runs = jax.random.split(jax.random.key(0))
-    init = jax.jit(jax.vmap(algorithm.init), compiler_options=ONCE)
-    learners = init(jax.random.split(key_learners, seeds))
-    keys = jax.random.split(key_runs, seeds)
-
-    @partial(jax.jit, compiler_options=BRISK)
-    def learn(learners, keys, chosen):
-        return every(lambda regime: every(partial(one, regime), learners, keys), chosen)
-
-    joint = learn(learners, keys, jnp.array([REGIMES.index(regime) for regime in regimes]))
-    return np.asarray(game.payoff(joint))
+    # A run for each of the regimes with each of the seeds.
+    chosen = np.repeat([REGIMES.index(regime) for regime in regimes], seeds)
+    keys = jnp.tile(jax.random.split(jax.random.key(0), (seeds, 2)), (len(regimes), 1))
+    learners, played = every(prepare, keys[:, 0], options=ONCE)
+    joint = every(learn, chosen, learners, played, keys[:, 1])
+    return np.asarray(game.payoff(joint)).reshape(len(regimes), seeds)
 
 
-def source(
-    game: MatrixGame, data: Data, key: PRNGKeyArray
-) -> Callable[[PRNGKeyArray, int], Int[Array, "count agent"]]:
-    """Draws so many joint actions with a key, as `data` has them."""
+def draw(
+    game: MatrixGame, data: Data, key: PRNGKeyArray, collections: int, copies: int
+) -> Int[Array, "collection copy agent"]:
+    """Joint actions as `data` has them."""
+    count = collections * copies
     if data == "uniform":
-        return partial(game.draw, data)
-    rows = game.draw(data, key, ROWS)
-    return lambda key, count: jax.random.choice(key, rows, (count,))
+        joint = game.draw(data, key, count)
+    else:
+        key_set, key_rows = jax.random.split(key)
+        joint = jax.random.choice(key_rows, game.draw(data, key_set, ROWS), (count,))
+    return joint.reshape(collections, copies, -1)
 
 
-def every(f: Callable[..., Any], *arrays: Any) -> Any:
-    """f of all entries of `arrays`: at once, or, on a CPU, where batches of small matrix products
-    are slow, in turn."""
-    if jax.default_backend() == "cpu":
-        return jax.lax.map(lambda entry: f(*entry), arrays)
-    return jax.vmap(f)(*arrays)
+def every(f: Callable[..., Tree], *arrays: Any, options: Mapping[str, Any] = BRISK) -> Tree:
+    """f of the entries of `arrays`, along their first axis: of all at once, or, on a CPU, where
+    batches of small matrix products are slow, in turn."""
+    if jax.default_backend() != "cpu":
+        return jax.jit(jax.vmap(f), compiler_options=dict(options))(*arrays)
+    program = jax.jit(f, compiler_options=dict(options))
+    leaves, tree = jax.tree.flatten(arrays)
+    found = [program(*jax.tree.unflatten(tree, entry)) for entry in zip(*leaves, strict=True)]
+    return jax.tree.map(lambda *each: np.stack(each), *found)

@@ -129,15 +129,18 @@ class Algorithm:
         """Remember the trajectory, then learn from what is replayed."""
         experience = learner.experience.add(trajectory, trajectory.reward, self.spec)
         learner = replace(learner, experience=experience)
-        keys = jax.random.split(key, self.config.updates)
-        learner, metrics = jax.lax.scan(self.improve, learner, keys)
+        key_replay, key_actions = jax.random.split(key)
+        batches = experience.sample(self.config, key_replay)
+        keys = jax.random.split(key_actions, self.config.updates)
+        learner, metrics = jax.lax.scan(self.improve, learner, (batches, keys))
         return learner, jax.tree.map(jnp.mean, metrics)
 
-    def improve(self, learner: Learner, key: PRNGKeyArray) -> tuple[Learner, Metrics]:
+    def improve(
+        self, learner: Learner, inputs: tuple[Sequences, PRNGKeyArray]
+    ) -> tuple[Learner, Metrics]:
         """On sequences drawn from the replay, a gradient step of the critics, then one of the
         actors, who climb them (Lowe et al., 2017, Algorithm 1)."""
-        key_batch, key_actions = jax.random.split(key)
-        batch = learner.experience.sample(self.config, key_batch)
+        batch, key_actions = inputs
         y = self.targets(learner.target, batch)
         critic_gradient, critic_metrics = jax.grad(self.critic_loss, has_aux=True)(
             learner.networks.critic, batch, y

@@ -56,11 +56,11 @@ class Experience(NamedTuple):
         )
 
     def sample(self, config: Replaying, key: PRNGKeyArray) -> Sequences:
-        """What a gradient step is made of."""
-        batch = self.replay.sample(key, config.batch)
+        """What each of an update's gradient steps is made of, `[step, ...]`."""
+        batches = self.replay.sample(key, config.updates, config.batch)
         if config.normalise_rewards:
-            batch = batch._replace(reward=self.rewards.standardise(batch.reward))
-        return batch
+            batches = batches._replace(reward=self.rewards.standardise(batches.reward))
+        return batches
 
 
 def create_utilities(

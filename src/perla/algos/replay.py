@@ -177,10 +177,11 @@ class Replay(NamedTuple):
         ring = jax.tree.map(lambda ring, x: ring.at[slots].set(x.swapaxes(0, 1)), self.ring, new)
         return Replay(ring, self.added + count)
 
-    def sample(self, key: PRNGKeyArray, count: int) -> Sequences:
-        """`count` sequences, each drawn from all that are there."""
-        slots = jax.random.randint(key, (count,), 0, jnp.minimum(self.added, self.capacity))
-        return jax.tree.map(lambda x: x[slots].swapaxes(0, 1), self.ring)
+    def sample(self, key: PRNGKeyArray, batches: int, count: int) -> Sequences:
+        """`batches` of `count` sequences, `[batch, ...]`, each drawn from all that are there."""
+        held = jnp.minimum(self.added, self.capacity)
+        slots = jax.random.randint(key, (batches, count), 0, held)
+        return jax.tree.map(lambda x: x[slots].swapaxes(1, 2), self.ring)
 
 
 def truncations(length: int, limit: int | None) -> int:

@@ -202,8 +202,10 @@ class Algorithm:
     ) -> tuple[Learner, Metrics]:
         """Remember the trajectory, then learn from what is replayed."""
         learner = self.remember(learner, trajectory)
-        keys = jax.random.split(key, (2, self.config.updates))
-        learner, metrics = jax.lax.scan(self.improve, learner, (keys[0], keys[1]))
+        key_replay, key_losses = jax.random.split(key)
+        batches = learner.experience.sample(self.config, key_replay)
+        keys = jax.random.split(key_losses, self.config.updates)
+        learner, metrics = jax.lax.scan(self.improve, learner, (batches, keys))
         return learner, jax.tree.map(jnp.mean, metrics) | {"epsilon": learner.epsilon}
 
     def remember(self, learner: Learner, trajectory: Trajectory) -> Learner:
@@ -213,11 +215,10 @@ class Algorithm:
         return replace(learner, experience=experience, epsilon=self.epsilon(experience.steps))
 
     def improve(
-        self, learner: Learner, keys: tuple[PRNGKeyArray, PRNGKeyArray]
+        self, learner: Learner, inputs: tuple[Sequences, PRNGKeyArray]
     ) -> tuple[Learner, Metrics]:
         """One gradient step on sequences drawn from the replay."""
-        key_replay, key_loss = keys
-        batch = learner.experience.sample(self.config, key_replay)
+        batch, key_loss = inputs
         gradient, metrics = jax.grad(self.loss, has_aux=True)(
             learner.networks, learner.target, batch, key_loss
         )
