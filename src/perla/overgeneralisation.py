@@ -73,7 +73,7 @@ def outcomes(
     config = PPO(value=value, hidden=64)
     spec, seen = game.spec, game.observe()
     observation = jax.tree.map(lambda x: x[None, None], seen)
-    adam = optax.flatten(optax.adam(FIT.lr))
+    adam = optax.adam(FIT.lr)
 
     def context_of(critic: AnyCritic) -> Float[Array, "1 agent width"]:
         blank = critic.body.blank((1,))

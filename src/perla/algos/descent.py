@@ -26,16 +26,15 @@ def residual(loss: Squared | Huber, error: Float[Array, "*batch"]) -> Float[Arra
 def create_optimiser(
     kind: Adam | RMSProp, rate: float, max_grad_norm: float | None
 ) -> optax.GradientTransformation:
-    """Clipping by the global norm, then Adam or RMSProp: of all parameters as one array, which is
-    an operation where each parameter by itself would be as many."""
+    """Clipping by the global norm, then Adam or RMSProp."""
     match kind:
         case Adam(eps=eps):
             optimiser = optax.adam(rate, eps=eps)
         case RMSProp(decay=decay, momentum=momentum, rms_eps=eps):
             optimiser = optax.rmsprop(rate, decay=decay, eps=eps, momentum=momentum or None)
-    if max_grad_norm is not None:
-        optimiser = optax.chain(optax.clip_by_global_norm(max_grad_norm), optimiser)
-    return optax.flatten(optimiser)
+    if max_grad_norm is None:
+        return optimiser
+    return optax.chain(optax.clip_by_global_norm(max_grad_norm), optimiser)
 
 
 def descend(optimiser, gradient, state, parameters, rate=1.0):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from perla.config import Groups
-from perla.nets.layers import GRU, MLP, Init, LayerNorm, along
+from perla.nets.layers import GRU, MLP, Init, LayerNorm, along, product
 from perla.types import Array, Bool, Float, PRNGKeyArray
 
 
@@ -241,6 +241,6 @@ class Body(eqx.Module):
         """What other inputs add to the head's first pre-activations; those that all agents share
         may have an agent axis of one."""
         if self.groups is None:
-            return others @ self.rows
+            return product(others, self.rows)
         others = jnp.broadcast_to(others, (*others.shape[:-2], self.agents, others.shape[-1]))
         return jnp.einsum("...io,iow->...iw", others, self.rows)

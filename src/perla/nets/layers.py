@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import equinox as eqx
@@ -20,6 +21,16 @@ learn from their own best, as the best of large random ones is taken for true, a
 def along(parameter: Float[Array, ...], x: Float[Array, ...]) -> Float[Array, ...]:
     """`parameter` with leading axes of one, so that it meets `x` by explicit broadcasting."""
     return parameter.reshape((1,) * (x.ndim - parameter.ndim) + parameter.shape)
+
+
+def product(x: Float[Array, "*batch in"], weight: Float[Array, "in out"]) -> Array:
+    """x W  `[*batch, out]`.
+
+    As a product of two matrices: of more axes XLA, on CPUs, would take the gradient of W from
+    transposed copies, several times as slowly.
+    """
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    return (rows @ weight).reshape(*x.shape[:-1], weight.shape[-1])
 
 
 def initial_weight(
@@ -62,7 +73,7 @@ class Linear(eqx.Module):
 
     def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
         """x W + b."""
-        y = x @ self.weight
+        y = product(x, self.weight)
         return y + along(self.bias, y)
 
 
@@ -218,7 +229,7 @@ class MLP(eqx.Module):
         """The first layer's pre-activations, as far as `x` and the bias go."""
         first = self.layers[0]
         x = x if self.norms is None else self.norms[0](x)
-        y = x @ first.weight[: self.features]
+        y = product(x, first.weight[: self.features])
         return y + along(first.bias, y)
 
     @property

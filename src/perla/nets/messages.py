@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from perla.distributions import Categorical, Gaussian
-from perla.nets.layers import MLP, SMALL, Init, Linear, along, initial_weight
+from perla.nets.layers import MLP, SMALL, Init, Linear, along, initial_weight, product
 from perla.types import Array, Float, Int, PRNGKeyArray
 
 
@@ -120,10 +120,10 @@ class Messages(eqx.Module):
     ) -> Float[Array, "*batch agent action"]:
         """Σᵢ αᵢⱼ mᵢⱼ(hⱼ, zᵢⱼ), summed before the last layer, which is linear."""
         receiver = self.message.begin(hidden)[..., None, :, :]
-        pairs = self.message.hidden(receiver + z @ self.message.rows)
+        pairs = self.message.hidden(receiver + product(z, self.message.rows))
         total = jnp.einsum("...ij,...ijh->...jh", weight, pairs)
         last = self.message.layers[-1]
-        return total @ last.weight + weight.sum(-2)[..., None] * along(last.bias, total)
+        return product(total, last.weight) + weight.sum(-2)[..., None] * along(last.bias, total)
 
     def divergence(
         self,

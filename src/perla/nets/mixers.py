@@ -14,7 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from perla.nets.layers import MLP, SMALL, Init, Linear, along
+from perla.nets.layers import MLP, SMALL, Init, Linear, along, product
 from perla.types import Array, Float, Int, PRNGKeyArray
 
 
@@ -218,7 +218,7 @@ class Transformed(eqx.Module):
     ) -> Float[Array, "*batch 1"]:
         """The joint action's value."""
         encoded = self.e.finish(self.e.begin(hidden) + self.e.rows[action])
-        return self.Q.finish(self.Q.begin(state) + encoded.sum(-2) @ self.Q.rows)
+        return self.Q.finish(self.Q.begin(state) + product(encoded.sum(-2), self.Q.rows))
 
     def gap(
         self,
@@ -247,7 +247,7 @@ class Transformed(eqx.Module):
         joint = encoded.sum(-3, keepdims=True) - encoded + every
         total = chosen.sum(-1)[..., None, None] - chosen[..., None] + utilities
         begun = self.Q.begin(state)[..., None, None, :]
-        Q = jax.lax.stop_gradient(self.Q.finish(begun + joint @ self.Q.rows))
+        Q = jax.lax.stop_gradient(self.Q.finish(begun + product(joint, self.Q.rows)))
         return total + self.V(state)[..., None] - Q[..., 0]
 
 
