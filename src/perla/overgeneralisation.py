@@ -148,7 +148,7 @@ def outcomes(
     keys = jnp.tile(jax.random.split(jax.random.key(0), (seeds, 2)), (len(data), 1))
     critics, played = every(prepare, keys[:, 0], options=ONCE)
     joint = every(learn, chosen, critics, played, keys[:, 1])
-    earned = np.asarray(game.payoff(joint)).reshape(len(data), seeds, -1)
+    earned = np.asarray(game.payoff(jnp.asarray(joint))).reshape(len(data), seeds, -1)
     return np.moveaxis(earned, -1, 0)
 
 

@@ -87,7 +87,7 @@ def outcomes(
     keys = jnp.tile(jax.random.split(jax.random.key(0), (seeds, 2)), (len(regimes), 1))
     learners, played = every(prepare, keys[:, 0], options=ONCE)
     joint = every(learn, chosen, learners, played, keys[:, 1])
-    return np.asarray(game.payoff(joint)).reshape(len(regimes), seeds)
+    return np.asarray(game.payoff(jnp.asarray(joint))).reshape(len(regimes), seeds)
 
 
 def draw(

@@ -129,10 +129,9 @@ class Algorithm:
         """Remember the trajectory, then learn from what is replayed."""
         experience = learner.experience.add(trajectory, trajectory.reward, self.spec)
         learner = replace(learner, experience=experience)
-        key_replay, key_actions = jax.random.split(key)
-        batches = experience.sample(self.config, key_replay)
-        keys = jax.random.split(key_actions, self.config.updates)
-        learner, metrics = jax.lax.scan(self.improve, learner, (batches, keys))
+        keys = jax.vmap(jax.random.split)(jax.random.split(key, self.config.updates))
+        batches = experience.sample(self.config, keys[:, 0])
+        learner, metrics = jax.lax.scan(self.improve, learner, (batches, keys[:, 1]))
         return learner, jax.tree.map(jnp.mean, metrics)
 
     def improve(

@@ -17,7 +17,7 @@ from perla.nets.actors import Utilities, Views
 from perla.nets.body import Body
 from perla.nets.layers import SMALL
 from perla.nets.messages import Messages
-from perla.types import Array, Float, Int, PRNGKeyArray
+from perla.types import Array, Float, Int, Key, PRNGKeyArray
 
 
 class Experience(NamedTuple):
@@ -55,9 +55,9 @@ class Experience(NamedTuple):
             self.steps + trajectory.valid.sum(),
         )
 
-    def sample(self, config: Replaying, key: PRNGKeyArray) -> Sequences:
-        """What each of an update's gradient steps is made of, `[step, ...]`."""
-        batches = self.replay.sample(key, config.updates, config.batch)
+    def sample(self, config: Replaying, keys: Key[Array, " step"]) -> Sequences:
+        """What gradient steps are made of, `[step, ...]`, each with a key of its own."""
+        batches = self.replay.sample(keys, config.batch)
         if config.normalise_rewards:
             batches = batches._replace(reward=self.rewards.standardise(batches.reward))
         return batches

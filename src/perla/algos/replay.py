@@ -17,7 +17,7 @@ from perla.algos.alive import Counted, counted
 from perla.algos.protocol import Trajectory
 from perla.envs.protocol import Observation, Spec
 from perla.errors import UserError
-from perla.types import Array, Bool, Float, Int, PRNGKeyArray
+from perla.types import Array, Bool, Float, Int, Key
 
 
 class Sequences(NamedTuple):
@@ -177,10 +177,10 @@ class Replay(NamedTuple):
         ring = jax.tree.map(lambda ring, x: ring.at[slots].set(x.swapaxes(0, 1)), self.ring, new)
         return Replay(ring, self.added + count)
 
-    def sample(self, key: PRNGKeyArray, batches: int, count: int) -> Sequences:
-        """`batches` of `count` sequences, `[batch, ...]`, each drawn from all that are there."""
+    def sample(self, keys: Key[Array, " step"], count: int) -> Sequences:
+        """For each of `keys` `count` sequences, `[key, ...]`, drawn from all that are there."""
         held = jnp.minimum(self.added, self.capacity)
-        slots = jax.random.randint(key, (batches, count), 0, held)
+        slots = jax.vmap(lambda key: jax.random.randint(key, (count,), 0, held))(keys)
         return jax.tree.map(lambda x: x[slots].swapaxes(1, 2), self.ring)
 
 

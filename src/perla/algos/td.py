@@ -202,10 +202,9 @@ class Algorithm:
     ) -> tuple[Learner, Metrics]:
         """Remember the trajectory, then learn from what is replayed."""
         learner = self.remember(learner, trajectory)
-        key_replay, key_losses = jax.random.split(key)
-        batches = learner.experience.sample(self.config, key_replay)
-        keys = jax.random.split(key_losses, self.config.updates)
-        learner, metrics = jax.lax.scan(self.improve, learner, (batches, keys))
+        keys_replay, keys_loss = jax.random.split(key, (2, self.config.updates))
+        batches = learner.experience.sample(self.config, keys_replay)
+        learner, metrics = jax.lax.scan(self.improve, learner, (batches, keys_loss))
         return learner, jax.tree.map(jnp.mean, metrics) | {"epsilon": learner.epsilon}
 
     def remember(self, learner: Learner, trajectory: Trajectory) -> Learner:
