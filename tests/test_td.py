@@ -158,7 +158,7 @@ def test_the_ring_keeps_the_newest():
         reward = jnp.full_like(trajectory.reward, number)
         new = sequences(trajectory, reward, probes.PATIENCE.spec, state=False)
         replay = replay.add(new)
-        return replay, replay.sample(jax.random.key(number), 400).reward
+        return replay, replay.sample(jax.random.key(number)[None], 400).reward[0]
 
     replay = learner.experience.replay
     for number in range(4):
