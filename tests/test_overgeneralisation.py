@@ -32,10 +32,11 @@ def test_the_mean_stays_safe_and_the_best_is_found():
 
 
 def test_a_critic_knows_no_more_than_it_was_shown():
-    """Of 32 joint actions of ten agents none is the best one: nobody can hope for it, and those
-    who find it, as agents who are alike choose alike, are a third by chance."""
-    (earned,) = outcomes(game(10, 3), (Max(),), data=("uniform",), seeds=8, collections=1)
-    assert (earned == 8).mean() <= 0.5
+    """Of ten agents' 59,049 joint actions 3,200 drawn ones hardly hold the best: nobody can hope
+    for it, once the critic has learnt what it was shown. (Before, agents who are alike may all
+    choose it by chance.)"""
+    (earned,) = outcomes(game(10, 3), (Max(),), data=("uniform",), seeds=8, collections=100)
+    np.testing.assert_array_equal(earned, np.zeros((1, 8)))
 
 
 @pytest.mark.slow

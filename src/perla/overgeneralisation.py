@@ -90,10 +90,12 @@ def outcomes(
         changes, state = adam.update(jax.grad(error)(critic, joint), state)
         return (optax.apply_updates(critic, changes), state), None
 
-    def prepare(key: PRNGKeyArray) -> tuple[AnyCritic, Int[Array, "data collection copy agent"]]:
+    def prepare(
+        which: Int[Array, ""], key: PRNGKeyArray
+    ) -> tuple[AnyCritic, Int[Array, "collection copy agent"]]:
         key_net, key_data = jax.random.split(key)
         played = [draw(game, each, key_data, collections, FIT.copies) for each in data]
-        return create_critic(config, spec, key_net), jnp.stack(played)
+        return create_critic(config, spec, key_net), jnp.stack(played)[which]
 
     def fitted(
         critic: AnyCritic, played: Int[Array, "collection copy agent"], key: PRNGKeyArray
@@ -134,20 +136,17 @@ def outcomes(
         return Categorical.masked(logits, seen.avail).mode()
 
     def learn(
-        which: Int[Array, ""],
-        critic: AnyCritic,
-        played: Int[Array, "data collection copy agent"],
-        key: PRNGKeyArray,
+        critic: AnyCritic, played: Int[Array, "collection copy agent"], key: PRNGKeyArray
     ) -> Int[Array, "aggregator agent"]:
         key_fit, key_climb = jax.random.split(key)
-        critic = fitted(critic, played[which], key_fit)
+        critic = fitted(critic, played, key_fit)
         return jnp.stack([climb(each, critic, key_climb) for each in aggregators])
 
     # A run for each of the data with each of the seeds.
     chosen = np.repeat(np.arange(len(data)), seeds)
     keys = jnp.tile(jax.random.split(jax.random.key(0), (seeds, 2)), (len(data), 1))
-    critics, played = every(prepare, keys[:, 0], options=ONCE)
-    joint = every(learn, chosen, critics, played, keys[:, 1])
+    critics, played = every(prepare, chosen, keys[:, 0], options=ONCE)
+    joint = every(learn, critics, played, keys[:, 1])
     earned = np.asarray(game.payoff(jnp.asarray(joint))).reshape(len(data), seeds, -1)
     return np.moveaxis(earned, -1, 0)
 

@@ -8,7 +8,7 @@ drawn once, in which every payoff is as frequent as any other: it is sure to hol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal, TypeVar, get_args
 
 import jax
@@ -24,7 +24,7 @@ from perla.methods.recipes import Method
 from perla.types import Array, Float, Int, PRNGKeyArray
 
 Tree = TypeVar("Tree")
-Regime = Literal["on-policy", "uniform", "balanced"]
+Regime = Literal["on-policy", Data]
 REGIMES: tuple[Regime, ...] = get_args(Regime)
 ROWS = 4096
 """Joint actions of the balanced set."""
@@ -50,7 +50,9 @@ def outcomes(
     """
     algorithm, copies = create(config, game.spec), AutoReset(game, config.copies)
 
-    def prepare(key: PRNGKeyArray) -> tuple[LearnerState, list[Int[Array, "..."]]]:
+    def prepare(
+        key: PRNGKeyArray,
+    ) -> tuple[LearnerState, list[Int[Array, "collection copy agent"]]]:
         key_learner, key_data = jax.random.split(key)
         played = [draw(game, data, key_data, collections, config.copies) for data in get_args(Data)]
         return algorithm.init(key_learner), played
@@ -103,12 +105,12 @@ def draw(
     return joint.reshape(collections, copies, -1)
 
 
-def every(f: Callable[..., Tree], *arrays: Any, options: Mapping[str, Any] = BRISK) -> Tree:
+def every(f: Callable[..., Tree], *arrays: Any, options: dict[str, Any] = BRISK) -> Tree:
     """f of the entries of `arrays`, along their first axis: of all at once, or, on a CPU, where
     batches of small matrix products are slow, in turn."""
     if jax.default_backend() != "cpu":
-        return jax.jit(jax.vmap(f), compiler_options=dict(options))(*arrays)
-    program = jax.jit(f, compiler_options=dict(options))
+        return jax.jit(jax.vmap(f), compiler_options=options)(*arrays)
+    program = jax.jit(f, compiler_options=options)
     leaves, tree = jax.tree.flatten(arrays)
     found = [program(*jax.tree.unflatten(tree, entry)) for entry in zip(*leaves, strict=True)]
     return jax.tree.map(lambda *each: np.stack(each), *found)

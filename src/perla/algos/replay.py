@@ -178,7 +178,7 @@ class Replay(NamedTuple):
         return Replay(ring, self.added + count)
 
     def sample(self, keys: Key[Array, " step"], count: int) -> Sequences:
-        """For each of `keys` `count` sequences, `[key, ...]`, drawn from all that are there."""
+        """For each of `keys` `count` sequences, `[step, ...]`, drawn from all that are there."""
         held = jnp.minimum(self.added, self.capacity)
         slots = jax.vmap(lambda key: jax.random.randint(key, (count,), 0, held))(keys)
         return jax.tree.map(lambda x: x[slots].swapaxes(1, 2), self.ring)
