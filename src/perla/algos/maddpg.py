@@ -129,9 +129,9 @@ class Algorithm:
         """Remember the trajectory, then learn from what is replayed."""
         experience = learner.experience.add(trajectory, trajectory.reward, self.spec)
         learner = replace(learner, experience=experience)
-        keys = jax.vmap(jax.random.split)(jax.random.split(key, self.config.updates))
-        batches = experience.sample(self.config, keys[:, 0])
-        learner, metrics = jax.lax.scan(self.improve, learner, (batches, keys[:, 1]))
+        keys_replay, keys_loss = jax.random.split(key, (2, self.config.updates))
+        batches = experience.sample(self.config, keys_replay)
+        learner, metrics = jax.lax.scan(self.improve, learner, (batches, keys_loss))
         return learner, jax.tree.map(jnp.mean, metrics)
 
     def improve(
@@ -139,7 +139,7 @@ class Algorithm:
     ) -> tuple[Learner, Metrics]:
         """On sequences drawn from the replay, a gradient step of the critics, then one of the
         actors, who climb them (Lowe et al., 2017, Algorithm 1)."""
-        batch, key_actions = inputs
+        batch, key = inputs
         y = self.targets(learner.target, batch)
         critic_gradient, critic_metrics = jax.grad(self.critic_loss, has_aux=True)(
             learner.networks.critic, batch, y
@@ -151,7 +151,7 @@ class Algorithm:
             learner.networks.critic,
         )
         actor_gradient, actor_metrics = jax.grad(self.actor_loss, has_aux=True)(
-            learner.networks.actor, critic, batch, key_actions
+            learner.networks.actor, critic, batch, key
         )
         actor, actor_optimiser = descend(
             self.actor_optimiser, actor_gradient, learner.actor_optimiser, learner.networks.actor
