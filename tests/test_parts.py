@@ -47,6 +47,20 @@ def test_results_come_in_order_with_progress(tmp_path, processes):
     ]
 
 
+def test_the_longest_go_first_and_the_estimate_knows(tmp_path, monkeypatch):
+    clock = [0.0]
+
+    def take(minutes):
+        clock[0] += 60.0 * minutes
+        return minutes
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    weighed = [Part(f"{n}", [], partial(take, n), weight=n / 2) for n in (2, 8, 4)]
+    said = []
+    assert recall(weighed, tmp_path, processes=1, say=said.append) == [2, 8, 4]
+    assert said == ["8: 1 of 3, 6 min left", "4: 2 of 3, 2 min left", "2: 3 of 3, 0 min left"]
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores cannot be told apart")
 def test_processes_share_the_cores(tmp_path):
     mine = sorted(os.sched_getaffinity(0))

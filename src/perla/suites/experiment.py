@@ -45,6 +45,8 @@ class Part(NamedTuple):
     """All that its result depends on, as JSON holds it."""
     compute: Callable[[], Any]
     """Gives its result, as JSON holds it; can be sent to another process."""
+    weight: float = 1.0
+    """About how long it takes beside other parts."""
 
 
 class Conduct(NamedTuple):

@@ -161,10 +161,7 @@ class Cell(NamedTuple):
 def compute(scale: Scale, conduct: Conduct) -> Findings:
     """Every method on every game, under every regime that it can learn from."""
     size = SIZES[scale]
-    # What takes longest first, so that processes end together.
-    todo = [
-        (methods, game) for game in sorted(size.games, reverse=True) for methods in together(size)
-    ]
+    todo = [(methods, game) for game in size.games for methods in together(size)]
     earned = conduct.recall([part(*each, size) for each in todo])
     found = [
         Cell(method, regime, game, paid)
@@ -173,7 +170,6 @@ def compute(scale: Scale, conduct: Conduct) -> Findings:
             product(methods, regimes_of(methods[0])), paids, strict=True
         )
     ]
-    found.sort(key=lambda cell: size.games.index(cell.game))
     claims = [judge(claim, regime, found, size) for claim in CLAIMS for regime in REGIMES]
     claims = [row for row in claims if row]
     verdicts = [row["verdict"] for row in claims]
@@ -204,14 +200,16 @@ def part(methods: tuple[str, ...], game: Game, size: Size) -> Part:
         aggregators = [AGGREGATORS[FITTED.index(method)] for method in methods]
         known = [repr(aggregators), repr(estimator(game)), overgeneralisation.FIT._asdict()]
         depends = [*known, *game, size.seeds, size.collections]
-        return Part(f"fitted critics, {where}", depends, partial(climb, aggregators, game, size))
+        fitting = partial(climb, aggregators, game, size)
+        return Part(f"fitted critics, {where}", depends, fitting, weight=game[0])
     (method,) = methods
     settings, data = config(method, game), regimes_of(method)
     if isinstance(settings, TD):
         half = max(1, size.collections * settings.copies // 2)
         settings = settings.replace(epsilon_steps=half)
     depends = [to_json(settings).decode(), *game, data, size.seeds, size.collections]
-    return Part(f"{method}, {where}", depends, partial(learn, settings, game, data, size))
+    learning = partial(learn, settings, game, data, size)
+    return Part(f"{method}, {where}", depends, learning, weight=game[0] * len(data))
 
 
 def learn(settings: Method, game: Game, data: tuple[Regime, ...], size: Size) -> list[list[float]]:

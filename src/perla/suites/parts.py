@@ -35,7 +35,7 @@ def recall(
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Any]:
     """What `parts` found, as JSON holds it: from `folder`, where an earlier call has left it, or
-    else computed now and left there. `say` hears how far it is.
+    else computed now, the longest first, and left there. `say` hears how far it is.
 
     Parts of the same name that depend on the same are one. Raises `UserError` for a file that holds
     no such, and where a process dies.
@@ -45,6 +45,8 @@ def recall(
         folder.mkdir(parents=True, exist_ok=True)
     known = dict(zip(paths, parts, strict=True))
     left = [(path, part) for path, part in known.items() if not path.exists()]
+    left.sort(key=lambda each: each[1].weight, reverse=True)  # so that processes end together
+    ahead, behind = sum(part.weight for _, part in left), 0.0
     started = time.monotonic()
     # Closed at once, wherever an interruption falls: its processes must not go on.
     with closing(_compute([part for _, part in left], processes)) as results:
@@ -53,7 +55,8 @@ def recall(
             with explained(path):
                 facts = {"name": part.name, "depends": part.depends, "found": found}
                 write_atomic(path, dump(facts))
-            minutes = (time.monotonic() - started) / done * (len(left) - done) / 60
+            ahead, behind = ahead - part.weight, behind + part.weight
+            minutes = (time.monotonic() - started) / behind * ahead / 60
             say(f"{part.name}: {done} of {len(left)}, {minutes:.0f} min left")
     return [_found(path) for path in paths]
 
