@@ -13,6 +13,7 @@ and a uniform policy, p = 1/|A|, is below p* for every N ≥ 2 and |A| ≥ 3.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -29,7 +30,7 @@ from perla.methods.estimators import Auto, Exact, Sampled
 from perla.methods.ppo import PPO
 from perla.methods.values import Embedded
 from perla.nets.critics import AnyCritic
-from perla.regimes import ONCE, draw, every
+from perla.regimes import ONCE, draws, every
 from perla.types import Array, Float, Int, PRNGKeyArray
 
 AUTO = Auto()
@@ -90,13 +91,6 @@ def outcomes(
         changes, state = adam.update(jax.grad(error)(critic, joint), state)
         return (optax.apply_updates(critic, changes), state), None
 
-    def prepare(
-        which: Int[Array, ""], key: PRNGKeyArray
-    ) -> tuple[AnyCritic, Int[Array, "collection copy agent"]]:
-        key_net, key_data = jax.random.split(key)
-        played = [draw(game, each, key_data, collections, FIT.copies) for each in data]
-        return create_critic(config, spec, key_net), jnp.stack(played)[which]
-
     def fitted(
         critic: AnyCritic, played: Int[Array, "collection copy agent"], key: PRNGKeyArray
     ) -> AnyCritic:
@@ -145,7 +139,10 @@ def outcomes(
     # A run for each of the data with each of the seeds.
     chosen = np.repeat(np.arange(len(data)), seeds)
     keys = jnp.tile(jax.random.split(jax.random.key(0), (seeds, 2)), (len(data), 1))
-    critics, played = every(prepare, chosen, keys[:, 0], options=ONCE)
+    keys_net, keys_data = jax.vmap(jax.random.split, out_axes=1)(keys[:, 0])
+    critics = every(partial(create_critic, config, spec), keys_net, options=ONCE)
+    drawn = draws(game, data, keys_data, collections, FIT.copies)
+    played = jnp.stack(drawn)[chosen, np.arange(len(chosen))]
     joint = every(learn, critics, played, keys[:, 1])
     earned = np.asarray(game.payoff(jnp.asarray(joint))).reshape(len(data), seeds, -1)
     return np.moveaxis(earned, -1, 0)

@@ -50,13 +50,6 @@ def outcomes(
     """
     algorithm, copies = create(config, game.spec), AutoReset(game, config.copies)
 
-    def prepare(
-        key: PRNGKeyArray,
-    ) -> tuple[LearnerState, list[Int[Array, "collection copy agent"]]]:
-        key_learner, key_data = jax.random.split(key)
-        played = [draw(game, data, key_data, collections, config.copies) for data in get_args(Data)]
-        return algorithm.init(key_learner), played
-
     def learn(
         regime: Int[Array, ""],
         learner: LearnerState,
@@ -87,22 +80,38 @@ def outcomes(
     # A run for each of the regimes with each of the seeds.
     chosen = np.repeat([REGIMES.index(regime) for regime in regimes], seeds)
     keys = jnp.tile(jax.random.split(jax.random.key(0), (seeds, 2)), (len(regimes), 1))
-    learners, played = every(prepare, keys[:, 0], options=ONCE)
+    keys_learner, keys_data = jax.vmap(jax.random.split, out_axes=1)(keys[:, 0])
+    learners = every(algorithm.init, keys_learner, options=ONCE)
+    played = draws(game, get_args(Data), keys_data, collections, config.copies)
     joint = every(learn, chosen, learners, played, keys[:, 1])
     return np.asarray(game.payoff(jnp.asarray(joint))).reshape(len(regimes), seeds)
 
 
-def draw(
-    game: MatrixGame, data: Data, key: PRNGKeyArray, collections: int, copies: int
-) -> Int[Array, "collection copy agent"]:
-    """Joint actions as `data` has them."""
-    count = collections * copies
-    if data == "uniform":
-        joint = game.draw(data, key, count)
-    else:
-        key_set, key_rows = jax.random.split(key)
-        joint = jax.random.choice(key_rows, game.draw(data, key_set, ROWS), (count,))
-    return joint.reshape(collections, copies, -1)
+def draws(
+    game: MatrixGame,
+    data: tuple[Data, ...],
+    keys: PRNGKeyArray,
+    collections: int,
+    copies: int,
+) -> list[Int[Array, "key collection copy agent"]]:
+    """Joint actions as each of `data` has them, with every key.
+
+    They have a program of their own: whatever learns from them, it is compiled once.
+    """
+
+    def draw(each: Data, key: PRNGKeyArray) -> Int[Array, "collection copy agent"]:
+        count = collections * copies
+        if each == "uniform":
+            joint = game.draw(each, key, count)
+        else:
+            key_set, key_rows = jax.random.split(key)
+            joint = jax.random.choice(key_rows, game.draw(each, key_set, ROWS), (count,))
+        return joint.reshape(collections, copies, -1)
+
+    def drawn(key: PRNGKeyArray) -> list[Int[Array, "collection copy agent"]]:
+        return [draw(each, key) for each in data]
+
+    return every(drawn, keys, options=ONCE)
 
 
 def every(f: Callable[..., Tree], *arrays: Any, options: dict[str, Any] = BRISK) -> Tree:
