@@ -9,7 +9,7 @@ drawn once, in which every payoff is as frequent as any other: it is sure to hol
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,8 @@ from perla.envs.matrix import Data, MatrixGame
 from perla.envs.wrappers import AutoReset
 from perla.loops.rollout import begin, rollout
 from perla.methods.recipes import Method
-from perla.types import Array, Float, Int, PRNGKeyArray
+from perla.types import Array, Float, Int, Key, PRNGKeyArray
 
-Tree = TypeVar("Tree")
 Regime = Literal["on-policy", Data]
 REGIMES: tuple[Regime, ...] = get_args(Regime)
 ROWS = 4096
@@ -90,14 +89,12 @@ def outcomes(
 def draws(
     game: MatrixGame,
     data: tuple[Data, ...],
-    keys: PRNGKeyArray,
+    keys: Key[Array, " key"],
     collections: int,
     copies: int,
-) -> list[Int[Array, "key collection copy agent"]]:
-    """Joint actions as each of `data` has them, with every key.
-
-    They have a program of their own: whatever learns from them, it is compiled once.
-    """
+) -> list[Int[np.ndarray | Array, "key collection copy agent"]]:
+    """Joint actions as each of `data` has them, with every key: by a program of their own, which
+    is the same whatever learns from them, so that the cache of programs has it for all methods."""
 
     def draw(each: Data, key: PRNGKeyArray) -> Int[Array, "collection copy agent"]:
         count = collections * copies
@@ -114,9 +111,9 @@ def draws(
     return every(drawn, keys, options=ONCE)
 
 
-def every(f: Callable[..., Tree], *arrays: Any, options: dict[str, Any] = BRISK) -> Tree:
+def every(f: Callable[..., Any], *arrays: Any, options: dict[str, Any] = BRISK) -> Any:
     """f of the entries of `arrays`, along their first axis: of all at once, or, on a CPU, where
-    batches of small matrix products are slow, in turn."""
+    batches of small matrix products are slow, in turn, and then in NumPy's arrays."""
     if jax.default_backend() != "cpu":
         return jax.jit(jax.vmap(f), compiler_options=options)(*arrays)
     program = jax.jit(f, compiler_options=options)
