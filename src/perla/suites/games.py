@@ -106,7 +106,7 @@ class Size(NamedTuple):
 
 SIZES: dict[Scale, Size] = {
     "smoke": Size(2, 20, (2,), (3,), ("ippo", "perla-ippo max", FITTED[0], "vdn")),
-    "quick": Size(5, 500, (2, 5), (3, 15)),
+    "quick": Size(4, 500, (2, 5), (3, 15)),
     "paper": Size(10, 500, (2, 3, 4, 5, 6, 10, 15, 20), (3, 6, 9, 12, 15)),
 }
 
