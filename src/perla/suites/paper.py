@@ -255,7 +255,7 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
         "said to find it; at most 10% where they are said to lose it, of the methods that find it "
         "at first. In part: of some methods.",
         compute=compute_games,
-        takes="it takes half a minute at smoke, ten minutes at quick and two hours at paper",
+        takes="it takes half a minute at smoke, eight at quick and an hour and a half at paper",
     ),
     "aggregators": Calculation(
         figure="Beyond the paper; its Table 1's game and what it scales to",
