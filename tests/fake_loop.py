@@ -33,6 +33,9 @@ class FakeTrainer:
         states = [self._walk(state, until) for state in states]
         return states, [self._metrics(state) for state in states]
 
+    def faults(self, states):
+        return [None for _ in states]
+
     def absolute(self, states, episodes=320):
         return [
             {"return": float(state["weights"].max()), "episode_length": 3.0} for state in states

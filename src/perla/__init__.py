@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from perla.errors import UserError
 
@@ -46,6 +46,7 @@ def train(
     evaluations: int = 50,
     eval_episodes: int = 32,
     absolute_episodes: int = 320,
+    on_nonfinite: Literal["stop", "drop-seed"] = "stop",
     **settings: Any,
 ) -> Result:
     """Train `algo` on `env` for `steps` environment steps of each seed, and wait for it.
@@ -54,12 +55,16 @@ def train(
     `lr=1e-3`, `returns=NStep(n=10)`. With `out` everything is kept in that folder, as by
     `perla train`, and can be resumed; without it nothing is written.
 
-    The result has `.records` (every evaluation), `.summary`, and `.actor(seed)`. Raises
+    Where a number of a seed becomes NaN or infinite, the run stops, or goes on without that seed
+    if `on_nonfinite` is "drop-seed".
+
+    The result has `.records` (every evaluation), `.summary`, `.dropped` and `.actor(seed)`. Raises
     `UserError` for an unknown name, a value out of range, or a folder that is in use.
     """
+    from perla.config import convert
     from perla.methods import recipes
     from perla.runs import execute
-    from perla.runs.spec import Run
+    from perla.runs.spec import OnNonFinite, Run
 
     run = Run(
         env=env,
@@ -73,7 +78,9 @@ def train(
         eval_episodes=eval_episodes,
         absolute_episodes=absolute_episodes,
     )
-    return execute.train(run, None if out is None else Path(out))
+    folder = None if out is None else Path(out)
+    answer = convert(on_nonfinite, OnNonFinite, name="on_nonfinite")
+    return execute.train(run, folder, on_nonfinite=answer)
 
 
 def __getattr__(name: str) -> Any:

@@ -241,6 +241,11 @@ def check_fair(runs: Sequence[Curves]) -> None:
     for run in runs:
         if not run.finished:
             raise UserError(f"{run.path}: not finished; `perla resume {run.path}` continues it")
+        if run.dropped:
+            raise UserError(
+                f"{run.path}: seed {run.dropped[0]} was dropped, as its numbers were not finite; "
+                "a comparison of the seeds that are left would flatter the method"
+            )
     by_task = _by_task(runs)
     methods = dict.fromkeys(run.method for run in runs)
     if len(methods) < 2:

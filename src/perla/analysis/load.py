@@ -45,6 +45,9 @@ class Curves:
     """The facts of the world: its id, agents, limit, rules, …"""
     budget: Budget
     seeds: tuple[int, ...]
+    """Those that count."""
+    dropped: tuple[int, ...]
+    """Those that were left out, as some of their numbers were not finite."""
     steps: np.ndarray
     """Environment steps of a seed at every evaluation, averaged over seeds: `[evaluation]`."""
     metrics: dict[str, np.ndarray]
@@ -79,20 +82,22 @@ def load(path: Path) -> Curves:
     facts = _read(path / "config.json", _Facts)
     run = facts.run
     records = _records(path / "metrics.jsonl")
+    finished = (path / "summary.json").exists()
+    summary = _read(path / "summary.json", _Summary) if finished else _Summary()
+    dropped = tuple(entry.seed for entry in summary.dropped)
+    seeds = tuple(seed for seed in run.seeds if seed not in dropped)
+    if (finished and tuple(entry.seed for entry in summary.seeds) != seeds) or not seeds:
+        raise UserError(f"{path / 'summary.json'}: damaged (not the seeds of config.json)")
     by_seed = [
         {record["evaluation"]: record for record in records if record["seed"] == seed}
-        for seed in run.seeds
+        for seed in seeds
     ]
     common = sorted(set.intersection(*(set(own) for own in by_seed)))
     if not common:
         raise UserError(f"{path / 'metrics.jsonl'}: no evaluation of every seed yet")
     metrics = _columns([own[index] for index in common for own in by_seed])
-    shape = (len(common), len(run.seeds))
+    shape = (len(common), len(seeds))
     metrics = {name: column.reshape(shape).T for name, column in metrics.items()}
-    finished = (path / "summary.json").exists()
-    summary = _read(path / "summary.json", _Summary) if finished else _Summary()
-    if finished and tuple(entry.seed for entry in summary.seeds) != run.seeds:
-        raise UserError(f"{path / 'summary.json'}: damaged (not the seeds of config.json)")
     return Curves(
         path=path,
         method=run.algo,
@@ -107,7 +112,8 @@ def load(path: Path) -> Curves:
             eval_episodes=run.eval_episodes,
             absolute_episodes=run.absolute_episodes,
         ),
-        seeds=run.seeds,
+        seeds=seeds,
+        dropped=dropped,
         steps=metrics["step"].mean(axis=0),
         metrics={name: metrics[name] for name in sorted(set(metrics) - set(_COUNTERS))},
         final=_columns([entry.final for entry in summary.seeds]),
@@ -173,8 +179,13 @@ class _SeedSummary(msgspec.Struct):
     absolute: _Record
 
 
+class _Dropped(msgspec.Struct):
+    seed: int
+
+
 class _Summary(msgspec.Struct):
     seeds: tuple[_SeedSummary, ...] = ()
+    dropped: tuple[_Dropped, ...] = ()
     flops_per_step: float | None = None
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +51,15 @@ def _train(algo: str, config: Any, arguments: argparse.Namespace) -> int:
         eval_episodes=convert(arguments.eval_episodes, Count, name="--eval-episodes"),
         absolute_episodes=convert(arguments.absolute_episodes, Count, name="--absolute-episodes"),
     )
-    seconds = _seconds(arguments)
+    conduct = _conduct(arguments)
     out = Path(arguments.out) if arguments.out else free(Path("runs"), f"{run.env}-{algo}")
 
     from perla.runs import execute, sinks
 
     display = sinks.display(quiet=arguments.quiet)
-    execute.train(
-        run, out, display=display, checkpoint_seconds=seconds, step_seconds=_step_seconds(arguments)
-    )
+    result = execute.train(run, out, display=display, **conduct)
     display.say(f"everything about this run: {out}")
-    return 0
+    return _status(result.dropped)
 
 
 def resume_command(argv: Sequence[str]) -> int:
@@ -69,7 +68,7 @@ def resume_command(argv: Sequence[str]) -> int:
     parser.add_argument("dir", metavar="DIR", help="the run's folder")
     _add_conduct(parser)
     arguments = parser.parse(argv)
-    seconds = _seconds(arguments)
+    conduct = _conduct(arguments)
 
     from perla.runs import execute, sinks
     from perla.runs.store import Folder
@@ -77,12 +76,10 @@ def resume_command(argv: Sequence[str]) -> int:
     out = Path(arguments.dir)
     display = sinks.display(quiet=arguments.quiet)
     finished = Folder.open(out).finished
-    execute.resume(
-        out, display=display, checkpoint_seconds=seconds, step_seconds=_step_seconds(arguments)
-    )
+    result = execute.resume(out, display=display, **conduct)
     if not finished:
         display.say(f"everything about this run: {out}")
-    return 0
+    return _status(result.dropped)
 
 
 def _parser() -> Parser:
@@ -117,6 +114,12 @@ def _add_conduct(parser: Parser) -> None:
         default=str(STEP_SECONDS),
         help=f"worlds that are not JAX: a step that takes longer has hung [{STEP_SECONDS:g}]",
     )
+    parser.add_argument(
+        "--on-nonfinite",
+        metavar="DO",
+        default="stop",
+        help="when a number of a seed is NaN or infinite: stop, or drop-seed and go on [stop]",
+    )
 
 
 def _help(algo: str | None, preset: str) -> str:
@@ -143,6 +146,8 @@ Train agents. Everything about the run ends up in a folder; Ctrl-C stops it and
   --checkpoint-seconds X          least time between two checkpoints [{SECONDS:g}]
   --step-seconds X                a world's step, where it is not JAX, that takes longer has hung
                                   [{STEP_SECONDS:g}]
+  --on-nonfinite DO               when a number of a seed is NaN or infinite: stop, or drop-seed
+                                  and go on with the others [stop]
   --quiet                         say nothing but mistakes
 """
     if algo is None:
@@ -165,12 +170,23 @@ def option(text: str) -> tuple[str, bool | int | float | str]:
     return name, value
 
 
-def _seconds(arguments: argparse.Namespace) -> float:
-    return float(convert(arguments.checkpoint_seconds, NonNegative, name="--checkpoint-seconds"))
+def _conduct(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of `_add_conduct` as `execute.train` and `execute.resume` take them."""
+    from perla.runs.spec import OnNonFinite
+
+    seconds = arguments.checkpoint_seconds
+    return {
+        "checkpoint_seconds": float(convert(seconds, NonNegative, name="--checkpoint-seconds")),
+        "step_seconds": float(convert(arguments.step_seconds, Positive, name="--step-seconds")),
+        "on_nonfinite": convert(arguments.on_nonfinite, OnNonFinite, name="--on-nonfinite"),
+    }
 
 
-def _step_seconds(arguments: argparse.Namespace) -> float:
-    return float(convert(arguments.step_seconds, Positive, name="--step-seconds"))
+def _status(dropped: Mapping[int, str]) -> int:
+    """The exit status of a run, and on standard error which seeds it had to leave out."""
+    for seed, reason in dropped.items():
+        print(f"perla: seed {seed} was dropped: {reason}", file=sys.stderr)
+    return 2 if dropped else 0
 
 
 def free(parent: Path, name: str) -> Path:

@@ -14,8 +14,10 @@ from perla.algos.protocol import Algorithm
 from perla.envs.protocol import Env
 from perla.envs.wrappers import AutoReset
 from perla.flops import Work, work
+from perla.loops import nonfinite
 from perla.loops import progress as seeds
 from perla.loops.evaluate import Episodes, episode_limit, evaluate
+from perla.loops.nonfinite import NonFinite
 from perla.loops.progress import Progress
 from perla.loops.rollout import Tally, begin, rollout
 from perla.methods.recipes import Method
@@ -76,11 +78,15 @@ class Trainer:
         """What an evaluation of one seed does at most."""
         blueprint = self._blueprint()
 
-        def evaluation(progress: Progress) -> Metrics:
+        def evaluation(progress: Progress) -> tuple[Episodes, Metrics]:
             return self._evaluate(progress.best, progress.key, episodes)
 
         # Its loop counts once, and runs until the longest episode is over.
         return work(evaluation, blueprint).times(episode_limit(self.env))
+
+    def _metrics(self) -> list[str]:
+        """The names of all that an update measures."""
+        return list(jax.eval_shape(self._update, self._blueprint())[1])
 
     def _blueprint(self) -> Progress:
         """The shapes and types of one seed's progress."""
@@ -100,9 +106,19 @@ class Trainer:
 
         Updates are whole, so a seed may go past `until` by less than one. Returns the metrics of
         each seed, means over the updates just made (absent if there were none).
+
+        A seed stands still from the update on in which a number was not finite, see `faults`.
         """
         results = [self._advance(progress, jnp.int32(until)) for progress in population]
         return [progress for progress, _ in results], self._rows([rows for _, rows in results])
+
+    def faults(self, population: list[Progress]) -> list[NonFinite | None]:
+        """The first number of each seed that was not finite, None where all are."""
+        if self.vectorised:
+            (together,) = population
+            at = range(len(self.seeds))
+            population = [jax.tree.map(lambda x, i=i: x[i], together) for i in at]
+        return seeds.faults(population, self._metrics)
 
     def absolute(self, population: list[Progress], episodes: int = 320) -> list[dict[str, float]]:
         """The best actors over fresh episodes, as many greedy as sampled."""
@@ -179,16 +195,19 @@ class Trainer:
             sums = jax.tree.map(jnp.add, sums, metrics)
             return progress, sums, jax.tree.map(jnp.add, tally, more), updates + 1
 
+        def going(carry):
+            progress = carry[0]
+            return (progress.steps < until) & ~progress.fault.found
+
         _, *shapes = jax.eval_shape(self._update, progress)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        progress, sums, tally, updates = jax.lax.while_loop(
-            lambda carry: carry[0].steps < until, update, (progress, *zeros, jnp.int32(0))
-        )
+        start = (progress, *zeros, jnp.int32(0))
+        progress, sums, tally, updates = jax.lax.while_loop(going, update, start)
         metrics = {name: total / updates for name, total in sums.items()}
         metrics["train_return"] = tally.returns / tally.episodes
         # Evaluation draws from a key of its own and so leaves the training as it is.
-        scores = self._evaluate(progress.learner.actor, progress.key, self.eval_episodes)
-        return progress.judged(scores), metrics | scores | {"step": progress.steps}
+        played, scores = self._evaluate(progress.learner.actor, progress.key, self.eval_episodes)
+        return progress.judged(played, scores), metrics | scores | {"step": progress.steps}
 
     def _update(self, progress: Progress) -> tuple[Progress, Metrics, Tally]:
         """Collect, then improve."""
@@ -205,14 +224,21 @@ class Trainer:
         learner, metrics = self.algorithm.update(
             progress.learner, trajectory, key_update, progress.steps / self.steps
         )
-        steps = progress.steps + tally.steps
-        progress = progress._replace(learner=learner, scene=scene, key=key, steps=steps)
+        progress = progress._replace(
+            learner=learner,
+            scene=scene,
+            key=key,
+            steps=progress.steps + tally.steps,
+            fault=nonfinite.find(trajectory, learner, metrics, progress.steps),
+        )
         return progress, metrics, tally
 
     def _absolute_one(self, progress: Progress, episodes: int) -> Metrics:
-        return self._evaluate(progress.best, progress.key, episodes)
+        return self._evaluate(progress.best, progress.key, episodes)[1]
 
-    def _evaluate(self, actor: AnyActor, key: PRNGKeyArray, episodes: int) -> Metrics:
+    def _evaluate(
+        self, actor: AnyActor, key: PRNGKeyArray, episodes: int
+    ) -> tuple[Episodes, Metrics]:
         greedy = jnp.arange(2 * episodes) < episodes
         played = evaluate(self.env, actor, jax.random.fold_in(key, episodes), greedy)
-        return seeds.scores(played, episodes)
+        return played, seeds.scores(played, episodes)

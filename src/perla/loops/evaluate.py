@@ -21,6 +21,8 @@ class Episodes(NamedTuple):
     lengths: Int[Array, " episode"]
     wins: Float[Array, " episode"]
     """1 if the episode was won, 0 if not; NaN where the world does not say."""
+    faulty: Bool[Array, " agent"]
+    """Agents that earned a reward that is not finite."""
 
 
 def evaluate(
@@ -53,6 +55,7 @@ def evaluate(
             result.lengths + ~done,
             # An episode's last step says; what follows it says nothing.
             result.wins if timestep.won is None else jnp.where(done, result.wins, timestep.won),
+            result.faulty | (~jnp.isfinite(timestep.reward) & ~done[:, None]).any(0),
         )
         done = done | timestep.terminated | timestep.truncated
         memory = actor.remember(memory, action)
@@ -64,7 +67,12 @@ def evaluate(
         state,
         observation,
         actor.blank((episodes,)),
-        Episodes(jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32), jnp.full(episodes, jnp.nan)),
+        Episodes(
+            jnp.zeros(episodes),
+            jnp.zeros(episodes, jnp.int32),
+            jnp.full(episodes, jnp.nan),
+            jnp.zeros(env.spec.agents, bool),
+        ),
     )
     return jax.lax.while_loop(running, step, start)[-1]
 

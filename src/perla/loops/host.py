@@ -25,13 +25,15 @@ from perla.envs.pool import STEP_SECONDS, Pool, Say, first
 from perla.envs.protocol import HostEnv, Observation
 from perla.envs.worker import Factory
 from perla.flops import Work, work
+from perla.loops import nonfinite
 from perla.loops import progress as seeds
 from perla.loops.evaluate import Episodes, episode_limit
+from perla.loops.nonfinite import Fault, NonFinite
 from perla.loops.progress import Progress
 from perla.loops.worlds import Worlds, fill, halves, part
 from perla.methods.recipes import Method
 from perla.nets.actors import AnyActor
-from perla.types import Array, Float, Key, Metrics, PRNGKeyArray
+from perla.types import Array, Float, Int, Key, Metrics, PRNGKeyArray
 
 
 class Tally(NamedTuple):
@@ -139,14 +141,16 @@ class Trainer:
             every = [(actor, *self._moment(actor, copies), key)] * len(self.seeds)
             self._act(*together(every), np.int32(0), np.int32(0))
         trajectory = self._blank(actor)
-        jax.block_until_ready(self._improve(progress.learner, trajectory, key, np.float32(0.0)))
+        learning = progress.learner, trajectory, key, np.float32(0.0), progress.steps
+        jax.block_until_ready(self._improve(*learning))
 
     def work_per_step(self) -> Work:
         """What acting and learning do for each environment step; the worlds' own is not known."""
         blueprint = jax.eval_shape(self._begin, jax.random.key(0))
         trajectory = jax.eval_shape(self._blank, blueprint.learner.actor)
         progress = jnp.float32(0.0)
-        learning = work(self._improve_one, blueprint.learner, trajectory, blueprint.key, progress)
+        given = blueprint.learner, trajectory, blueprint.key, progress, blueprint.steps
+        learning = work(self._improve_one, *given)
         return learning.times(1 / (self.config.copies * self.length)) + self._work_per_action()
 
     def work_per_evaluation(self, episodes: int) -> Work:
@@ -170,24 +174,41 @@ class Trainer:
 
         Updates are whole, so a seed may go past `until` by less than one. Returns the metrics of
         each seed, means over the updates just made (absent if there were none).
+
+        A seed stands still from the update on in which a number was not finite, see `faults`.
         """
         found: list[dict[str, list[float]]] = [defaultdict(list) for _ in population]
-        while (behind := np.array([int(seed.steps) < until for seed in population])).any():
+
+        def going(seed: Progress) -> bool:
+            return int(seed.steps) < until and not seed.fault.found
+
+        while (behind := np.array([going(seed) for seed in population])).any():
             population, metrics = self.update(population, behind)
             for own, new in zip(found, metrics, strict=True):
                 for name, values in new.items():
                     own[name] += values
         players = [(seed.learner.actor, seed.key) for seed in population]
-        scores = self._evaluate(players, self.eval_episodes)
+        results = self._evaluate(players, self.eval_episodes)
         rows = [
             seeds.row(
                 {name: np.mean(values) for name, values in own.items() if values}
-                | score
+                | scores
                 | {"step": seed.steps}
             )
-            for seed, own, score in zip(population, found, scores, strict=True)
+            for seed, own, (_, scores) in zip(population, found, results, strict=True)
         ]
-        return [seed.judged(own) for seed, own in zip(population, scores, strict=True)], rows
+        return [seed.judged(*own) for seed, own in zip(population, results, strict=True)], rows
+
+    def faults(self, population: list[Progress]) -> list[NonFinite | None]:
+        """The first number of each seed that was not finite, None where all are."""
+        return seeds.faults(population, self._metrics)
+
+    def _metrics(self) -> list[str]:
+        """The names of all that an update measures."""
+        progress = self._begin(jax.random.key(0))
+        trajectory = self._blank(progress.learner.actor)
+        given = progress.learner, trajectory, progress.key, jnp.float32(0.0), progress.steps
+        return list(jax.eval_shape(self._improve_one, *given)[1])
 
     def update(
         self, population: list[Progress], behind: np.ndarray
@@ -201,9 +222,12 @@ class Trainer:
         for i in np.flatnonzero(behind):
             seed, (trajectory, tally) = population[i], rollouts[i]
             share = np.float32(int(seed.steps) / self.steps)
-            learner, measured = self._improve(seed.learner, trajectory, keys[i][2], share)
-            steps = seed.steps + tally.steps
-            population[i] = seed._replace(learner=learner, key=keys[i][0], steps=steps)
+            learner, measured, fault = self._improve(
+                seed.learner, trajectory, keys[i][2], share, seed.steps
+            )
+            population[i] = seed._replace(
+                learner=learner, key=keys[i][0], steps=seed.steps + tally.steps, fault=fault
+            )
             improved[i] = measured, tally.returns
         # Only now, so that one seed's update is computed beside another's.
         found: list[dict[str, list[float]]] = [{} for _ in population]
@@ -214,8 +238,8 @@ class Trainer:
 
     def absolute(self, population: list[Progress], episodes: int = 320) -> list[dict[str, float]]:
         """The best actors over fresh episodes, as many greedy as sampled."""
-        scores = self._evaluate([(seed.best, seed.key) for seed in population], episodes)
-        return [seeds.row(own) for own in scores]
+        results = self._evaluate([(seed.best, seed.key) for seed in population], episodes)
+        return [seeds.row(scores) for _, scores in results]
 
     def export(self, population: list[Progress]) -> Progress:
         """The population as NumPy arrays with a leading seed axis, without the worlds."""
@@ -271,8 +295,9 @@ class Trainer:
                     how = greedy[np.minimum(playing, total - 1)]
                     worlds.send(half, actors, keys, time, how, active)
             time += 1
+        none = jnp.zeros(self.env.spec.agents, bool)  # Workers let no such reward through.
         return [
-            Episodes(jnp.float32(returns[i]), jnp.asarray(lengths[i]), jnp.float32(wins[i]))
+            Episodes(jnp.float32(returns[i]), jnp.asarray(lengths[i]), jnp.float32(wins[i]), none)
             for i in range(len(players))
         ]
 
@@ -373,20 +398,23 @@ class Trainer:
         trajectory: Trajectory,
         key: PRNGKeyArray,
         progress: Float[Array, ""],
-    ) -> tuple[LearnerState, Metrics]:
+        steps: Int[Array, ""],
+    ) -> tuple[LearnerState, Metrics, Fault]:
         """Learn from a trajectory, whose policies are worked out here, all at once, rather than
-        brought along from every step."""
+        brought along from every step; the first number in it that is not finite, if one is."""
         policy, _ = jax.vmap(lambda *seen: learner.actor(*seen))(
             trajectory.observation, trajectory.memory, trajectory.fresh
         )
-        return self.algorithm.update(learner, trajectory._replace(policy=policy), key, progress)
+        trajectory = trajectory._replace(policy=policy)
+        learner, metrics = self.algorithm.update(learner, trajectory, key, progress)
+        return learner, metrics, nonfinite.find(trajectory, learner, metrics, steps)
 
     def _evaluate(
         self, players: list[tuple[AnyActor, PRNGKeyArray]], episodes: int
-    ) -> list[Metrics]:
+    ) -> list[tuple[Episodes, Metrics]]:
         greedy = np.arange(2 * episodes) < episodes
         apart = [(actor, jax.random.fold_in(key, episodes)) for actor, key in players]
-        return [seeds.scores(played, episodes) for played in self._play(apart, greedy)]
+        return [(played, seeds.scores(played, episodes)) for played in self._play(apart, greedy)]
 
     # Shapes.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from perla.algos.protocol import LearnerState
+from perla.loops import nonfinite
 from perla.loops.evaluate import Episodes
+from perla.loops.nonfinite import Fault, NonFinite
 from perla.loops.rollout import Scene
 from perla.nets.actors import AnyActor
 from perla.types import Array, Float, Int, Metrics, PRNGKeyArray
@@ -29,18 +31,26 @@ class Progress(NamedTuple):
     best: AnyActor
     """The actor of the best evaluation so far: the one with the highest greedy return."""
     best_return: Float[Array, ""]
+    fault: Fault
+    """The first number that was not finite; the seed stands still from then on."""
 
     @classmethod
     def start(cls, learner: LearnerState, scene: Scene | None, key: PRNGKeyArray) -> Progress:
         """Before any step."""
-        return cls(learner, scene, key, jnp.int32(0), learner.actor, jnp.float32(-jnp.inf))
+        return cls(
+            learner, scene, key, jnp.int32(0), learner.actor, jnp.float32(-jnp.inf), Fault.none()
+        )
 
-    def judged(self, scores: Metrics) -> Progress:
-        """After an evaluation of the present actor: is it the best so far?"""
-        better = scores["return"] >= self.best_return
+    def judged(self, played: Episodes, scores: Metrics) -> Progress:
+        """After an evaluation of the present actor: the best so far, if it is finite, as its return
+        is, and none was better."""
+        actor = self.learner.actor
+        sound = jnp.isfinite(scores["return"]) & nonfinite.finite(actor)
+        better = sound & (scores["return"] >= self.best_return)
         return self._replace(
-            best=jax.tree.map(partial(jnp.where, better), self.learner.actor, self.best),
+            best=jax.tree.map(partial(jnp.where, better), actor, self.best),
             best_return=jnp.where(better, scores["return"], self.best_return),
+            fault=self.fault.before(nonfinite.in_rewards(played.faulty, self.steps)),
         )
 
     def plain(self) -> Progress:
@@ -73,6 +83,14 @@ def actor(exported: Progress, seed: int, *, best: bool) -> AnyActor:
     """The actor of the seed at position `seed`: the best evaluated, or the last."""
     chosen = exported.best if best else exported.learner.actor
     return jax.tree.map(lambda x: jnp.asarray(x[seed]), chosen)
+
+
+def faults(
+    population: Sequence[Progress], metrics: Callable[[], Iterable[str]]
+) -> list[NonFinite | None]:
+    """The fault of every seed, each a computation of its own; `metrics` tells the names of all
+    that an update measures."""
+    return [nonfinite.described(one.fault, one.learner, metrics) for one in population]
 
 
 def scores(played: Episodes, episodes: int) -> Metrics:

@@ -22,7 +22,7 @@ from perla.config import Config, from_json
 from perla.errors import UserError
 from perla.runs.files import explained, write_atomic
 
-FORMAT = 1
+FORMAT = 2
 KEEP = 2
 """Checkpoints of a run that are kept: the newest and, should it be damaged, the one before."""
 

@@ -6,8 +6,9 @@ checkpoint afterwards. Whoever resumes cuts the metrics back to the checkpoint a
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,12 +25,13 @@ from perla.flops import Work
 from perla.loops import host
 from perla.loops.anakin import Trainer
 from perla.loops.evaluate import Episodes
+from perla.loops.nonfinite import NonFinite
 from perla.methods.recipes import Replaying
 from perla.runs import backend, checkpoint, machine, replay
 from perla.runs.files import write_atomic
 from perla.runs.interrupt import Interrupted, listening
 from perla.runs.sinks import Display, Silent, TensorBoard
-from perla.runs.spec import Run, schedule
+from perla.runs.spec import OnNonFinite, Run, schedule
 from perla.runs.store import Folder, Record, clean, marl_eval, refuse_used, summarise
 
 CHECKPOINT_SECONDS = 10.0
@@ -61,6 +63,11 @@ class Loop(Protocol):
 
         Returns the new states and the metrics of each seed, among them `step` and `return`.
         """
+        ...
+
+    def faults(self, states: Any, /) -> list[NonFinite | None]:
+        """The first number of each seed that was not finite, None where all are. Such a seed has
+        stood still since, and its metrics say nothing."""
         ...
 
     def absolute(self, states: Any, episodes: int, /) -> list[dict[str, float]]:
@@ -111,6 +118,7 @@ class Conduct(NamedTuple):
     display: Display
     checkpoint_seconds: float
     pictures: bool
+    on_nonfinite: OnNonFinite
 
 
 class Interval(NamedTuple):
@@ -118,8 +126,11 @@ class Interval(NamedTuple):
 
     states: Any
     records: list[Record]
+    """Of the seeds whose numbers are finite."""
     seconds: float
     """Seconds spent since the run's beginning."""
+    dropped: dict[int, NonFinite]
+    """The other seeds, and the first number of each that is not."""
 
 
 @dataclass
@@ -135,6 +146,11 @@ class Result:
     """The run folder, if there is one."""
     source: Callable[[], tuple[Loop, Any]] = field(repr=False)
     """Where the loop and its final, exported states come from."""
+
+    @property
+    def dropped(self) -> dict[int, str]:
+        """The seeds that were left out, each with its first number that was not finite."""
+        return {entry["seed"]: entry["reason"] for entry in self.summary.get("dropped", ())}
 
     @cached_property
     def _trained(self) -> tuple[Loop, Any]:
@@ -154,18 +170,21 @@ def train(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     step_seconds: float = STEP_SECONDS,
     pictures: bool = True,
+    on_nonfinite: OnNonFinite = "stop",
 ) -> Result:
     """Carry `run` out from its beginning and leave everything about it in the folder `out`.
 
     Without a folder nothing is written; without `pictures` no curves and no replay are drawn. A
-    world of the host that takes longer than `step_seconds` over a step has hung.
-    Raises `UserError` if `out` is in use or cannot be written, `Interrupted` after Ctrl-C.
+    world of the host that takes longer than `step_seconds` over a step has hung. With
+    `on_nonfinite` "drop-seed" a seed in which a number is not finite is left out from then on.
+    Raises `UserError` if `out` is in use or cannot be written, and where a number is not finite;
+    `Interrupted` after Ctrl-C.
     """
     if out is not None:
         refuse_used(out)
     display = display or Silent()
+    conduct = Conduct(display, checkpoint_seconds, pictures, on_nonfinite)
     env, trainer = build(run, step_seconds, display.say)
-    conduct = Conduct(display, checkpoint_seconds, pictures)
     if out is None:
         return _carry_out(run, env, trainer, None, None, conduct)
     folder = Folder.create(out, run, env.spec, [str(device) for device in jax.devices()])
@@ -182,14 +201,17 @@ def resume(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     step_seconds: float = STEP_SECONDS,
     pictures: bool = True,
+    on_nonfinite: OnNonFinite = "stop",
 ) -> Result:
     """Go on with the run in `out`, so that it ends as if it had never been interrupted.
 
     Worlds of the host cannot be taken up where they were and begin fresh episodes.
-    A finished run is left as it is. Raises `UserError` if there is no run in `out`, its world has
-    changed or its checkpoints are of no use, `Interrupted` after Ctrl-C.
+    A finished run is left as it is, and a seed that was dropped stays out. Raises `UserError` if
+    there is no run in `out`, its world has changed or its checkpoints are of no use, and where a
+    number is not finite; `Interrupted` after Ctrl-C.
     """
     display = display or Silent()
+    conduct = Conduct(display, checkpoint_seconds, pictures, on_nonfinite)
     folder = Folder.open(out)
     run = folder.run()
     folder.lock()
@@ -203,7 +225,6 @@ def resume(
         start = newest(folder, run, trainer, display.say)
         if start is not None and isinstance(env, HostEnv):
             display.say(f"{run.env}: the learner goes on exactly, the worlds in fresh episodes")
-        conduct = Conduct(display, checkpoint_seconds, pictures)
         return _carry_out(run, env, trainer, folder, start, conduct)
     finally:
         folder.unlock()
@@ -283,10 +304,14 @@ def intervals(
     """
     for evaluation, until in due.items():
         began = time.perf_counter()
-        states, measured = trainer.advance(states, until)
+        states, rows = trainer.advance(states, until)
         took = time.perf_counter() - began
         seconds += took
-        reached = sum(int(metrics["step"]) for metrics in measured)
+        dropped = _dropped(run, trainer.faults(states))
+        measured = {
+            seed: row for seed, row in zip(run.seeds, rows, strict=True) if seed not in dropped
+        }
+        reached = sum(int(metrics["step"]) for metrics in measured.values())
         counters: Record = {"wall_seconds": seconds}
         if reached > steps:
             counters["steps_per_second"] = (reached - steps) / took
@@ -296,9 +321,9 @@ def intervals(
                 | counters
                 | {name: value for name, value in metrics.items() if name != "step"}
             )
-            for seed, metrics in zip(run.seeds, measured, strict=True)
+            for seed, metrics in measured.items()
         ]
-        yield Interval(states, records, seconds)
+        yield Interval(states, records, seconds, dropped)
         steps = reached
 
 
@@ -341,8 +366,12 @@ def _carry_out(
             states = trainer.init() if start is None else trainer.restore(start.exported)
             seconds = 0.0 if start is None else start.seconds
             saved_at = -float("inf")
+            dropped = _dropped(run, trainer.faults(states))
+            for seed, fault in dropped.items():
+                display.say(f"seed {seed} stays out: {fault}")
             for interval in intervals(trainer, run, states, due, steps=steps, seconds=seconds):
                 states = interval.states
+                dropped = _drop(dropped, interval.dropped, run, folder, conduct)
                 for consume in sinks:
                     consume(interval.records)
                 records += interval.records
@@ -360,16 +389,18 @@ def _carry_out(
             absolute = [
                 clean(metrics) for metrics in trainer.absolute(states, run.absolute_episodes)
             ]
+            dropped = _drop(dropped, _unscored(run, absolute) | dropped, run, folder, conduct)
             exported = trainer.export(states)
             summary = summarise(
                 run,
                 records,
                 absolute,
+                dropped={seed: str(fault) for seed, fault in dropped.items()},
                 compile_seconds=compile_seconds,
                 flops_per_step=trainer.work_per_step().flops,
             )
             if folder is not None:
-                folder.write_marl_eval(marl_eval(run, records, absolute))
+                folder.write_marl_eval(marl_eval(run, records, absolute, dropped=dropped))
                 folder.write_summary(summary)
                 if conduct.pictures:
                     display.say("drawing curves.png and replay.gif")
@@ -385,6 +416,45 @@ def _carry_out(
 def steps_per_update(run: Run, env: Env | HostEnv) -> int:
     """The most steps that an update takes, summed over copies."""
     return run.config.copies * run.config.length(env.spec.limit)
+
+
+def _dropped(run: Run, faults: Sequence[NonFinite | None]) -> dict[int, NonFinite]:
+    """The seeds in which a number is not finite."""
+    found = zip(run.seeds, faults, strict=True)
+    return {seed: fault for seed, fault in found if fault is not None}
+
+
+def _unscored(run: Run, absolute: Sequence[Mapping[str, Any]]) -> dict[int, NonFinite]:
+    """The seeds whose best parameters have no return."""
+    return {
+        seed: NonFinite("the return of the absolute episodes", None, run.steps, math.inf)
+        for seed, metrics in zip(run.seeds, absolute, strict=True)
+        if metrics.get("return") is None
+    }
+
+
+def _drop(
+    known: Mapping[int, NonFinite],
+    found: dict[int, NonFinite],
+    run: Run,
+    folder: Folder | None,
+    conduct: Conduct,
+) -> dict[int, NonFinite]:
+    """The seeds that are left out, after more have been `found` than were `known`.
+
+    Raises `UserError` for the first of them where the run is to stop, or no seed is left.
+    """
+    left = len(run.seeds) - len(found)
+    for seed in (seed for seed in found if seed not in known):
+        news = f"seed {seed}: {found[seed]}"
+        if conduct.on_nonfinite == "drop-seed" and left:
+            conduct.display.say(f"{news}; it is dropped, {left} of {len(run.seeds)} seeds go on")
+            continue
+        kept = checkpoint.newest_first(folder.checkpoints) if folder is not None else []
+        finite = f"; the last finite checkpoint is {kept[0]}" if kept else ""
+        others = "; --on-nonfinite drop-seed goes on with the other seeds" if left else ""
+        raise UserError(f"{news}{finite}{others}")
+    return found
 
 
 def _save(folder: Folder, run: Run, step: int, progress: Progress) -> None:
@@ -413,8 +483,8 @@ def _draw(
     from perla.analysis import figures  # Slow to import, and needed only here.
 
     write_atomic(folder.path / "curves.png", figures.curves([folder.path]))
-    scores = [metrics["return"] if metrics["return"] is not None else -1e30 for metrics in absolute]
-    best = scores.index(max(scores))
+    scores = [metrics.get("return") for metrics in absolute]
+    best = max(range(len(scores)), key=lambda i: -math.inf if scores[i] is None else scores[i])
     try:
         frames = replay.film(env, trainer.actor(exported, best, best=True), seed=0, greedy=True)
     except UserError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -14,6 +14,8 @@ from perla.methods.recipes import Method
 
 Steps = Annotated[int, Meta(ge=1, le=2 * 10**9)]
 Seed = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+OnNonFinite = Literal["stop", "drop-seed"]
+"""Where a number of a seed is not finite: stop the run, or go on with the other seeds."""
 
 
 class Run(Config, frozen=True, kw_only=True):

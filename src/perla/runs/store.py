@@ -12,9 +12,10 @@ from __future__ import annotations
 import fcntl
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import msgspec
@@ -186,16 +187,20 @@ def summarise(
     records: Sequence[Record],
     absolute: Sequence[Mapping[str, float]],
     *,
+    dropped: Mapping[int, str] = MappingProxyType({}),
     compile_seconds: float,
     flops_per_step: float,
 ) -> dict[str, Any]:
     """Final, best and absolute metrics of every seed, and their returns over seeds.
 
-    `best` is the evaluation with the highest greedy return, the last among equals.
+    `best` is the evaluation with the highest greedy return, the last among equals. Seeds that were
+    `dropped` are named, each with its reason, and count in nothing.
     """
     last = {record["seed"]: record for record in records}
     seeds: list[dict[str, Any]] = []
     for seed, final in zip(run.seeds, absolute, strict=True):
+        if seed in dropped:
+            continue
         own = [record for record in records if record["seed"] == seed]
         best = max(own, key=lambda record: (_number(record["return"]), record["evaluation"]))
         seeds.append(
@@ -210,7 +215,7 @@ def summarise(
         kind: [_number(entry[kind]["return"]) for entry in seeds]
         for kind in ("final", "best", "absolute")
     }
-    steps = [record["step"] for record in last.values()]
+    steps = [record["step"] for seed, record in last.items() if seed not in dropped]
     wall = max(record["wall_seconds"] for record in records)
     return {
         "env": run.env,
@@ -218,6 +223,7 @@ def summarise(
         "preset": run.preset,
         "steps": max(steps),
         "seeds": seeds,
+        "dropped": [{"seed": seed, "reason": reason} for seed, reason in dropped.items()],
         "iqm": {kind: iqm(values) for kind, values in returns.items()},
         "mean": {kind: sum(values) / len(values) for kind, values in returns.items()},
         "steps_per_second": sum(steps) / wall if wall > 0 else None,
@@ -228,12 +234,19 @@ def summarise(
 
 
 def marl_eval(
-    run: Run, records: Sequence[Record], absolute: Sequence[Mapping[str, float]]
+    run: Run,
+    records: Sequence[Record],
+    absolute: Sequence[Mapping[str, float]],
+    *,
+    dropped: Container[int] = (),
 ) -> dict[str, Any]:
-    """The results in the layout of marl-eval: environment → task → algorithm → seed → step."""
+    """The results in the layout of marl-eval: environment → task → algorithm → seed → step,
+    without seeds that were `dropped`."""
     family, _, task = run.env.partition(":")
     seeds: dict[str, Any] = {}
     for seed, final in zip(run.seeds, absolute, strict=True):
+        if seed in dropped:
+            continue
         own = [record for record in records if record["seed"] == seed]
         entry: dict[str, Any] = {
             f"step_{record['evaluation']}": {
