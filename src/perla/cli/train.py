@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from perla.cli.parser import Parser, seeds
+from perla.cli.parser import Parser, add_trust, seeds, trust
 from perla.config import Count, NonNegative, Positive, convert
 from perla.envs.pool import STEP_SECONDS
 from perla.errors import UserError
@@ -67,6 +67,7 @@ def resume_command(argv: Sequence[str]) -> int:
     """Go on with a run."""
     parser = Parser("resume", "Go on with an interrupted run; it ends as if it had never been.")
     parser.add_argument("dir", metavar="DIR", help="the run's folder")
+    add_trust(parser)
     _add_conduct(parser)
     arguments = parser.parse(argv)
     seconds = _seconds(arguments)
@@ -78,7 +79,11 @@ def resume_command(argv: Sequence[str]) -> int:
     display = sinks.display(quiet=arguments.quiet)
     finished = Folder.open(out).finished
     execute.resume(
-        out, display=display, checkpoint_seconds=seconds, step_seconds=_step_seconds(arguments)
+        out,
+        trust=trust(arguments),
+        display=display,
+        checkpoint_seconds=seconds,
+        step_seconds=_step_seconds(arguments),
     )
     if not finished:
         display.say(f"everything about this run: {out}")

@@ -18,15 +18,15 @@ import jax
 
 from perla.envs.pool import STEP_SECONDS
 from perla.envs.protocol import Env, HostEnv
-from perla.envs.registry import factory
+from perla.envs.registry import Trust, factory
 from perla.errors import UserError
+from perla.files import write_atomic
 from perla.flops import Work
 from perla.loops import host
 from perla.loops.anakin import Trainer
 from perla.loops.evaluate import Episodes
 from perla.methods.recipes import Replaying
 from perla.runs import backend, checkpoint, machine, replay
-from perla.runs.files import write_atomic
 from perla.runs.interrupt import Interrupted, listening
 from perla.runs.sinks import Display, Silent, TensorBoard
 from perla.runs.spec import Run, schedule
@@ -178,6 +178,7 @@ def train(
 def resume(
     out: Path,
     *,
+    trust: Trust = (),
     display: Display | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     step_seconds: float = STEP_SECONDS,
@@ -186,18 +187,19 @@ def resume(
     """Go on with the run in `out`, so that it ends as if it had never been interrupted.
 
     Worlds of the host cannot be taken up where they were and begin fresh episodes.
-    A finished run is left as it is. Raises `UserError` if there is no run in `out`, its world has
-    changed or its checkpoints are of no use, `Interrupted` after Ctrl-C.
+    A finished run is left as it is. Raises `UserError` if there is no run in `out`, its world is
+    code and not one to `trust`, or has changed, or its checkpoints are of no use, `Interrupted`
+    after Ctrl-C.
     """
     display = display or Silent()
     folder = Folder.open(out)
-    run = folder.run()
+    run = folder.run(trust)
     folder.lock()
     try:
         if folder.finished:
             summary, records = folder.summary(), folder.records()
             display.say(f"{out}: finished, nothing to do")
-            return Result(run, records, summary, out, lambda: load(out)[2:])
+            return Result(run, records, summary, out, lambda: load(out, trust=trust)[2:])
         env, trainer = build(run, step_seconds, display.say)
         folder.check_environment(env.spec)
         start = newest(folder, run, trainer, display.say)
@@ -209,13 +211,14 @@ def resume(
         folder.unlock()
 
 
-def load(out: Path) -> tuple[Run, Env | HostEnv, Loop, Any]:
+def load(out: Path, *, trust: Trust = ()) -> tuple[Run, Env | HostEnv, Loop, Any]:
     """The run in `out`, its world, its loop, and the exported states of its newest checkpoint.
 
-    Raises `UserError` if there is no run or no readable checkpoint.
+    Raises `UserError` if there is no run or no readable checkpoint, or its world is code and not
+    one to `trust`.
     """
     folder = Folder.open(out)
-    run = folder.run()
+    run = folder.run(trust)
     env, trainer = build(run)
     progress = newest(folder, run, trainer, lambda text: None)
     if progress is None:
