@@ -152,7 +152,7 @@ class Gym:
         return bool(ended.all())
 
 
-def make(name: str, **options: Any) -> Gym:
+def make(name: str, /, **options: Any) -> Gym:
     """The environment of a name such as `lbforaging:Foraging-8x8-2p-2f-coop-v3`.
 
     Options: `limit` and `reward` (`individual` or `common`), see `Gym`; all others are the

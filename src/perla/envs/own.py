@@ -28,7 +28,7 @@ BRIDGED = ("limit", "reward", "mortal", "state")
 """Options of the bridges to other libraries: PettingZoo's has all, Gymnasium's the first two."""
 
 
-def make(id: str, families: Iterable[str], **options: Any) -> Env | HostEnv:
+def make(id: str, families: Iterable[str], /, **options: Any) -> Env | HostEnv:
     """The environment that the function of `id`, `package.module:function`, returns.
 
     `options` are its arguments; those of `BRIDGED` that it does not take are for the bridge that

@@ -177,7 +177,7 @@ class PettingZoo:
             )
 
 
-def make(name: str, **options: Any) -> PettingZoo:
+def make(name: str, /, **options: Any) -> PettingZoo:
     """The environment of the module `name`, such as `mpe2.simple_spread_v3`.
 
     Options: `limit`, `reward` (`individual` or `common`), `mortal` and `state`, see `PettingZoo`;

@@ -60,7 +60,7 @@ def check_trust(ids: Collection[str], trust: Trust, *, source: Path) -> None:
             )
 
 
-def make(id: str, **options: Any) -> Env | HostEnv:
+def make(id: str, /, **options: Any) -> Env | HostEnv:
     """The world called `id`, a family's prefix and a name: `lbf:Foraging-8x8-2p-2f-coop-v2`.
 
     What is before the colon may also be a module of the user's own, and what follows the function
@@ -71,7 +71,7 @@ def make(id: str, **options: Any) -> Env | HostEnv:
     return factory(id, **options)()
 
 
-def factory(id: str, **options: Any) -> Callable[[], Any]:
+def factory(id: str, /, **options: Any) -> Callable[[], Any]:
     """What makes the world called `id`, again and again: a function that processes can be sent."""
     family, colon, name = id.partition(":")
     if not colon:
