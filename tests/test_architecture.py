@@ -11,12 +11,13 @@ import perla
 
 ROOT = Path(perla.__file__).parent
 
-ANYWHERE = {"errors", "config", "types"}
+ANYWHERE = {"errors", "config", "files", "types"}
 """The root's words: they import nothing but each other, and everybody may use them."""
 
 MAY_IMPORT = {
     "errors": set(),
     "config": {"errors"},
+    "files": {"errors"},
     "types": set(),
     "flops": set(),
     "methods": set(),
@@ -66,7 +67,7 @@ MAY_IMPORT = {
 }
 """Room → the other rooms that it may import, beside its own."""
 
-FREE_OF_JAX = ("analysis", "config", "errors", "methods")
+FREE_OF_JAX = ("analysis", "config", "errors", "files", "methods")
 HEAVY = {"jax", "jaxlib", "equinox", "optax"}
 
 

@@ -247,7 +247,7 @@ def test_a_run_stops_at_the_first_seed_and_says_where_it_is_still_good(rare, tmp
     assert all(np.isfinite(x).all() for x in arrays.values() if x.dtype == np.float32)
     assert not (out / "summary.json").exists()
     lines = (out / "metrics.jsonl").read_bytes()
-    assert main(["resume", str(out), "--quiet"]) == 2
+    assert main(["resume", str(out), "--quiet", "--trust"]) == 2
     assert capsys.readouterr().err == said
     assert (out / "metrics.jsonl").read_bytes() == lines
 
@@ -258,7 +258,7 @@ def test_the_other_seeds_go_on_where_that_is_asked_for(rare, tmp_path, capsys):
     assert main(["train", *ARGUMENTS, "--seeds", "3,4", "--out", str(out)]) == 2
     capsys.readouterr()
     # What an interruption left behind is gone on with, to the end that seed 3 has by itself.
-    assert main(["resume", str(out), "--quiet", *drop]) == 2
+    assert main(["resume", str(out), "--quiet", "--trust", *drop]) == 2
     assert re.match(
         r"perla: seed 4 was dropped: reward of agent 0 .* step 1\d\d", capsys.readouterr().err
     )
@@ -272,7 +272,7 @@ def test_the_other_seeds_go_on_where_that_is_asked_for(rare, tmp_path, capsys):
     layout = json.loads((out / "marl_eval.json").read_text())
     assert set(layout["rare"]["make"]["ippo"]) == {"seed_3"}
     # A finished run says it again.
-    assert main(["resume", str(out), "--quiet"]) == 2
+    assert main(["resume", str(out), "--quiet", "--trust"]) == 2
     assert "seed 4 was dropped" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"seed 4 was dropped.*flatter"):
         check_fair([curves, load(alone)])

@@ -320,7 +320,7 @@ def test_it_is_trained_on_and_resumed_from_the_command_line(here, monkeypatch, t
     arguments = (*tiny, *budget, "--absolute-episodes", "2", "--env-option", "cells=3")
     assert main(["train", "ippo", "--env", "ours_example:make", "--out", str(out), *arguments]) == 0
     assert (out / "replay.gif").stat().st_size > 0
-    assert main(["evaluate", str(out), "--episodes", "4"]) == 0
+    assert main(["evaluate", str(out), "--episodes", "4", "--env", "ours_example:make"]) == 0
     assert "return" in capsys.readouterr().out
 
 
@@ -346,7 +346,7 @@ def test_a_world_that_cannot_be_drawn_finishes_its_run(
     assert (out / "summary.json").exists()
     assert (out / "curves.png").exists()
     assert not (out / "replay.gif").exists()
-    assert main(["render", str(out)]) == 2
+    assert main(["render", str(out), "--trust"]) == 2
     told = capsys.readouterr().err
     assert says in told
     assert told.count("\n") == 1

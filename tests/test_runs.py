@@ -17,9 +17,9 @@ from perla.analysis.load import load
 from perla.analysis.stats import iqm
 from perla.config import Config, field_docs, from_json, to_json
 from perla.errors import UserError
+from perla.files import append, write_atomic
 from perla.methods.recipes import make
 from perla.runs import execute, replay, sinks
-from perla.runs.files import append, write_atomic
 from perla.runs.spec import Run, schedule
 from perla.runs.store import CLOCKS, Folder, dump
 

@@ -441,5 +441,5 @@ def test_train_tells_how_often_it_won(tmp_path, monkeypatch, capsys):
     assert '"limit":7' in (out / "config.json").read_text().replace(" ", "")
     assert (out / "replay.gif").exists()
     capsys.readouterr()
-    assert main(["evaluate", str(out), "--episodes", "5"]) == 0
+    assert main(["evaluate", str(out), "--episodes", "5", "--trust"]) == 0
     assert "won" in capsys.readouterr().out

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from perla.errors import UserError, nearest
+from perla.errors import UserError, nearest, visible
 
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Positive = Annotated[float, Meta(gt=0)]
@@ -58,13 +58,29 @@ def fields(cls: type[Config]) -> tuple[Any, ...]:
 
 
 def check(value: Any, type: Any, *, name: str) -> None:
-    """Raise a `UserError` that names the setting unless `value` is a finite `type`."""
+    """Raise a `UserError` that names the setting unless `value` is a finite `type`, and all text in
+    it can be seen."""
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{name} = {value}: expected a finite number")
+    plain = msgspec.to_builtins(value)
     try:
-        msgspec.convert(msgspec.to_builtins(value), type)
+        msgspec.convert(plain, type)
     except (msgspec.ValidationError, OverflowError):
         raise UserError(f"{name} = {value!r}: expected {describe(type)}") from None
+    check_text(plain, name=name)
+
+
+def check_text(value: Any, *, name: str) -> None:
+    """Raise a `UserError` where a text in `value`, as JSON holds it, has control characters."""
+    if isinstance(value, dict):
+        for key, own in value.items():
+            check_text(key, name=name)
+            check_text(own, name=name)
+    elif isinstance(value, (list, tuple)):
+        for own in value:
+            check_text(own, name=name)
+    elif isinstance(value, str) and visible(value) != value:
+        raise UserError(f"{name}: {value!r} has control characters")
 
 
 def convert(value: Any, type: Any, *, name: str) -> Any:

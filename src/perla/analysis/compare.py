@@ -16,6 +16,7 @@ from perla.analysis import stats
 from perla.analysis.load import Budget, Curves
 from perla.analysis.stats import Score
 from perla.errors import UserError, nearest
+from perla.files import read_regular
 
 FEWEST_SEEDS = 3
 """Fewer seeds than this are not judged: the intervals of one or two say nothing."""
@@ -344,7 +345,7 @@ def marl_eval(runs: Sequence[Curves]) -> dict[str, Any]:
 
 def _layout(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, dict[str, Any]]])
+        return msgspec.json.decode(read_regular(path), type=dict[str, dict[str, dict[str, Any]]])
     except OSError as error:
         raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
     except msgspec.DecodeError as error:

@@ -44,6 +44,7 @@ def style() -> Iterator[None]:
             "font.family": "DejaVu Sans",
             "font.size": 10,
             "text.color": INK,
+            "text.parse_math": False,
             "axes.labelcolor": INK,
             "axes.edgecolor": GREY,
             "axes.linewidth": 0.8,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
+from perla.config import check_text
 from perla.errors import UserError
+from perla.files import check_run_folder, read_regular
 
 T = TypeVar("T")
 
@@ -76,10 +79,12 @@ class Curves:
 def load(path: Path) -> Curves:
     """The run in the folder `path`; evaluations that some seed lacks are left out.
 
-    Raises `UserError`, naming the file and the reason, if `path` is no run folder, is damaged, or
-    has no evaluation yet.
+    Raises `UserError`, naming the file and the reason, if `path` is no run folder, is damaged,
+    holds what is no file of its own, or has no evaluation yet.
     """
+    check_run_folder(path)
     facts = _read(path / "config.json", _Facts)
+    check_text(msgspec.to_builtins(facts), name=str(path / "config.json"))
     run = facts.run
     records = _records(path / "metrics.jsonl")
     finished = (path / "summary.json").exists()
@@ -137,7 +142,7 @@ def find(path: Path) -> list[Path]:
 
     Raises `UserError` if there is none.
     """
-    if not path.is_dir() or (path / "config.json").exists():
+    if not path.is_dir() or os.path.lexists(path / "config.json"):
         return [path]
     below = sorted(config.parent for config in path.rglob("config.json"))
     if not below:
@@ -191,7 +196,7 @@ class _Summary(msgspec.Struct):
 
 def _read(path: Path, kind: type[T]) -> T:
     try:
-        return _decode(path, path.read_bytes(), kind)
+        return _decode(path, read_regular(path), kind)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UserError(f"{path.parent}: not a run folder ({path.name}: {reason})") from None
@@ -200,7 +205,7 @@ def _read(path: Path, kind: type[T]) -> T:
 def _records(path: Path) -> list[dict[str, float]]:
     """The whole lines of `metrics.jsonl`; one that is still being written is left out."""
     try:
-        lines = path.read_bytes().split(b"\n")[:-1]
+        lines = read_regular(path).split(b"\n")[:-1]
     except FileNotFoundError:
         return []  # The first evaluation is still to come.
     except OSError as error:

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from perla.errors import UserError, nearest
+from perla.errors import UserError, nearest, visible
 
 COMMANDS = {
     "train": "train agents and leave everything about it in a folder",
@@ -93,5 +93,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _say(message: object, status: int) -> int:
-    print("perla:", " ".join(str(message).split()), file=sys.stderr)
+    print("perla:", visible(" ".join(str(message).split())), file=sys.stderr)
     return status

@@ -35,8 +35,8 @@ def bench_command(argv: Sequence[str]) -> int:
         raise UserError(f"--out {out}: there is no folder {out.parent}")
 
     from perla.analysis.figures import render
+    from perla.files import write_atomic
     from perla.runs import backend, machine
-    from perla.runs.files import write_atomic
     from perla.runs.store import dump
 
     backend.prepare()

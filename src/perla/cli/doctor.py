@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from perla.cli.parser import Parser
+from perla.errors import visible
 
 OPTIONAL = {
     "lbforaging": "the original foraging, for `make test-all`",
@@ -41,9 +42,9 @@ def doctor_command(argv: Sequence[str]) -> int:
     fatal = False
     for finding in findings():
         mark = "x" if finding.fatal else "!" if finding.remedy else " "
-        print(f"{mark} {finding.name:<14} {finding.text}")
+        print(visible(f"{mark} {finding.name:<14} {finding.text}"))
         if finding.remedy:
-            print(f"{'':17}-> {finding.remedy}")
+            print(visible(f"{'':17}-> {finding.remedy}"))
         fatal |= finding.fatal
     print("\nnot ready: mend what is marked x" if fatal else "\nready")
     return int(fatal)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from perla.cli.parser import Parser, convert
+from perla.cli.parser import Parser, add_trust, convert, trust
+from perla.cli.tables import say, words
 from perla.config import Count
 from perla.errors import UserError
 from perla.runs.spec import Seed
@@ -26,6 +27,7 @@ def _parser(command: str, description: str) -> Parser:
     parser.add_argument(
         "--last", action="store_true", help="the last parameters, not the best evaluated ones"
     )
+    add_trust(parser)
     return parser
 
 
@@ -48,10 +50,11 @@ def evaluate_command(argv: Sequence[str]) -> int:
     from perla.analysis.stats import iqm
     from perla.runs import execute
 
-    run, _, trainer, exported = execute.load(Path(arguments.dir))
+    run, _, trainer, exported = execute.load(Path(arguments.dir), trust=trust(arguments))
     how = "sampled" if arguments.sample else "greedy"
     which = "last" if arguments.last else "best"
-    table = Table(title=f"{run.algo} on {run.env}: {episodes} {how} episodes, {which} parameters")
+    title = f"{run.algo} on {run.env}: {episodes} {how} episodes, {which} parameters"
+    table = Table(title=words(title, style="table.title"))
     for name in ("seed", "return", "± std. error", "lowest", "highest", "length"):
         table.add_column(name, justify="right")
     greedy = jnp.full(episodes, not arguments.sample)
@@ -92,16 +95,16 @@ def render_command(argv: Sequence[str]) -> int:
     episode = convert(arguments.episode, Seed, name="--episode")
     seed = _seed(arguments.seed)
 
+    from perla.files import write_atomic
     from perla.runs import execute, replay
-    from perla.runs.files import write_atomic
 
-    run, env, trainer, exported = execute.load(Path(arguments.dir))
+    run, env, trainer, exported = execute.load(Path(arguments.dir), trust=trust(arguments))
     actor = execute.policy(run, trainer, exported, seed, best=not arguments.last)
     with closing(trainer):
         frames = replay.film(env, actor, seed=episode, greedy=not arguments.sample)
     picture = replay.png(frames) if out.suffix.lower() == ".png" else replay.gif(frames)
     write_atomic(out, picture)
-    print(f"{out}: {len(frames)} states")
+    say(f"{out}: {len(frames)} states")
     return 0
 
 

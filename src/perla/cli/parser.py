@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from perla.config import convert
 from perla.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from perla.envs.registry import Trust
 
 Unknown = Callable[[str, Sequence[str], argparse.Namespace], UserError]
 """Makes the error for a flag that is not among the known ones, given the other arguments."""
@@ -62,6 +65,23 @@ def _bind_negative_numbers(argv: Sequence[str]) -> list[str]:
         else:
             bound.append(word)
     return bound
+
+
+def add_trust(parser: Parser) -> None:
+    """Flags by which the user allows code that a file names."""
+    parser.add_argument(
+        "--env", metavar="ID", action="append",
+        help="make this environment of the file's, though it is code: module:function, gym:… or "
+        "pettingzoo:…; may stand several times",
+    )  # fmt: skip
+    parser.add_argument(
+        "--trust", action="store_true", help="make every environment that the file names"
+    )
+
+
+def trust(arguments: argparse.Namespace) -> Trust:
+    """The flags of `add_trust`."""
+    return arguments.trust or tuple(arguments.env or ())
 
 
 def seeds(text: str) -> tuple[int, ...]:

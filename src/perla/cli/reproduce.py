@@ -12,6 +12,7 @@ from perla.cli import suites
 from perla.cli.parser import Parser
 from perla.cli.tables import say, table
 from perla.errors import UserError, nearest
+from perla.files import make_below
 
 if TYPE_CHECKING:
     from perla.suites.experiment import Calculation, Experiment
@@ -63,17 +64,19 @@ def _reproduce(experiment: Experiment | Calculation, arguments: argparse.Namespa
 
     name, scale = arguments.experiment, arguments.scale
     out = Path(arguments.out or f"runs/reproduce-{scale}")
+    own = make_below(out, Path(name))
     failures: dict[str, str] = {}
     if isinstance(experiment, Experiment):
         outcome = suites.carry_out(experiment.cells(scale), out, arguments)
         failures = outcome.failures
         suites.name_failures(failures)
-        findings = results.judge(experiment, name, scale, outcome, out / name)
+        findings = results.judge(experiment, name, scale, outcome, own)
     else:
         tell = (lambda text: None) if arguments.quiet else say
-        keep = partial(recall, folder=out / name / "parts", processes=arguments.processes, say=tell)
+        parts = make_below(own, Path("parts"))
+        keep = partial(recall, folder=parts, processes=arguments.processes, say=tell)
         found = experiment.compute(scale, Conduct(tell, keep))
-        findings = results.publish(experiment, name, scale, found, out / name)
+        findings = results.publish(experiment, name, scale, found, own)
     words = ("method", "regime", "claim", "found")
     say(table(name, findings.rows, left=words))
     if findings.claims:
@@ -81,5 +84,5 @@ def _reproduce(experiment: Experiment | Calculation, arguments: argparse.Namespa
     say(f"{experiment.figure}. {experiment.claim}")
     say(f"{findings.verdict.status}: {findings.verdict.reason}")
     if not arguments.quiet:
-        say(f"results and figures: {out / name}")
+        say(f"results and figures: {own}")
     return suites.FAILED if failures else 0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from perla.cli import suites
-from perla.cli.parser import Parser
+from perla.cli.parser import Parser, add_trust, trust
 from perla.cli.tables import say
 
 
@@ -21,6 +21,7 @@ def suite_command(argv: Sequence[str]) -> int:
         '    "steps": 1000000, "seeds": 5}]}',
     )
     parser.add_argument("file", metavar="FILE", help="the suite")
+    add_trust(parser)
     suites.add_results(parser)
     suites.add_conduct(parser)
     arguments = parser.parse(argv)
@@ -29,7 +30,7 @@ def suite_command(argv: Sequence[str]) -> int:
     from perla.suites import results
     from perla.suites.suite import load
 
-    suite = load(Path(arguments.file))
+    suite = load(Path(arguments.file), trust(arguments))
     out = Path(arguments.out or f"runs/{suite.name}")
     if arguments.dry_run:
         return suites.dry_run(suite.cells())

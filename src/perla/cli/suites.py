@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from perla.cli.parser import Parser
 from perla.cli.tables import say, table
 from perla.config import Count, NonNegative, convert
-from perla.errors import UserError, nearest
+from perla.errors import UserError, nearest, visible
+from perla.files import make_below
 
 if TYPE_CHECKING:
     from perla.analysis.load import Curves
@@ -116,9 +117,10 @@ def finish(
     threshold = convert(arguments.threshold or "none", float | None, name="--threshold")
     tasks = list(dict.fromkeys(run.task for run in whole))
     apart = {task: [run for run in whole if run.task == task] for task in tasks}
-    parts = {out / "tasks" / slug(task): own for task, own in apart.items() if len(tasks) > 1}
-    parts[out] = whole
-    for folder, own in parts.items():
+    parts = {Path("tasks", slug(task)): own for task, own in apart.items() if len(tasks) > 1}
+    parts[Path()] = whole
+    for place, own in parts.items():
+        folder = make_below(out, place)
         comparison = results.write(own, folder, metric=arguments.metric, threshold=threshold)
         say(table(", ".join(comparison.tasks), rows(comparison), left=("method",)))
         say(comparison.verdict)
@@ -135,7 +137,7 @@ def name_failures(failures: Mapping[str, str]) -> None:
 
 def tell(text: str) -> None:
     """A line on standard error."""
-    print("perla:", " ".join(text.split()), file=sys.stderr)
+    print("perla:", visible(" ".join(text.split())), file=sys.stderr)
 
 
 def dry_run(cells: Sequence[Cell]) -> int:

@@ -1,9 +1,15 @@
-"""Tables and lines on standard output."""
+"""Tables and lines on standard output.
+
+Their words may come out of other people's files: they are shown as they are, without a meaning to
+the terminal or to rich.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from perla.errors import visible
 
 WIDTH = 160
 """Columns where nobody looks: in a pipe or a file nothing is cut short."""
@@ -16,16 +22,24 @@ def say(what: Any) -> None:
     target = Console()
     if not target.is_terminal:
         target = Console(width=WIDTH)
-    target.print(what, soft_wrap=isinstance(what, str), highlight=False, markup=False)
+    line = isinstance(what, str)
+    target.print(words(what) if line else what, soft_wrap=line)
 
 
 def table(title: str, rows: Sequence[Mapping[str, str]], *, left: Sequence[str] = ()) -> Any:
     """Rows of formatted cells as a table; columns of words are called `left`."""
     from rich.table import Table
 
-    table = Table(title=title)
+    table = Table(title=words(title, style="table.title"))
     for name in rows[0]:
-        table.add_column(name, justify="left" if name in left else "right")
+        table.add_column(words(name), justify="left" if name in left else "right")
     for row in rows:
-        table.add_row(*row.values())
+        table.add_row(*map(words, row.values()))
     return table
+
+
+def words(text: str, *, style: str = "") -> Any:
+    """`text` for rich: no markup in it, and no control characters."""
+    from rich.text import Text
+
+    return Text(visible(text), style=style)

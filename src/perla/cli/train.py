@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perla.cli.parser import Parser, seeds
+from perla.cli.parser import Parser, add_trust, seeds, trust
 from perla.config import Count, NonNegative, Positive, convert
 from perla.envs.pool import STEP_SECONDS
 from perla.errors import UserError
@@ -66,6 +66,7 @@ def resume_command(argv: Sequence[str]) -> int:
     """Go on with a run."""
     parser = Parser("resume", "Go on with an interrupted run; it ends as if it had never been.")
     parser.add_argument("dir", metavar="DIR", help="the run's folder")
+    add_trust(parser)
     _add_conduct(parser)
     arguments = parser.parse(argv)
     conduct = _conduct(arguments)
@@ -76,7 +77,7 @@ def resume_command(argv: Sequence[str]) -> int:
     out = Path(arguments.dir)
     display = sinks.display(quiet=arguments.quiet)
     finished = Folder.open(out).finished
-    result = execute.resume(out, display=display, **conduct)
+    result = execute.resume(out, trust=trust(arguments), display=display, **conduct)
     if not finished:
         display.say(f"everything about this run: {out}")
     return _status(result.dropped)

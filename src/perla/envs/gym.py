@@ -38,6 +38,9 @@ FAR = 2**30
 OURS = ("id", "render_mode", "disable_env_checker", "max_episode_steps")
 """Arguments of `gymnasium.make` that are set here."""
 
+LOADERS = ("GymV21Environment-v0", "GymV26Environment-v0")
+"""Environments that import and make whatever their options name."""
+
 
 class Gym:
     """A Gymnasium environment with tuples for spaces, a [`HostEnv`][perla.envs.protocol.HostEnv].
@@ -149,7 +152,7 @@ class Gym:
         return bool(ended.all())
 
 
-def make(name: str, **options: Any) -> Gym:
+def make(name: str, /, **options: Any) -> Gym:
     """The environment of a name such as `lbforaging:Foraging-8x8-2p-2f-coop-v3`.
 
     Options: `limit` and `reward` (`individual` or `common`), see `Gym`; all others are the
@@ -170,6 +173,8 @@ def make(name: str, **options: Any) -> Gym:
             raise UserError(f"{id}: {option} is no option{hint}")
     ours = {name: options[name] for name in ("limit", "reward") if name in options}
     own = {name: value for name, value in options.items() if name not in ours}
+    if world in LOADERS:
+        raise UserError(f"{id} makes what its options name; give that one's own id")
     spec = gymnasium.spec(world)
     return Gym(
         id,

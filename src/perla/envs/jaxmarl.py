@@ -377,7 +377,7 @@ def at(state: Any, **values: Array) -> Any:
     return state.replace(**values)
 
 
-def make(name: str, **options: Any) -> JaxMARL:
+def make(name: str, /, **options: Any) -> JaxMARL:
     """The world of a name such as `MPE_simple_spread_v3`, `SMAX-3s5z` or `overcooked-coord_ring`.
 
     It is JaxMARL's own name, followed, where it comes in scenarios or layouts, by one of these;

@@ -203,7 +203,7 @@ def _flat(part: Array, rows: int) -> Float[Array, "row feature"]:
     return part.reshape(rows, -1).astype(jnp.float32)
 
 
-def make(name: str, **options: Any) -> Jumanji:
+def make(name: str, /, **options: Any) -> Jumanji:
     """The world that jumanji's registry calls `name`, such as `RobotWarehouse-v0`.
 
     Options are the arguments of the environment and of its generator that are plain values

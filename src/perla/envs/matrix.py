@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -21,6 +22,7 @@ import numpy as np
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.envs.render import draw_table
 from perla.errors import UserError, nearest
+from perla.files import explained, read_regular
 from perla.types import Array, Float, Int, PRNGKeyArray
 
 EXAMPLES = {
@@ -285,7 +287,7 @@ _NUMBERS = {"n": "number of agents", "a": "number of actions", "s": "seed", "t":
 """What may follow a game, in this order."""
 
 
-def make(name: str, **options: Any) -> MatrixGame:
+def make(name: str, /, **options: Any) -> MatrixGame:
     """The game of a name such as `climbing`, `overgeneralisation-n20-a3` or `my/payoffs.json`.
 
     The grammar is `{game}[-n{agents}][-a{actions}][-s{seed}][-t{steps}]`; a game without `-t` is
@@ -343,12 +345,10 @@ def read(path: str) -> Table:
     agent's. Agents may have different numbers of actions. Raises `UserError` that names the file
     and the entry if it holds anything else.
     """
+    with explained(Path(path)):
+        text = read_regular(Path(path), follow=True)
     try:
-        with open(path, "rb") as file:
-            content = json.load(file)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UserError(f"{path}: {reason[:1].lower()}{reason[1:]}") from None
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON: {error}") from None
     if not isinstance(content, list):

@@ -152,7 +152,7 @@ OURS = ("scenario", "agent_conf", "render_mode")
 """Arguments of `mamujoco_v1` that are set here."""
 
 
-def make(name: str, **options: Any) -> MultiAgentMujoco:
+def make(name: str, /, **options: Any) -> MultiAgentMujoco:
     """The world of a robot and a factorisation, such as `Hopper-3x1`.
 
     Options: `agent_obsk`, to how many joints away an agent observes (1); all others are the

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+from perla.envs import makers
 from perla.errors import UserError, nearest
 
 
@@ -47,10 +48,11 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def module(name: str, *, id: str) -> ModuleType:
-    """The module that the world `id` is to be found in; `UserError` where there is none, or where
-    it needs another."""
+    """The module that the world `id` is to be found in; `UserError` where there is none, where it
+    needs another, and where it is one of Python's own."""
     if not all(part.isidentifier() for part in name.split(".")):
         raise UserError(f"{id}: {name!r} is no module; expected a name such as package.module")
+    makers.check_module(id, name)
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)

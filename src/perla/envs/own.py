@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from perla.envs import makers
 from perla.envs.protocol import Env, HostEnv, Observation, Spec
 from perla.errors import UserError, nearest
 
@@ -27,19 +28,21 @@ BRIDGED = ("limit", "reward", "mortal", "state")
 """Options of the bridges to other libraries: PettingZoo's has all, Gymnasium's the first two."""
 
 
-def make(id: str, families: Iterable[str], **options: Any) -> Env | HostEnv:
+def make(id: str, families: Iterable[str], /, **options: Any) -> Env | HostEnv:
     """The environment that the function of `id`, `package.module:function`, returns.
 
     `options` are its arguments; those of `BRIDGED` that it does not take are for the bridge that
     wraps what it returns. `families` are the prefixes that are no module, for those who have
     mistyped one. Raises `UserError`, one line that says what to mend, where there is no such module
-    or function, where either fails, and where what comes of it is no environment or another than
-    its `spec` says.
+    or function, where it is no maker of environments (`perla.envs.makers`), where either fails, and
+    where what comes of it is no environment or another than its `spec` says.
     """
     module_name, _, function_name = id.partition(":")
     with _current_directory():
+        makers.check_module(id, module_name)
         module = _module(module_name, families)
         function = _function(module, module_name, function_name)
+        makers.check_maker(id, function)
         taken = inspect.signature(function)
         free = any(one.kind is one.VAR_KEYWORD for one in taken.parameters.values())
         bridged = set() if free else set(options) & set(BRIDGED) - set(taken.parameters)

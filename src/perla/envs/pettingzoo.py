@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from perla.config import convert
-from perla.envs import optional, spaces
+from perla.envs import makers, optional, spaces
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.errors import UserError, nearest
 
@@ -177,7 +177,7 @@ class PettingZoo:
             )
 
 
-def make(name: str, **options: Any) -> PettingZoo:
+def make(name: str, /, **options: Any) -> PettingZoo:
     """The environment of the module `name`, such as `mpe2.simple_spread_v3`.
 
     Options: `limit`, `reward` (`individual` or `common`), `mortal` and `state`, see `PettingZoo`;
@@ -217,6 +217,7 @@ def _built(id: str, module: ModuleType, options: dict[str, Any]) -> Any:
     function = getattr(module, "parallel_env", None) or getattr(module, "env", None)
     if function is None:
         raise UserError(f"{id}: the module has neither parallel_env nor env")
+    makers.check_maker(id, function)
 
     def build(**more: Any) -> Any:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():

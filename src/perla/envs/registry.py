@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from perla.envs.protocol import Env, HostEnv
-from perla.errors import UserError
+from perla.errors import UserError, nearest
 
 FAMILIES: dict[str, str] = {
     "lbf": "perla.envs.foraging",
@@ -26,8 +28,39 @@ FAMILIES: dict[str, str] = {
 Such a module has `make(name, **options)`, for the rest of the id and the family's own options,
 and `EXAMPLES`, names that it knows."""
 
+LOADING = ("pettingzoo", "gym")
+"""Families that import what an id, or an option of one of their environments, names. All others
+know all of their environments themselves, and their options are plain values."""
 
-def make(id: str, **options: Any) -> Env | HostEnv:
+Trust: TypeAlias = bool | Collection[str]
+"""What the user vouches for of the code that a file names: all of it, none, or the environments of
+these ids, each with the options that the file gives it."""
+
+
+def names_code(id: str) -> bool:
+    """Whether making the environment `id` imports and calls what the id names."""
+    family, colon, _ = id.partition(":")
+    return bool(colon) and (family in LOADING or family not in FAMILIES)
+
+
+def check_trust(ids: Collection[str], trust: Trust, *, source: Path) -> None:
+    """Raise `UserError` unless nothing but what the user trusts runs where the environments `ids`,
+    which the file `source` names, are made; or where `trust` names one that the file does not."""
+    if trust is True:
+        return
+    trusted = () if trust is False else (trust,) if isinstance(trust, str) else trust
+    for id in trusted:
+        if id not in ids:
+            raise nearest(id, ids, what=f"environment of {source}")
+    for id in ids:
+        if names_code(id) and id not in trusted:
+            raise UserError(
+                f"{source}: its environment {id} is code; if you trust it, allow it by "
+                f"--env {shlex.quote(id)}, or by --trust"
+            )
+
+
+def make(id: str, /, **options: Any) -> Env | HostEnv:
     """The world called `id`, a family's prefix and a name: `lbf:Foraging-8x8-2p-2f-coop-v2`.
 
     What is before the colon may also be a module of the user's own, and what follows the function
@@ -38,7 +71,7 @@ def make(id: str, **options: Any) -> Env | HostEnv:
     return factory(id, **options)()
 
 
-def factory(id: str, **options: Any) -> Callable[[], Any]:
+def factory(id: str, /, **options: Any) -> Callable[[], Any]:
     """What makes the world called `id`, again and again: a function that processes can be sent."""
     family, colon, name = id.partition(":")
     if not colon:

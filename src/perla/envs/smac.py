@@ -185,7 +185,7 @@ class Skirmish:
         )
 
 
-def make(name: str, **options: Any) -> Skirmish:
+def make(name: str, /, **options: Any) -> Skirmish:
     """The world of a map: `3s5z` is SMAC's, `v2-10gen_terran` SMACv2's, `lite-3s5z` SMAClite's.
 
     Options are the constructor's own, such as `difficulty`; SMACv2's `units` and `enemies` (5 and

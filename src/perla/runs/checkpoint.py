@@ -20,7 +20,7 @@ import safetensors.numpy
 
 from perla.config import Config, from_json
 from perla.errors import UserError
-from perla.runs.files import explained, write_atomic
+from perla.files import explained, read_regular, write_atomic
 
 FORMAT = 2
 KEEP = 2
@@ -64,7 +64,7 @@ def load(path: Path, template: Any) -> tuple[Any, Meta]:
     or damaged, no checkpoint of ours, or one of another configuration.
     """
     with explained(path):
-        data = path.read_bytes()
+        data = read_regular(path)
     meta = _read_meta(path, data)
     try:
         arrays = safetensors.numpy.load(data)

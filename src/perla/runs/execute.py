@@ -19,8 +19,9 @@ import jax
 
 from perla.envs.pool import STEP_SECONDS
 from perla.envs.protocol import Env, HostEnv
-from perla.envs.registry import factory
+from perla.envs.registry import Trust, factory
 from perla.errors import UserError
+from perla.files import write_atomic
 from perla.flops import Work
 from perla.loops import host
 from perla.loops.anakin import Trainer
@@ -28,7 +29,6 @@ from perla.loops.evaluate import Episodes
 from perla.loops.nonfinite import NonFinite
 from perla.methods.recipes import Replaying
 from perla.runs import backend, checkpoint, machine, replay
-from perla.runs.files import write_atomic
 from perla.runs.interrupt import Interrupted, listening
 from perla.runs.sinks import Display, Silent, TensorBoard
 from perla.runs.spec import OnNonFinite, Run, schedule
@@ -197,6 +197,7 @@ def train(
 def resume(
     out: Path,
     *,
+    trust: Trust = (),
     display: Display | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     step_seconds: float = STEP_SECONDS,
@@ -207,19 +208,19 @@ def resume(
 
     Worlds of the host cannot be taken up where they were and begin fresh episodes.
     A finished run is left as it is, and a seed that was dropped stays out. Raises `UserError` if
-    there is no run in `out`, its world has changed or its checkpoints are of no use, and where a
-    number is not finite; `Interrupted` after Ctrl-C.
+    there is no run in `out`, its world is code and not one to `trust`, or has changed, or its
+    checkpoints are of no use, and where a number is not finite; `Interrupted` after Ctrl-C.
     """
     display = display or Silent()
     conduct = Conduct(display, checkpoint_seconds, pictures, on_nonfinite)
     folder = Folder.open(out)
-    run = folder.run()
+    run = folder.run(trust)
     folder.lock()
     try:
         if folder.finished:
             summary, records = folder.summary(), folder.records()
             display.say(f"{out}: finished, nothing to do")
-            return Result(run, records, summary, out, lambda: load(out)[2:])
+            return Result(run, records, summary, out, lambda: load(out, trust=trust)[2:])
         env, trainer = build(run, step_seconds, display.say)
         folder.check_environment(env.spec)
         start = newest(folder, run, trainer, display.say)
@@ -230,13 +231,14 @@ def resume(
         folder.unlock()
 
 
-def load(out: Path) -> tuple[Run, Env | HostEnv, Loop, Any]:
+def load(out: Path, *, trust: Trust = ()) -> tuple[Run, Env | HostEnv, Loop, Any]:
     """The run in `out`, its world, its loop, and the exported states of its newest checkpoint.
 
-    Raises `UserError` if there is no run or no readable checkpoint.
+    Raises `UserError` if there is no run or no readable checkpoint, or its world is code and not
+    one to `trust`.
     """
     folder = Folder.open(out)
-    run = folder.run()
+    run = folder.run(trust)
     env, trainer = build(run)
     progress = newest(folder, run, trainer, lambda text: None)
     if progress is None:

@@ -21,7 +21,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from perla.runs.files import append
+from perla.errors import visible
+from perla.files import append
 from perla.runs.spec import Run
 from perla.runs.store import Record, metrics
 
@@ -105,7 +106,7 @@ class Plain:
 
     def say(self, text: str) -> None:
         """Print `text`."""
-        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+        self.console.print(Text(visible(text)), soft_wrap=True)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Print the table."""
@@ -160,7 +161,7 @@ class Live:
 
     def say(self, text: str) -> None:
         """Print `text` above the picture."""
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(Text(visible(text)))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Put the table in the picture's place."""
@@ -184,7 +185,7 @@ class Live:
             )
         step = self.latest[0]["step"] if self.latest else 0
         steps = Text(f"step {step:,} of {self.run.steps:,}", style="dim")
-        return Group(Text(title(self.run), style="bold"), table, steps, self.progress)
+        return Group(Text(visible(title(self.run)), style="bold"), table, steps, self.progress)
 
 
 def display(*, quiet: bool = False) -> Display:
@@ -242,7 +243,7 @@ def framed(data: bytes) -> bytes:
 def final_table(summary: Mapping[str, Any]) -> Table:
     """Final, best and absolute return of every seed, and over seeds."""
     table = Table(
-        title=f"{summary['algo']} on {summary['env']}",
+        title=Text(visible(f"{summary['algo']} on {summary['env']}"), style="table.title"),
         caption=(
             f"{summary['steps']:,} steps a seed in {clock(summary['wall_seconds'])}"
             + (f" ({summary['steps_per_second']:,.0f}/s)" if summary["steps_per_second"] else "")

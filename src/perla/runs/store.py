@@ -23,9 +23,18 @@ import msgspec
 from perla.analysis.stats import iqm
 from perla.config import from_json
 from perla.envs.protocol import Spec
+from perla.envs.registry import Trust, check_trust
 from perla.errors import UserError
+from perla.files import (
+    append,
+    check_run_folder,
+    explained,
+    is_temporary,
+    read_regular,
+    remove_temporaries,
+    write_atomic,
+)
 from perla.runs import machine
-from perla.runs.files import append, explained, is_temporary, remove_temporaries, write_atomic
 from perla.runs.spec import Run
 
 Record: TypeAlias = dict[str, Any]
@@ -71,8 +80,10 @@ class Folder:
 
     @classmethod
     def open(cls, path: Path) -> Folder:
-        """An existing run's folder; `UserError` if there is no run in `path`."""
-        if not (path / "config.json").is_file():
+        """An existing run's folder; `UserError` if there is no run in `path`, or if it holds links,
+        pipes or devices, by which it would reach out of itself."""
+        check_run_folder(path)
+        if not (path / "config.json").exists():
             reason = "no config.json in it" if path.is_dir() else "no such folder"
             raise UserError(f"{path}: not a run folder ({reason})")
         return cls(path)
@@ -95,22 +106,25 @@ class Folder:
             os.close(self._lock)
             self._lock = None
 
-    def run(self) -> Run:
-        """The run, read strictly from `config.json`."""
+    def run(self, trust: Trust = ()) -> Run:
+        """The run, read strictly from `config.json`; `UserError` if its environment is code and
+        not among those to `trust`."""
         path = self.path / "config.json"
         with explained(path):
-            text = path.read_bytes()
+            text = read_regular(path)
         try:
             run = msgspec.json.decode(text, type=dict[str, msgspec.Raw])["run"]
         except (msgspec.DecodeError, KeyError):
             raise UserError(f"{path}: not the configuration of a run") from None
-        return from_json(bytes(run), Run, source=str(path))
+        found = from_json(bytes(run), Run, source=str(path))
+        check_trust([found.env], trust, source=path)
+        return found
 
     def check_environment(self, spec: Spec) -> None:
         """Raise `UserError` unless the world is what it was when the run began."""
         path = self.path / "config.json"
         with explained(path):
-            text = path.read_bytes()
+            text = read_regular(path)
         began = msgspec.json.decode(text).get("environment")
         if began != msgspec.json.decode(dump(environment(spec))):
             raise UserError(f"{path}: {spec.id} is not what it was when this run began")
@@ -118,7 +132,7 @@ class Folder:
     def records(self) -> list[Record]:
         """The whole lines of `metrics.jsonl`, in order. A last line cut short is left out."""
         with explained(self.metrics):
-            data = self.metrics.read_bytes() if self.metrics.exists() else b""
+            data = read_regular(self.metrics) if self.metrics.exists() else b""
         lines = data.split(b"\n")[:-1]
         try:
             return [msgspec.json.decode(line, type=dict[str, Any]) for line in lines]
@@ -139,7 +153,7 @@ class Folder:
         kept = [record for record in self.records() if record["evaluation"] <= evaluation]
         data = b"".join(line(record) for record in kept)
         with explained(self.metrics):
-            before = self.metrics.read_bytes() if self.metrics.exists() else b""
+            before = read_regular(self.metrics) if self.metrics.exists() else b""
         if data != before:
             write_atomic(self.metrics, data)
         return kept
@@ -153,7 +167,7 @@ class Folder:
         """What `summary.json` holds."""
         path = self.path / "summary.json"
         with explained(path):
-            text = path.read_bytes()
+            text = read_regular(path)
         try:
             return msgspec.json.decode(text, type=dict[str, Any])
         except msgspec.DecodeError as error:

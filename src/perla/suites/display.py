@@ -16,6 +16,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from perla.errors import UserError, visible
+from perla.files import open_regular
 from perla.runs.sinks import clock
 from perla.suites.executors import Event
 from perla.suites.suite import Cell
@@ -96,14 +98,14 @@ class Watch:
 def reached(folder: Path) -> tuple[int, float | None]:
     """The step and the speed (all seeds, steps a second) in the last record of a run folder."""
     try:
-        with open(folder / "metrics.jsonl", "rb") as file:
+        with open_regular(folder / "metrics.jsonl") as file:
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - TAIL_BYTES))
             lines = file.read().split(b"\n")[:-1]
         record = msgspec.json.decode(lines[-1], type=dict[str, object])
         speed = record.get("steps_per_second")
         return int(str(record["step"])), float(str(speed)) if speed else None
-    except (OSError, IndexError, KeyError, ValueError, msgspec.DecodeError):
+    except (OSError, UserError, IndexError, KeyError, ValueError, msgspec.DecodeError):
         return 0, None
 
 
@@ -150,7 +152,7 @@ class Plain:
         """Nothing is open."""
 
     def _print(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+        self.console.print(Text(visible(text)), soft_wrap=True)
 
 
 class Live(Plain):
@@ -175,7 +177,7 @@ class Live(Plain):
         rows = Table.grid(padding=(0, 2))
         for folder, share in self.watch.shares().items():
             bar = ProgressBar(total=1.0, completed=share, width=24)
-            rows.add_row(Text(self.watch.cells[folder].name), bar, f"{share:.0%}")
+            rows.add_row(Text(visible(self.watch.cells[folder].name)), bar, f"{share:.0%}")
         return Group(Text(self.watch.headline(), style="bold"), rows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from perla.analysis.load import Curves, load
 from perla.errors import UserError
-from perla.runs.files import explained
+from perla.files import check_directory, make_below
 from perla.suites.display import Display
 from perla.suites.executors import Executor, Task
 from perla.suites.suite import Cell
@@ -31,11 +32,15 @@ def carry_out(cells: Sequence[Cell], out: Path, executor: Executor, display: Dis
     A cell that fails, or whose folder cannot be read, is named, and the rest goes on. After an
     interruption the same call goes on where it was.
     """
-    with explained(out):
-        out.mkdir(parents=True, exist_ok=True)
-    by_folder = {out / cell.folder: cell for cell in cells}
+    make_below(out, Path())
+    by_folder: dict[Path, Cell] = {}
     failures: dict[str, str] = {}
-    left = [folder for folder in by_folder if not (folder / "summary.json").exists()]
+    for cell in cells:
+        try:
+            by_folder[_place(cell, out)] = cell
+        except UserError as error:
+            failures[cell.name] = str(error)
+    left = [folder for folder in by_folder if not os.path.lexists(folder / "summary.json")]
     tasks = [Task(by_folder[folder].run, folder) for folder in left]
     display.begin(by_folder, left)
     try:
@@ -55,3 +60,10 @@ def carry_out(cells: Sequence[Cell], out: Path, executor: Executor, display: Dis
         except UserError as error:
             failures[cell.name] = str(error)
     return Outcome(results, failures)
+
+
+def _place(cell: Cell, out: Path) -> Path:
+    """The folder of `cell`; `UserError` where a link on the way to it leads out of `out`."""
+    folder = make_below(out, cell.folder.parent) / cell.folder.name
+    check_directory(folder)
+    return folder

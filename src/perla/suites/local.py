@@ -14,8 +14,8 @@ from pathlib import Path
 
 import msgspec
 
+from perla.files import explained, open_regular, read_regular
 from perla.runs import machine
-from perla.runs.files import explained
 from perla.suites.executors import FINAL, Event, Task
 
 MEMORY = 2 * 2**30
@@ -37,7 +37,7 @@ class Process:
 
     def reason(self) -> str:
         """Why it ended, from its own words or its exit status."""
-        lines = self.log.read_text(errors="replace").strip().splitlines()
+        lines = read_regular(self.log).decode(errors="replace").strip().splitlines()
         code = self.popen.returncode
         words = [f"killed by {signal.Signals(-code).name}"] if code < 0 else []
         return ": ".join(words + lines[-1:]) or f"exit status {code}"
@@ -113,7 +113,7 @@ def start(
     """
     with explained(log):
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as errors:
+        with open_regular(log, "wb") as errors:
             popen = subprocess.Popen(
                 [sys.executable, *program, str(task.folder)],
                 stdin=subprocess.PIPE,

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from perla.errors import UserError
+from perla.files import explained, read_regular, write_atomic
 from perla.runs import machine
-from perla.runs.files import explained, write_atomic
 from perla.runs.store import dump
 from perla.suites.experiment import Part
 from perla.suites.local import room
@@ -70,7 +70,7 @@ def place(part: Part) -> str:
 def _found(path: Path) -> Any:
     with explained(path):
         try:
-            return json.loads(path.read_bytes())["found"]
+            return json.loads(read_regular(path))["found"]
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{path}: holds no result; delete it to compute it anew") from None
 

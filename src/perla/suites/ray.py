@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import socket
+import stat
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -24,8 +25,16 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeAlias
 
 from perla.errors import UserError
+from perla.files import (
+    check_run_folder,
+    explained,
+    is_temporary,
+    make_below,
+    read_regular,
+    remove_temporaries,
+    write_atomic,
+)
 from perla.runs import machine
-from perla.runs.files import explained, is_temporary, remove_temporaries, write_atomic
 from perla.suites.executors import FINAL, Event, Task
 from perla.suites.local import POLL_SECONDS, PROGRAM, log_of, start
 
@@ -303,8 +312,8 @@ def stamps(folder: Path) -> dict[str, tuple[int, int, int]]:
     found = {}
     for path in [*folder.glob("checkpoints/*"), *folder.glob("*")]:
         with suppress(FileNotFoundError):
-            if path.is_file() and not is_temporary(path):
-                status = path.stat()
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode) and not is_temporary(path):
                 stamp = status.st_ino, status.st_mtime_ns, status.st_size
                 found[path.relative_to(folder).as_posix()] = stamp
     return found
@@ -319,7 +328,7 @@ def contents(folder: Path, names: Sequence[str] | None = None) -> dict[str, byte
     found = {}
     for name in sorted(stamps(folder) if names is None else names, key=order):
         with explained(folder / name), suppress(FileNotFoundError):
-            found[name] = (folder / name).read_bytes()
+            found[name] = read_regular(folder / name)
     return found
 
 
@@ -336,10 +345,8 @@ def is_checkpoint(name: str) -> bool:
 def put(folder: Path, files: Files) -> None:
     """Write and remove files. At every moment the folder is one that can be gone on with."""
     for name, data in files.data.items():
-        path = folder / name
-        with explained(path):
-            path.parent.mkdir(exist_ok=True)
-        write_atomic(path, data)
+        parent = make_below(folder, Path(name).parent)
+        write_atomic(parent / Path(name).name, data)
     for name in files.gone:
         with explained(folder / name):
             (folder / name).unlink(missing_ok=True)
@@ -349,12 +356,14 @@ def put(folder: Path, files: Files) -> None:
 def held(folder: Path) -> Iterator[None]:
     """Hold a run's folder, new or not, so that nobody else works on it.
 
-    Raises `UserError` if somebody does, or the file system refuses.
+    Raises `UserError` if somebody does, if it holds links, pipes or devices, or if the file system
+    refuses.
     """
     from perla.runs.store import Folder
 
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    check_run_folder(folder)
     holder = Folder(folder)
     holder.lock()
     try:

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from perla.analysis import figures
 from perla.analysis.compare import Comparison, compare, marl_eval, rows
 from perla.analysis.load import Curves
+from perla.files import explained, write_atomic
 from perla.runs import machine
-from perla.runs.files import explained, write_atomic
 from perla.runs.store import dump
 from perla.suites.execute import Outcome
 from perla.suites.experiment import Calculation, Experiment, Findings, Scale, Verdict

@@ -12,9 +12,10 @@ import msgspec
 from msgspec import Meta
 
 from perla.config import Config, Count, from_json
+from perla.envs.registry import Trust, check_trust
 from perla.errors import UserError
+from perla.files import explained
 from perla.methods.settings import configure
-from perla.runs.files import explained
 from perla.runs.spec import Run, Seed, Steps
 
 Scalar = bool | int | float | str | None
@@ -104,6 +105,11 @@ class Suite(Config, frozen=True, kw_only=True):
     grids: Annotated[tuple[Grid, ...], Meta(min_length=1)]
     """Its runs are those of all its grids."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not re.search(r"[^.]", self.name) or re.search(r"[/\\]", self.name):
+            raise UserError(f"name = {self.name!r}: expected a name, of which a folder can be made")
+
     def cells(self) -> list[Cell]:
         """All cells, in order. Raises `UserError` where two could not be told apart."""
         cells: dict[str, Cell] = {}
@@ -117,11 +123,15 @@ class Suite(Config, frozen=True, kw_only=True):
         return list(cells.values())
 
 
-def load(path: Path) -> Suite:
-    """The suite in a JSON file, read strictly; `UserError` with the place of a mistake."""
+def load(path: Path, trust: Trust = ()) -> Suite:
+    """The suite in a JSON file, read strictly; `UserError` with the place of a mistake, and for
+    environments that are code and not among those to `trust`."""
     with explained(path):
         text = path.read_bytes()
-    return from_json(text, Suite, source=str(path))
+    suite = from_json(text, Suite, source=str(path))
+    named = itertools.chain.from_iterable(several(grid.env) for grid in suite.grids)
+    check_trust(tuple(named), trust, source=path)
+    return suite
 
 
 def several(value: Any) -> tuple[Any, ...]:
@@ -137,5 +147,5 @@ def text(value: Scalar) -> str:
 
 
 def slug(name: str) -> str:
-    """`name` as a folder's name."""
-    return re.sub(r"[^\w.=,+-]+", "-", name)
+    """`name` as a folder's name, never one of the folder's own or of the one above."""
+    return re.sub(r"[^\w.=,+-]+|^\.*$", "-", name)

@@ -20,17 +20,19 @@ from perla.runs.spec import Run
 def work(run: Run, folder: Path) -> None:
     """Carry `run` out in `folder`, from wherever it stands: not begun, begun or finished.
 
-    Raises `UserError` if the folder holds something else, or the run cannot be carried out.
+    The run's environment is trusted, for whoever started this has asked for it; that of a folder
+    that holds another run is not made. Raises `UserError` if the folder holds something else, or
+    the run cannot be carried out.
     """
     from perla.runs import execute
     from perla.runs.store import Folder
 
-    if not (folder / "config.json").exists():
+    if not os.path.lexists(folder / "config.json"):
         execute.train(run, folder, pictures=False)
         return
-    if Folder.open(folder).run().identity != run.identity:
+    if Folder.open(folder).run(trust=True).identity != run.identity:
         raise UserError(f"{folder}: holds another run; choose another --out")
-    execute.resume(folder, pictures=False)
+    execute.resume(folder, trust=(run.env,), pictures=False)
 
 
 def main() -> int:

@@ -1,0 +1,196 @@
+"""Files: read only where they are regular ones, and written whole or not at all.
+
+A folder may come from somebody else. What is opened in it is never a symbolic link, a pipe, a
+socket or a device, so that nothing outside the folder is read, written or removed, and nobody
+waits for what never comes. The folder that the user names may itself be a link.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import FileIO
+from pathlib import Path
+
+from perla.errors import UserError
+
+KINDS = {
+    stat.S_IFREG: "a file",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+"""What an entry of a folder can be."""
+
+LAYOUT = {
+    "config.json": stat.S_IFREG,
+    "metrics.jsonl": stat.S_IFREG,
+    "summary.json": stat.S_IFREG,
+    "marl_eval.json": stat.S_IFREG,
+    "checkpoints": stat.S_IFDIR,
+}
+"""The entries of a run folder that have one name in all of them."""
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what the operating system refuses on `path` into one line."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        raise UserError(f"{path}: {reason[:1].lower()}{reason[1:]}") from None
+
+
+# --- Folders from anywhere ----------------------------------------------------------------------
+
+
+def check_run_folder(folder: Path) -> None:
+    """Raise `UserError`, naming the entry, unless all that a run folder holds is in it: regular
+    files, and directories, of which the checkpoints' holds files alone."""
+    for path, status in _entries(folder):
+        wanted = LAYOUT.get(path.name)
+        if wanted is None:
+            wanted = stat.S_IFDIR if stat.S_ISDIR(status.st_mode) else stat.S_IFREG
+        _check_kind(path, status, wanted)
+        if path.name == "checkpoints":
+            for checkpoint, its in _entries(path):
+                _check_kind(checkpoint, its, stat.S_IFREG)
+
+
+def check_directory(path: Path) -> None:
+    """Raise `UserError` if `path` is there and is no directory; a link to one is none."""
+    with explained(path), suppress(FileNotFoundError):
+        _check_kind(path, os.lstat(path), stat.S_IFDIR)
+
+
+def make_below(base: Path, relative: Path) -> Path:
+    """The directory `base / relative`, made where it is missing. `base` may be a link, and nothing
+    below it: raises `UserError` where the way leads out of `base`, or the file system refuses."""
+    if relative.is_absolute() or ".." in relative.parts:
+        raise UserError(f"{base / relative}: leads out of {base}")
+    path = base
+    with explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+    for part in relative.parts:
+        path = path / part
+        check_directory(path)
+        with explained(path):
+            path.mkdir(exist_ok=True)
+    return path
+
+
+def open_regular(path: Path, mode: str = "rb", *, follow: bool = False) -> FileIO:
+    """The regular file `path`, opened without a buffer; with `follow` a link to one will do.
+
+    Raises `UserError` for all other kinds, and `OSError` as `open` does.
+    """
+    return FileIO(os.fspath(path), mode, opener=functools.partial(_descriptor, follow=follow))
+
+
+def read_regular(path: Path, *, follow: bool = False) -> bytes:
+    """The content of `path`, opened as by `open_regular`."""
+    with open_regular(path, follow=follow) as file:
+        return file.read()
+
+
+def _descriptor(path: str, flags: int, *, follow: bool) -> int:
+    # Before as well as after: a device may act on being opened.
+    with suppress(FileNotFoundError):
+        _check_kind(path, os.stat(path, follow_symlinks=follow), stat.S_IFREG)
+    flags |= os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        _check_kind(path, os.fstat(descriptor), stat.S_IFREG)
+    except UserError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _entries(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """What lies in `folder`, by name; nothing where it is no directory."""
+    with explained(folder):
+        try:
+            names = sorted(os.listdir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+    for name in names:
+        with suppress(FileNotFoundError):  # A run at work renames and removes.
+            yield folder / name, os.lstat(folder / name)
+
+
+def _check_kind(path: object, status: os.stat_result, wanted: int) -> None:
+    kind = stat.S_IFMT(status.st_mode)
+    if kind != wanted:
+        raise UserError(f"{path}: is {KINDS.get(kind, 'something else')}, not {KINDS[wanted]}")
+
+
+# --- Writing ------------------------------------------------------------------------------------
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` durably. Whatever happens meanwhile, `path` holds the old or the
+    new content in full. Raises `UserError` if the operating system refuses (a full disk, …)."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with explained(path):
+        try:
+            temporary.unlink(missing_ok=True)
+            with open_regular(temporary, "xb") as file:
+                _write(file, data)
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Clear what a killed process left half-written."""
+    with explained(folder):
+        files = list(folder.iterdir())
+    for file in filter(is_temporary, files):
+        with explained(file):
+            file.unlink(missing_ok=True)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether `path` is what `write_atomic` writes before it is complete."""
+    return re.fullmatch(r"\..+\.\d+\.tmp", path.name) is not None
+
+
+def append(path: Path, data: bytes) -> None:
+    """Append `data` durably and whole: if the disk is full, `path` stays as it was."""
+    with explained(path), open_regular(path, "ab") as file:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            _write(file, data)
+        except BaseException:
+            with suppress(OSError):
+                file.truncate(before)
+            raise
+
+
+def _write(file: FileIO, data: bytes) -> None:
+    """Write all of `data`, durably."""
+    written = 0
+    while written < len(data):
+        written += file.write(data[written:])
+    os.fsync(file.fileno())
