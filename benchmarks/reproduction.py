@@ -19,7 +19,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from perla.suites.paper import EXPERIMENTS
+from perla.experiments.catalogue import EXPERIMENTS
 
 KEPT = ("verdict.json", "summary.json", "*.png", "*.svg")
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from perla.errors import UserError
-from perla.marginal import Draws, combine, entropic
+from perla.marginal.estimators import Draws, combine, entropic
 from perla.methods.aggregators import Entropic, Max, Mean, UpperQuantile
 from perla.methods.recipes import PERLA_IPPO, make
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from perla.envs import jaxmarl, jumanji
+from perla.envs.bridges import jaxmarl, jumanji
 from perla.envs.protocol import Env, Observation, TimeStep
 from perla.envs.registry import make
 from perla.envs.wrappers import AutoReset

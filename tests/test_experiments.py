@@ -9,9 +9,9 @@ import pytest
 
 from perla.analysis.load import Budget, Curves
 from perla.cli import main
-from perla.suites import paper, rules
-from perla.suites.experiment import SCALES, Experiment
-from perla.suites.paper import EXPERIMENTS, MAPS
+from perla.experiments import catalogue, verdicts
+from perla.experiments.catalogue import EXPERIMENTS, MAPS
+from perla.experiments.experiment import SCALES, Experiment
 
 TRAINED = [name for name, found in EXPERIMENTS.items() if isinstance(found, Experiment)]
 STEPS = np.array([0.0, 50.0, 100.0])
@@ -49,7 +49,9 @@ def curves(method, env, final, *, middle=None, error=1.0, agents=2, seeds=5):
 
 def four(finals, *, maps=MAPS[:2], **rest):
     return [
-        curves(m, env, f, **rest) for env in maps for m, f in zip(paper.FOUR, finals, strict=True)
+        curves(m, env, f, **rest)
+        for env in maps
+        for m, f in zip(catalogue.FOUR, finals, strict=True)
     ]
 
 
@@ -76,13 +78,13 @@ def test_being_ahead_takes_being_behind_in_nothing():
         curves("ippo", MAPS[0], 0.5, middle=0.5),
         curves("perla-ippo", MAPS[0], 0.6, middle=0.0),
     ]
-    assert rules.better(slow_but_better, "perla-ippo", "ippo")[0] == 0
+    assert verdicts.better(slow_but_better, "perla-ippo", "ippo")[0] == 0
     fast_and_equal = [
         curves("ippo", MAPS[0], 0.5, middle=0.1),
         curves("perla-ippo", MAPS[0], 0.5, middle=0.4),
     ]
-    assert rules.better(fast_and_equal, "perla-ippo", "ippo")[0] == 1
-    assert rules.better(fast_and_equal, "ippo", "perla-ippo")[0] == -1
+    assert verdicts.better(fast_and_equal, "perla-ippo", "ippo")[0] == 1
+    assert verdicts.better(fast_and_equal, "ippo", "perla-ippo")[0] == -1
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,7 @@ def test_failures_in_part():
         (0.05, 0.05, 0.9, 0.9), maps=maps[1:]
     )
     assert status("failures", runs) == "holds in part"
-    assert rules.failed_maps(runs, "ippo") == 2
+    assert verdicts.failed_maps(runs, "ippo") == 2
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,7 @@ def test_scaling(base, perla, expected):
 def test_cumulative_error_is_the_area_under_the_error():
     run = curves("ippo", MAPS[0], 0.5, error=2.0, seeds=1)
     run = replace(run, metrics=run.metrics | {"td_error": np.array([[np.nan, 2.0, 3.0]])})
-    np.testing.assert_allclose(rules.cumulative_error(run), [[0.0, 100.0, 250.0]])
+    np.testing.assert_allclose(verdicts.cumulative_error(run), [[0.0, 100.0, 250.0]])
 
 
 @pytest.mark.parametrize(
@@ -149,7 +151,7 @@ def test_cumulative_error_is_the_area_under_the_error():
 )
 def test_variance(errors, expected):
     runs = [
-        curves(m, MAPS[0], 0.5, error=float(e)) for m, e in zip(paper.FOUR, errors, strict=True)
+        curves(m, MAPS[0], 0.5, error=float(e)) for m, e in zip(catalogue.FOUR, errors, strict=True)
     ]
     assert status("variance", runs) == expected
 
@@ -165,7 +167,7 @@ def test_variance(errors, expected):
 def test_samples(finals, expected):
     k = (5, 10, 50, 100, 250)
     runs = [curves(f"perla-ippo k={n}", MAPS[0], f) for n, f in zip(k, finals, strict=True)]
-    assert list(rules.areas(runs)) == list(k)
+    assert list(verdicts.areas(runs)) == list(k)
     assert status("samples", runs) == expected
 
 
@@ -195,7 +197,7 @@ def test_every_experiment_is_whole(name):
 def test_the_papers_grid_is_tables_3_and_4():
     cells = EXPERIMENTS["grid"].cells("paper")
     assert len(cells) == 2 * 3 * 2 * 2 * 2 * 3 * 2 * 2 * 2
-    assert sum(cell.varied == paper.TABLE_4 for cell in cells) == 2
+    assert sum(cell.varied == catalogue.TABLE_4 for cell in cells) == 2
 
 
 def test_experiments_share_cells():

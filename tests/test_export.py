@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from perla.envs.export import parallel
+from perla.envs.bridges.to_pettingzoo import parallel
 from perla.envs.registry import make
 from perla.errors import UserError
 

@@ -8,13 +8,13 @@ import pytest
 from perla.cli import main
 from perla.config import tag
 from perla.envs import matrix
+from perla.experiments.cache import place
+from perla.experiments.matrix import figure1
+from perla.experiments.matrix.data_regimes import REGIMES, outcomes
+from perla.experiments.matrix.figure1 import AGGREGATORS, CLAIMS, FITTED, METHODS, Cell, Claim, Size
+from perla.experiments.matrix.fitted_critic import FIT
 from perla.methods.ppo import PPO
 from perla.methods.recipes import RECIPES, make
-from perla.overgeneralisation import FIT
-from perla.regimes import REGIMES, outcomes
-from perla.suites import games
-from perla.suites.games import AGGREGATORS, CLAIMS, FITTED, METHODS, Cell, Claim, Size
-from perla.suites.parts import place
 
 LEARNERS = [method for method in METHODS if method not in FITTED]
 
@@ -50,59 +50,59 @@ ALWAYS, NEVER, HALF = (8.0, 8.0), (0.0, -12.0), (8.0, 0.0)
 )
 def test_a_claim_is_judged_by_the_share_of_seeds(claim, ippo, vdn, verdict):
     found = cells("uniform", ippo=ippo, vdn=vdn)
-    assert games.judge(claim, "uniform", found, SIZE)["verdict"] == verdict
+    assert figure1.judge(claim, "uniform", found, SIZE)["verdict"] == verdict
 
 
 def test_what_a_method_never_had_it_cannot_lose():
     found = cells("uniform", ippo=(NEVER, NEVER), vdn=(ALWAYS, HALF))
-    row = games.judge(FINDS._replace(finds=False), "uniform", found, SIZE)
+    row = figure1.judge(FINDS._replace(finds=False), "uniform", found, SIZE)
     assert row["found"] == "vdn 100% → 50%; not found at first by ippo"
 
 
 def test_only_those_that_can_learn_from_a_regime_are_judged_under_it():
     found = cells("uniform", vdn=(ALWAYS, ALWAYS))
-    row = games.judge(FINDS, "uniform", found, SIZE)
+    row = figure1.judge(FINDS, "uniform", found, SIZE)
     assert row["found"] == "vdn 100%"
-    assert games.judge(FINDS, "on-policy", found, SIZE) == {}
+    assert figure1.judge(FINDS, "on-policy", found, SIZE) == {}
 
 
 def test_every_claim_is_about_methods_that_there_are():
     assert {name for claim in CLAIMS for name in claim.methods} <= set(METHODS)
     assert {name.split()[0] for name in LEARNERS} <= set(RECIPES)
     for method in LEARNERS:
-        assert games.config(method, (2, 3)).horizon == 1
+        assert figure1.config(method, (2, 3)).horizon == 1
 
 
 def test_all_methods_see_as_many_joint_actions_and_take_as_many_steps():
-    settings = [games.config(method, (5, 3)) for method in LEARNERS]
+    settings = [figure1.config(method, (5, 3)) for method in LEARNERS]
     assert {each.copies for each in settings} == {FIT.copies}
     steps = {
         each.epochs * each.minibatches if isinstance(each, PPO) else each.updates
         for each in settings
-        if each != games.config("coma", (5, 3))
+        if each != figure1.config("coma", (5, 3))
     }
     assert steps == {FIT.updates}
 
 
 def test_aggregates_of_a_critic_differ_in_nothing_else():
-    mean, *hopeful = (games.config(f"perla-ippo {tag(each)}", (10, 3)) for each in AGGREGATORS)
+    mean, *hopeful = (figure1.config(f"perla-ippo {tag(each)}", (10, 3)) for each in AGGREGATORS)
     for settings, aggregator in zip(hopeful, AGGREGATORS[1:], strict=True):
         value = settings.value.replace(aggregator=AGGREGATORS[0])
         assert settings != mean == settings.replace(value=value), aggregator
 
 
 def test_exploration_falls_over_the_first_half():
-    settings, *_ = games.part(("vdn",), (2, 3), SIZE._replace(collections=100)).depends
+    settings, *_ = figure1.part(("vdn",), (2, 3), SIZE._replace(collections=100)).depends
     assert json.loads(settings)["epsilon_steps"] == 100 * 32 / 2
 
 
 def test_a_critic_is_fitted_once_for_all_its_aggregates():
     size = SIZE._replace(methods=METHODS)
-    groups = games.together(size)
+    groups = figure1.together(size)
     assert [methods for methods in groups if len(methods) > 1] == [FITTED]
-    places = [place(games.part(methods, (2, 3), size)) for methods in groups]
+    places = [place(figure1.part(methods, (2, 3), size)) for methods in groups]
     assert len(set(places)) == len(METHODS) - len(FITTED) + 1
-    fewer = games.part(FITTED[:1], (2, 3), size)
+    fewer = figure1.part(FITTED[:1], (2, 3), size)
     assert place(fewer) not in places
 
 
@@ -110,7 +110,7 @@ def test_a_sum_learns_by_rows_what_its_regime_shows():
     """Under uniform data action 0 pays less than the others (−5.3 against −4 on average), under
     balanced data more (1.3 against −4)."""
     game = matrix.make("overgeneralisation-n2-a3")
-    config = make("vdn", **games.REPLAYING | {"hidden": 16})
+    config = make("vdn", **figure1.REPLAYING | {"hidden": 16})
     earned = outcomes(game, config, REGIMES[1:], seeds=2, collections=250)
     np.testing.assert_array_equal(earned, [[0.0, 0.0], [8.0, 8.0]])
 

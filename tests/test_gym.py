@@ -12,8 +12,8 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Sequence, Tuple
 from perla.analysis.load import load
 from perla.analysis.stats import interval
 from perla.cli import main
-from perla.envs.gym import Gym
-from perla.envs.pool import draw, first
+from perla.envs.bridges.gym import Gym
+from perla.envs.processes.pool import draw, first
 from perla.envs.registry import factory, make
 from perla.errors import UserError
 from perla.loops.host import Trainer

@@ -16,7 +16,15 @@ from perla.distributions import Categorical, Gaussian
 from perla.envs.protocol import Observation, Spec
 from perla.errors import UserError
 from perla.flops import matrix_flops
-from perla.marginal import ENTRY, Draws, average, draw, expectation, latin_hypercube, zero_sum
+from perla.marginal.estimators import (
+    ENTRY,
+    Draws,
+    average,
+    draw,
+    expectation,
+    latin_hypercube,
+    zero_sum,
+)
 from perla.methods.estimators import Analytic, Auto, Exact, Sampled, resolve
 from perla.methods.parts import one_each
 from perla.methods.recipes import make

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from perla.cli import main
-from perla.envs import mujoco
-from perla.envs.pool import Pool, first
+from perla.envs.bridges import mujoco
+from perla.envs.processes.pool import Pool, first
 from perla.envs.registry import factory, make
 from perla.errors import UserError
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from perla.envs.registry import make
+from perla.experiments.matrix.fitted_critic import outcomes, threshold
 from perla.loops.anakin import Trainer
 from perla.methods import recipes as methods
 from perla.methods.aggregators import Entropic, Max, Mean
-from perla.overgeneralisation import outcomes, threshold
 
 
 def game(agents, actions):

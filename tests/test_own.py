@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from perla.cli import main
-from perla.envs.pool import first
+from perla.envs.processes.pool import first
 from perla.envs.protocol import HostEnv, Spec
 from perla.envs.registry import make
 from perla.errors import UserError

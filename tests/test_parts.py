@@ -10,8 +10,8 @@ from functools import partial
 import pytest
 
 from perla.errors import UserError
-from perla.suites.experiment import Part
-from perla.suites.parts import place, recall
+from perla.experiments.cache import place, recall
+from perla.experiments.experiment import Part
 
 
 def half(x):
@@ -107,8 +107,8 @@ def test_a_mistake_in_a_process_is_said_in_its_own_words(tmp_path):
 PROGRAM = """
 import functools, sys, time
 from pathlib import Path
-from perla.suites.experiment import Part
-from perla.suites.parts import recall
+from perla.experiments.experiment import Part
+from perla.experiments.cache import recall
 
 if __name__ == "__main__":
     naps = [functools.partial(time.sleep, seconds) for seconds in (0, 600, 600)]

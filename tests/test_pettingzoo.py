@@ -14,9 +14,9 @@ from pettingzoo import ParallelEnv
 from pettingzoo.utils.conversions import parallel_to_aec
 
 from perla.cli import main
-from perla.envs.export import parallel
-from perla.envs.pettingzoo import PettingZoo
-from perla.envs.pool import draw, first
+from perla.envs.bridges.pettingzoo import PettingZoo
+from perla.envs.bridges.to_pettingzoo import parallel
+from perla.envs.processes.pool import draw, first
 from perla.envs.registry import factory, make
 from perla.errors import UserError
 from perla.loops.host import Trainer

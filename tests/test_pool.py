@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import host_worlds
-from perla.envs import pool as pools
-from perla.envs.pool import Pool, first
+from perla.envs.processes import pool as pools
+from perla.envs.processes.pool import Pool, first
 from perla.envs.protocol import HostEnv
 from perla.errors import UserError
 
@@ -308,7 +308,7 @@ def test_what_a_world_has_started_ends_with_whoever_trains(games, tmp_path):
         "import sys, time\n"
         "from functools import partial\n"
         "import host_worlds\n"
-        "from perla.envs.pool import Pool\n"
+        "from perla.envs.processes.pool import Pool\n"
         "if __name__ == '__main__':\n"
         "    make = partial(host_worlds.make, 'patience', game=sys.argv[1])\n"
         "    pool = Pool(make, host_worlds.Patience().spec, [['one', 'other']], workers=2)\n"

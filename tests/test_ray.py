@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import fake_worker
+from perla import machine
 from perla.errors import UserError
 from perla.methods.recipes import make
-from perla.runs import machine
 from perla.runs.spec import Run
 from perla.suites import local
 from perla.suites import ray as on_ray

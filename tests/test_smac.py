@@ -14,8 +14,8 @@ import probes
 from fake_smac import ADVANCE, ATTACK, NOOP, STOP
 from perla.algos.create import create
 from perla.cli import main
-from perla.envs import smac
-from perla.envs.pool import draw, first, pace
+from perla.envs.bridges import smac
+from perla.envs.processes.pool import draw, first, pace
 from perla.envs.protocol import HostEnv
 from perla.envs.registry import make
 from perla.errors import UserError
@@ -391,7 +391,7 @@ def test_random_actions_are_legal():
 
 
 def test_the_bridge_imports_no_jax():
-    code = "import sys, perla.envs.smac; assert 'jax' not in sys.modules"
+    code = "import sys, perla.envs.bridges.smac; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 import fake_worker
+from perla import machine
 from perla.analysis.load import load as load_run
 from perla.errors import UserError
 from perla.methods.recipes import make
-from perla.runs import machine
 from perla.runs.store import CLOCKS, Folder
 from perla.suites import display, execute, local, suite, worker
 from perla.suites.executors import Event, Task

@@ -13,7 +13,7 @@ from perla.distributions import Categorical
 from perla.envs.registry import make as make_env
 from perla.errors import UserError
 from perla.loops.anakin import Trainer
-from perla.marginal import draw
+from perla.marginal.estimators import draw
 from perla.methods.estimators import LADDER, Exact, Sampled, ladder
 from perla.methods.recipes import make
 from perla.methods.values import Embedded, Multilinear

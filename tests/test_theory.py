@@ -5,13 +5,13 @@ import itertools
 import numpy as np
 import pytest
 
-from perla import theory
+from perla.experiments.theory import random_games
 from perla.methods.estimators import Sampled
 
 
 @pytest.fixture(scope="module")
 def game():
-    return theory.random_game(0, states=3, agents=3, actions=2)
+    return random_games.random_game(0, states=3, agents=3, actions=2)
 
 
 def test_values_solve_the_bellman_equation(game):
@@ -39,15 +39,17 @@ def test_theorem_1(game, critic, k):
     q = game.values
     if critic == "random":
         q = np.random.default_rng(1).normal(size=q.shape)
-    found = theory.sampled_values(game, q, k, draws=20_000, seed=k)
+    found = random_games.sampled_values(game, q, k, draws=20_000, seed=k)
     variance = found.var()
     error = np.sqrt(((found - found.mean()) ** 4).mean() - variance**2) / np.sqrt(len(found))
-    assert abs(variance - theory.predicted_variance(game, q, k)) < 4 * error
+    assert abs(variance - random_games.predicted_variance(game, q, k)) < 4 * error
 
 
 @pytest.fixture(scope="module")
 def estimates(game):
-    return theory.gradients(game, game.values, (1, 10), trajectories=20_000, length=30, seed=0)
+    return random_games.gradients(
+        game, game.values, (1, 10), trajectories=20_000, length=30, seed=0
+    )
 
 
 def test_theorem_3(estimates):
@@ -59,16 +61,18 @@ def test_theorem_3(estimates):
 
 
 def test_theorems_4_and_5(game, estimates):
-    base = theory.total_variance(estimates.decentralised)
+    base = random_games.total_variance(estimates.decentralised)
     q = game.values
-    excess = {k: theory.total_variance(g) - base for k, g in estimates.perla.items()}
-    assert 0 < excess[1] <= theory.bound(game, q, 1)
-    assert 0 < excess[10] <= theory.bound(game, q, 10)
+    excess = {k: random_games.total_variance(g) - base for k, g in estimates.perla.items()}
+    assert 0 < excess[1] <= random_games.bound(game, q, 1)
+    assert 0 < excess[10] <= random_games.bound(game, q, 10)
     assert excess[1] / excess[10] == pytest.approx(10, rel=0.2), "it is in proportion to 1/K"
-    assert theory.total_variance(estimates.centralised) - base <= theory.bound(game, q, 1)
+    assert random_games.total_variance(estimates.centralised) - base <= random_games.bound(
+        game, q, 1
+    )
 
 
 def test_the_error_falls_as_one_over_root_k(game):
     ks = [1, 4, 16, 64, 256]
-    errors = [theory.error(game, game.values, Sampled(k=k), 400, seed=k) for k in ks]
+    errors = [random_games.error(game, game.values, Sampled(k=k), 400, seed=k) for k in ks]
     assert np.polyfit(np.log(ks), np.log(errors), 1)[0] == pytest.approx(-0.5, abs=0.05)

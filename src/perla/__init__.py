@@ -17,8 +17,8 @@ from perla.errors import UserError
 
 if TYPE_CHECKING:
     from perla.envs.protocol import Env, HostEnv
+    from perla.marginal.plug_in import marginalise
     from perla.runs.execute import Result
-    from perla.wrapper import marginalise
 
 __version__ = "0.1.0"
 __all__ = ["UserError", "__version__", "make", "marginalise", "train"]
@@ -86,7 +86,7 @@ def train(
 def __getattr__(name: str) -> Any:
     """`marginalise` when it is asked for: importing perla alone does not import JAX."""
     if name == "marginalise":
-        from perla.wrapper import marginalise
+        from perla.marginal.plug_in import marginalise
 
         return marginalise
     raise AttributeError(f"module 'perla' has no attribute {name!r}")

@@ -13,7 +13,7 @@ from perla.algos.normalise import mean
 from perla.algos.values import Estimate, Moment, estimate, resolved, taken, worth
 from perla.distributions import Policy
 from perla.flops import work
-from perla.marginal import draw, joint_actions
+from perla.marginal.estimators import draw, joint_actions
 from perla.methods.estimators import LADDER, Analytic, Exact, Sampled, ladder
 from perla.methods.values import Embedded
 from perla.nets.critics import AnyCritic

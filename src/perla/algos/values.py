@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from perla.distributions import Categorical, Policy
-from perla.marginal import combine, draw, expectation
+from perla.marginal.estimators import combine, draw, expectation
 from perla.methods.aggregators import Mean
 from perla.methods.estimators import Analytic, Exact, Sampled, ladder, resolve
 from perla.methods.values import Counterfactual, Embedded, Value

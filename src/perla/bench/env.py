@@ -24,14 +24,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from perla.envs.foraging import Foraging
-from perla.envs.pool import Pool, cores, draw, first, pace
+from perla.envs.processes.pool import Pool, draw, first, pace
+from perla.envs.processes.worker import Factory
 from perla.envs.protocol import Env, HostEnv, Spec
 from perla.envs.registry import factory, make
-from perla.envs.worker import Factory
 from perla.envs.wrappers import AutoReset
 from perla.envs.wrappers import draw as uniform
 from perla.loops.host import Trainer
 from perla.loops.worlds import halves
+from perla.machine import cores
 from perla.methods.recipes import make as learner
 
 MAP = "lbf:Foraging-8x8-2p-2f-coop-v2"

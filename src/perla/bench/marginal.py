@@ -25,7 +25,7 @@ from perla.algos.values import estimate
 from perla.analysis import figures
 from perla.distributions import Categorical
 from perla.envs.protocol import Observation, Spec
-from perla.marginal import draw
+from perla.marginal.estimators import draw
 from perla.methods.estimators import LARGEST_ENUMERATION, Analytic, Exact, Sampled
 from perla.methods.ppo import PPO
 from perla.methods.values import Embedded, Multilinear, Network

@@ -34,9 +34,10 @@ def bench_command(argv: Sequence[str]) -> int:
     if out is not None and not out.parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}")
 
+    from perla import machine
     from perla.analysis.figures import render
     from perla.files import write_atomic
-    from perla.runs import backend, machine
+    from perla.runs import backend
     from perla.runs.store import dump
 
     backend.prepare()

@@ -18,7 +18,7 @@ OPTIONAL = {
     "lbforaging": "the original foraging, for `make test-all`",
     "gymnasium-robotics": "worlds of multi-agent MuJoCo; `pip install 'perla[mujoco]'`",
     "jaxmarl": "the worlds jaxmarl:…",
-    "pettingzoo": "the worlds pettingzoo:…, and perla's for other libraries, `perla.envs.export`",
+    "pettingzoo": "the environments pettingzoo:…, and perla's own as PettingZoo's",
     "gymnasium": "the worlds gym:…",
     "jumanji": "the worlds jumanji:…, and its foraging for `perla bench env`",
 }
@@ -74,7 +74,7 @@ def _python() -> Iterator[Finding]:
 
 
 def _machine() -> Iterator[Finding]:
-    from perla.runs import machine
+    from perla import machine
 
     yield Finding("processor", f"{machine.processor()}, {machine.cores()} cores")
     gib = machine.memory() / 2**30

@@ -26,7 +26,8 @@ def list_command(argv: Sequence[str]) -> int:
 
 
 def _envs() -> Iterator[tuple[str, str]]:
-    from perla.envs import gym, jaxmarl, jumanji, matrix, mujoco, pettingzoo, smac
+    from perla.envs import matrix
+    from perla.envs.bridges import gym, jaxmarl, jumanji, mujoco, pettingzoo, smac
     from perla.envs.foraging import PAPER_MAPS
 
     for name in PAPER_MAPS:
@@ -66,7 +67,7 @@ def _presets() -> Iterator[tuple[str, str]]:
 
 
 def _experiments() -> Iterator[tuple[str, str]]:
-    from perla.suites.paper import EXPERIMENTS
+    from perla.experiments.catalogue import EXPERIMENTS
 
     for name, experiment in EXPERIMENTS.items():
         yield name, f"{experiment.figure}: {experiment.claim}"

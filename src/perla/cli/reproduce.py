@@ -15,7 +15,7 @@ from perla.errors import UserError, nearest
 from perla.files import make_below
 
 if TYPE_CHECKING:
-    from perla.suites.experiment import Calculation, Experiment
+    from perla.experiments.experiment import Calculation, Experiment
 
 
 def reproduce_command(argv: Sequence[str]) -> int:
@@ -35,8 +35,8 @@ def reproduce_command(argv: Sequence[str]) -> int:
     arguments = parser.parse(argv)
     suites.settle(arguments)
 
-    from perla.suites.experiment import SCALES, Calculation
-    from perla.suites.paper import EXPERIMENTS
+    from perla.experiments.catalogue import EXPERIMENTS
+    from perla.experiments.experiment import SCALES, Calculation
 
     if arguments.experiment not in EXPERIMENTS:
         raise nearest(arguments.experiment, EXPERIMENTS, what="experiment")
@@ -58,9 +58,9 @@ def reproduce_command(argv: Sequence[str]) -> int:
 
 
 def _reproduce(experiment: Experiment | Calculation, arguments: argparse.Namespace) -> int:
-    from perla.suites import results
-    from perla.suites.experiment import Conduct, Experiment
-    from perla.suites.parts import recall
+    from perla.experiments import results
+    from perla.experiments.cache import recall
+    from perla.experiments.experiment import Conduct, Experiment
 
     name, scale = arguments.experiment, arguments.scale
     out = Path(arguments.out or f"runs/reproduce-{scale}")

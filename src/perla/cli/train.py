@@ -12,7 +12,7 @@ from typing import Any
 
 from perla.cli.parser import Parser, add_trust, seeds, trust
 from perla.config import Count, NonNegative, Positive, convert
-from perla.envs.pool import STEP_SECONDS
+from perla.envs.processes.pool import STEP_SECONDS
 from perla.errors import UserError
 
 ALGO = "perla-ippo"

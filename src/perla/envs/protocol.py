@@ -1,11 +1,11 @@
-"""What a world must offer to be trained on.
+"""Interfaces of environments.
 
-A pure-JAX world is an [`Env`][]: unbatched, stateless, jittable. Who wants many copies vmaps it;
-who wants episodes to follow each other wraps it in `perla.envs.wrappers.AutoReset`.
+A pure-JAX environment is an [`Env`][]: unbatched, stateless, jittable. `jax.vmap` makes many of it,
+and `perla.envs.wrappers.AutoReset` lets one episode follow another.
 
-Any other world is a [`HostEnv`][]: one copy, which keeps its own state, NumPy in and out. Its many
-copies are stepped in processes of their own, `perla.envs.pool.Pool`, which import no JAX: so
-nothing here does.
+Any other environment is a [`HostEnv`][]: one copy, which keeps its own state, NumPy in and out.
+`perla.envs.processes.pool.Pool` steps many in worker processes, which import no JAX; so nothing
+here does.
 """
 
 from __future__ import annotations

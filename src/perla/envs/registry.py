@@ -16,12 +16,12 @@ from perla.errors import UserError, nearest
 FAMILIES: dict[str, str] = {
     "lbf": "perla.envs.foraging",
     "matrix": "perla.envs.matrix",
-    "mamujoco": "perla.envs.mujoco",
-    "smac": "perla.envs.smac",
-    "jaxmarl": "perla.envs.jaxmarl",
-    "jumanji": "perla.envs.jumanji",
-    "pettingzoo": "perla.envs.pettingzoo",
-    "gym": "perla.envs.gym",
+    "mamujoco": "perla.envs.bridges.mujoco",
+    "smac": "perla.envs.bridges.smac",
+    "jaxmarl": "perla.envs.bridges.jaxmarl",
+    "jumanji": "perla.envs.bridges.jumanji",
+    "pettingzoo": "perla.envs.bridges.pettingzoo",
+    "gym": "perla.envs.bridges.gym",
 }
 """Every family: its prefix, and the module that makes its worlds, imported where it is asked for.
 
@@ -80,9 +80,9 @@ def factory(id: str, /, **options: Any) -> Callable[[], Any]:
         raise UserError(f"environment {id!r} lacks its family; did you mean '{known[close]}:{id}'?")
     if family in FAMILIES:
         return partial(_module(family).make, name, **options)
-    from perla.envs import own
+    from perla.envs import custom
 
-    return partial(own.make, id, tuple(FAMILIES), **options)
+    return partial(custom.make, id, tuple(FAMILIES), **options)
 
 
 def _module(family: str) -> Any:

@@ -14,7 +14,7 @@ from perla.types import Actions, Array, Bool, PRNGKeyArray
 
 def draw(key: PRNGKeyArray, spec: Spec, avail: Bool[Array, "*batch agent action"]) -> Actions:
     """Uniform actions among those that `avail` allows, or numbers in [-1, 1]: in JAX, what
-    `perla.envs.pool.draw` is in NumPy."""
+    `perla.envs.processes.pool.draw` is in NumPy."""
     if spec.continuous:
         return jax.random.uniform(key, avail.shape, minval=-1.0)
     # A random number for each agent, not for each action: the rank of its choice among the allowed.

@@ -21,9 +21,9 @@ import numpy as np
 
 from perla.algos.create import create
 from perla.algos.protocol import Algorithm, LearnerState, Trajectory
-from perla.envs.pool import STEP_SECONDS, Pool, Say, first
+from perla.envs.processes.pool import STEP_SECONDS, Pool, Say, first
+from perla.envs.processes.worker import Factory
 from perla.envs.protocol import HostEnv, Observation
-from perla.envs.worker import Factory
 from perla.flops import Work, work
 from perla.loops import nonfinite
 from perla.loops import progress as seeds
@@ -50,9 +50,10 @@ class Trainer:
     `steps` environment steps, once for every seed. The same learner, numbers and interface as
     `perla.loops.anakin.Trainer`.
 
-    The copies are spread over `workers` processes, which change the speed and no number; see
-    `perla.envs.pool.Pool` for what becomes of a copy that fails, and for `step_seconds`. An episode
-    that is dropped is neither learnt from nor counted. Whoever has trained or played must `close`.
+    The copies are spread over `workers` processes, which change the speed and no number.
+    `perla.envs.processes.pool.Pool` says how a copy that fails is replaced, and defines
+    `step_seconds`. An episode that is dropped is neither learnt from nor counted. Call `close` at
+    the end.
     """
 
     def __init__(

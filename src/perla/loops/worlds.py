@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from perla.envs.pool import Pool
+from perla.envs.processes.pool import Pool
 from perla.envs.protocol import Observation, TimeStep
 from perla.nets.actors import AnyActor
 from perla.types import Array, Key

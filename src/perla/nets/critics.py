@@ -76,10 +76,10 @@ class Critic(eqx.Module):
         if self.body.groups is not None:
             own = jnp.repeat(jnp.eye(agents, dtype=bool), self.actions, axis=-1)
             rows = jnp.where(own[..., None], 0.0, rows).swapaxes(0, 1)  # [row, agent, width]
-            each = self.told(rows, actions)
+            each = self.embed_actions(rows, actions)
             seen = reduce(jnp.add, (each[..., m, :, :] for m in range(agents)))
         else:
-            each = self.told(rows, actions)
+            each = self.embed_actions(rows, actions)
             seen = total(each) - each
         return self.body.hidden(context + along(seen, context))
 
@@ -88,7 +88,9 @@ class Critic(eqx.Module):
         share some."""
         return replace(self, body=self.body.dealt())
 
-    def told(self, rows: Float[Array, "other ..."], actions: JointAction) -> Float[Array, "..."]:
+    def embed_actions(
+        self, rows: Float[Array, "other ..."], actions: JointAction
+    ) -> Float[Array, "..."]:
         """What each agent's action adds to the layer that it joins: its row of `rows`, looked up,
         or, of a continuous one, the product with its rows."""
         agents = self.body.agents

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from perla.runs.machine import cores
+from perla.machine import cores
 
 SCHEDULER = "xla_cpu_enable_concurrency_optimized_scheduler"
 """XLA's scheduler that, in jaxlib 0.10, can wait for itself for ever (seen with vectorised seeds on

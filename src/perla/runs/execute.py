@@ -17,7 +17,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
-from perla.envs.pool import STEP_SECONDS
+from perla import machine
+from perla.envs.processes.pool import STEP_SECONDS
 from perla.envs.protocol import Env, HostEnv
 from perla.envs.registry import Trust, factory
 from perla.errors import UserError
@@ -28,7 +29,7 @@ from perla.loops.anakin import Trainer
 from perla.loops.evaluate import Episodes
 from perla.loops.nonfinite import NonFinite
 from perla.methods.recipes import Replaying
-from perla.runs import backend, checkpoint, machine, replay
+from perla.runs import backend, checkpoint, replay
 from perla.runs.interrupt import Interrupted, listening
 from perla.runs.sinks import Display, Silent, TensorBoard
 from perla.runs.spec import OnNonFinite, Run, schedule

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from perla.envs.own import told
+from perla.envs.checks import explain_errors
 from perla.envs.protocol import Env, HostEnv
 from perla.errors import UserError
 from perla.loops import host
@@ -28,7 +28,7 @@ def film(env: Env | HostEnv, actor: Any, *, seed: int, greedy: bool) -> list[np.
     Raises `UserError` where the world fails, or has nothing to draw with.
     """
     key, fails = jax.random.key(seed), f"{env.spec.id} cannot be drawn"
-    with told(fails):
+    with explain_errors(fails):
         if isinstance(env, HostEnv):
             drawn = host.film(env, actor, key, greedy=greedy)
         else:

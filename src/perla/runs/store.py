@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from perla import machine
 from perla.analysis.stats import iqm
 from perla.config import from_json
 from perla.envs.protocol import Spec
@@ -34,7 +35,6 @@ from perla.files import (
     remove_temporaries,
     write_atomic,
 )
-from perla.runs import machine
 from perla.runs.spec import Run
 
 Record: TypeAlias = dict[str, Any]

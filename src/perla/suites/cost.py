@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from perla.envs.pool import pace
+from perla import machine
+from perla.envs.processes.pool import pace
 from perla.envs.protocol import Env, HostEnv
 from perla.envs.registry import make
 from perla.flops import Work, element_rate, matrix_rate
 from perla.loops import host
 from perla.loops.anakin import Trainer
-from perla.runs import backend, machine
+from perla.runs import backend
 from perla.runs.execute import steps_per_update
 from perla.runs.spec import Run, schedule
 

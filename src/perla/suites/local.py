@@ -14,8 +14,8 @@ from pathlib import Path
 
 import msgspec
 
+from perla import machine
 from perla.files import explained, open_regular, read_regular
-from perla.runs import machine
 from perla.suites.executors import FINAL, Event, Task
 
 MEMORY = 2 * 2**30

@@ -24,6 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeAlias
 
+from perla import machine
 from perla.errors import UserError
 from perla.files import (
     check_run_folder,
@@ -34,7 +35,6 @@ from perla.files import (
     remove_temporaries,
     write_atomic,
 )
-from perla.runs import machine
 from perla.suites.executors import FINAL, Event, Task
 from perla.suites.local import POLL_SECONDS, PROGRAM, log_of, start
 

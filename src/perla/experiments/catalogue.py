@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from perla.suites import pictures, rules
-from perla.suites.experiment import SCALES, Calculation, Conduct, Experiment, Findings, Scale
+from perla.experiments import figures, verdicts
+from perla.experiments.experiment import SCALES, Calculation, Conduct, Experiment, Findings, Scale
 from perla.suites.suite import Grid, Scalar, Suite
 
 FOUR = ("ippo", "mappo", "perla-ippo", "perla-mappo")
@@ -83,23 +83,23 @@ def suites(
 
 def compute_theory(scale: Scale, conduct: Conduct) -> Findings:
     """The theorems; JAX is imported only for them."""
-    from perla.suites import theorems
+    from perla.experiments.theory import report
 
-    return theorems.compute(scale, conduct)
+    return report.compute(scale, conduct)
 
 
 def compute_games(scale: Scale, conduct: Conduct) -> Findings:
     """Every method on matrix games; JAX is imported only for them."""
-    from perla.suites import games
+    from perla.experiments.matrix import figure1
 
-    return games.compute(scale, conduct)
+    return figure1.compute(scale, conduct)
 
 
 def compute_hope(scale: Scale, conduct: Conduct) -> Findings:
     """The aggregates on matrix games; JAX is imported only for them."""
-    from perla.suites import hope
+    from perla.experiments.matrix import aggregators
 
-    return hope.compute(scale, conduct)
+    return aggregators.compute(scale, conduct)
 
 
 LBF = {"env": MAPS, "algo": FOUR}
@@ -117,8 +117,8 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
         suites=suites(
             "lbf", **LBF, steps=150_000, quick={"env": QUICK_MAPS}, smoke={"env": SMOKE_MAPS}
         ),
-        judge=rules.judge_pairs(rules.PAIRS),
-        draw=pictures.curves,
+        judge=verdicts.judge_pairs(verdicts.PAIRS),
+        draw=figures.curves,
     ),
     "failures": Experiment(
         figure="Fig. 4",
@@ -129,8 +129,8 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
         suites=suites(
             "failures", **LBF, steps=150_000, quick={"env": QUICK_MAPS}, smoke={"env": SMOKE_MAPS}
         ),
-        judge=rules.judge_failures,
-        draw=pictures.failures,
+        judge=verdicts.judge_failures,
+        draw=figures.failures,
     ),
     "full-observability": Experiment(
         figure="Fig. 5",
@@ -147,8 +147,8 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
             quick={"env": QUICK_MAPS},
             smoke={"env": SMOKE_MAPS},
         ),
-        judge=rules.judge_full_observability,
-        draw=pictures.curves,
+        judge=verdicts.judge_full_observability,
+        draw=figures.curves,
     ),
     "scaling": Experiment(
         figure="Fig. 6",
@@ -166,8 +166,8 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
             quick={"env": tuple(f"lbf:Foraging-6x6-{n}p-1f-coop-v2" for n in (2, 3, 5, 8))},
             smoke={"env": tuple(f"lbf:Foraging-5x5-{n}p-1f-coop-v2" for n in (2, 3))},
         ),
-        judge=rules.judge_scaling,
-        draw=pictures.scaling,
+        judge=verdicts.judge_scaling,
+        draw=figures.scaling,
     ),
     "variance": Experiment(
         figure="Fig. 7",
@@ -183,8 +183,8 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
             steps=20_000,
             smoke={"env": SMOKE_MAPS},
         ),
-        judge=rules.judge_variance,
-        draw=pictures.variance,
+        judge=verdicts.judge_variance,
+        draw=figures.variance,
     ),
     "samples": Experiment(
         figure="Fig. 8",
@@ -207,8 +207,8 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
                 "settings": {"estimator": "sampled", "k": (2, 5, 7)},
             },
         ),
-        judge=rules.judge_samples,
-        draw=pictures.samples,
+        judge=verdicts.judge_samples,
+        draw=figures.samples,
     ),
     "grid": Experiment(
         figure="Tables 3 and 4",
@@ -232,8 +232,8 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
                 "settings": {"actor": TABLE_3["actor"], "normalise_rewards": (False, True)},
             },
         ),
-        judge=rules.judge_choice(TABLE_4),
-        draw=pictures.grid,
+        judge=verdicts.judge_choice(TABLE_4),
+        draw=figures.grid,
     ),
     "theory": Calculation(
         figure="Theorems 1, 3, 4 and 5",
@@ -241,8 +241,8 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
         "leaves the expected policy gradient as it was (3); by how much its variance exceeds the "
         "decentralised one's is bounded, for PERLA by 1/K of the centralised bound (4, 5).",
         rule="On random games whose values are known: every variance and mean within "
-        f"{rules.SURE} standard errors of what the theorem says, every excess below its bound, "
-        f"and the error falling with slope −1/2 ± {rules.SLOPE} in log K. In part: some do.",
+        f"{verdicts.SURE} standard errors of what the theorem says, every excess below its bound, "
+        f"and the error falling with slope −1/2 ± {verdicts.SLOPE} in log K. In part: some do.",
         compute=compute_theory,
         takes="it takes half a minute at smoke and four at quick",
     ),

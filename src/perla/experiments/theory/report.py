@@ -8,13 +8,13 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from perla import theory
 from perla.analysis import figures
 from perla.analysis.stats import Score
+from perla.experiments.experiment import Conduct, Findings, Scale, Status, Verdict
+from perla.experiments.theory import random_games
+from perla.experiments.theory.random_games import Game
+from perla.experiments.verdicts import SLOPE, SURE
 from perla.methods.estimators import Sampled
-from perla.suites.experiment import Conduct, Findings, Scale, Status, Verdict
-from perla.suites.rules import SLOPE, SURE
-from perla.theory import Game
 
 KS = (1, 2, 5, 10, 100)
 ERROR_KS = (1, 3, 10, 30, 100, 300, 1000)
@@ -51,12 +51,12 @@ class Part(NamedTuple):
 def compute(scale: Scale, conduct: Conduct) -> Findings:
     """All of them on the same games."""
     size = SIZES[scale]
-    games = [theory.random_game(seed) for seed in range(size.games)]
+    games = [random_games.random_game(seed) for seed in range(size.games)]
     gradients = []
     for seed, game in enumerate(games):
         conduct.say(f"policy gradients of game {seed + 1} of {size.games}")
         gradients.append(
-            theory.gradients(
+            random_games.gradients(
                 game, game.values, KS, trajectories=size.trajectories, length=LENGTH, seed=seed
             )
         )
@@ -90,11 +90,11 @@ def variance_of_the_critic(games: Sequence[Game], size: Size) -> Part:
         random = np.random.default_rng(seed).normal(size=game.reward.shape)
         for q in (game.values, random):
             for k in KS:
-                found = theory.sampled_values(game, q, k, size.draws, seed=seed)
+                found = random_games.sampled_values(game, q, k, size.draws, seed=seed)
                 variance = found.var()
                 fourth = ((found - found.mean()) ** 4).mean()
                 error = float(np.sqrt((fourth - variance**2) / len(found)))
-                predicted = theory.predicted_variance(game, q, k)
+                predicted = random_games.predicted_variance(game, q, k)
                 misses.append(abs(variance - predicted) / error)
                 if game is games[0] and q is not random:
                     shown.append((around(float(variance), error), predicted))
@@ -114,7 +114,7 @@ def variance_of_the_critic(games: Sequence[Game], size: Size) -> Part:
     )
 
 
-def equal_expectations(gradients: Sequence[theory.Gradients]) -> Part:
+def equal_expectations(gradients: Sequence[random_games.Gradients]) -> Part:
     """E g^C = E g^P."""
     misses = []
     for found in gradients:
@@ -139,14 +139,14 @@ def equal_expectations(gradients: Sequence[theory.Gradients]) -> Part:
     )
 
 
-def excess_variance(games: Sequence[Game], gradients: Sequence[theory.Gradients]) -> Part:
+def excess_variance(games: Sequence[Game], gradients: Sequence[random_games.Gradients]) -> Part:
     """Var g^P − Var g^D ≤ B²C²/(K(1 − γ²)), and the same of g^C without K."""
     shares, spans = [], []
     shown: dict[str, Sequence[Score | float]] = {}
     for game, found in zip(games, gradients, strict=True):
         perla = {k: excess_of(g, found.decentralised) for k, g in found.perla.items()}
         centralised = excess_of(found.centralised, found.decentralised)
-        bounds = {k: theory.bound(game, game.values, k) for k in KS}
+        bounds = {k: random_games.bound(game, game.values, k) for k in KS}
         shares += [perla[k].high / bounds[k] for k in KS] + [centralised.high / bounds[1]]
         spans.append(centralised.point / perla[1].point)
         shown = shown or {
@@ -178,11 +178,11 @@ def error_of_the_estimate(games: Sequence[Game], size: Size) -> Part:
     shown: list[list[float]] = []
     for seed, game in enumerate(games):
         q = game.values
-        errors = [theory.error(game, q, Sampled(k=k), size.repeats, seed) for k in ERROR_KS]
+        errors = [random_games.error(game, q, Sampled(k=k), size.repeats, seed) for k in ERROR_KS]
         slopes.append(float(np.polyfit(np.log(ERROR_KS), np.log(errors), 1)[0]))
         if not shown:
             latin = [
-                theory.error(game, q, Sampled(k=k, sampler="latin"), size.repeats, seed)
+                random_games.error(game, q, Sampled(k=k, sampler="latin"), size.repeats, seed)
                 for k in LATIN_KS
             ]
             shown = [errors, latin]
@@ -205,7 +205,7 @@ def excess_of(estimates: np.ndarray, base: np.ndarray, blocks: int = 20) -> Scor
     """By how much the variance of gradient estimates exceeds that of `base`, from the same
     trajectories: the mean over blocks of these, and twice its standard error either way."""
     pairs = zip(np.array_split(estimates, blocks), np.array_split(base, blocks), strict=True)
-    found = [theory.total_variance(a) - theory.total_variance(b) for a, b in pairs]
+    found = [random_games.total_variance(a) - random_games.total_variance(b) for a, b in pairs]
     return around(float(np.mean(found)), float(np.std(found, ddof=1) / np.sqrt(blocks)))
 
 

@@ -25,9 +25,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from perla.envs.own import check_alive, described, told
+from perla.envs.checks import check_alive, describe_value, explain_errors
+from perla.envs.processes.worker import (
+    Entropy,
+    Factory,
+    Fault,
+    Memory,
+    Share,
+    check,
+    line,
+    place,
+    put,
+    serve,
+)
 from perla.envs.protocol import HostEnv, Observation, Spec, TimeStep
-from perla.envs.worker import Entropy, Factory, Fault, Memory, Share, check, line, place, put, serve
 from perla.errors import UserError
 
 STEP_SECONDS = 60.0
@@ -186,16 +197,6 @@ class Pool:
         return f"{self.spec.id}, {self.names[copy]}"
 
 
-def cores() -> int:
-    """Processor cores that this process may use: `$PERLA_CORES`, or else all that it can."""
-    chosen = os.environ.get("PERLA_CORES", "")
-    if chosen.isdecimal() and int(chosen) > 0:
-        return int(chosen)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 class _Worker:
     """One process, as its parent sees it; started anew where need be."""
 
@@ -329,10 +330,12 @@ def pace(env: HostEnv, steps: int = 200) -> float:
 def first(env: HostEnv) -> Observation:
     """The first observation of a world's episode; `UserError` unless it is what its spec says."""
     spec = env.spec
-    with told(f"{spec.id}: reset fails"):
+    with explain_errors(f"{spec.id}: reset fails"):
         observation = env.reset(0)
     if not isinstance(observation, Observation):
-        raise UserError(f"{spec.id}: reset returns {described(observation)}, not an Observation")
+        raise UserError(
+            f"{spec.id}: reset returns {describe_value(observation)}, not an Observation"
+        )
     check_alive(f"{spec.id}: reset gives", observation, spec)
     alive = None if observation.alive is None else np.empty((1, spec.agents), bool)
     into = Observation(

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from perla.distributions import Categorical
-from perla.marginal import average, draw
+from perla.marginal.estimators import average, draw
 from perla.methods.estimators import Exact, Sampled
 from perla.types import Array, Float, Int, PRNGKeyArray
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import NamedTuple
 
-from perla import overgeneralisation
 from perla.analysis import figures
 from perla.config import tag
 from perla.envs import matrix
+from perla.experiments.experiment import Conduct, Findings, Part, Scale, Status, Verdict
+from perla.experiments.matrix import fitted_critic
 from perla.methods.aggregators import Entropic, Max, Mean, UpperQuantile
 from perla.methods.estimators import Auto, Sampled
-from perla.suites.experiment import Conduct, Findings, Part, Scale, Status, Verdict
 
 AGGREGATORS = (Mean(), Entropic(eta=1.0), UpperQuantile(q=0.9), Max())
 BEST = 8.0
@@ -45,7 +45,7 @@ def world(game: tuple[int, int]) -> matrix.MatrixGame:
 
 def climb(game: tuple[int, int], size: Size) -> list[list[float]]:
     """What every seed earns in the end by each aggregate."""
-    earned = overgeneralisation.outcomes(
+    earned = fitted_critic.outcomes(
         world(game), AGGREGATORS, estimator=estimator(game, size), seeds=size.seeds
     )
     return earned[:, 0].tolist()
@@ -58,7 +58,7 @@ def estimator(game: tuple[int, int], size: Size) -> Auto | Sampled:
 
 def part(game: tuple[int, int], size: Size) -> Part:
     """All aggregates on a game."""
-    known = [repr(AGGREGATORS), repr(estimator(game, size)), overgeneralisation.FIT._asdict()]
+    known = [repr(AGGREGATORS), repr(estimator(game, size)), fitted_critic.FIT._asdict()]
     name = "N = {}, |A| = {}".format(*game)
     return Part(name, [*known, size.seeds], partial(climb, game, size))
 
@@ -79,7 +79,7 @@ def compute(scale: Scale, conduct: Conduct) -> Findings:
             "game": "N = {}, |A| = {}".format(*game),
             "joint actions of the others": f"{game[1] ** (game[0] - 1):,}",
             "of which seen": "all" if game in size.games else "100 drawn",
-            "p*": f"{overgeneralisation.threshold(game[0]):.3f}",
+            "p*": f"{fitted_critic.threshold(game[0]):.3f}",
         }
         | {name: f"{reached[game, name]} of {size.seeds}" for name in names}
         for game in games

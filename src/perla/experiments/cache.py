@@ -16,11 +16,11 @@ from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
+from perla import machine
 from perla.errors import UserError
+from perla.experiments.experiment import Part
 from perla.files import explained, read_regular, write_atomic
-from perla.runs import machine
 from perla.runs.store import dump
-from perla.suites.experiment import Part
 from perla.suites.local import room
 from perla.suites.suite import slug
 

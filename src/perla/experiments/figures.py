@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from perla.analysis import figures
 from perla.analysis.compare import compare
 from perla.analysis.load import Curves
-from perla.suites import rules
-from perla.suites.experiment import METRIC
+from perla.experiments import verdicts
+from perla.experiments.experiment import METRIC
 
 
 def by_task(runs: Sequence[Curves]) -> dict[str, list[Curves]]:
@@ -38,13 +38,13 @@ def curves(runs: Sequence[Curves]) -> dict[str, Figure]:
 def failures(runs: Sequence[Curves]) -> dict[str, Figure]:
     """Failures of each method."""
     methods = list(dict.fromkeys(run.method for run in runs))
-    counts = {"maps": [float(rules.failed_maps(runs, name)) for name in methods]}
+    counts = {"maps": [float(verdicts.failed_maps(runs, name)) for name in methods]}
     return {"failures": figures.bars(methods, counts, ylabel="Maps with final return below 0.1")}
 
 
 def scaling(runs: Sequence[Curves]) -> dict[str, Figure]:
     """The gain over either base method against the number of agents."""
-    found = {f"over {base}": rules.gains(runs, base) for base in ("ippo", "mappo")}
+    found = {f"over {base}": verdicts.gains(runs, base) for base in ("ippo", "mappo")}
     numbers = list(found["over ippo"])
     return {
         "gain": figures.against(
@@ -59,7 +59,7 @@ def scaling(runs: Sequence[Curves]) -> dict[str, Figure]:
 
 def variance(runs: Sequence[Curves]) -> dict[str, Figure]:
     """The cumulative TD error over training, and the return beside it."""
-    summed = [replace(run, metrics={"error": rules.cumulative_error(run)}) for run in runs]
+    summed = [replace(run, metrics={"error": verdicts.cumulative_error(run)}) for run in runs]
     label = "Cumulative TD error (return × steps)"
     return {
         "cumulative-td-error": figures.learning_curves(
@@ -71,7 +71,7 @@ def variance(runs: Sequence[Curves]) -> dict[str, Figure]:
 
 def samples(runs: Sequence[Curves]) -> dict[str, Figure]:
     """The area under the curve against K."""
-    found = rules.areas(runs)
+    found = verdicts.areas(runs)
     return {
         "samples": figures.against(
             list(found),
@@ -84,6 +84,6 @@ def samples(runs: Sequence[Curves]) -> dict[str, Figure]:
 
 def grid(runs: Sequence[Curves]) -> dict[str, Figure]:
     """The area under the curve of every combination."""
-    found = rules.of(runs, *dict.fromkeys(run.method for run in runs))
+    found = verdicts.of(runs, *dict.fromkeys(run.method for run in runs))
     areas = {method.name.removeprefix("perla-ippo "): method.area for method in found.methods}
     return {"grid": figures.ranking(areas, xlabel="Area under the curve of the sampled return")}

@@ -10,7 +10,7 @@ from perla.analysis import stats
 from perla.analysis.compare import Comparison, compare
 from perla.analysis.load import Curves
 from perla.analysis.stats import Score
-from perla.suites.experiment import METRIC, Verdict
+from perla.experiments.experiment import METRIC, Verdict
 from perla.suites.suite import Scalar, text
 
 PAIRS = (("perla-ippo", "ippo"), ("perla-mappo", "mappo"))

@@ -25,12 +25,12 @@ from perla.algos.actor_critic import create_critic
 from perla.algos.values import estimate, taken
 from perla.distributions import Categorical
 from perla.envs.matrix import Data, MatrixGame
+from perla.experiments.matrix.data_regimes import ONCE, draws, every
 from perla.methods.aggregators import Aggregator
 from perla.methods.estimators import Auto, Exact, Sampled
 from perla.methods.ppo import PPO
 from perla.methods.values import Embedded
 from perla.nets.critics import AnyCritic
-from perla.regimes import ONCE, draws, every
 from perla.types import Array, Float, Int, PRNGKeyArray
 
 AUTO = Auto()

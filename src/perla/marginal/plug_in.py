@@ -12,7 +12,7 @@ import numpy as np
 
 from perla.distributions import Categorical, Policy
 from perla.errors import UserError
-from perla.marginal import combine, draw, expectation
+from perla.marginal.estimators import combine, draw, expectation
 from perla.methods.aggregators import Aggregator, Mean
 from perla.methods.estimators import Analytic, Auto, Estimator, Exact, Sampled, resolve
 from perla.types import Array, Float, PRNGKeyArray

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from perla.envs.optional import refused
+from perla.envs.bridges.optional import refused
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.errors import UserError, nearest
 

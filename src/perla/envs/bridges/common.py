@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from perla.config import convert
-from perla.envs.optional import refused
+from perla.envs.bridges.optional import refused
 from perla.errors import UserError, nearest
 from perla.types import Array, Bool, Float, PRNGKeyArray
 

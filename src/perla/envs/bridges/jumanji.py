@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from perla.config import Count, NonNegative
-from perla.envs import bridge, optional
+from perla.envs.bridges import common, optional
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.errors import UserError, nearest
 from perla.types import Array, Float, Int, PRNGKeyArray
@@ -144,9 +144,9 @@ class Jumanji:
 
     def reset(self, key: PRNGKeyArray) -> tuple[Any, Observation]:
         """Begin an episode."""
-        with bridge.foreign():
-            state, timestep = self.env.reset(bridge.raw(key))
-            return bridge.settled(state), observe(self.world, timestep.observation)
+        with common.foreign():
+            state, timestep = self.env.reset(common.raw(key))
+            return common.settled(state), observe(self.world, timestep.observation)
 
     def step(
         self, key: PRNGKeyArray, state: Any, action: Int[Array, " agent"]
@@ -154,12 +154,12 @@ class Jumanji:
         """Make one transition, by the environment's own `step`. `key` is not used."""
         time = state.step_count + 1
         past = state.replace(step_count=jnp.full_like(state.step_count, PAST))
-        with bridge.foreign():
+        with common.foreign():
             state, timestep = self.env.step(past, action)
             observation = observe(self.world, timestep.observation)
             terminated = timestep.last()
         reward = jnp.asarray(timestep.reward, jnp.float32)
-        return bridge.settled(state.replace(step_count=time)), TimeStep(
+        return common.settled(state.replace(step_count=time)), TimeStep(
             observation=observation,
             reward=jnp.broadcast_to(reward, (self.spec.agents,)),
             terminated=terminated,
@@ -175,7 +175,7 @@ class Jumanji:
         module = importlib.import_module(f"jumanji.environments.{self.world.where}.viewer")
         name, arguments = self.world.viewer
         viewer = getattr(module, name)(*arguments(self.env), render_mode="rgb_array")
-        with bridge.foreign(), warnings.catch_warnings():
+        with common.foreign(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             picture = np.array(viewer.render(self.world.picture(state)))[..., :3]
         viewer.close()
@@ -216,7 +216,7 @@ def make(name: str, /, **options: Any) -> Jumanji:
     optional.load("jumanji")
     generator, defaults = world.generator
     known = {argument: type(value) for argument, value in defaults.items()} | dict(world.options)
-    given = bridge.chosen(options, known, of=id)
+    given = common.chosen(options, known, of=id)
     for argument, value in given.items():
         if known[argument] is int and value < 1:
             raise UserError(f"{id}: {argument} = {value}: expected 1 or more")
@@ -228,9 +228,9 @@ def make(name: str, /, **options: Any) -> Jumanji:
         kind = getattr(importlib.import_module(f"{module.__name__}.env"), world.name)
         return kind(generator=getattr(generators, generator)(**first), **given)
 
-    env = bridge.build(id, build, **given)
-    with bridge.foreign():
-        _, timestep = jax.eval_shape(env.reset, jax.eval_shape(bridge.raw, jax.random.key(0)))
+    env = common.build(id, build, **given)
+    with common.foreign():
+        _, timestep = jax.eval_shape(env.reset, jax.eval_shape(common.raw, jax.random.key(0)))
         seen = jax.eval_shape(lambda seen: observe(world, seen), timestep.observation)
         actions = tuple(int(number) for number in np.asarray(env.action_spec.num_values))
     spec = Spec(

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from perla.envs import optional, spaces
+from perla.envs.bridges import optional, spaces
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.errors import UserError
 

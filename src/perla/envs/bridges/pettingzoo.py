@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from perla.config import convert
-from perla.envs import makers, optional, spaces
+from perla.envs import makers
+from perla.envs.bridges import optional, spaces
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.errors import UserError, nearest
 

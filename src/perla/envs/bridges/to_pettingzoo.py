@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from perla.envs import optional
+from perla.envs.bridges import optional
 from perla.envs.protocol import Env, Observation
 
 

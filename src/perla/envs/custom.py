@@ -3,7 +3,7 @@
 The module is looked for on the current directory first, then among the installed ones. What the
 function returns says what kind of environment it is: one of perla's, of JAX or of the host, or
 another library's, which is then wrapped. Before anything is trained on one of JAX, it is traced
-(`perla.envs.traced`). Worker processes import this: no JAX.
+(`perla.envs.checks`). Worker processes import this: no JAX.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import inspect
 import os
 import pkgutil
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from perla.envs import makers
-from perla.envs.protocol import Env, HostEnv, Observation, Spec
+from perla.envs.checks import check_spec, check_traced, describe_value, explain_errors
+from perla.envs.protocol import Env, HostEnv
 from perla.errors import UserError, nearest
 
 MEMBERS = ("spec", "reset", "step", "render")
@@ -51,9 +51,9 @@ def make(id: str, families: Iterable[str], /, **options: Any) -> Env | HostEnv:
             taken.bind(**options)
         except TypeError as error:
             raise _unexpected(id, error) from None
-        with told(f"{id} fails"):
+        with explain_errors(f"{id} fails"):
             made = function(**options)
-    from perla.envs import smac
+    from perla.envs.bridges import smac
 
     # Whatever kind of environment there is, here it is told by what the function returned.
     skirmish = smac.like(made)  # SMAClite's are Gymnasium's as well.
@@ -65,28 +65,26 @@ def make(id: str, families: Iterable[str], /, **options: Any) -> Env | HostEnv:
             raise _unexpected(id, f"got an unexpected keyword argument {name!r}")
     rules = {"options": options}
     if skirmish:
-        with told(f"{id}: get_env_info fails"):
+        with explain_errors(f"{id}: get_env_info fails"):
             return smac.own(id, made, options)
     if zoo:
-        from perla.envs import pettingzoo
+        from perla.envs.bridges import pettingzoo
 
         return pettingzoo.PettingZoo(id, pettingzoo.parallel(id, made), **ours, rules=rules)
     if gymnasium:
-        from perla.envs import gym
+        from perla.envs.bridges import gym
 
         return gym.Gym(id, made, **ours, rules=rules)
-    with told(f"{id}: spec fails"):
+    with explain_errors(f"{id}: spec fails"):
         missing = [name for name in MEMBERS if not hasattr(made, name)]
         if missing:
             raise UserError(
-                f"{id} returns {described(made)}, which is no environment: it lacks "
+                f"{id} returns {describe_value(made)}, which is no environment: it lacks "
                 f"{', '.join(missing)}"
             )
         check_spec(id, made.spec)
     if not isinstance(made, HostEnv):
-        from perla.envs.traced import check
-
-        check(id, made)
+        check_traced(id, made)
     return made
 
 
@@ -103,7 +101,7 @@ def _is(made: Any, package: str, *kinds: str) -> bool:
 def _module(name: str, families: Iterable[str]) -> Any:
     if all(part.isidentifier() for part in name.split(".")):
         try:
-            with told(f"{name} cannot be imported", but=ModuleNotFoundError):
+            with explain_errors(f"{name} cannot be imported", but=ModuleNotFoundError):
                 return importlib.import_module(name)
         except ModuleNotFoundError as error:
             missing = error.name or name
@@ -139,7 +137,7 @@ def _function(module: Any, module_name: str, name: str) -> Callable[..., Any]:
     function = getattr(module, name)
     if not callable(function):
         raise UserError(
-            f"{module_name}:{name} is {described(function)}; name a function that returns an "
+            f"{module_name}:{name} is {describe_value(function)}; name a function that returns an "
             "environment"
         )
     return function
@@ -155,58 +153,3 @@ def _current_directory() -> Iterator[None]:
         yield
     finally:
         sys.path.remove(here)
-
-
-@contextlib.contextmanager
-def told(what: str, but: type[Exception] | tuple[()] = ()) -> Iterator[None]:
-    """Other people's mistakes, `but` some, as one line: what failed, where and why."""
-    try:
-        yield
-    except UserError:
-        raise
-    except but:
-        raise
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if "site-packages" not in frame.filename]
-        place = (own or frames)[-1]
-        text = str(error).strip().partition("\n")[0]
-        raise UserError(
-            f"{what}: {type(error).__name__} at "
-            f"{os.path.basename(place.filename)}:{place.lineno}: {text}"
-        ) from None
-
-
-def check_spec(id: str, spec: Any) -> None:
-    """Raise `UserError` unless there can be a world, of JAX or of the host, with this `spec`."""
-    if not isinstance(spec, Spec):
-        raise UserError(f"{id}: spec is {described(spec)}, not a perla.envs.protocol.Spec")
-    if len(spec.actions) != spec.agents:
-        raise UserError(
-            f"{id}: spec.actions = {spec.actions}: {len(spec.actions)} entries, and "
-            f"spec.agents = {spec.agents}"
-        )
-    for name, least in (("agents", 1), ("obs", 1), ("state", 1), ("limit", 1)):
-        value = getattr(spec, name)
-        if not (name == "limit" and value is None) and not (isinstance(value, int) and value > 0):
-            raise UserError(f"{id}: spec.{name} = {value!r}: expected {least} or more")
-    if min(spec.actions) < 1:
-        raise UserError(f"{id}: spec.actions = {spec.actions}: every agent has at least 1")
-    if spec.reward not in ("common", "individual"):
-        raise nearest(str(spec.reward), ("common", "individual"), what=f"{id}: spec.reward")
-
-
-def check_alive(gives: str, seen: Observation, spec: Spec) -> None:
-    """Raise `UserError` unless there is an `alive` where the `spec` says so, and there alone."""
-    if (seen.alive is not None) != spec.mortal:
-        raise UserError(
-            f"{gives} {'no ' if spec.mortal else ''}alive; spec.mortal is {spec.mortal}"
-        )
-
-
-def described(value: Any) -> str:
-    """What `value` is, in a few words."""
-    if isinstance(value, (str, int, float)) or hasattr(value, "dtype"):
-        return f"{value!r}"[:60]
-    name = "None" if value is None else type(value).__name__
-    return name if value is None else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

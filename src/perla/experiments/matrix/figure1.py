@@ -10,19 +10,19 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from matplotlib.figure import Figure
 
-from perla import overgeneralisation, regimes
 from perla.analysis import figures
 from perla.config import tag, to_json
 from perla.envs import matrix
+from perla.experiments.experiment import Conduct, Findings, Part, Scale, Status, Verdict
+from perla.experiments.matrix import data_regimes, fitted_critic
+from perla.experiments.matrix.aggregators import BEST, world
+from perla.experiments.matrix.data_regimes import REGIMES, Regime
 from perla.methods.aggregators import Aggregator, Entropic, Max, Mean
 from perla.methods.estimators import Exact, Sampled
 from perla.methods.ppo import PPO
 from perla.methods.recipes import RECIPES, Method, make
 from perla.methods.td import TD
 from perla.methods.values import Embedded
-from perla.regimes import REGIMES, Regime
-from perla.suites.experiment import Conduct, Findings, Part, Scale, Status, Verdict
-from perla.suites.hope import BEST, world
 
 Game = tuple[int, int]
 """N agents of |A| actions."""
@@ -55,7 +55,7 @@ ON_POLICY: dict[str, Any] = {
     "copies": 32, "horizon": 1, "hidden": 64, "actor": "mlp", "normalise_rewards": False,
 }  # fmt: skip
 """What actor-critic methods have different from their defaults."""
-REPLAYING = ON_POLICY | overgeneralisation.FIT._asdict() | {"gamma": 0.0}
+REPLAYING = ON_POLICY | fitted_critic.FIT._asdict() | {"gamma": 0.0}
 """What replaying methods have, and a critic that is fitted: as many gradient steps for a collection
 as PPO's passes make. Nothing follows upon a game's one step, so nothing of that need be kept."""
 
@@ -198,7 +198,7 @@ def part(methods: tuple[str, ...], game: Game, size: Size) -> Part:
     where = "N = {}, |A| = {}".format(*game)
     if methods[0] in FITTED:
         aggregators = [AGGREGATORS[FITTED.index(method)] for method in methods]
-        known = [repr(aggregators), repr(estimator(game)), overgeneralisation.FIT._asdict()]
+        known = [repr(aggregators), repr(estimator(game)), fitted_critic.FIT._asdict()]
         depends = [*known, *game, size.seeds, size.collections]
         fitting = partial(climb, aggregators, game, size)
         return Part(f"fitted critics, {where}", depends, fitting, weight=game[0])
@@ -214,7 +214,7 @@ def part(methods: tuple[str, ...], game: Game, size: Size) -> Part:
 
 def learn(settings: Method, game: Game, data: tuple[Regime, ...], size: Size) -> list[list[float]]:
     """What the seeds of a method earn in the end, under each of such data."""
-    earned = regimes.outcomes(
+    earned = data_regimes.outcomes(
         world(game), settings, data, seeds=size.seeds, collections=size.collections
     )
     return earned.tolist()
@@ -223,7 +223,7 @@ def learn(settings: Method, game: Game, data: tuple[Regime, ...], size: Size) ->
 def climb(aggregators: Sequence[Aggregator], game: Game, size: Size) -> list[list[float]]:
     """What the seeds of policies earn in the end that climb each of such aggregates of a fitted
     critic, under each of the data that it is fitted to."""
-    earned = overgeneralisation.outcomes(
+    earned = fitted_critic.outcomes(
         world(game),
         aggregators,
         estimator=estimator(game),

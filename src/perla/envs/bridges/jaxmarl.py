@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from perla.config import Count
-from perla.envs import bridge, optional
+from perla.envs.bridges import common, optional
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.envs.render import Disc, draw_plane, draw_text
 from perla.errors import UserError, nearest
@@ -298,9 +298,9 @@ class JaxMARL:
 
     def reset(self, key: PRNGKeyArray) -> tuple[Any, Observation]:
         """Begin an episode."""
-        with bridge.foreign():
-            seen, state = self.env.reset(bridge.raw(key))
-            state = bridge.settled(state)
+        with common.foreign():
+            seen, state = self.env.reset(common.raw(key))
+            state = common.settled(state)
             return state, self._observe(seen, state)
 
     def step(
@@ -313,13 +313,13 @@ class JaxMARL:
         time = clock(state)
         if self.world.ends:
             state = at(state, step=jnp.full_like(time, PAST))
-        with bridge.foreign():
+        with common.foreign():
             seen, state, reward, done, _ = self.env.step_env(
-                bridge.raw(key), state, self.played(action)
+                common.raw(key), state, self.played(action)
             )
             late = time + 1 >= self.world.limit(self.env)
             terminated = jnp.asarray(done["__all__"]) if self.world.ends else jnp.zeros((), bool)
-            state = bridge.settled(at(state, step=time + 1, done=terminated | late))
+            state = common.settled(at(state, step=time + 1, done=terminated | late))
             observation = self._observe(seen, state)
             rewards = jnp.stack([reward[name] for name in self.world.agents(self.env)])
             won = self.world.won(self.env, state) if self.world.won else None
@@ -334,7 +334,7 @@ class JaxMARL:
 
     def render(self, state: Any) -> np.ndarray:
         """A picture of `state`: uint8 `[height, width, 3]`."""
-        with bridge.foreign():
+        with common.foreign():
             return self.world.picture(self.env, state)
 
     def played(
@@ -348,7 +348,7 @@ class JaxMARL:
             if self.spec.continuous:
                 space = self.env.action_space(name)
                 own = action[index, : self.spec.actions[index]]
-                joint[name] = bridge.scaled(own, space.low, space.high)
+                joint[name] = common.scaled(own, space.low, space.high)
         idle = jnp.zeros_like(joint[learners[0]])  # What a script follows asks for no action.
         return {name: joint.get(name, idle) for name in self.env.agents}
 
@@ -356,13 +356,13 @@ class JaxMARL:
         world, env, spec = self.world, self.env, self.spec
         learners = world.agents(env)
         own = [seen[name] for name in learners]
-        whole = seen["world_state"] if "world_state" in seen else bridge.joined(own)
-        avail = bridge.has(spec.actions)
+        whole = seen["world_state"] if "world_state" in seen else common.joined(own)
+        avail = common.has(spec.actions)
         if world.legal and not spec.continuous:
             legal = getattr(env, world.legal)(state)
-            avail &= bridge.rows([legal[name] for name in learners]) > 0
+            avail &= common.rows([legal[name] for name in learners]) > 0
         alive = world.alive(state)[: spec.agents] if world.alive else None
-        return Observation(bridge.rows(own), whole.astype(jnp.float32), avail, alive)
+        return Observation(common.rows(own), whole.astype(jnp.float32), avail, alive)
 
 
 def clock(state: Any) -> Int[Array, ""]:
@@ -395,7 +395,7 @@ def make(name: str, /, **options: Any) -> JaxMARL:
     world = WORLDS[first]
     jaxmarl = optional.load("jaxmarl")
     id = f"jaxmarl:{name}"
-    arguments = bridge.chosen(options, world.options, of=id)
+    arguments = common.chosen(options, world.options, of=id)
     if world.variants:
         argument, variants = world.variants
         if second not in variants():
@@ -409,8 +409,8 @@ def make(name: str, /, **options: Any) -> JaxMARL:
     spaces = [env.action_space(name) for name in learners]
     continuous = hasattr(spaces[0], "low")
     actions = tuple(int(space.shape[0] if continuous else space.n) for space in spaces)
-    with bridge.foreign():
-        seen, _ = jax.eval_shape(env.reset, jax.eval_shape(bridge.raw, jax.random.key(0)))
+    with common.foreign():
+        seen, _ = jax.eval_shape(env.reset, jax.eval_shape(common.raw, jax.random.key(0)))
     sizes = [int(np.prod(seen[agent].shape)) for agent in learners]
     spec = Spec(
         id=id,
@@ -431,4 +431,4 @@ def _built(id: str, jaxmarl: Any, world: World, arguments: Any, options: Any) ->
     """JaxMARL's environment. What it refuses is told by the `options`, without the scenario."""
     fixed = {name: value for name, value in arguments.items() if name not in options}
     given = {name: value for name, value in arguments.items() if name in options}
-    return bridge.build(id, lambda **chosen: jaxmarl.make(world.id, **fixed, **chosen), **given)
+    return common.build(id, lambda **chosen: jaxmarl.make(world.id, **fixed, **chosen), **given)

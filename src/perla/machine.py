@@ -1,4 +1,4 @@
-"""What a run is computed on and with."""
+"""The machine that a run is computed on, and the versions of the libraries."""
 
 from __future__ import annotations
 
@@ -8,10 +8,6 @@ import os
 import platform
 from pathlib import Path
 from typing import Any
-
-from perla.envs.pool import cores
-
-__all__ = ["accelerators", "cores", "hardware", "memory", "processor", "shares", "versions"]
 
 
 def versions() -> dict[str, str]:
@@ -35,6 +31,16 @@ def hardware() -> dict[str, Any]:
         "cores": cores(),
         "memory_gib": round(memory() / 2**30, 1),
     }
+
+
+def cores() -> int:
+    """Processor cores that this process may use: `$PERLA_CORES`, or else all that it can."""
+    chosen = os.environ.get("PERLA_CORES", "")
+    if chosen.isdecimal() and int(chosen) > 0:
+        return int(chosen)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def processor() -> str:

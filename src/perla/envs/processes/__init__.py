@@ -1,0 +1,1 @@
+"""Environments of the host in processes of their own."""

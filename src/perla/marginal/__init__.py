@@ -1,0 +1,1 @@
+"""The average over the other agents' policies."""
