@@ -83,6 +83,13 @@ def test_what_reads_results_makes_no_environment(folder, capsys):
     assert nothing_ran()
 
 
+def test_a_file_that_nests_without_end_is_told_in_a_line(refused, folder):
+    (folder / "config.json").write_text('{"run": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    assert "not the configuration of a run" in refused("evaluate", str(folder))
+    Path("suite.json").write_text('{"name": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    assert "suite.json: " in refused("suite", "suite.json")
+
+
 def test_what_is_pasted_from_the_line_is_one_word(refused, folder):
     edit(folder, env="hostile:make; touch called")
     assert "--env 'hostile:make; touch called', or" in refused("resume", str(folder))

@@ -72,15 +72,15 @@ def check(value: Any, type: Any, *, name: str) -> None:
 
 def check_text(value: Any, *, name: str) -> None:
     """Raise a `UserError` where a text in `value`, as JSON holds it, has control characters."""
-    if isinstance(value, dict):
-        for key, own in value.items():
-            check_text(key, name=name)
-            check_text(own, name=name)
-    elif isinstance(value, (list, tuple)):
-        for own in value:
-            check_text(own, name=name)
-    elif isinstance(value, str) and visible(value) != value:
-        raise UserError(f"{name}: {value!r} has control characters")
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            left += [*one, *one.values()]
+        elif isinstance(one, (list, tuple)):
+            left += one
+        elif isinstance(one, str) and visible(one) != one:
+            raise UserError(f"{name}: {one!r} has control characters")
 
 
 def convert(value: Any, type: Any, *, name: str) -> Any:
@@ -136,7 +136,7 @@ def from_json(text: bytes, type: type[ConfigType], *, source: str) -> ConfigType
     `source` and the place in it."""
     try:
         return msgspec.json.decode(text, type=type)
-    except (msgspec.DecodeError, UserError) as error:
+    except (msgspec.DecodeError, UserError, RecursionError) as error:
         raise UserError(f"{source}: {error}") from None
 
 

@@ -84,7 +84,8 @@ def load(path: Path) -> Curves:
     """
     check_run_folder(path)
     facts = _read(path / "config.json", _Facts)
-    check_text(msgspec.to_builtins(facts), name=str(path / "config.json"))
+    told = [facts.run.env, facts.run.algo, facts.run.preset, facts.environment]
+    check_text(told, name=str(path / "config.json"))
     run = facts.run
     records = _records(path / "metrics.jsonl")
     finished = (path / "summary.json").exists()
@@ -220,7 +221,7 @@ def _records(path: Path) -> list[dict[str, float]]:
 def _decode(path: Path, data: bytes, kind: Any) -> Any:
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged ({error})") from None
 
 

@@ -114,7 +114,7 @@ class Folder:
             text = read_regular(path)
         try:
             run = msgspec.json.decode(text, type=dict[str, msgspec.Raw])["run"]
-        except (msgspec.DecodeError, KeyError):
+        except (msgspec.DecodeError, KeyError, RecursionError):
             raise UserError(f"{path}: not the configuration of a run") from None
         found = from_json(bytes(run), Run, source=str(path))
         check_trust([found.env], trust, source=path)
