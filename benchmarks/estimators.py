@@ -39,7 +39,7 @@ MAPS = (
 )
 AGENTS = (2, 3, 5, 8, 12, 20)
 """With which the closed form is timed."""
-PAPERS = Sampled(k=100)
+PAPERS = Sampled(num_samples=100)
 
 
 def perla(base: str = "ippo", **settings: Any) -> PPO:
@@ -71,7 +71,10 @@ def noise(env: str, stops: tuple[int, ...] = (1_000, 30_000, 100_000), repeats: 
     for stop in stops:
         population, (metrics,) = trainer.advance(population, stop)
         scale = None
-        for estimator in (PAPERS, *(Sampled(k=k, sampler="latin") for k in (11, 17, 23, 47, 97))):
+        for estimator in (
+            PAPERS,
+            *(Sampled(num_samples=k, sampler="latin") for k in (11, 17, 23, 47, 97)),
+        ):
             values = np.asarray(answers(population[0], estimator))
             variance = float(np.var(values, axis=0, ddof=1).mean())
             scale = scale or variance
@@ -86,7 +89,7 @@ def noise(env: str, stops: tuple[int, ...] = (1_000, 30_000, 100_000), repeats: 
             }
 
 
-PLAIN = {"interaction": Network(joins="first"), "estimator": PAPERS}
+PLAIN = {"critic_model": Network(action_fusion="first"), "estimator": PAPERS}
 """The paper's estimator on a plain network of everything."""
 
 
@@ -97,7 +100,7 @@ def speed(env: str, rounds: int = 5) -> Iterator[dict[str, Any]]:
         configs |= {
             base: make(base),
             f"perla-{base}": perla(base),
-            f"perla-{base} multilinear": perla(base, interaction=Multilinear()),
+            f"perla-{base} multilinear": perla(base, critic_model=Multilinear()),
         }
     configs["perla-ippo plain K = 100"] = perla(**PLAIN)
     yield from race(env, configs, rounds)
@@ -108,7 +111,7 @@ def analytic(agents: int, rounds: int = 5) -> Iterator[dict[str, Any]]:
     configs = {}
     for base in ("ippo", "mappo"):
         configs[base] = make(base)
-        configs[f"perla-{base} multilinear"] = perla(base, interaction=Multilinear())
+        configs[f"perla-{base} multilinear"] = perla(base, critic_model=Multilinear())
     yield from race(f"lbf:Foraging-20x20-{agents}p-3f-v2", configs, rounds)
 
 

@@ -75,7 +75,7 @@ def main(steps=40_000):
     """Train on it; the result's returns."""
     import perla
 
-    result = perla.train("crossing:make", "mappo", steps=steps, evaluations=4, eval_episodes=8,
+    result = perla.train("crossing:make", "mappo", steps=steps, num_evaluations=4, eval_episodes=8,
                          absolute_episodes=8)  # fmt: skip
     return [record["return"] for record in result.records]
 

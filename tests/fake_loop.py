@@ -15,7 +15,7 @@ class FakeTrainer:
 
     def __init__(self, env: Any, config: Any, *, seeds, steps, eval_episodes=32) -> None:
         self.seeds = seeds
-        self.per_update = config.copies * config.length(env.spec.limit)
+        self.per_update = config.num_envs * config.length(env.spec.limit)
 
     def compile(self) -> None:
         pass
@@ -79,7 +79,7 @@ class FakeTrainer:
         # Before any update there is no error to report.
         updates = int(state["key"][0])
         measured = {"step": updates * self.per_update, "return": mean}
-        return measured | ({"td_error": mean**2} if updates else {"entropy": float("nan")})
+        return measured | ({"td_error": mean**2} if updates else {"ent_coef": float("nan")})
 
 
 def frames(*_: Any, **__: Any) -> list[np.ndarray]:

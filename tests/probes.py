@@ -21,11 +21,11 @@ GAMMA = 0.5
 
 
 PLAIN = {
-    "actor": "mlp",
-    "layers": 2,
-    "normalise_advantages": True,
-    "normalise_rewards": False,
-    "entropy_final": None,
+    "actor_network": "mlp",
+    "num_layers": 2,
+    "normalize_advantages": True,
+    "normalize_rewards": False,
+    "ent_coef_final": None,
 }
 """Settings under which known answers are known: no memory, rewards as they come."""
 

@@ -33,7 +33,7 @@ def test_entropic(eta):
 def test_entropic_goes_from_the_mean_to_the_best():
     assert of(Entropic(eta=1e-9)) == pytest.approx(of(Mean()), abs=1e-5)
     assert of(Entropic(eta=1e4)) == pytest.approx(7.0, abs=1e-3)
-    annealed = Entropic(eta=3.0, anneal=True)
+    annealed = Entropic(eta=3.0, anneal_eta=True)
     assert of(annealed, hope=1.0) == of(Entropic(eta=3.0), hope=0.2)
     assert of(annealed, hope=0.5) == pytest.approx(of(Entropic(eta=1.5)))
     assert of(annealed, hope=0.0) == pytest.approx(of(Mean()), abs=1e-5)
@@ -48,7 +48,7 @@ def test_entropic_is_finite_whatever_the_scale():
     ("q", "expected"), [(0.0, -1.0), (0.4, -1.0), (0.41, 0.0), (0.7, 0.0), (0.75, 3.0), (1.0, 7.0)]
 )
 def test_quantile(q, expected):
-    assert of(UpperQuantile(q=q)) == expected
+    assert of(UpperQuantile(quantile=q)) == expected
 
 
 def test_the_best_has_some_probability():
@@ -64,4 +64,4 @@ def test_a_hopeful_aggregate_is_not_what_is_regressed(aggregator):
     value = PERLA_IPPO["value"].replace(aggregator=aggregator)
     with pytest.raises(UserError, match=r"with fit 'marginal'.*use fit 'joint'"):
         Algorithm(make("perla-ippo", value=value), spec)
-    Algorithm(make("perla-ippo", value=value.replace(fit="joint")), spec)
+    Algorithm(make("perla-ippo", value=value.replace(regress="joint")), spec)

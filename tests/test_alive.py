@@ -22,7 +22,14 @@ from perla.methods.recipes import make
 from test_ppo import collect, learner_of
 
 WORLD = probes.MORTAL
-SMALL = {"copies": 8, "horizon": 6, "hidden": 8, "actor": "mlp", "layers": 1, "init": "torch"}
+SMALL = {
+    "num_envs": 8,
+    "rollout_length": 6,
+    "hidden_size": 8,
+    "actor_network": "mlp",
+    "num_layers": 1,
+    "init": "torch",
+}
 KEY = jax.random.key(4)
 
 
@@ -104,7 +111,7 @@ def disturbed(observation):
 def test_what_the_dead_see_and_do_changes_nothing(played):
     """In HAPPO with policy embedding: no loss, no advantage, no weight of those whose turn is
     later."""
-    settings = {"epochs": 2, "normalise_advantages": True, "normalise_values": True}
+    settings = {"update_epochs": 2, "normalize_advantages": True, "normalize_values": True}
     config = make("perla-happo", **SMALL | settings)
     algorithm, learner = learner_of(config, WORLD.spec)
     alive = played.observation.alive

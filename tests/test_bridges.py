@@ -59,7 +59,7 @@ QUICK = ("SMAX-3s5z", "speaker continuous", "riddle", "connector")
 """Worlds that are played by default; all are by `make test-all`."""
 
 INDIVIDUAL = {"spread", "spread continuous", "reference", "foraging", "connector"}
-SMALL = {"copies": 4, "horizon": 8, "hidden": 8, "layers": 1, "epochs": 1}
+SMALL = {"num_envs": 4, "rollout_length": 8, "hidden_size": 8, "num_layers": 1, "update_epochs": 1}
 
 
 class Played(NamedTuple):
@@ -432,7 +432,7 @@ def test_what_is_not_installed_is_told_with_the_cure(id, package, monkeypatch):
 def test_agents_train(name):
     env = world(name)
     config = recipes.make("perla-ippo", **SMALL)
-    steps = 2 * config.copies * config.length(env.spec.limit)
+    steps = 2 * config.num_envs * config.length(env.spec.limit)
     trainer = Trainer(env, config, seeds=(0,), steps=steps, eval_episodes=2)
     population, (after,) = trainer.advance(trainer.init(), steps)
     assert after["step"] == steps

@@ -14,7 +14,7 @@ from perla.runs.checkpoint import Meta
 
 TREE = {
     "scalar": np.float32(3),
-    "layers": [np.zeros((0, 3), np.float32), np.arange(6.0).reshape(2, 3).T, None],
+    "num_layers": [np.zeros((0, 3), np.float32), np.arange(6.0).reshape(2, 3).T, None],
     "key": np.array([1, 2], np.uint32),
     "flag": np.array(True),
 }

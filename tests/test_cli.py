@@ -25,7 +25,18 @@ from perla.methods.settings import configure, every_setting, fixed, settings
 from perla.runs import checkpoint
 
 ENV = "lbf:Foraging-5x5-2p-1f-v2"
-TINY = ("--env", ENV, "--steps", "100", "--copies", "2", "--horizon", "5", "--evaluations", "5")
+TINY = (
+    "--env",
+    ENV,
+    "--steps",
+    "100",
+    "--num-envs",
+    "2",
+    "--rollout-length",
+    "5",
+    "--num-evaluations",
+    "5",
+)
 
 
 @pytest.fixture
@@ -78,7 +89,7 @@ def snapshot(folder):
         (["train", "perla-ipo"], "'perla-ippo'"),
         (["train", "ippo", "--preset", "defualt"], "'default'"),
         (["train", "ippo", "--learning-rat", "1e-3"], "unknown flag '--learning-rat'"),
-        (["train", "--hiden", "64"], "'--hidden'"),
+        (["train", "--hiden", "64"], "'--hidden-size'"),
         (["train", "ippo", "mappo"], "'mappo'"),
         (["train", "ippo", "--env", "lbf:Foraging-8x8-2p-2f-cop-v2"], "Foraging-8x8-2p-2f-cop-v2"),
         (["train", "ippo", "--env", "lfb:Foraging-8x8-2p-2f-coop-v2"], "'lbf'"),
@@ -96,18 +107,21 @@ def snapshot(folder):
         (["train", "ippo", "--seeds", "100000"], "--seeds 100000"),
         (["train", "ippo", "--seeds", "3,3"], "each seed stands once"),
         (["train", "ippo", "--seeds", "3,-7"], "-7"),
-        (["train", "ippo", "--evaluations", "0"], "--evaluations 0"),
+        (["train", "ippo", "--num-evaluations", "0"], "--num-evaluations 0"),
         (["train", "ippo", "--checkpoint-seconds", "-1"], "--checkpoint-seconds -1"),
         (["train", "ippo", "--lr", "-1e-3"], "--lr -1e-3: expected a number > 0"),
         (["train", "ippo", "--lr", "nan"], "--lr nan"),
         (["train", "ippo", "--lr", "-inf"], "--lr -inf"),
         (["train", "ippo", "--gamma", "1.5"], "--gamma 1.5: expected a number >= 0 and <= 1"),
-        (["train", "ippo", "--hidden", "0"], "--hidden 0"),
-        (["train", "ippo", "--hidden", "none"], "--hidden none: expected a whole number"),
-        (["train", "ippo", "--actor", "cnn"], "--actor cnn: expected one of mlp, gru"),
+        (["train", "ippo", "--hidden-size", "0"], "--hidden-size 0"),
+        (["train", "ippo", "--hidden-size", "none"], "--hidden-size none: expected a whole number"),
+        (
+            ["train", "ippo", "--actor-network", "cnn"],
+            "--actor-network cnn: expected one of mlp, gru",
+        ),
         (["train", "ippo", "--returns", "nstep"], "'n-step'"),
-        (["train", "ippo", "--copies", "2000000000"], "GiB"),
-        (["train", "ippo", "--minibatches", "7"], "minibatches"),
+        (["train", "ippo", "--num-envs", "2000000000"], "GiB"),
+        (["train", "ippo", "--num-minibatches", "7"], "minibatches"),
         (["resume", "nowhere"], "nowhere: not a run folder"),
         (["evaluate", "nowhere"], "nowhere: not a run folder"),
         (["evaluate", "nowhere", "--episodes", "-1"], "--episodes -1"),
@@ -125,12 +139,12 @@ def test_mistakes_end_in_one_line(refused, argv, says):
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["--lam", "0.9", "--returns", "n-step"], "--lam belongs to --returns gae"),
-        (["--n", "10"], "this run has --returns gae"),
-        (["--tau", "0.1"], "this run has --target none"),
-        (["--delta", "1"], "--delta belongs to --loss huber"),
+        (["--gae-lambda", "0.9", "--returns", "n-step"], "--gae-lambda belongs to --returns gae"),
+        (["--n-step", "10"], "this run has --returns gae"),
+        (["--target-update-tau", "0.1"], "this run has --target none"),
+        (["--huber-delta", "1"], "--huber-delta belongs to --loss huber"),
         (["--k", "50"], "--k belongs to perla-ippo"),
-        (["--form", "action-value"], "this run is ippo"),
+        (["--critic-form", "action-value"], "this run is ippo"),
     ],
 )
 def test_a_setting_of_what_is_not_chosen_teaches(refused, argv, says):
@@ -140,22 +154,28 @@ def test_a_setting_of_what_is_not_chosen_teaches(refused, argv, says):
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["qmix", "--clip", "0.1"], "--clip is no setting of qmix"),
-        (["vdn", "--lam", "0.9"], "--lam is no setting of vdn"),
+        (["qmix", "--clip-eps", "0.1"], "--clip-eps is no setting of qmix"),
+        (["vdn", "--gae-lambda", "0.9"], "--gae-lambda is no setting of vdn"),
         (["vdn", "--k", "5"], "--k belongs to perla-ippo"),
         (["ippo", "--double-q"], "--double-q is no setting of ippo"),
-        (["ippo", "--embed", "8"], "--embed belongs to qmix, ow-qmix, cw-qmix"),
+        (
+            ["ippo", "--mixing-embed-dim", "8"],
+            "--mixing-embed-dim belongs to qmix, ow-qmix, cw-qmix",
+        ),
         (["qmix", "--alpha", "0.5"], "--alpha belongs to ow-qmix, cw-qmix"),
         (["qmix", "--mixer", "sum"], "--mixer is decided by the method: iql, vdn, qmix, ow-qmix"),
         (["vdn", "--weighting=weighted"], "--weighting is decided by the method: ow-qmix, cw-qmix"),
-        (["vdn", "--lamda", "2"], "unknown flag '--lamda'; --lam is no setting of vdn"),
-        (["ippo", "--lamda", "2"], "unknown flag '--lamda'; did you mean '--lam'?"),
-        (["coma", "--deviaton", "2"], "'--deviaton'; --deviation is no setting of coma"),
-        (["ippo", "--kernel", "2"], "'--kernel'; --kernels belongs to qplex, maic-qplex, and this"),
+        (["vdn", "--lamda", "2"], "unknown flag '--lamda'; --gae-lambda is no setting of vdn"),
+        (["ippo", "--lamda", "2"], "unknown flag '--lamda'; did you mean '--gae-lambda'?"),
+        (["coma", "--deviaton", "2"], "'--deviaton'; --init-std is no setting of coma"),
+        (
+            ["ippo", "--kernel", "2"],
+            "'--kernel'; --num-kernels belongs to qplex, maic-qplex, and this",
+        ),
         (["cw-qmix", "--no-double-q"], "double_q"),
-        (["vdn", "--copies", "64", "--buffer", "8"], "buffer = 8"),
-        (["vdn", "--buffer", "2000000000"], "GiB"),
-        (["maddpg", "--buffer", "2000000000"], "GiB"),
+        (["vdn", "--num-envs", "64", "--buffer-size", "8"], "buffer = 8"),
+        (["vdn", "--buffer-size", "2000000000"], "GiB"),
+        (["maddpg", "--buffer-size", "2000000000"], "GiB"),
         (["maddpg", "--double-q"], "--double-q is no setting of maddpg"),
         (["ippo", "--temperature", "2"], "--temperature belongs to maddpg, and this run is ippo"),
         (["maddpg", "--preset", "pymarl"], "is not for maddpg; known: default, epymarl,"),
@@ -261,7 +281,7 @@ def test_a_full_disk(tmp_path):
     )
     (tmp_path / "earlier").mkdir()
     (tmp_path / "earlier/results.txt").write_text("dear to me")
-    arguments = ["train", "ippo", *TINY, "--hidden", "64", "--out", str(tmp_path / "run")]
+    arguments = ["train", "ippo", *TINY, "--hidden-size", "64", "--out", str(tmp_path / "run")]
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments, "--quiet"],
         env=os.environ | {"PERLA_CACHE": "off"},
@@ -297,37 +317,37 @@ def test_flags_are_the_configuration():
         "default",
         {
             "lr": "1e-3",
-            "hidden": "64",
-            "clip": "none",
+            "hidden_size": "64",
+            "clip_eps": "none",
             "returns": "n-step",
-            "n": "10",
+            "n_step": "10",
             "target": "hard",
-            "every": "1e3",
-            "optimiser": "rmsprop",
+            "target_update_interval": "1e3",
+            "optimizer": "rmsprop",
             "rms_eps": "1e-6",
-            "normalise_rewards": True,
+            "normalize_rewards": True,
             "estimator": "sampled",
-            "k": "50",
+            "num_samples": "50",
         },
     )
-    value = make("perla-ippo").value.replace(estimator=Sampled(k=50))
+    value = make("perla-ippo").value.replace(estimator=Sampled(num_samples=50))
     assert config == make(
         "perla-ippo",
         lr=1e-3,
-        hidden=64,
-        clip=None,
-        returns=NStep(n=10),
-        target=Hard(every=1000),
-        optimiser=RMSProp(rms_eps=1e-6),
-        normalise_rewards=True,
+        hidden_size=64,
+        clip_eps=None,
+        returns=NStep(n_step=10),
+        target=Hard(target_update_interval=1000),
+        optimizer=RMSProp(rms_eps=1e-6),
+        normalize_rewards=True,
         value=value,
     )
 
 
 def test_choosing_what_is_chosen_keeps_the_presets_settings(monkeypatch):
-    monkeypatch.setitem(PRESETS, "mine", Preset("mine", {PPO: {"returns": GAE(lam=0.5)}}))
-    assert configure("ippo", "mine", {"returns": "gae"}).returns == GAE(lam=0.5)
-    assert configure("ippo", "mine", {"lam": "0.7"}).returns == GAE(lam=0.7)
+    monkeypatch.setitem(PRESETS, "mine", Preset("mine", {PPO: {"returns": GAE(gae_lambda=0.5)}}))
+    assert configure("ippo", "mine", {"returns": "gae"}).returns == GAE(gae_lambda=0.5)
+    assert configure("ippo", "mine", {"gae_lambda": "0.7"}).returns == GAE(gae_lambda=0.7)
     assert isinstance(configure("perla-ippo", "mine", {}).value.estimator, Auto)
 
 
@@ -347,7 +367,7 @@ def test_numbers_may_be_written_as_people_write_them():
     for text in ("1000000", "1_000_000", "1e6"):
         assert convert(text, Count, name="--steps") == 1_000_000
     assert convert("3", Positive, name="--lr") == 3.0
-    assert convert("none", Count | None, name="--chunk") is None
+    assert convert("none", Count | None, name="--bptt-length") is None
 
 
 def test_seeds():
@@ -376,7 +396,7 @@ def test_help_shows_a_methods_own_settings(algo, capsys):
 
 def test_help_shows_the_presets_defaults(monkeypatch):
     monkeypatch.setitem(
-        PRESETS, "mine", Preset("mine", {PPO: {"lr": 0.125, "returns": NStep(n=7)}})
+        PRESETS, "mine", Preset("mine", {PPO: {"lr": 0.125, "returns": NStep(n_step=7)}})
     )
     text = explain("ippo", "mine")
     assert "[0.125]" in text
@@ -489,7 +509,7 @@ def test_from_python(fake, tmp_path):
     import perla.loops.anakin
 
     result = perla.train(
-        ENV, "ippo", steps=100, seeds=[4, 2], copies=2, horizon=5, out=tmp_path / "run"
+        ENV, "ippo", steps=100, seeds=[4, 2], num_envs=2, rollout_length=5, out=tmp_path / "run"
     )
     assert result.run.seeds == (4, 2)
     assert (tmp_path / "run/summary.json").exists()

@@ -13,8 +13,8 @@ from perla.suites.cost import Costs, Machine
 from perla.suites.suite import Grid
 
 ENV = "lbf:Foraging-5x5-2p-1f-v2"
-TINY = ("--env", ENV, "--steps", "100", "--seeds", "3", "--evaluations", "5", "--quiet",
-        "--copies", "2", "--horizon", "5")  # fmt: skip
+TINY = ("--env", ENV, "--steps", "100", "--seeds", "3", "--num-evaluations", "5", "--quiet",
+        "--num-envs", "2", "--rollout-length", "5")  # fmt: skip
 FAKE = (str(Path(__file__).with_name("fake_worker.py")),)
 
 
@@ -79,7 +79,7 @@ def test_finished_runs_take_no_flags_of_training(capsys, flag):
     [
         (("--steps", "110"), "steps = 1"),
         (("--seeds", "4"), "seeds = "),
-        (("--evaluations", "4"), "evaluations = "),
+        (("--num-evaluations", "4"), "evaluations = "),
         (("--env-option", "penalty=0.5"), "rules.penalty = "),
     ],
 )
@@ -107,7 +107,7 @@ def test_a_corrupt_run_among_the_inputs_is_named_and_the_rest_goes_on(compared, 
 
 def test_several_tasks_are_compared_each_and_together(capsys):
     grid = {"env": [ENV, ENV.replace("2p", "3p")], "algo": ["ippo", "mappo"], "steps": 100,
-            "seeds": 3, "evaluations": 5, "settings": {"copies": 2, "horizon": 5}}  # fmt: skip
+            "seeds": 3, "num_evaluations": 5, "settings": {"num_envs": 2, "rollout_length": 5}}  # fmt: skip
     Path("two.json").write_text(json.dumps({"name": "two", "grids": [grid]}))
     assert main(["suite", "two.json", "--quiet", "--out", "two"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -124,7 +124,7 @@ def test_several_tasks_are_compared_each_and_together(capsys):
 
 def test_a_suite_of_one_method_is_carried_out_without_a_comparison(capsys):
     grid = {"env": ENV, "algo": "ippo", "steps": 100, "seeds": 1,
-            "settings": {"copies": 2, "horizon": 5}}  # fmt: skip
+            "settings": {"num_envs": 2, "rollout_length": 5}}  # fmt: skip
     Path("one.json").write_text(json.dumps({"name": "one", "grids": [grid]}))
     assert main(["suite", "one.json", "--quiet"]) == 0
     assert "no two methods" in capsys.readouterr().out
@@ -132,8 +132,8 @@ def test_a_suite_of_one_method_is_carried_out_without_a_comparison(capsys):
 
 
 def test_a_failing_cell_is_named_and_the_exit_code_tells(capsys):
-    grid = {"env": ENV, "algo": ["ippo", "mappo"], "steps": 100, "seeds": 3, "evaluations": 5,
-            "settings": {"copies": 2, "horizon": 5, "lr": [1e-3, fake_worker.BROKEN]}}  # fmt: skip
+    grid = {"env": ENV, "algo": ["ippo", "mappo"], "steps": 100, "seeds": 3, "num_evaluations": 5,
+            "settings": {"num_envs": 2, "rollout_length": 5, "lr": [1e-3, fake_worker.BROKEN]}}  # fmt: skip
     Path("rates.json").write_text(json.dumps({"name": "rates", "grids": [grid]}))
     assert main(["suite", "rates.json", "--quiet"]) == 1
     out, error = capsys.readouterr()
@@ -198,7 +198,7 @@ def test_costs_grow_with_what_they_should():
     one, start = seconds(), seconds(steps=1)
     assert seconds(steps=2 * 10**6) - start == pytest.approx(2 * (one - start), rel=0.1)
     assert seconds(seeds=3) - start > 2.9 * (one - start)
-    assert seconds(settings={"estimator": "sampled", "k": 100}) > one
+    assert seconds(settings={"estimator": "sampled", "num_samples": 100}) > one
     assert seconds(settings={"lr": 1e-4}) == one
-    assert seconds(settings={"hidden": 256}) > 1.5 * one
+    assert seconds(settings={"hidden_size": 256}) > 1.5 * one
     assert len(costs.traced) == 3

@@ -24,7 +24,7 @@ from perla.methods.recipes import make
 from perla.methods.settings import configure
 
 KEY = jax.random.key(0)
-SMALL = probes.PLAIN | {"copies": 16, "horizon": 7, "hidden": 8, "init": "torch"}
+SMALL = probes.PLAIN | {"num_envs": 16, "rollout_length": 7, "hidden_size": 8, "init": "torch"}
 CUT = replace(probes.PATIENCE, end="truncated")
 
 
@@ -39,7 +39,7 @@ NO_TARGET = jnp.full((1, 6, SPEC.agents), jnp.nan)
 def scene(request):
     """A learner, its critic's context at six states, policies of which some actions are
     forbidden, and what was done."""
-    algorithm = ppo.Algorithm(make("coma", **SMALL, sharing=request.param), SPEC)
+    algorithm = ppo.Algorithm(make("coma", **SMALL, parameter_sharing=request.param), SPEC)
     learner = algorithm.init(jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), 4)
     agents = (1, 6, SPEC.agents)
@@ -106,14 +106,16 @@ def played():
     as they come and for actors that are sure of the second action."""
     done = {}
     for lam in (0.0, 0.8):
-        algorithm = ppo.Algorithm(make("coma", **SMALL, returns=GAE(lam=lam)), CUT.spec)
-        copies = AutoReset(CUT, algorithm.config.copies)
+        algorithm = ppo.Algorithm(make("coma", **SMALL, returns=GAE(gae_lambda=lam)), CUT.spec)
+        copies = AutoReset(CUT, algorithm.config.num_envs)
 
         @jax.jit
         def run(key, sure, algorithm=algorithm, copies=copies):
             learner = algorithm.init(key)
             scene = begin(copies, learner.actor, key)
-            _, steps, _ = rollout(copies, learner.actor, scene, key, algorithm.config.horizon)
+            _, steps, _ = rollout(
+                copies, learner.actor, scene, key, algorithm.config.rollout_length
+            )
             actor = eqx.tree_at(
                 lambda actor: actor.body.net.head.layers[-1].bias,
                 learner.actor,

@@ -26,7 +26,7 @@ def folder(tmp_path):
     """Writes run folders as training does: every seed's curve rises straight to `final`."""
 
     def write(name, algo="ippo", final=GOOD, *, env=TASK, rules=None, without=(), **settings):
-        settings = {"steps": 100, "evaluations": 2} | settings
+        settings = {"steps": 100, "num_evaluations": 2} | settings
         run = Run(env=env, algo=algo, config=make(algo), seeds=tuple(range(len(final))), **settings)
         path = tmp_path / name
         path.mkdir(parents=True)
@@ -295,7 +295,7 @@ def test_learning_faster_is_told_apart_from_ending_better(folder):
     [
         ({"steps": 200}, "steps = 100 and 200"),
         ({"final": GOOD[:4]}, "seeds = 5 and 4"),
-        ({"evaluations": 3}, "evaluations = 2 and 3"),
+        ({"num_evaluations": 3}, "evaluations = 2 and 3"),
         ({"eval_episodes": 64}, "eval_episodes = 32 and 64"),
         ({"absolute_episodes": 64}, "absolute_episodes = 320 and 64"),
         ({"rules": {"size": 5, "penalty": 0.1}}, r"rules\.penalty = 0\.0 and 0\.1"),

@@ -41,8 +41,8 @@ PRESENT = np.array([[True, True], [True, False], [True, True]])
 @partial(jax.jit, static_argnums=(0, 1))
 def scene(sharing, interaction):
     """A critic, its context at a few states, and policies of which one is padded."""
-    value = Embedded(interaction=interaction)
-    config = make("ippo", hidden=8, sharing=sharing, value=value)
+    value = Embedded(critic_model=interaction)
+    config = make("ippo", hidden_size=8, parameter_sharing=sharing, value=value)
     critic = actor_critic.create_critic(config, SPEC, jax.random.key(1))
     key_obs, key_mean, key_deviation = jax.random.split(KEY, 3)
     shape = (STATES, AGENTS, DIMENSIONS)
@@ -61,8 +61,8 @@ def scene(sharing, interaction):
 
 
 KINDS = [
-    ("shared", Network(joins="last")),
-    ("separate", Network(joins="first")),
+    ("shared", Network(action_fusion="last")),
+    ("separate", Network(action_fusion="first")),
     ("shared", Multilinear(rank=3)),
 ]
 
@@ -81,7 +81,7 @@ def test_a_critic_sees_the_others_actions_and_never_the_agents_own(sharing, inte
 
 
 def test_actions_join_like_any_other_input():
-    critic, context, policy = scene("separate", Network(joins="first"))
+    critic, context, policy = scene("separate", Network(action_fusion="first"))
     actions = np.asarray(policy.sample(KEY))
     rows = np.asarray(critic.body.rows)  # [agent, row, width]
     for agent in range(AGENTS):
@@ -100,11 +100,11 @@ def test_the_closed_form_is_what_sampling_comes_to():
 
     @partial(jax.jit, static_argnums=0)
     def values(estimator, keys):
-        value = Embedded(interaction=kind, estimator=estimator)
+        value = Embedded(critic_model=kind, estimator=estimator)
         return jax.lax.map(lambda key: estimate(value, critic, context, policy, key).value, keys)
 
     exact = values(Analytic(), KEY[None])[0]
-    found = np.asarray(values(Sampled(k=50), jax.random.split(KEY, 200)))
+    found = np.asarray(values(Sampled(num_samples=50), jax.random.split(KEY, 200)))
     error = found.std(0, ddof=1) / np.sqrt(len(found))
     assert (error > 0).all()
     assert (np.abs(found.mean(0) - exact) < 4.5 * error).all()
@@ -124,7 +124,7 @@ def test_the_gradients_variance_is_by_the_gaussians_own_score():
 
 
 def test_the_actors_loss_counts_the_dimensions_that_there_are():
-    config = make("ippo", **probes.PLAIN | {"hidden": 8, "deviation": 0.5, "clip": 0.1})
+    config = make("ippo", **probes.PLAIN | {"hidden_size": 8, "init_std": 0.5, "clip_eps": 0.1})
     algorithm = ppo.Algorithm(config, SPEC)
     learner = jax.jit(algorithm.init)(KEY)
     rng = np.random.default_rng(0)
@@ -172,7 +172,7 @@ def test_the_actors_loss_counts_the_dimensions_that_there_are():
 
 # --- What does not fit --------------------------------------------------------------------------
 
-ACTION_VALUES = Embedded(form="action-value")
+ACTION_VALUES = Embedded(critic_form="action-value")
 DISCRETE = probes.MATRIX.spec
 MISFITS = [
     ("coma", {}, SPEC, "value 'counterfactual': .*random are continuous; use mappo or perla-mappo"),
@@ -182,9 +182,19 @@ MISFITS = [
     ("iql", {}, SPEC, "mixer 'alone': .*continuous; use maddpg, mappo or perla-mappo"),
     ("qmix", {}, SPEC, "mixer 'monotonic': .*continuous; use maddpg, mappo or perla-mappo"),
     ("maddpg", {"relaxation": GumbelSoftmax(temperature=2.0)}, SPEC, "temperature = 2.0: .*noise"),
-    ("maddpg", {"noise": 0.3}, DISCRETE, "noise = 0.3: belongs to continuous .*leave it out"),
-    ("ippo", {"deviation": 0.3}, DISCRETE, "deviation = 0.3: belongs to continuous .*leave it out"),
-    ("happo", {"squash": True}, DISCRETE, "squash = True: belongs to continuous .*leave it out"),
+    (
+        "maddpg",
+        {"exploration_noise": 0.3},
+        DISCRETE,
+        "noise = 0.3: belongs to continuous .*leave it out",
+    ),
+    ("ippo", {"init_std": 0.3}, DISCRETE, "deviation = 0.3: belongs to continuous .*leave it out"),
+    (
+        "happo",
+        {"tanh_squash": True},
+        DISCRETE,
+        "squash = True: belongs to continuous .*leave it out",
+    ),
 ]
 
 
@@ -237,7 +247,7 @@ class Echo:
 @pytest.fixture(scope="module")
 def wild():
     """An actor most of whose draws are far out."""
-    return create.create(make("ippo", hidden=4, deviation=9.0), Echo.spec).init(KEY).actor
+    return create.create(make("ippo", hidden_size=4, init_std=9.0), Echo.spec).init(KEY).actor
 
 
 def test_learners_keep_what_was_drawn_and_the_world_is_given_the_nearest_within(wild):
@@ -262,29 +272,29 @@ def test_played_or_shown_it_is_given_nothing_else(wild):
 # --- Learning -----------------------------------------------------------------------------------
 
 SMALL = {
-    "copies": 16,
-    "horizon": 4,
+    "num_envs": 16,
+    "rollout_length": 4,
     "gamma": probes.GAMMA,
-    "actor": "mlp",
-    "hidden": 16,
-    "normalise_rewards": False,
+    "actor_network": "mlp",
+    "hidden_size": 16,
+    "normalize_rewards": False,
     "init": "torch",
     "lr": 1e-2,
 }
-PPO_SMALL = probes.PLAIN | SMALL | {"layers": 1, "deviation": 0.4, "entropy": 0.0}
+PPO_SMALL = probes.PLAIN | SMALL | {"num_layers": 1, "init_std": 0.4, "ent_coef": 0.0}
 DDPG_SMALL = SMALL | {
-    "layers": 1,
-    "critic_layers": 2,
-    "buffer": 256,
-    "target": Hard(every=10),
+    "num_layers": 1,
+    "critic_num_layers": 2,
+    "buffer_size": 256,
+    "target": Hard(target_update_interval=10),
     "logit_penalty": 0.0,
-    "noise": 0.3,
+    "exploration_noise": 0.3,
 }
 
 
 def train(world, algo, updates, **settings):
     config = make(algo, **settings)
-    steps = updates * config.copies * config.length(world.spec.limit)
+    steps = updates * config.num_envs * config.length(world.spec.limit)
     trainer = Trainer(world, config, seeds=(0,), steps=steps, eval_episodes=1)
     population, (metrics,) = trainer.advance(trainer.init(), steps)
     learner = jax.tree.map(lambda x: jnp.asarray(x[0]), trainer.export(population).learner)
@@ -296,16 +306,16 @@ def perla(algo, **settings):
 
 
 CASES = {
-    "aim, A2C": (probes.AIM, "ia2c", {"sharing": "separate"}),
-    "aim, squashed": (probes.AIM, "ippo", {"squash": True, "entropy": 1e-3}),
-    "wait, GRU": (probes.WAIT, "mappo", {"actor": "gru"}),
+    "aim, A2C": (probes.AIM, "ia2c", {"parameter_sharing": "separate"}),
+    "aim, squashed": (probes.AIM, "ippo", {"tanh_squash": True, "ent_coef": 1e-3}),
+    "wait, GRU": (probes.WAIT, "mappo", {"actor_network": "gru"}),
     "wait, HAPPO": (probes.WAIT, "happo", {}),
     "meet, 17 draws": (probes.MEET, "perla-mappo", {}),
     "meet, in closed form": (
-        probes.MEET, "perla-ippo", perla("perla-ippo", interaction=Multilinear(rank=4))),
+        probes.MEET, "perla-ippo", perla("perla-ippo", critic_model=Multilinear(rank=4))),
     "meet, as many draws as it takes": (
         probes.MEET, "perla-happo",
-        perla("perla-happo", estimator=Sampled(k="auto", gradient_k=5))),
+        perla("perla-happo", estimator=Sampled(num_samples="auto", gradient_samples=5))),
 }  # fmt: skip
 
 
@@ -346,7 +356,7 @@ def test_learns_the_known_values_and_actions(case):
         assert (drawn[:, list(world.forbidden)] == 0).all()
     if isinstance(algorithm.config.value, Embedded):
         assert metrics["gradient_variance_perla"] > 0
-        closed_form = isinstance(algorithm.config.value.interaction, Multilinear)
+        closed_form = isinstance(algorithm.config.value.critic_model, Multilinear)
         assert ("gradient_variance_decentralised" in metrics) == closed_form
 
 

@@ -75,13 +75,13 @@ def test_every_claim_is_about_methods_that_there_are():
 
 def test_all_methods_see_as_many_joint_actions_and_take_as_many_steps():
     settings = [figure1.config(method, (5, 3)) for method in LEARNERS]
-    assert {each.copies for each in settings} == {FIT.copies}
+    assert {each.copies for each in settings} == {FIT.num_envs}
     steps = {
         each.epochs * each.minibatches if isinstance(each, PPO) else each.updates
         for each in settings
         if each != figure1.config("coma", (5, 3))
     }
-    assert steps == {FIT.updates}
+    assert steps == {FIT.updates_per_rollout}
 
 
 def test_aggregates_of_a_critic_differ_in_nothing_else():
@@ -110,7 +110,7 @@ def test_a_sum_learns_by_rows_what_its_regime_shows():
     """Under uniform data action 0 pays less than the others (−5.3 against −4 on average), under
     balanced data more (1.3 against −4)."""
     game = matrix.make("overgeneralisation-n2-a3")
-    config = make("vdn", **figure1.REPLAYING | {"hidden": 16})
+    config = make("vdn", **figure1.REPLAYING | {"hidden_size": 16})
     earned = outcomes(game, config, REGIMES[1:], seeds=2, collections=250)
     np.testing.assert_array_equal(earned, [[0.0, 0.0], [8.0, 8.0]])
 

@@ -37,7 +37,7 @@ GROUPS = (0, 1, 0)
 TIME, BATCH, AGENTS, ACTIONS, SEEN = 3, 2, 3, 4, 5
 SPEC = Spec("random", AGENTS, SEEN, 6, (ACTIONS,) * AGENTS, 10, "common")
 FRESH = jnp.zeros((TIME, BATCH), bool).at[0].set(True)
-SMALL = {"hidden": 8, "init": "torch"}
+SMALL = {"hidden_size": 8, "init": "torch"}
 
 
 def observations(alike=False) -> Observation:
@@ -66,7 +66,7 @@ def assert_close(ours, theirs, atol=1e-5):
 @pytest.mark.parametrize("continuous", [False, True], ids=["discrete", "continuous"])
 def test_a_group_is_served_by_its_own_actor(core, continuous):
     spec = replace(SPEC, continuous=continuous)
-    config = make("ippo", **SMALL, actor=core, groups=GROUPS, agent_ids=False)
+    config = make("ippo", **SMALL, actor_network=core, parameter_groups=GROUPS, agent_ids=False)
     actor = create_actor(config, spec, jax.random.key(0))
     if continuous:
         actor = replace(actor, log_deviation=jnp.arange(2.0 * ACTIONS).reshape(2, -1) / 9)
@@ -85,8 +85,8 @@ def test_a_group_is_served_by_its_own_actor(core, continuous):
 
 
 CRITICS = {
-    "first": Network(joins="first"),
-    "last": Network(joins="last"),
+    "first": Network(action_fusion="first"),
+    "last": Network(action_fusion="last"),
     "multilinear": Multilinear(rank=3),
 }
 
@@ -94,8 +94,10 @@ CRITICS = {
 @pytest.mark.parametrize("core", ["mlp", "gru"])
 @pytest.mark.parametrize("interaction", CRITICS.values(), ids=CRITICS.keys())
 def test_a_group_is_served_by_its_own_critic(core, interaction):
-    value = Embedded(base="local", interaction=interaction)
-    config = make("ippo", **SMALL, critic=core, groups=GROUPS, agent_ids=False, value=value)
+    value = Embedded(critic_input="local", critic_model=interaction)
+    config = make(
+        "ippo", **SMALL, critic_network=core, parameter_groups=GROUPS, agent_ids=False, value=value
+    )
     critic = create_critic(config, SPEC, jax.random.key(0))
     policy = Categorical.masked(
         jax.random.normal(jax.random.key(2), (TIME, BATCH, AGENTS, ACTIONS)), observations().avail
@@ -123,7 +125,7 @@ def test_a_group_is_served_by_its_own_critic(core, interaction):
 
 @pytest.mark.parametrize("ids", [False, True], ids=["without ids", "with ids"])
 def test_members_of_a_group_are_told_apart_by_their_ids_only(ids):
-    config = make("ippo", **SMALL, groups=GROUPS, agent_ids=ids)
+    config = make("ippo", **SMALL, parameter_groups=GROUPS, agent_ids=ids)
     actor = create_actor(config, SPEC, jax.random.key(0))
     policy, _ = actor.unroll(observations(alike=True), actor.blank((BATCH,)), FRESH)
     first, other, second = jnp.moveaxis(policy.log_probs, -2, 0)
@@ -132,7 +134,9 @@ def test_members_of_a_group_are_told_apart_by_their_ids_only(ids):
 
 
 def test_an_id_is_an_agents_place_in_its_group():
-    body = create_actor(make("ippo", **SMALL, groups=GROUPS), SPEC, jax.random.key(0)).body
+    body = create_actor(
+        make("ippo", **SMALL, parameter_groups=GROUPS), SPEC, jax.random.key(0)
+    ).body
     assert body.net.bottom.layers[0].weight.shape == (2, SEEN + 2, 8)
     rows = body.net.bottom.layers[0].weight[:, SEEN:]
     np.testing.assert_array_equal(body.marks, [rows[0, 0], rows[1, 0], rows[0, 1]])
@@ -140,7 +144,7 @@ def test_an_id_is_an_agents_place_in_its_group():
 
 @pytest.mark.parametrize("agent", range(AGENTS))
 def test_what_an_agent_learns_moves_its_groups_parameters_alone(agent):
-    actor = create_actor(make("ippo", **SMALL, groups=GROUPS), SPEC, jax.random.key(0))
+    actor = create_actor(make("ippo", **SMALL, parameter_groups=GROUPS), SPEC, jax.random.key(0))
 
     def loss(actor):
         policy, _ = actor.unroll(observations(), actor.blank((BATCH,)), FRESH)
@@ -165,7 +169,7 @@ def test_what_an_agent_learns_moves_its_groups_parameters_alone(agent):
     ],
 )
 def test_sharing_says_of_what_and_groups_among_whom(sharing, groups, actor, critic):
-    config = make("ippo", **SMALL, sharing=sharing, groups=groups)
+    config = make("ippo", **SMALL, parameter_sharing=sharing, parameter_groups=groups)
     learner = create(config, SPEC).init(jax.random.key(0))
     assert (learner.actor.body.groups, learner.critic.body.groups) == (actor, critic)
 
@@ -173,17 +177,17 @@ def test_sharing_says_of_what_and_groups_among_whom(sharing, groups, actor, crit
 # --- Reductions ---------------------------------------------------------------------------------
 
 LEARNERS = {
-    "perla-mappo": {"critic": "gru"},
-    "ow-qmix": {"buffer": 64},
-    "maddpg": {"buffer": 64, "updates": 1},
+    "perla-mappo": {"critic_network": "gru"},
+    "ow-qmix": {"buffer_size": 64},
+    "maddpg": {"buffer_size": 64, "updates_per_rollout": 1},
 }
 
 
 @pytest.mark.parametrize("algo", LEARNERS)
 def test_a_group_for_each_agent_is_a_net_for_each(algo):
     """The same learner, whose program is therefore the same, from the same parameters."""
-    own = make(algo, **SMALL, **LEARNERS[algo], groups=(0, 1, 2))
-    separate = make(algo, **SMALL, **LEARNERS[algo], sharing="separate")
+    own = make(algo, **SMALL, **LEARNERS[algo], parameter_groups=(0, 1, 2))
+    separate = make(algo, **SMALL, **LEARNERS[algo], parameter_sharing="separate")
     ours, theirs = (
         jax.jit(create(config, SPEC).init)(jax.random.key(0)) for config in (own, separate)
     )
@@ -193,9 +197,10 @@ def test_a_group_for_each_agent_is_a_net_for_each(algo):
 @pytest.mark.parametrize("algo", ["perla-mappo", "maddpg"])
 def test_one_group_of_all_is_sharing(algo):
     """From the same parameters an update leads to the same ones, and measures the same."""
-    world, small = probes.TOGETHER, SMALL | LEARNERS[algo] | {"copies": 4, "horizon": 4}
+    world, small = probes.TOGETHER, SMALL | LEARNERS[algo] | {"num_envs": 4, "rollout_length": 4}
     shared, group = (
-        create(make(algo, **small, groups=groups), world.spec) for groups in (None, (0, 0))
+        create(make(algo, **small, parameter_groups=groups), world.spec)
+        for groups in (None, (0, 0))
     )
     key = jax.random.key(0)
     learner = jax.jit(shared.init)(key)
@@ -227,7 +232,9 @@ def test_groups_cost_what_a_net_for_each_costs():
 
     def average(groups, sharing):
         value = Embedded()
-        config = make("ippo", **SMALL, value=value, groups=groups, sharing=sharing)
+        config = make(
+            "ippo", **SMALL, value=value, parameter_groups=groups, parameter_sharing=sharing
+        )
         critic = create_critic(config, SPEC, jax.random.key(0)).dealt()
         policy = Categorical.masked(jnp.zeros((AGENTS, ACTIONS)), observations().avail[0, 0])
         return work(
@@ -245,7 +252,9 @@ def test_what_kinds_must_do_agents_that_are_one_cannot(seed):
     """All see the same, and there are no ids: whatever the parameters, they do the same."""
     world = probes.KINDS
     actor = create_actor(
-        make("ippo", **SMALL, actor="mlp", agent_ids=False), world.spec, jax.random.key(seed)
+        make("ippo", **SMALL, actor_network="mlp", agent_ids=False),
+        world.spec,
+        jax.random.key(seed),
     )
     actor = jax.tree.map(lambda x: 3 * x, actor)
     for signs in ((-1,) * 3, (1,) * 3):
@@ -255,7 +264,7 @@ def test_what_kinds_must_do_agents_that_are_one_cannot(seed):
 
 
 def test_a_checkpoint_goes_on_as_if_never_interrupted(tmp_path):
-    config = make("ippo", **SMALL, groups=GROUPS, copies=4, horizon=4)
+    config = make("ippo", **SMALL, parameter_groups=GROUPS, num_envs=4, rollout_length=4)
     trainer = Trainer(probes.KINDS, config, seeds=(0,), steps=10**3, eval_episodes=2)
     once, _ = trainer.advance(trainer.init(), 64)
     half = trainer.export(trainer.advance(trainer.init(), 32)[0])
@@ -273,28 +282,34 @@ def test_a_checkpoint_goes_on_as_if_never_interrupted(tmp_path):
 
 @pytest.mark.parametrize("algo", ["perla-ippo", "qmix", "maddpg"])
 def test_groups_are_written_as_a_list_of_numbers(algo):
-    config = make(algo, groups=(0, 0, 1))
-    assert configure(algo, "default", {"groups": "0,0,1"}) == config
-    assert configure(algo, "default", {"groups": [0, 0, 1]}) == config
-    assert configure(algo, "default", {"groups": "none"}) == make(algo)
-    assert configure(algo, "default", {"groups": "0"}).groups == (0,)
+    config = make(algo, parameter_groups=(0, 0, 1))
+    assert configure(algo, "default", {"parameter_groups": "0,0,1"}) == config
+    assert configure(algo, "default", {"parameter_groups": [0, 0, 1]}) == config
+    assert configure(algo, "default", {"parameter_groups": "none"}) == make(algo)
+    assert configure(algo, "default", {"parameter_groups": "0"}).groups == (0,)
     run = Run(env="a world of three", algo=algo, config=config, steps=100)
     assert json.loads(to_json(run))["config"]["groups"] == [0, 0, 1]
     assert from_json(to_json(run), Run, source="here") == run
-    assert "--groups N,…|none" in explain(algo, "default")
+    assert "--parameter-groups N,…|none" in explain(algo, "default")
 
 
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--groups", "0,0,1"], "groups = 0,0,1: is of 3 agents, and lbf:.* has 2"),
-        (["--groups", "0,2"], "groups = 0,2: nobody is in group 1"),
-        (["--groups", "1,1"], "groups = 1,1: nobody is in group 0"),
-        (["--groups", "0,a"], "--groups 0,a: expected a list"),
-        (["--groups", "0,-1"], "--groups 0,-1: expected a list"),
-        (["--groups", "0,"], "--groups 0,: expected a list"),
-        (["--groups", "0,0", "--sharing", "separate"], "groups = 0,0 with sharing = separate"),
-        (["--groups", "0,0", "--order", "sequential"], "order = sequential with groups = 0,0"),
+        (["--parameter-groups", "0,0,1"], "groups = 0,0,1: is of 3 agents, and lbf:.* has 2"),
+        (["--parameter-groups", "0,2"], "groups = 0,2: nobody is in group 1"),
+        (["--parameter-groups", "1,1"], "groups = 1,1: nobody is in group 0"),
+        (["--parameter-groups", "0,a"], "--parameter-groups 0,a: expected a list"),
+        (["--parameter-groups", "0,-1"], "--parameter-groups 0,-1: expected a list"),
+        (["--parameter-groups", "0,"], "--parameter-groups 0,: expected a list"),
+        (
+            ["--parameter-groups", "0,0", "--parameter-sharing", "separate"],
+            "groups = 0,0 with sharing = separate",
+        ),
+        (
+            ["--parameter-groups", "0,0", "--order", "sequential"],
+            "order = sequential with groups = 0,0",
+        ),
     ],
 )
 def test_what_has_no_meaning_is_refused_in_one_line(flags, says, capsys, tmp_path, monkeypatch):
@@ -308,8 +323,8 @@ def test_what_has_no_meaning_is_refused_in_one_line(flags, says, capsys, tmp_pat
 @pytest.mark.parametrize("algo", ["ippo", "qmix", "maddpg"])
 def test_every_agent_has_a_group(algo):
     with pytest.raises(UserError, match="is of 2 agents, and random has 3"):
-        create(make(algo, groups=(0, 1)), SPEC)
+        create(make(algo, parameter_groups=(0, 1)), SPEC)
     with pytest.raises(UserError, match="groups = 0,1 with sharing = separate"):
-        make(algo, groups=(0, 1), sharing="separate")
+        make(algo, parameter_groups=(0, 1), parameter_sharing="separate")
     with pytest.raises(UserError, match="groups"):
-        make(algo, groups=())
+        make(algo, parameter_groups=())

@@ -21,7 +21,7 @@ from perla.methods import recipes
 
 LBF = "gym:lbforaging:Foraging-5x5-2p-1f-coop-v3"
 RWARE = "gym:rware:rware-tiny-2ag-v2"
-SMALL = {"copies": 2, "horizon": 8, "hidden": 8, "layers": 1, "epochs": 1}
+SMALL = {"num_envs": 2, "rollout_length": 8, "hidden_size": 8, "num_layers": 1, "update_epochs": 1}
 
 
 class Team(gymnasium.Env):
@@ -305,7 +305,7 @@ def test_a_missing_extra_is_told_in_a_line(monkeypatch, capsys):
 @pytest.mark.slow
 def test_foraging_is_learnt_as_our_own_is(tmp_path):
     """Ten seeds of each: wherever they are evaluated, the intervals of their returns touch."""
-    budget = ["--steps", "100000", "--seeds", "10", "--evaluations", "10"]
+    budget = ["--steps", "100000", "--seeds", "10", "--num-evaluations", "10"]
 
     def returns(env):
         out = tmp_path / env.partition(":")[0]

@@ -18,7 +18,7 @@ from perla.loops.rollout import begin, rollout
 from perla.methods.recipes import make
 from test_ppo import random_batch
 
-SMALL = probes.PLAIN | {"hidden": 8, "init": "torch", "lr": 0.05, "max_grad_norm": 0.1}
+SMALL = probes.PLAIN | {"hidden_size": 8, "init": "torch", "lr": 0.05, "max_grad_norm": 0.1}
 SPEC = Spec("random", 3, 3, 4, (5, 5, 5), 10, "common")
 EPOCHS = 3
 ORDERS = [(0, 1, 2), (2, 0, 1)]
@@ -27,7 +27,7 @@ ORDERS = [(0, 1, 2), (2, 0, 1)]
 @pytest.fixture(scope="module")
 def sequential():
     """A learner, and its policies after turns in any order, which may leave agents out."""
-    config = make("happo", **SMALL, epochs=EPOCHS)
+    config = make("happo", **SMALL, update_epochs=EPOCHS)
     algorithm = ppo.Algorithm(config, SPEC)
     learner = jax.jit(algorithm.init)(jax.random.key(0))
     batch = random_batch(spec=SPEC)
@@ -72,12 +72,12 @@ def one_by_one(config, learner, batch, order):
             ratio = jnp.exp(new - old)
             clipped = jnp.clip(ratio, 0.8, 1.2)
             gain = joint_ratio * jnp.minimum(ratio * advantage, clipped * advantage)
-            gain = gain + config.entropy * entropy
+            gain = gain + config.ent_coef * entropy
             return -jnp.where(valid[..., 0], gain, 0.0).sum() / valid.sum()
 
         actor = own(learner.actor.apart(), agent)
         state = optimiser.init(actor)
-        for _ in range(config.epochs):
+        for _ in range(config.update_epochs):
             steps, state = optimiser.update(jax.jit(jax.grad(loss))(actor), state)
             actor = optax.apply_updates(actor, steps)
         joint_ratio = joint_ratio * jnp.exp(log_prob(actor, agent)[0] - old)
@@ -128,18 +128,20 @@ def updated():
         ("mappo", probes.TOGETHER, 1),
     ):
         config = make(
-            algo, **SMALL, copies=6, horizon=4, minibatches=minibatches, sharing="critic",
+            algo, **SMALL, num_envs=6, rollout_length=4, num_minibatches=minibatches, parameter_sharing="critic",
             refresh_advantages=True,
         )  # fmt: skip
         algorithm = ppo.Algorithm(config, world.spec)
-        copies = AutoReset(world, config.copies)
+        copies = AutoReset(world, config.num_envs)
 
         @jax.jit
         def run(keys, algorithm=algorithm, copies=copies):
             key = jax.random.key(0)
             learner = algorithm.init(key)
             scene = begin(copies, learner.actor, key)
-            _, steps, _ = rollout(copies, learner.actor, scene, key, algorithm.config.horizon)
+            _, steps, _ = rollout(
+                copies, learner.actor, scene, key, algorithm.config.rollout_length
+            )
             return jax.lax.map(
                 lambda key: algorithm.update(learner, steps, key, jnp.zeros(())), keys
             )
@@ -179,9 +181,9 @@ def test_either_order_comes(updated):
 
 def test_actors_that_are_one_cannot_take_turns():
     with pytest.raises(UserError, match=r"order = sequential: .*use sharing critic or separate"):
-        make("happo", sharing="shared")
+        make("happo", parameter_sharing="shared")
 
 
 def test_without_a_clip_nothing_bounds_the_weights():
     with pytest.raises(UserError, match=r"order = sequential with clip = none: .*set clip"):
-        make("maa2c", order="sequential", sharing="separate")
+        make("maa2c", order="sequential", parameter_sharing="separate")

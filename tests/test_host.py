@@ -27,7 +27,7 @@ from perla.runs import execute
 pytestmark = pytest.mark.xdist_group("host")
 
 SMALL = probes.PLAIN | {
-    "copies": 5, "horizon": 6, "hidden": 16, "lr": 1e-2, "init": "torch", "gamma": probes.GAMMA,
+    "num_envs": 5, "rollout_length": 6, "hidden_size": 16, "lr": 1e-2, "init": "torch", "gamma": probes.GAMMA,
 }  # fmt: skip
 TRAIN = [
     *(
@@ -36,13 +36,30 @@ TRAIN = [
         "tiny:patience",
         "--gamma",
         "0.5",
-        "--copies",
+        "--num-envs",
         "16",
-        "--horizon",
+        "--rollout-length",
         "6",
     ),
-    *("--hidden", "16", "--lr", "1e-2", "--actor", "mlp", "--layers", "2", "--init", "torch"),
-    *("--normalise-advantages", "--no-normalise-rewards", "--entropy-final", "none", "--lr-decay"),
+    *(
+        "--hidden-size",
+        "16",
+        "--lr",
+        "1e-2",
+        "--actor-network",
+        "mlp",
+        "--num-layers",
+        "2",
+        "--init",
+        "torch",
+    ),
+    *(
+        "--normalize-advantages",
+        "--no-normalize-rewards",
+        "--ent-coef-final",
+        "none",
+        "--anneal-lr",
+    ),
     *("--eval-episodes", "8", "--absolute-episodes", "8"),
 ]
 
@@ -87,7 +104,10 @@ def leaves(tree):
 
 def test_train_reaches_the_known_values(tmp_path):
     out = tmp_path / "run"
-    assert main(["train", *TRAIN, "--steps", "14400", "--evaluations", "1", "--out", str(out)]) == 0
+    assert (
+        main(["train", *TRAIN, "--steps", "14400", "--num-evaluations", "1", "--out", str(out)])
+        == 0
+    )
     run, env, trainer, exported = execute.load(out)
     learner = jax.tree.map(lambda x: jnp.asarray(x[0]), exported.learner)
     for (time, signs), known in probes.PATIENCE.known.items():
@@ -139,7 +159,9 @@ def test_steps_are_transitions_counted_once(trainer):
 
 
 def test_whole_episodes_are_collected_once_each(trainer):
-    one = trainer("qmix", copies=4, horizon=None, buffer=8, batch=4, hidden=8)
+    one = trainer(
+        "qmix", num_envs=4, rollout_length=None, buffer_size=8, batch_size=4, hidden_size=8
+    )
     _, rows = one.advance(one.init(), 24)
     assert rows[0]["step"] == 24  # two episodes of three steps in each of four copies
 
@@ -220,7 +242,7 @@ def test_no_more_worlds_are_held_than_are_asked_for(trainer, monkeypatch):
     monkeypatch.setattr(host_worlds.Patience, "reset", lambda env, seed, reset=(
         host_worlds.Patience.reset): held.append(env) or reset(env, seed))  # fmt: skip
     monkeypatch.setattr(host_worlds.Patience, "close", lambda env: held.remove(env))
-    one = trainer(copies=2)
+    one = trainer(num_envs=2)
     one.init()
     assert [len(copies) for copies in one._pool.ranges] == [1, 1, 1, 1]
     assert held == []
@@ -238,7 +260,7 @@ def test_killed_and_resumed_the_learner_goes_on(tmp_path):
         "    registry.FAMILIES['tiny'] = 'host_worlds'\n"
         "    sys.exit(main(sys.argv[1:]))\n"
     )
-    settings = ["--steps", "1920", "--evaluations", "20", "--checkpoint-seconds", "0"]
+    settings = ["--steps", "1920", "--num-evaluations", "20", "--checkpoint-seconds", "0"]
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
         [sys.executable, str(script), "train", *TRAIN, *settings, "--out", str(out)],

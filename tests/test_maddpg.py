@@ -17,20 +17,20 @@ from perla.methods.parts import Hard, Huber, RMSProp, Soft
 from perla.methods.recipes import make
 
 SMALL = {
-    "copies": 16,
-    "horizon": 6,
-    "buffer": 128,
-    "batch": 32,
-    "updates": 2,
+    "num_envs": 16,
+    "rollout_length": 6,
+    "buffer_size": 128,
+    "batch_size": 32,
+    "updates_per_rollout": 2,
     "gamma": probes.GAMMA,
-    "target": Hard(every=10),
+    "target": Hard(target_update_interval=10),
     "logit_penalty": 0.01,
-    "normalise_rewards": False,
+    "normalize_rewards": False,
     "lr": 1e-2,
-    "actor": "mlp",
-    "hidden": 16,
-    "layers": 1,
-    "critic_layers": 1,
+    "actor_network": "mlp",
+    "hidden_size": 16,
+    "num_layers": 1,
+    "critic_num_layers": 1,
     "init": "torch",
 }
 
@@ -119,7 +119,7 @@ def masked(net, batch, place, sequence, agent):
 def learner(request):
     """An algorithm, and networks away from where they begin, which is near indifference."""
     config = make("maddpg", **SMALL | {
-        "sharing": request.param, "hidden": 8,
+        "parameter_sharing": request.param, "hidden_size": 8,
         "relaxation": GumbelSoftmax(temperature=0.7)})  # fmt: skip
     algorithm = maddpg.Algorithm(config, SPEC)
     networks = jax.jit(algorithm.init)(jax.random.key(1)).networks
@@ -227,19 +227,19 @@ def test_its_critic_begins_near_zero():
 
 def train(world: probes.Probe, updates: int = 150, **settings) -> maddpg.Learner:
     config = make("maddpg", **SMALL | settings)
-    steps = updates * config.copies * config.length(world.spec.limit)
+    steps = updates * config.num_envs * config.length(world.spec.limit)
     trainer = Trainer(world, config, seeds=(0,), steps=steps, eval_episodes=1)
     population, _ = trainer.advance(trainer.init(), steps)
     return jax.tree.map(lambda x: jnp.asarray(x[0]), trainer.export(population).learner)
 
 
 CASES = {
-    "delayed reward": (probes.DELAY, {"target": Soft(tau=0.1), "loss": Huber(delta=0.5)}),
+    "delayed reward": (probes.DELAY, {"target": Soft(target_update_tau=0.1), "loss": Huber(huber_delta=0.5)}),
     "endless, whole episodes, cut at three steps": (
-        probes.ENDLESS, {"horizon": None, "critic_lr": 2e-2}),
-    "forbidden temptation": (probes.TEMPTATION, {"optimiser": RMSProp(), "layer_norm": True}),
-    "together": (probes.TOGETHER, {"sharing": "separate", "layers": 2, "critic_layers": 2}),
-    "patience, GRU": (probes.PATIENCE, {"actor": "gru", "last_action": True, "updates": 300}),
+        probes.ENDLESS, {"rollout_length": None, "critic_lr": 2e-2}),
+    "forbidden temptation": (probes.TEMPTATION, {"optimizer": RMSProp(), "layer_norm": True}),
+    "together": (probes.TOGETHER, {"parameter_sharing": "separate", "num_layers": 2, "critic_num_layers": 2}),
+    "patience, GRU": (probes.PATIENCE, {"actor_network": "gru", "last_action": True, "updates_per_rollout": 300}),
 }  # fmt: skip
 
 
@@ -265,14 +265,14 @@ def test_learns_the_known_values_and_actions(case):
 
 
 def test_restored_learners_go_on_as_if_never_interrupted():
-    config = make("maddpg", **SMALL | {"actor": "gru"})
+    config = make("maddpg", **SMALL | {"actor_network": "gru"})
     trainer = Trainer(
         probes.PATIENCE, config, seeds=(3, 4), steps=10**4, eval_episodes=2, vectorise=True
     )
-    per_update = config.copies * config.horizon
+    per_update = config.num_envs * config.rollout_length
     once, _ = trainer.advance(trainer.init(), 4 * per_update)
     half, _ = trainer.advance(trainer.init(), 2 * per_update)
     again, _ = trainer.advance(trainer.restore(trainer.export(half)), 4 * per_update)
     ours, theirs = (jax.tree.leaves(trainer.export(p).learner) for p in (once, again))
     assert all(a.tobytes() == b.tobytes() for a, b in zip(ours, theirs, strict=True))
-    assert (trainer.export(once).learner.updates == 4 * config.updates).all()
+    assert (trainer.export(once).learner.updates == 4 * config.updates_per_rollout).all()

@@ -55,7 +55,7 @@ PLAIN, *_ = CRITICS.values()
 
 
 def interaction(name):
-    return Multilinear(rank=6) if name == "multilinear" else Network(joins=name)
+    return Multilinear(rank=6) if name == "multilinear" else Network(action_fusion=name)
 
 
 def masked_policy(key, *batch):
@@ -68,8 +68,10 @@ def masked_policy(key, *batch):
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def random_critic(core, base, sharing, form, joins):
     """A critic, and its context at a few random states."""
-    value = Embedded(base=base, form=form, interaction=interaction(joins))
-    config = make("ippo", hidden=8, critic=core, sharing=sharing, value=value)
+    value = Embedded(critic_input=base, critic_form=form, critic_model=interaction(joins))
+    config = make(
+        "ippo", hidden_size=8, critic_network=core, parameter_sharing=sharing, value=value
+    )
     key_net, key_obs, key_state, key_memory = jax.random.split(jax.random.key(0), 4)
     critic = create_critic(config, SPEC, key_net)
     observation = Observation(
@@ -135,7 +137,7 @@ def test_exact_is_the_sum_over_all_joint_actions_of_the_others(critic, policy):
 
 def test_an_estimate_is_the_average_and_what_it_says_of_the_state(critic, policy):
     net, context = critic
-    value = Embedded(form="action-value", estimator=Exact())
+    value = Embedded(critic_form="action-value", estimator=Exact())
     estimated = jax.jit(partial(estimate, value))(net, context, policy, jax.random.key(0))
     expected = enumerate_others(net, context, policy)
     np.testing.assert_allclose(estimated.action_values, expected, atol=1e-5)
@@ -151,7 +153,7 @@ def spread(net, context, policy):
     return np.sqrt((weights * (q - (weights * q).sum(0)) ** 2).sum(0))
 
 
-@pytest.mark.parametrize("estimator", [Exact(), Sampled(k=7), LATIN(k=7)])
+@pytest.mark.parametrize("estimator", [Exact(), Sampled(num_samples=7), LATIN(num_samples=7)])
 def test_weights_sum_to_one_and_masked_actions_weigh_nothing(estimator, policy):
     draws = draw(estimator, policy, jax.random.key(1))
     np.testing.assert_allclose(draws.weights.sum(0), 1.0, rtol=1e-5)
@@ -173,7 +175,7 @@ def test_a_multilinear_critics_average_is_its_value_at_the_probabilities(name, p
     expected = enumerate_others(net, context, policy)
     assert np.ptp(expected) > 0.1
     np.testing.assert_allclose(net.expected(context, policy.probs), expected, atol=1e-5)
-    value = Embedded(form=CRITICS[name][3], interaction=Multilinear(rank=6))
+    value = Embedded(critic_form=CRITICS[name][3], critic_model=Multilinear(rank=6))
     estimated = estimate(value, net, context, policy, KEY)
     np.testing.assert_allclose(estimated.action_values, expected, atol=1e-5)
 
@@ -201,7 +203,7 @@ def test_gaussian_policies_have_a_closed_form_too(sharing):
     @jax.jit
     def sampled(key):
         f = partial(critic.joint, context[0])
-        return expectation(Sampled(k=1_000), f, policy, key)
+        return expectation(Sampled(num_samples=1_000), f, policy, key)
 
     found = np.asarray(jax.lax.map(sampled, jax.random.split(key_draws, 100)))
     error = found.std(0, ddof=1) / np.sqrt(len(found))
@@ -221,7 +223,7 @@ def test_products_leave_one_out_without_dividing():
 
 def test_a_closed_form_must_be_there():
     assert resolve(Auto(), 20, 6, closed_form=True) == Analytic()
-    assert resolve(Sampled(k=3), 2, 2, closed_form=True) == Sampled(k=3)
+    assert resolve(Sampled(num_samples=3), 2, 2, closed_form=True) == Sampled(num_samples=3)
     with pytest.raises(UserError, match=r"no closed form; use interaction 'multilinear'"):
         resolve(Analytic(), 2, 2)
 
@@ -260,7 +262,7 @@ def test_sampling_is_unbiased_and_its_error_falls_as_one_over_root_k(policy):
     exact = enumerate_others(net, context, policy)
     ks, errors = [1, 4, 16, 64, 256], []
     for k in ks:
-        estimates = repeated(Sampled(k=k), net, context, policy, repeats=400)
+        estimates = repeated(Sampled(num_samples=k), net, context, policy, repeats=400)
         bias = np.abs(estimates.mean(0) - exact)
         assert (bias <= 4.5 * deviation / np.sqrt(k * 400) + 1e-5).all()
         errors.append(np.sqrt(((estimates - exact) ** 2).mean()))
@@ -273,7 +275,7 @@ def test_strata_are_unbiased_and_no_worse_than_as_many_independent_draws(strata,
     net, context = random_critic(*PLAIN)
     exact = enumerate_others(net, context, policy)
     deviation = spread(net, context, policy)
-    estimates = repeated(LATIN(k=strata), net, context, policy, repeats=1_000)
+    estimates = repeated(LATIN(num_samples=strata), net, context, policy, repeats=1_000)
     bias = np.abs(estimates.mean(0) - exact)
     assert (bias <= 4.5 * deviation / np.sqrt(strata * 1_000) + 1e-5).all()
     independent = (deviation**2).mean() / strata
@@ -287,7 +289,7 @@ def test_strata_are_unbiased_and_no_worse_than_as_many_independent_draws(strata,
 
 @pytest.mark.parametrize("strata", [5, 23, 24])
 def test_every_action_comes_in_its_share_of_the_strata_to_within_one(strata, policy):
-    draws = draw(LATIN(k=strata), policy, KEY)
+    draws = draw(LATIN(num_samples=strata), policy, KEY)
     counts = jax.nn.one_hot(draws.actions, ACTIONS).sum(0)
     assert (np.abs(counts - strata * policy.probs) < 1 + 1e-4).all()
 
@@ -329,7 +331,7 @@ def test_what_is_a_sum_over_the_others_is_all_but_exact(k, policy):
 
         return jax.lax.map(one, jax.random.split(KEY, 2_000)).var(0).mean()
 
-    assert variance(LATIN(k=k)) < variance(Sampled(k=k)) / 20
+    assert variance(LATIN(num_samples=k)) < variance(Sampled(num_samples=k)) / 20
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 10])
@@ -353,7 +355,7 @@ def test_variance_of_the_sampled_critic_is_that_of_theorem_1(k):
     @jax.jit
     @jax.vmap
     def estimates(key_draws, key_own):
-        draws = draw(Sampled(k=k), policy, key_draws)
+        draws = draw(Sampled(num_samples=k), policy, key_draws)
         own_action = policy.sample(key_own)[:, 0]
 
         def values(actions):
@@ -368,7 +370,7 @@ def test_variance_of_the_sampled_critic_is_that_of_theorem_1(k):
 
 
 def test_draws_follow_the_policies(policy):
-    draws = draw(Sampled(k=20_000), policy, jax.random.key(5))
+    draws = draw(Sampled(num_samples=20_000), policy, jax.random.key(5))
     frequencies = jax.nn.one_hot(draws.actions, ACTIONS).mean(0)
     np.testing.assert_allclose(frequencies, policy.probs, atol=0.02)
     assert (frequencies[policy.probs == 0] == 0).all()
@@ -382,7 +384,7 @@ def memory_of(count, policy):
     return count * ENTRY * np.prod(policy.shape) / 2**20
 
 
-@pytest.mark.parametrize("estimator", [Exact(), LATIN(k=11), LATIN(k=12)])
+@pytest.mark.parametrize("estimator", [Exact(), LATIN(num_samples=11), LATIN(num_samples=12)])
 @pytest.mark.parametrize("at_once", [1, 2, 5, 100])
 def test_parts_add_up_to_the_whole(estimator, at_once, policy):
     net, context = random_critic(*PLAIN)
@@ -400,7 +402,7 @@ def test_independent_draws_come_in_parts_that_are_as_good(policy):
     @jax.jit
     def one(key):
         f = partial(net.joint, context)
-        return expectation(Sampled(k=10), f, policy, key, memory=memory)
+        return expectation(Sampled(num_samples=10), f, policy, key, memory=memory)
 
     found = np.asarray(jax.lax.map(one, jax.random.split(KEY, 2_000)))
     deviation = spread(net, context, policy)
@@ -411,11 +413,11 @@ def test_independent_draws_come_in_parts_that_are_as_good(policy):
     )  # as of ten that have nothing to do with each other
 
 
-@pytest.mark.parametrize("estimator", [Sampled(k=12), LATIN(k=11)])
+@pytest.mark.parametrize("estimator", [Sampled(num_samples=12), LATIN(num_samples=11)])
 def test_the_gradient_may_flow_through_fewer_draws_than_the_value_has(estimator, policy):
     """The value is that of all draws; the gradient is unbiased, and costs only its own draws."""
     net, context = random_critic(*PLAIN)
-    fewer = estimator.replace(gradient_k=3)
+    fewer = estimator.replace(gradient_samples=3)
 
     def loss(context, estimator, key):
         return expectation(estimator, partial(net.joint, context), policy, key).sum()
@@ -437,12 +439,12 @@ def test_the_gradient_may_flow_through_fewer_draws_than_the_value_has(estimator,
     def work(estimator):
         return matrix_flops(jax.grad(lambda x: loss(x, estimator, KEY)), context)
 
-    assert estimator.k == 11 or work(fewer) < work(estimator)
+    assert estimator.num_samples == 11 or work(fewer) < work(estimator)
 
 
 def test_gradients_cannot_flow_through_more_draws_than_there_are():
     with pytest.raises(UserError, match="gradient_k = 6: at most the k = 5 draws"):
-        Sampled(k=5, gradient_k=6)
+        Sampled(num_samples=5, gradient_samples=6)
 
 
 # --- What it costs ------------------------------------------------------------------------------
@@ -455,8 +457,10 @@ def test_where_actions_join_last_a_joint_action_costs_no_layer(sharing, policy):
     width, states = 64, STATES * AGENTS
 
     def cost(joins, k):
-        value = Embedded(interaction=Network(joins=joins), estimator=Sampled(k=k))
-        config = make("ippo", hidden=width, sharing=sharing, value=value)
+        value = Embedded(
+            critic_model=Network(action_fusion=joins), estimator=Sampled(num_samples=k)
+        )
+        config = make("ippo", hidden_size=width, parameter_sharing=sharing, value=value)
         net = create_critic(config, SPEC, jax.random.key(0))
         context = jnp.zeros((STATES, AGENTS, width))
         key = jax.random.key(1)
@@ -481,27 +485,27 @@ def test_where_actions_join_last_a_joint_action_costs_no_layer(sharing, policy):
     [
         (1, 6, Exact()),
         (2, 100, Exact()),
-        (2, 101, LATIN(k=17)),
+        (2, 101, LATIN(num_samples=17)),
         (3, 10, Exact()),
-        (3, 11, LATIN(k=17)),
-        (10, 6, LATIN(k=17)),
+        (3, 11, LATIN(num_samples=17)),
+        (10, 6, LATIN(num_samples=17)),
     ],
 )
 def test_auto_is_exact_where_the_joint_actions_are_few(agents, actions, resolved):
-    assert resolve(Auto(budget=100), agents, actions) == resolved
+    assert resolve(Auto(max_joint_actions=100), agents, actions) == resolved
 
 
 @pytest.mark.parametrize(("agents", "actions"), [(1, 5), (2, 3), (4, 2)])
 def test_the_critic_is_evaluated_as_often_as_the_estimator_says(agents, actions):
     policy = Categorical.masked(jnp.zeros((agents, actions)), jnp.ones((agents, actions), bool))
-    counts = {Exact(): actions ** (agents - 1), Sampled(k=9): 9, LATIN(k=7): 7}
+    counts = {Exact(): actions ** (agents - 1), Sampled(num_samples=9): 9, LATIN(num_samples=7): 7}
     for estimator, count in counts.items():
         draws: Draws = draw(estimator, policy, jax.random.key(0))
         assert draws.actions.shape[0] == count
 
 
 def test_a_choice_that_was_made_stands():
-    for estimator in (Sampled(k=3), LATIN(k=3)):
+    for estimator in (Sampled(num_samples=3), LATIN(num_samples=3)):
         assert resolve(estimator, 2, 2) == estimator
     assert resolve(Exact(), 4, 5) == Exact()
 

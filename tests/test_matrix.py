@@ -369,8 +369,8 @@ def test_pictures_show_what_was_played(name):
 
 def test_a_whole_run(tmp_path):
     out = tmp_path / "run"
-    small = ["--copies", "4", "--horizon", "2", "--hidden", "8", "--layers", "1"]
-    few = ["--evaluations", "2", "--eval-episodes", "2", "--absolute-episodes", "2"]
+    small = ["--num-envs", "4", "--rollout-length", "2", "--hidden-size", "8", "--num-layers", "1"]
+    few = ["--num-evaluations", "2", "--eval-episodes", "2", "--absolute-episodes", "2"]
     env = ["--env", "matrix:overgeneralisation-n3-a2", "--steps", "64", "--out", str(out)]
     assert main(["train", "ippo", *env, *small, *few, "--quiet"]) == 0
     config = json.loads((out / "config.json").read_text())

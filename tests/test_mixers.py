@@ -14,7 +14,7 @@ import pytest
 from perla.algos import td
 from perla.distributions import IMPOSSIBLE
 from perla.envs.protocol import Observation
-from perla.methods.td import Transformed
+from perla.methods.td import QTRANMixer
 from perla.nets import mixers
 from perla.nets.actors import Views
 
@@ -42,7 +42,7 @@ def monotonic(seed):
 
 @jax.jit
 def _monotonic(key):
-    return mixers.Monotonic.create(
+    return mixers.QMIXMixer.create(
         key, agents=AGENTS, state=STATE, embed=32, hypernet=64, init="torch"
     )
 
@@ -53,7 +53,7 @@ def duplex(seed, agents=AGENTS, state=STATE, actions=ACTIONS):
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _duplex(key, agents, state, actions):
-    return mixers.Duplex.create(
+    return mixers.QPLEXMixer.create(
         key, agents=agents, state=state, actions=actions,
         kernels=4, layers=2, hidden=16, init="torch",
     )  # fmt: skip
@@ -72,7 +72,7 @@ LARGE = 5 * normal(8, STATES, STATE)
 @pytest.mark.parametrize("embed", [8, 32, 128])
 def test_qmix_begins_near_zero_and_not_steep(embed):
     settings = (("agents", AGENTS), ("embed", embed), ("hypernet", 64))
-    mixer = beginning(mixers.Monotonic, settings, jax.random.key(0))
+    mixer = beginning(mixers.QMIXMixer, settings, jax.random.key(0))
     nothing = np.zeros((STATES, AGENTS), np.float32)
     assert abs(call(mixer, nothing, nothing, NOTHING, LARGE)).max() < 0.5
     slope = slopes(mixer, nothing, LARGE)
@@ -83,7 +83,7 @@ def test_qplex_begins_as_the_sum():
     settings = (
         ("agents", AGENTS), ("actions", ACTIONS), ("kernels", 10), ("layers", 3), ("hidden", 64),
     )  # fmt: skip
-    mixer = beginning(mixers.Duplex, settings, jax.random.key(0))
+    mixer = beginning(mixers.QPLEXMixer, settings, jax.random.key(0))
     q = normal(0, STATES, AGENTS)
     total = call(mixer, q, q + 1, NOTHING, LARGE)
     np.testing.assert_allclose(total, q.sum(-1, keepdims=True), atol=0.3)
@@ -91,12 +91,14 @@ def test_qplex_begins_as_the_sum():
 
 def test_alone_nothing_is_mixed():
     q = normal(0, STATES, AGENTS)
-    np.testing.assert_array_equal(call(mixers.Alone(), q, q, NOTHING, normal(1, STATES, STATE)), q)
+    np.testing.assert_array_equal(
+        call(mixers.IQLMixer(), q, q, NOTHING, normal(1, STATES, STATE)), q
+    )
 
 
 def test_vdn_is_the_sum():
     q = normal(0, STATES, AGENTS)
-    total = call(mixers.Sum(), q, q, NOTHING, normal(1, STATES, STATE))
+    total = call(mixers.VDNMixer(), q, q, NOTHING, normal(1, STATES, STATE))
     np.testing.assert_allclose(total, np.asarray(q).sum(-1)[:, None], rtol=1e-6)
 
 
@@ -215,7 +217,7 @@ def test_qplex_fits_any_payoff_table(table):
 
 
 def test_vdn_cannot():
-    utilities, values = fit(mixers.Sum(), PAYOFF, 0.1 * normal(0, 2, len(PAYOFF)), rate=3e-2)
+    utilities, values = fit(mixers.VDNMixer(), PAYOFF, 0.1 * normal(0, 2, len(PAYOFF)), rate=3e-2)
     # Row and column means, less the grand mean, are the best that a sum can do.
     rows, columns = PAYOFF.mean(1, keepdims=True), PAYOFF.mean(0, keepdims=True)
     np.testing.assert_allclose(values, rows + columns - PAYOFF.mean(), atol=0.05)
@@ -231,7 +233,7 @@ KNOWN = 6
 def moments():
     """A transformed mixer, and what it is told: utilities `[state, agent, action]`, actions, states
     and what the utilities are read off."""
-    create = jax.jit(lambda key: mixers.Transformed.create(
+    create = jax.jit(lambda key: mixers.QTRANMixer.create(
         key, known=KNOWN, actions=ACTIONS, state=STATE, hidden=8, init="torch"))  # fmt: skip
     told = (
         normal(0, STATES, AGENTS, ACTIONS),
@@ -311,7 +313,7 @@ def test_qtrans_conditions(condition):
     def off(mixer, action, greedy, avail):
         observation = Observation(jnp.zeros((STATES, AGENTS, 1)), state, avail)
         views = Views(utilities, hidden)
-        return td.gaps(Transformed(condition=condition), mixer, views, action, greedy, observation)
+        return td.gaps(QTRANMixer(condition=condition), mixer, views, action, greedy, observation)
 
     at_best, elsewhere = off(mixer, action, greedy, avail)
     _, _, expected, _ = compared(mixer, utilities, greedy, state, hidden)

@@ -21,8 +21,8 @@ from perla.nets.layers import GRU, MLP, LayerNorm, Linear, initial_weight
 TIME, BATCH, AGENTS, ACTIONS, SEEN, HIDDEN = 6, 3, 2, 4, 5, 8
 
 DEFAULT = {
-    "agents": AGENTS, "features": SEEN, "outputs": ACTIONS, "core": "mlp", "hidden": HIDDEN,
-    "layers": 2, "gain": 1.0, "init": "orthogonal", "norm": False, "ids": True, "groups": None,
+    "agents": AGENTS, "features": SEEN, "outputs": ACTIONS, "core": "mlp", "hidden_size": HIDDEN,
+    "num_layers": 2, "gain": 1.0, "init": "orthogonal", "norm": False, "ids": True, "parameter_groups": None,
 }  # fmt: skip
 
 
@@ -211,7 +211,7 @@ def policies(net: Body, observation, fresh=FRESH):
 KINDS = {
     "mlp": {},
     "gru": {"core": "gru"},
-    "gru, separate": {"core": "gru", "groups": (0, 1)},
+    "gru, separate": {"core": "gru", "parameter_groups": (0, 1)},
     "mlp, normalised": {"norm": True},
     "gru, normalised": {"core": "gru", "norm": True},
 }
@@ -324,7 +324,7 @@ def test_in_a_single_hidden_layer_first_is_last(core):
 @pytest.mark.parametrize("init", ["orthogonal", "torch"])
 @pytest.mark.parametrize("joins", ["first", "last"])
 def test_at_first_an_action_weighs_what_any_input_of_its_layer_does(joins, init):
-    settings = {"others": AGENTS * ACTIONS, "joins": joins, "init": init, "hidden": 64}
+    settings = {"others": AGENTS * ACTIONS, "action_fusion": joins, "init": init, "hidden_size": 64}
     net = _body(jax.random.key(0), tuple((DEFAULT | settings).items()))
     sizes = np.linalg.norm(np.asarray(net.net.head.layers[0].weight), axis=1)
     inputs, actions = np.split(sizes, [-AGENTS * ACTIONS])
@@ -332,7 +332,9 @@ def test_at_first_an_action_weighs_what_any_input_of_its_layer_does(joins, init)
     assert actions.mean() == pytest.approx(inputs.mean(), rel=0.1)
 
 
-@pytest.mark.parametrize("settings", [{}, {"joins": "first"}, {"core": "gru"}, {"norm": True}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"action_fusion": "first"}, {"core": "gru"}, {"norm": True}]
+)
 def test_a_joint_action_that_serves_every_state_equals_one_given_for_each(settings):
     net = body(outputs=1, others=AGENTS * ACTIONS, **settings)
     critic = Critic(net, "local", ACTIONS)

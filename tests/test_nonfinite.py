@@ -83,11 +83,13 @@ class Faulty:
         return np.zeros((8, 8, 3), np.uint8)
 
 
-SMALL = {"copies": 2, "hidden": 8}
+SMALL = {"num_envs": 2, "hidden_size": 8}
 ALGOS = {
-    "perla-ippo": SMALL | {"horizon": 8, "actor": "mlp"},
-    "qmix": SMALL | {"horizon": 8, "actor": "mlp", "buffer": 8, "batch": 2},
-    "maddpg": SMALL | {"horizon": 8, "actor": "mlp", "buffer": 8, "batch": 2},
+    "perla-ippo": SMALL | {"rollout_length": 8, "actor_network": "mlp"},
+    "qmix": SMALL
+    | {"rollout_length": 8, "actor_network": "mlp", "buffer_size": 8, "batch_size": 2},
+    "maddpg": SMALL
+    | {"rollout_length": 8, "actor_network": "mlp", "buffer_size": 8, "batch_size": 2},
 }
 
 
@@ -214,8 +216,8 @@ def make() -> Env:
     return Rare()
 """
 ARGUMENTS = [
-    "ippo", "--env", "rare:make", "--steps", "400", "--copies", "4", "--horizon", "10",
-    "--hidden", "8", "--actor", "mlp", "--evaluations", "10", "--eval-episodes", "1",
+    "ippo", "--env", "rare:make", "--steps", "400", "--num-envs", "4", "--rollout-length", "10",
+    "--hidden-size", "8", "--actor-network", "mlp", "--num-evaluations", "10", "--eval-episodes", "1",
     "--absolute-episodes", "1", "--checkpoint-seconds", "0", "--quiet",
 ]  # fmt: skip
 
@@ -287,8 +289,8 @@ def test_no_seed_is_left(rare, tmp_path, capsys):
 
 
 def test_the_same_from_python(rare):
-    settings = {"copies": 4, "horizon": 10, "hidden": 8, "actor": "mlp"}
-    few = {"steps": 400, "evaluations": 10, "eval_episodes": 1, "absolute_episodes": 1}
+    settings = {"num_envs": 4, "rollout_length": 10, "hidden_size": 8, "actor_network": "mlp"}
+    few = {"steps": 400, "num_evaluations": 10, "eval_episodes": 1, "absolute_episodes": 1}
     with pytest.raises(UserError, match="seed 4: reward of agent 0 is not finite"):
         perla.train("rare:make", "ippo", seeds=(3, 4), **few, **settings)
     result = perla.train(

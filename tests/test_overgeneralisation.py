@@ -62,9 +62,15 @@ UPDATES = 300
 def test_learners_end_on_their_side_of_the_threshold(algo):
     """Batches of 1024 plays and small steps, so that the gradient decides and not its noise."""
     config = methods.make(
-        algo, copies=1024, horizon=1, actor="mlp", hidden=16, lr=2e-3, critic_lr=1e-2
+        algo,
+        num_envs=1024,
+        rollout_length=1,
+        actor_network="mlp",
+        hidden_size=16,
+        lr=2e-3,
+        critic_lr=1e-2,
     )
-    steps = UPDATES * config.copies
+    steps = UPDATES * config.num_envs
     trainer = Trainer(
         game(2, 3), config, seeds=tuple(range(20)), steps=steps, eval_episodes=1, vectorise=True
     )

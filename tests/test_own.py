@@ -315,8 +315,18 @@ def test_it_is_trained_on_and_resumed_from_the_command_line(here, monkeypatch, t
     monkeypatch.setenv("PERLA_CACHE", "off")
     here("ours_example.py", (EXAMPLES / "rendezvous.py").read_text())
     out = tmp_path / "run"
-    tiny = ("--copies", "4", "--horizon", "8", "--hidden", "8", "--layers", "1", "--quiet")
-    budget = ("--steps", "64", "--evaluations", "1", "--eval-episodes", "2")
+    tiny = (
+        "--num-envs",
+        "4",
+        "--rollout-length",
+        "8",
+        "--hidden-size",
+        "8",
+        "--num-layers",
+        "1",
+        "--quiet",
+    )
+    budget = ("--steps", "64", "--num-evaluations", "1", "--eval-episodes", "2")
     arguments = (*tiny, *budget, "--absolute-episodes", "2", "--env-option", "cells=3")
     assert main(["train", "ippo", "--env", "ours_example:make", "--out", str(out), *arguments]) == 0
     assert (out / "replay.gif").stat().st_size > 0
@@ -337,8 +347,8 @@ def test_a_world_that_cannot_be_drawn_finishes_its_run(
     monkeypatch.setenv("PERLA_CACHE", "off")
     here("ours_plain.py", WORLD.replace("return np.zeros((4, 4, 3), np.uint8)", render))
     out = tmp_path / "run"
-    tiny = ("--copies", "4", "--horizon", "8", "--hidden", "8", "--layers", "1")
-    budget = ("--steps", "32", "--evaluations", "1", "--eval-episodes", "2")
+    tiny = ("--num-envs", "4", "--rollout-length", "8", "--hidden-size", "8", "--num-layers", "1")
+    budget = ("--steps", "32", "--num-evaluations", "1", "--eval-episodes", "2")
     arguments = (*tiny, *budget, "--absolute-episodes", "2", "--out", str(out))
     assert main(["train", "ippo", "--env", "ours_plain:make", *arguments]) == 0
     said = capsys.readouterr()
@@ -356,7 +366,7 @@ def test_a_world_that_cannot_be_drawn_finishes_its_run(
 def test_agents_learn_to_meet(monkeypatch, here):
     monkeypatch.chdir(EXAMPLES)
     env = make("rendezvous:make")
-    config = recipes.make("perla-ippo", hidden=32)
+    config = recipes.make("perla-ippo", hidden_size=32)
     trainer = Trainer(env, config, seeds=(0,), steps=60_000, eval_episodes=64)
     population, (before,) = trainer.advance(trainer.init(), 0)
     _, (after,) = trainer.advance(population, 60_000)

@@ -30,7 +30,7 @@ SPREAD = "pettingzoo:mpe2.simple_spread_v3"
 SPEAKER = "pettingzoo:mpe2.simple_speaker_listener_v4"
 KNIGHTS = "pettingzoo:pettingzoo.butterfly.knights_archers_zombies_v11"
 CONTINUOUS = {"continuous_actions": True}
-SMALL = {"copies": 2, "horizon": 8, "hidden": 8, "layers": 1, "epochs": 1}
+SMALL = {"num_envs": 2, "rollout_length": 8, "hidden_size": 8, "num_layers": 1, "update_epochs": 1}
 
 WORLDS = {
     "spread": (SPREAD, simple_spread_v3, {}),

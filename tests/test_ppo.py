@@ -32,7 +32,7 @@ SHAPE = (TIME, COPIES, SPEC.agents)
 
 
 def small(**settings) -> PPO:
-    return PPO(**probes.PLAIN, hidden=8, init="torch").replace(**settings)
+    return PPO(**probes.PLAIN, hidden_size=8, init="torch").replace(**settings)
 
 
 @functools.cache
@@ -88,7 +88,7 @@ def valid_mean(x, batch: Batch) -> float:
 @pytest.mark.parametrize("clip", [0.2, 0.05, None])
 @pytest.mark.parametrize("normalise", [True, False])
 def test_the_actors_loss_is_the_clipped_surrogate(clip, normalise):
-    config = small(clip=clip, normalise_advantages=normalise)
+    config = small(clip_eps=clip, normalize_advantages=normalise)
     algorithm, learner = learner_of(config)
     batch = random_batch()
     loss, metrics = jax.jit(algorithm.actor_loss)(
@@ -116,7 +116,7 @@ def test_the_actors_loss_is_the_clipped_surrogate(clip, normalise):
 
 
 def test_a_ratio_that_left_the_bound_in_its_advantages_favour_has_no_gradient():
-    algorithm, learner = learner_of(small(normalise_advantages=False))
+    algorithm, learner = learner_of(small(normalize_advantages=False))
     batch = random_batch()
     policy = policy_of(learner.actor, batch)
     unlikely = Categorical(policy.log_probs - 1.0)  # ratio e
@@ -131,10 +131,10 @@ def test_a_ratio_that_left_the_bound_in_its_advantages_favour_has_no_gradient():
     assert norm(-1.0) > 0
 
 
-@pytest.mark.parametrize("loss", [Squared(), Huber(delta=0.5)], ids=["squared", "huber"])
+@pytest.mark.parametrize("loss", [Squared(), Huber(huber_delta=0.5)], ids=["squared", "huber"])
 @pytest.mark.parametrize("value_clip", [None, 0.2])
 def test_the_critics_loss_is_its_error_on_the_steps_that_count(loss, value_clip):
-    config = small(loss=loss, value_clip=value_clip, value_coef=0.5)
+    config = small(loss=loss, value_clip_eps=value_clip, value_coef=0.5)
     algorithm, learner = learner_of(config)
     batch = random_batch()
     total, (_, metrics) = jax.jit(algorithm.critic_loss)(
@@ -158,7 +158,7 @@ def test_the_critics_loss_is_its_error_on_the_steps_that_count(loss, value_clip)
 
 
 def test_the_critic_learns_standardised_targets():
-    config = small(normalise_values=True)
+    config = small(normalize_values=True)
     algorithm, learner = learner_of(config)
     batch = random_batch()
     learner = replace(
@@ -260,7 +260,7 @@ def after_update(algorithm, learner, number):
 
 
 def test_a_hard_target_is_renewed_now_and_then():
-    algorithm, learner = learner_of(small(target=Hard(every=3)))
+    algorithm, learner = learner_of(small(target=Hard(target_update_interval=3)))
     initial, held = first_weight(learner.target), []
     for number in range(1, 8):
         learner = after_update(algorithm, learner, number)
@@ -271,7 +271,7 @@ def test_a_hard_target_is_renewed_now_and_then():
 
 
 def test_a_soft_target_is_the_average_of_the_critics_then_moves_by_tau():
-    algorithm, learner = learner_of(small(target=Soft(tau=0.25)))
+    algorithm, learner = learner_of(small(target=Soft(target_update_tau=0.25)))
     held = []
     for number in (8.0, 2.0, 5.0, 1.0, 12.0):
         learner = after_update(algorithm, learner, number)
@@ -292,13 +292,15 @@ def test_without_a_target_the_critic_is_its_own():
 def collect(world, algorithm, learner, key=1):
     """What a learner's actor does on the world in one horizon."""
     config = algorithm.config
-    copies = AutoReset(world, config.copies)
+    copies = AutoReset(world, config.num_envs)
 
     @jax.jit
     def run(actor, key):
         scene = begin(copies, actor, key)
         length = config.length(world.spec.limit)
-        return rollout(copies, actor, scene, key, length, whole_episodes=config.horizon is None)
+        return rollout(
+            copies, actor, scene, key, length, whole_episodes=config.rollout_length is None
+        )
 
     _, trajectory, tally = run(learner.actor, jax.random.key(key))
     return trajectory, tally
@@ -307,7 +309,15 @@ def collect(world, algorithm, learner, key=1):
 @pytest.fixture(scope="module")
 def decaying():
     """An update at three moments of the run, with rates that fall."""
-    config = make("ippo", copies=4, horizon=3, hidden=8, init="torch", epochs=1, lr_decay=True)
+    config = make(
+        "ippo",
+        num_envs=4,
+        rollout_length=3,
+        hidden_size=8,
+        init="torch",
+        update_epochs=1,
+        anneal_lr=True,
+    )
     algorithm, learner = learner_of(config, probes.TOGETHER.spec)
     trajectory, _ = collect(probes.TOGETHER, algorithm, learner)
     update = jax.jit(algorithm.update)
@@ -332,7 +342,7 @@ def test_learning_rates_fall_linearly_to_zero(decaying):
     ("progress", "rate", "entropy"), [(0.0, 1.0, 0.3), (0.5, 0.5, 0.2), (1.0, 0.0, 0.1)]
 )
 def test_schedules_follow_the_progress_of_the_run(progress, rate, entropy):
-    algorithm = ppo.Algorithm(small(lr_decay=True, entropy=0.3, entropy_final=0.1), SPEC)
+    algorithm = ppo.Algorithm(small(anneal_lr=True, ent_coef=0.3, ent_coef_final=0.1), SPEC)
     pace = algorithm.pace(algorithm.init(jax.random.key(0)), jnp.float32(progress))
     assert pace.rate == pytest.approx(rate)
     assert pace.entropy == pytest.approx(entropy)
@@ -340,7 +350,7 @@ def test_schedules_follow_the_progress_of_the_run(progress, rate, entropy):
 
 @pytest.mark.parametrize("progress", [0.0, 0.7, 1.0])
 def test_what_has_no_schedule_stays(progress):
-    algorithm = ppo.Algorithm(small(entropy=0.3), SPEC)
+    algorithm = ppo.Algorithm(small(ent_coef=0.3), SPEC)
     pace = algorithm.pace(algorithm.init(jax.random.key(0)), jnp.float32(progress))
     assert pace.rate == 1
     assert pace.entropy == pytest.approx(0.3)
@@ -378,9 +388,9 @@ class Fickle:
 @pytest.fixture(scope="module")
 def whole_episodes():
     config = make(
-        "perla-mappo", copies=12, horizon=None, hidden=8, layers=1, critic_layers=1, epochs=1,
-        actor="gru", critic="gru", returns=NStep(n=3), target=Soft(), normalise_rewards=True,
-        normalise_values=True, init="torch",
+        "perla-mappo", num_envs=12, rollout_length=None, hidden_size=8, num_layers=1, critic_num_layers=1, update_epochs=1,
+        actor_network="gru", critic_network="gru", returns=NStep(n_step=3), target=Soft(), normalize_rewards=True,
+        normalize_values=True, init="torch",
     )  # fmt: skip
     algorithm, learner = learner_of(config, Fickle.spec)
     return algorithm, learner, *collect(Fickle(), algorithm, learner)
@@ -430,11 +440,11 @@ def test_padding_is_not_learnt_from(whole_episodes):
 # --- Settings that do not fit -------------------------------------------------------------------
 
 MISFITS = {
-    "chunk = 4: must divide": {"critic": "gru", "horizon": 10, "chunk": 4},
+    "chunk = 4: must divide": {"critic_network": "gru", "rollout_length": 10, "bptt_length": 4},
     "minibatches = 2: must divide the 15": {
-        "actor": "mlp", "copies": 3, "horizon": 5, "minibatches": 2},
+        "actor_network": "mlp", "num_envs": 3, "rollout_length": 5, "num_minibatches": 2},
     "minibatches = 4: must divide the 3": {
-        "actor": "gru", "copies": 3, "horizon": 4, "minibatches": 4},
+        "actor_network": "gru", "num_envs": 3, "rollout_length": 4, "num_minibatches": 4},
 }  # fmt: skip
 
 
@@ -447,9 +457,9 @@ def test_numbers_that_do_not_divide_are_refused_in_one_line(message, settings):
 
 def test_whole_episodes_need_a_limit():
     with pytest.raises(UserError, match="have no limit"):
-        ppo.Algorithm(PPO(horizon=None), Spec("endless", 1, 1, 1, (2,), None, "common"))
+        ppo.Algorithm(PPO(rollout_length=None), Spec("endless", 1, 1, 1, (2,), None, "common"))
 
 
 def test_a_chunk_without_a_gru_is_refused():
     with pytest.raises(UserError, match="chunk = 4: only a GRU"):
-        make("ippo", actor="mlp", chunk=4)
+        make("ippo", actor_network="mlp", bptt_length=4)

@@ -19,9 +19,9 @@ from perla.methods.recipes import RECIPES, make
 from perla.methods.values import Multilinear
 
 SMALL = probes.PLAIN | {
-    "copies": 16,
-    "horizon": 6,
-    "hidden": 16,
+    "num_envs": 16,
+    "rollout_length": 6,
+    "hidden_size": 16,
     "lr": 1e-2,
     "init": "torch",
     "gamma": probes.GAMMA,
@@ -57,7 +57,7 @@ class Trained:
 
 def train(world: probes.Probe, algo: str, updates: int = UPDATES, **settings) -> Trained:
     config = make(algo, **SMALL | settings)
-    steps = updates * config.copies * config.length(world.spec.limit)
+    steps = updates * config.num_envs * config.length(world.spec.limit)
     trainer = Trainer(world, config, seeds=(0,), steps=steps, eval_episodes=1)
     population, _ = trainer.advance(trainer.init(), steps)
     learner = jax.tree.map(lambda x: jnp.asarray(x[0]), trainer.export(population).learner)
@@ -81,57 +81,57 @@ def check(trained: Trained, tolerance: float = 0.1) -> None:
 # Each row turns other knobs, so that together they turn all: (world, method, settings).
 CASES = {
     "one step, always 1": (probes.CONSTANT, "ippo", {}),
-    "value follows sight": (probes.SIGHT, "mappo", {"loss": Huber(delta=0.5), "epochs": 2}),
+    "value follows sight": (probes.SIGHT, "mappo", {"loss": Huber(huber_delta=0.5), "update_epochs": 2}),
     "delayed reward, n-step": (
-        probes.DELAY, "ippo", {"returns": NStep(n=3), "target": Soft(tau=0.1)}),
-    "choice, A2C": (probes.CHOICE, "ia2c", {"optimiser": RMSProp(), "entropy": 0.0}),
+        probes.DELAY, "ippo", {"returns": NStep(n_step=3), "target": Soft(target_update_tau=0.1)}),
+    "choice, A2C": (probes.CHOICE, "ia2c", {"optimizer": RMSProp(), "ent_coef": 0.0}),
     "match, minibatches": (
-        probes.MATCH, "perla-ippo", {"minibatches": 2, "value_clip": 0.5, "max_grad_norm": 0.5}),
+        probes.MATCH, "perla-ippo", {"num_minibatches": 2, "value_clip_eps": 0.5, "max_grad_norm": 0.5}),
     "endless, cut at three steps": (
-        probes.ENDLESS, "ippo", {"normalise_values": True, "returns": GAE(lam=0.5)}),
+        probes.ENDLESS, "ippo", {"normalize_values": True, "returns": GAE(gae_lambda=0.5)}),
     "finite, over at three steps": (
-        probes.FINITE, "mappo", {"target": Hard(every=5), "returns": NStep(n=1)}),
+        probes.FINITE, "mappo", {"target": Hard(target_update_interval=5), "returns": NStep(n_step=1)}),
     "forbidden temptation": (
-        probes.TEMPTATION, "maa2c", {"init": "orthogonal", "entropy": 0.0, "updates": 400}),
-    "together": (probes.TOGETHER, "perla-ippo", {"value_coef": 0.5, "lr_decay": True}),
+        probes.TEMPTATION, "maa2c", {"init": "orthogonal", "ent_coef": 0.0, "updates_per_rollout": 400}),
+    "together": (probes.TOGETHER, "perla-ippo", {"value_coef": 0.5, "anneal_lr": True}),
     "together, marginal fit": (
         probes.TOGETHER, "perla-mappo",
-        {"value": RECIPES["perla-mappo"]["value"].replace(fit="marginal"), "layer_norm": True}),
+        {"value": RECIPES["perla-mappo"]["value"].replace(regress="marginal"), "layer_norm": True}),
     "together, GRU": (
-        probes.TOGETHER, "mappo", {"actor": "gru", "critic": "gru", "chunk": 3}),
+        probes.TOGETHER, "mappo", {"actor_network": "gru", "critic_network": "gru", "bptt_length": 3}),
     "matrix, sampled A2C": (
         probes.MATRIX, "perla-maa2c",
-        {"value": RECIPES["perla-maa2c"]["value"].replace(estimator=Sampled(k=4))}),
+        {"value": RECIPES["perla-maa2c"]["value"].replace(estimator=Sampled(num_samples=4))}),
     "matrix, action-value form": (
         probes.MATRIX, "perla-ippo",
-        {"value": RECIPES["perla-ippo"]["value"].replace(form="action-value"),
-         "sharing": "separate", "normalise_advantages": False}),
+        {"value": RECIPES["perla-ippo"]["value"].replace(critic_form="action-value"),
+         "parameter_sharing": "separate", "normalize_advantages": False}),
     "matrix, action-value form, marginal fit": (
         probes.MATRIX, "perla-mappo",
         {"value": RECIPES["perla-mappo"]["value"].replace(
-            form="action-value", fit="marginal", estimator=Exact()), "refresh_advantages": True}),
+            critic_form="action-value", regress="marginal", estimator=Exact()), "refresh_advantages": True}),
     "matrix, multilinear": (
         probes.MATRIX, "perla-mappo",
         {"value": RECIPES["perla-mappo"]["value"].replace(
-            form="action-value", fit="joint", interaction=Multilinear(rank=4))}),
+            critic_form="action-value", regress="joint", critic_model=Multilinear(rank=4))}),
     "together, multilinear": (
         probes.TOGETHER, "perla-ippo",
-        {"value": RECIPES["perla-ippo"]["value"].replace(interaction=Multilinear(rank=4)),
-         "sharing": "separate", "updates": 300}),
-    "matrix, COMA": (probes.MATRIX, "coma", {"normalise_advantages": False}),
+        {"value": RECIPES["perla-ippo"]["value"].replace(critic_model=Multilinear(rank=4)),
+         "parameter_sharing": "separate", "updates_per_rollout": 300}),
+    "matrix, COMA": (probes.MATRIX, "coma", {"normalize_advantages": False}),
     "patience, COMA": (
-        probes.PATIENCE, "coma", {"returns": GAE(lam=0.8), "target": Soft(tau=0.1)}),
-    "endless, COMA": (probes.ENDLESS, "coma", {"returns": NStep(n=2), "normalise_values": True}),
+        probes.PATIENCE, "coma", {"returns": GAE(gae_lambda=0.8), "target": Soft(target_update_tau=0.1)}),
+    "endless, COMA": (probes.ENDLESS, "coma", {"returns": NStep(n_step=2), "normalize_values": True}),
     "together, HAPPO": (
-        probes.TOGETHER, "happo", {"actor": "gru", "chunk": 3, "refresh_advantages": True}),
+        probes.TOGETHER, "happo", {"actor_network": "gru", "bptt_length": 3, "refresh_advantages": True}),
     "matrix, PERLA-HAPPO": (
-        probes.MATRIX, "perla-happo", {"minibatches": 2, "sharing": "separate"}),
-    "patience": (probes.PATIENCE, "perla-mappo", {"loss": Huber(delta=1.0)}),
+        probes.MATRIX, "perla-happo", {"num_minibatches": 2, "parameter_sharing": "separate"}),
+    "patience": (probes.PATIENCE, "perla-mappo", {"loss": Huber(huber_delta=1.0)}),
     "patience, whole episodes": (
-        probes.PATIENCE, "ippo", {"horizon": None, "copies": 32, "agent_ids": False}),
-    "mortal": (probes.MORTAL, "ippo", {"sharing": "separate"}),
+        probes.PATIENCE, "ippo", {"rollout_length": None, "num_envs": 32, "agent_ids": False}),
+    "mortal": (probes.MORTAL, "ippo", {"parameter_sharing": "separate"}),
     "kinds, in groups": (
-        probes.KINDS, "perla-ippo", {"groups": (0, 1, 0), "agent_ids": False}),
+        probes.KINDS, "perla-ippo", {"parameter_groups": (0, 1, 0), "agent_ids": False}),
 }  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def test_every_method_is_tried():
 
 @pytest.mark.parametrize(("actor", "worth"), [("gru", probes.GAMMA), ("mlp", probes.GAMMA / 2)])
 def test_what_was_seen_a_step_before_only_a_memory_knows(actor, worth):
-    trained = train(probes.RECALL, "ippo", actor=actor, critic=actor, lr=5e-3)
+    trained = train(probes.RECALL, "ippo", actor_network=actor, critic_network=actor, lr=5e-3)
     for signs in (probes.UP, probes.DOWN):
         values, _ = trained.look(0, signs)
         np.testing.assert_allclose(values, worth, atol=0.1, err_msg=f"signs {signs}")

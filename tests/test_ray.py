@@ -52,13 +52,13 @@ INTERVALS = 20
 
 def real(out, count):
     """Tasks that really learn. Only their seeds differ, so that one compiles for all."""
-    config = make("ippo", copies=2, horizon=8, hidden=8, epochs=1)
+    config = make("ippo", num_envs=2, rollout_length=8, hidden_size=8, update_epochs=1)
     run = Run(
         env=ENV,
         algo="ippo",
         config=config,
         steps=100_000,
-        evaluations=INTERVALS,
+        num_evaluations=INTERVALS,
         eval_episodes=2,
         absolute_episodes=2,
     )
@@ -67,8 +67,8 @@ def real(out, count):
 
 def fake(out, *rates):
     """Tasks of the fake worker, which fail as their learning rates say."""
-    config = make("ippo", copies=2, horizon=5)
-    run = Run(env=ENV, algo="ippo", config=config, steps=20_000, evaluations=INTERVALS)
+    config = make("ippo", num_envs=2, rollout_length=5)
+    run = Run(env=ENV, algo="ippo", config=config, steps=20_000, num_evaluations=INTERVALS)
     return [
         Task(run.replace(config=config.replace(lr=rate), seeds=(i, i + 3)), out / f"{i}")
         for i, rate in enumerate(rates)

@@ -27,10 +27,10 @@ from perla.methods.values import Network
 pytestmark = pytest.mark.xdist_group("reductions")
 
 SMALL = probes.PLAIN | {
-    "copies": 4,
-    "horizon": 6,
-    "hidden": 8,
-    "epochs": 2,
+    "num_envs": 4,
+    "rollout_length": 6,
+    "hidden_size": 8,
+    "update_epochs": 2,
     "lr": 1e-2,
     "init": "torch",
 }
@@ -80,13 +80,15 @@ def rows_of_actions(plain, perla):
 def learner_and_steps(algo, world, **settings):
     """A fresh learner, and what its actor does on the world."""
     algorithm = ppo.Algorithm(make(algo, **SMALL | settings), world.spec)
-    copies = AutoReset(world, algorithm.config.copies)
+    copies = AutoReset(world, algorithm.config.num_envs)
 
     @jax.jit
     def run(key):
         learner = algorithm.init(key)
         scene = begin(copies, learner.actor, key)
-        _, trajectory, _ = rollout(copies, learner.actor, scene, key, algorithm.config.horizon)
+        _, trajectory, _ = rollout(
+            copies, learner.actor, scene, key, algorithm.config.rollout_length
+        )
         return learner, trajectory
 
     return algorithm, *run(jax.random.key(0))
@@ -95,7 +97,9 @@ def learner_and_steps(algo, world, **settings):
 def embedded(algo, world, learner, estimator, joins, fill):
     """The policy-embedded counterpart of a learner: equal to it but for the critic's rows that
     read actions, which are `fill`."""
-    value = RECIPES[algo]["value"].replace(estimator=estimator, interaction=Network(joins=joins))
+    value = RECIPES[algo]["value"].replace(
+        estimator=estimator, critic_model=Network(action_fusion=joins)
+    )
     algorithm = ppo.Algorithm(make(algo, **SMALL, value=value), world.spec)
     theirs = jax.jit(algorithm.init)(jax.random.key(1)).critic
     assert len(rows_of_actions(learner.critic, theirs)) == world.agents * world.actions
@@ -145,7 +149,10 @@ def test_refreshed_advantages_are_those_of_the_critic_that_went_first(algo):
 @pytest.mark.usefixtures("compiled_quickly")
 @pytest.mark.parametrize(
     ("plain", "perla", "estimator", "joins"),
-    [("ippo", "perla-ippo", Exact(), "last"), ("mappo", "perla-mappo", Sampled(k=3), "first")],
+    [
+        ("ippo", "perla-ippo", Exact(), "last"),
+        ("mappo", "perla-mappo", Sampled(num_samples=3), "first"),
+    ],
 )
 def test_with_one_agent_perla_is_ppo(plain, perla, estimator, joins):
     ours, learner, steps = learner_and_steps(plain, probes.MATCH)
@@ -169,7 +176,7 @@ def test_with_one_agent_perla_is_ppo(plain, perla, estimator, joins):
 
 @pytest.mark.usefixtures("compiled_quickly")
 @pytest.mark.parametrize("joins", ["first", "last"])
-@pytest.mark.parametrize("estimator", [Exact(), Sampled(k=3)], ids=["exact", "sampled"])
+@pytest.mark.parametrize("estimator", [Exact(), Sampled(num_samples=3)], ids=["exact", "sampled"])
 def test_with_a_critic_blind_to_the_others_perla_is_ippo(estimator, joins):
     world = probes.PATIENCE
     ours, learner, steps = learner_and_steps("ippo", world)
@@ -202,7 +209,7 @@ def test_with_a_critic_blind_to_the_others_perla_is_ippo(estimator, joins):
 
 def trainer(seeds, **options):
     config = make("perla-ippo", **SMALL, value=RECIPES["perla-ippo"]["value"].replace(
-        estimator=Sampled(k=2)))  # fmt: skip
+        estimator=Sampled(num_samples=2)))  # fmt: skip
     return Trainer(
         probes.PATIENCE, config, seeds=seeds, steps=100 * PER_UPDATE, eval_episodes=2, **options
     )

@@ -41,9 +41,9 @@ def outcome(out: Path):
 
 @pytest.fixture
 def run():
-    config = make("ippo", copies=2, horizon=5)
+    config = make("ippo", num_envs=2, rollout_length=5)
     env = "lbf:Foraging-5x5-2p-1f-v2"
-    return Run(env=env, algo="ippo", config=config, steps=100, seeds=(0, 3), evaluations=5)
+    return Run(env=env, algo="ippo", config=config, steps=100, seeds=(0, 3), num_evaluations=5)
 
 
 @pytest.fixture
@@ -218,9 +218,20 @@ def test_ctrl_c_stops_after_the_interval_and_keeps_it(run, tmp_path, monkeypatch
 
 SETTINGS = [
     *("perla-ippo", "--env", "lbf:Foraging-5x5-2p-1f-v2", "--steps", "1600", "--seeds", "2"),
-    *("--copies", "2", "--horizon", "10", "--epochs", "2", "--hidden", "8", "--actor", "gru"),
-    *("--target", "hard", "--every", "7", "--normalise-rewards", "--lr-decay"),
-    *("--evaluations", "40", "--eval-episodes", "4", "--absolute-episodes", "8"),
+    *(
+        "--num-envs",
+        "2",
+        "--rollout-length",
+        "10",
+        "--update-epochs",
+        "2",
+        "--hidden-size",
+        "8",
+        "--actor-network",
+        "gru",
+    ),
+    *("--target", "hard", "--target-update-interval", "7", "--normalize-rewards", "--anneal-lr"),
+    *("--num-evaluations", "40", "--eval-episodes", "4", "--absolute-episodes", "8"),
 ]
 
 

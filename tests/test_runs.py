@@ -28,8 +28,10 @@ ENV = "lbf:Foraging-5x5-2p-1f-v2"
 
 @pytest.fixture
 def run():
-    config = make("perla-ippo", copies=2, horizon=5)
-    return Run(env=ENV, algo="perla-ippo", config=config, steps=100, seeds=(0, 3), evaluations=5)
+    config = make("perla-ippo", num_envs=2, rollout_length=5)
+    return Run(
+        env=ENV, algo="perla-ippo", config=config, steps=100, seeds=(0, 3), num_evaluations=5
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +85,7 @@ def test_json_is_read_strictly(run, old, new):
         {"seeds": ()},
         {"seeds": (1, 1)},
         {"seeds": (-1,)},
-        {"evaluations": 0},
+        {"num_evaluations": 0},
         {"eval_episodes": -1},
     ],
 )
@@ -280,7 +282,12 @@ def test_appending_is_all_or_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "change",
-    [{"copies": 2**31 - 1}, {"horizon": 2**31 - 1}, {"hidden": 2**31 - 1}, {"layers": 2**31 - 1}],
+    [
+        {"num_envs": 2**31 - 1},
+        {"rollout_length": 2**31 - 1},
+        {"hidden_size": 2**31 - 1},
+        {"num_layers": 2**31 - 1},
+    ],
 )
 def test_what_no_machine_can_hold_is_refused_at_once(run, tmp_path, change):
     run = run.replace(config=run.config.replace(**change))

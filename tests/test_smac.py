@@ -410,7 +410,9 @@ class Contest:
 
 def test_worlds_of_jax_may_say_who_won_as_well():
     actor = (
-        create(make_config("ippo", hidden=8, layers=1), Contest.spec).init(jax.random.key(0)).actor
+        create(make_config("ippo", hidden_size=8, num_layers=1), Contest.spec)
+        .init(jax.random.key(0))
+        .actor
     )
     greedy = jnp.arange(60) < 20
     played = evaluate(Contest(), actor, jax.random.key(1), greedy)
@@ -428,8 +430,19 @@ def test_train_tells_how_often_it_won(tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
     arguments = [
         *("perla-mappo", "--env", "fake_smac:make", "--env-option", "limit=7", "--steps", "12000"),
-        *("--copies", "16", "--horizon", "14", "--hidden", "32", "--lr", "3e-3", "--actor", "mlp"),
-        *("--evaluations", "2", "--eval-episodes", "8", "--absolute-episodes", "16"),
+        *(
+            "--num-envs",
+            "16",
+            "--rollout-length",
+            "14",
+            "--hidden-size",
+            "32",
+            "--lr",
+            "3e-3",
+            "--actor-network",
+            "mlp",
+        ),
+        *("--num-evaluations", "2", "--eval-episodes", "8", "--absolute-episodes", "16"),
     ]
     assert main(["train", *arguments, "--quiet", "--out", str(out)]) == 0
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

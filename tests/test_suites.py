@@ -16,7 +16,7 @@ from perla.suites.executors import Event, Task
 from perla.suites.suite import Grid, Suite
 
 ENV = "lbf:Foraging-5x5-2p-1f-v2"
-TINY = {"copies": 2, "horizon": 5}
+TINY = {"num_envs": 2, "rollout_length": 5}
 FAKE = (str(Path(__file__).with_name("fake_worker.py")),)
 
 
@@ -28,7 +28,7 @@ def fake(monkeypatch):
 
 def cells(*rates, algo="ippo", **changes):
     grid = {"env": ENV, "algo": algo, "settings": TINY | {"lr": rates}, "steps": 100, "seeds": 2}
-    return Suite(name="test", grids=(Grid(**grid | {"evaluations": 5} | changes),)).cells()
+    return Suite(name="test", grids=(Grid(**grid | {"num_evaluations": 5} | changes),)).cells()
 
 
 def outcome(out, cell):
@@ -56,7 +56,7 @@ def test_a_grid_is_every_combination():
     grid = Grid(
         env=("lbf:Foraging-5x5-2p-1f-v2", "lbf:Foraging-8x8-2p-2f-coop-v2"),
         algo=("ippo", "perla-ippo"),
-        settings={"lr": (1e-3, 1e-4), "hidden": 16},
+        settings={"lr": (1e-3, 1e-4), "hidden_size": 16},
         steps=100,
         seeds=(3, 7),
     )
@@ -65,15 +65,17 @@ def test_a_grid_is_every_combination():
     assert [cell.method for cell in found[:4]] == [
         "ippo lr=0.001", "ippo lr=0.0001", "perla-ippo lr=0.001", "perla-ippo lr=0.0001",
     ]  # fmt: skip
-    assert found[3].run.config == make("perla-ippo", lr=1e-4, hidden=16)
+    assert found[3].run.config == make("perla-ippo", lr=1e-4, hidden_size=16)
     assert found[3].run.seeds == (3, 7)
     assert {cell.run.env for cell in found[:4]} == {"lbf:Foraging-5x5-2p-1f-v2"}
     assert len({cell.folder for cell in found}) == 8
 
 
 def test_settings_may_stand_anywhere_in_a_configuration():
-    (cell,) = cells(1e-3, algo="perla-ippo", settings=TINY | {"estimator": "sampled", "k": 7})
-    assert cell.run.config.value.estimator.k == 7
+    (cell,) = cells(
+        1e-3, algo="perla-ippo", settings=TINY | {"estimator": "sampled", "num_samples": 7}
+    )
+    assert cell.run.config.value.estimator.num_samples == 7
     assert cell.method == "perla-ippo"
 
 
@@ -102,7 +104,7 @@ def test_a_suite_is_read_from_strict_json(tmp_path):
         ({"preset": "mavva"}, "did you mean 'mava'"),
         ({"settings": {"lrr": 1.0}}, "did you mean 'lr'"),
         ({"settings": {"lr": -1.0}}, "lr -1.0: expected a number > 0"),
-        ({"settings": {"k": 3}}, "k belongs to perla-ippo"),
+        ({"settings": {"num_samples": 3}}, "k belongs to perla-ippo"),
         ({"settings": {"returns": "gea"}}, "did you mean 'gae'"),
     ],
 )

@@ -26,19 +26,19 @@ from perla.methods.td import TD, Weighted
 from perla.runs.spec import Run
 
 SMALL = {
-    "copies": 16,
-    "horizon": 6,
-    "buffer": 128,
-    "batch": 32,
-    "updates": 2,
+    "num_envs": 16,
+    "rollout_length": 6,
+    "buffer_size": 128,
+    "batch_size": 32,
+    "updates_per_rollout": 2,
     "gamma": probes.GAMMA,
-    "target": Hard(every=10),
-    "epsilon_final": 1.0,
-    "normalise_rewards": False,
+    "target": Hard(target_update_interval=10),
+    "epsilon_end": 1.0,
+    "normalize_rewards": False,
     "lr": 1e-2,
-    "actor": "mlp",
-    "hidden": 16,
-    "layers": 2,
+    "actor_network": "mlp",
+    "hidden_size": 16,
+    "num_layers": 2,
     "init": "torch",
     "last_action": False,
 }
@@ -76,7 +76,7 @@ def test_noise_is_in_what_is_drawn_and_not_in_the_mode():
 
 
 def test_epsilon_falls_linearly_and_stays():
-    config = make("vdn", epsilon=0.9, epsilon_final=0.1, epsilon_steps=1000)
+    config = make("vdn", epsilon_start=0.9, epsilon_end=0.1, epsilon_decay_steps=1000)
     algorithm = td.Algorithm(config, probes.MATCH.spec)
     at = [float(algorithm.epsilon(jnp.int32(steps))) for steps in (0, 500, 1000, 10**9)]
     np.testing.assert_allclose(at, [0.9, 0.5, 0.1, 0.1], rtol=1e-6)
@@ -89,8 +89,8 @@ def played(config: TD, world: probes.Probe):
     """A fresh learner, and what its actor does on the world: whole episodes, or from the middle of
     one on."""
     algorithm = td.Algorithm(config, world.spec)
-    copies = AutoReset(world, config.copies)
-    whole, late = config.horizon is None, 0 if config.horizon is None else 2
+    copies = AutoReset(world, config.num_envs)
+    whole, late = config.rollout_length is None, 0 if config.rollout_length is None else 2
 
     @jax.jit
     def run(key):
@@ -111,7 +111,7 @@ CUT = replace(probes.PATIENCE, end="truncated")
     ("world", "horizon"), [(CUT, 1), (CUT, 3), (CUT, 8), (CUT, None), (probes.PATIENCE, 8)]
 )
 def test_every_step_leads_to_a_place_of_its_sequence(world, horizon):
-    config = make("vdn", **SMALL | {"horizon": horizon, "copies": 4})
+    config = make("vdn", **SMALL | {"rollout_length": horizon, "num_envs": 4})
     _, _, trajectory = played(config, world)
     assert (trajectory.truncated.sum() > 0) == (world is CUT)
     steps = jax.jit(lambda trajectory: sequences(
@@ -127,8 +127,8 @@ def test_every_step_leads_to_a_place_of_its_sequence(world, horizon):
 @pytest.mark.parametrize(("algo", "network"), [("vdn", "mlp"), ("vdn", "gru"), ("maic", "gru")])
 def test_what_is_replayed_is_what_was_seen(algo, network):
     """From the stored memory, utilities come out as they were when actions were chosen."""
-    config = make(algo, **SMALL | {"actor": network, "last_action": True, "copies": 4,
-                                 "horizon": 5})  # fmt: skip
+    config = make(algo, **SMALL | {"actor_network": network, "last_action": True, "num_envs": 4,
+                                 "rollout_length": 5})  # fmt: skip
     algorithm, learner, trajectory = played(config, CUT)
     policy = trajectory.policy
     if isinstance(policy, Perturbed):
@@ -144,13 +144,13 @@ def test_what_is_replayed_is_what_was_seen(algo, network):
         return learner.networks.values.look(steps, None).values, going_on.values
 
     utilities, going_on = look(learner, trajectory)
-    np.testing.assert_allclose(utilities[: config.horizon], policy.values, atol=1e-5)
+    np.testing.assert_allclose(utilities[: config.rollout_length], policy.values, atol=1e-5)
     assert not (trajectory.terminated | trajectory.truncated)[-1].any()
-    np.testing.assert_allclose(utilities[config.horizon], going_on, atol=1e-5)
+    np.testing.assert_allclose(utilities[config.rollout_length], going_on, atol=1e-5)
 
 
 def test_the_ring_keeps_the_newest():
-    config = make("iql", **SMALL | {"copies": 4, "horizon": 2, "buffer": 10})
+    config = make("iql", **SMALL | {"num_envs": 4, "rollout_length": 2, "buffer_size": 10})
     _, learner, trajectory = played(config, probes.PATIENCE)
 
     @jax.jit
@@ -182,7 +182,7 @@ def test_without_a_discount_nothing_that_follows_is_kept(algo):
         return algorithm.update(learner, trajectory, key, jnp.float32(0.0))[0]
 
     def learnt(gamma):
-        config = make(algo, **SMALL | {"copies": 4, "horizon": 1, "gamma": gamma})
+        config = make(algo, **SMALL | {"num_envs": 4, "rollout_length": 1, "gamma": gamma})
         algorithm, learner, trajectory = played(config, world)
         for key in jax.random.split(jax.random.key(1), 3):
             learner = update(algorithm, learner, trajectory, key)
@@ -217,8 +217,8 @@ def test_the_central_weight_trusts_the_greedy_and_what_beats_it():
         ("ow-qmix", {"double_q": False}, "double_q"),
         ("iql", {"weighting": Weighted()}, "no joint value"),
         ("qtran-base", {"weighting": Weighted()}, "restricted by nothing"),
-        ("vdn", {"copies": 64, "buffer": 63}, "buffer"),
-        ("maddpg", {"copies": 64, "buffer": 63}, "buffer"),
+        ("vdn", {"num_envs": 64, "buffer_size": 63}, "buffer"),
+        ("maddpg", {"num_envs": 64, "buffer_size": 63}, "buffer"),
     ],
 )
 def test_settings_that_do_not_fit(algo, settings, says):
@@ -259,7 +259,7 @@ class Trained:
 
 def train(world: probes.Probe, algo: str, updates: int = 150, **settings) -> Trained:
     config = make(algo, **SMALL | settings)
-    steps = updates * config.copies * config.length(world.spec.limit)
+    steps = updates * config.num_envs * config.length(world.spec.limit)
     trainer = Trainer(world, config, seeds=(0,), steps=steps, eval_episodes=1)
     population, _ = trainer.advance(trainer.init(), steps)
     return Trained(
@@ -269,23 +269,23 @@ def train(world: probes.Probe, algo: str, updates: int = 150, **settings) -> Tra
 
 CASES = {
     "delayed reward": (
-        probes.DELAY, "qmix", {"target": Soft(tau=0.1), "loss": Huber(delta=0.5)}),
-    "endless, cut at three steps": (probes.ENDLESS, "vdn", {"horizon": 2, "copies": 32}),
-    "endless, whole episodes": (probes.ENDLESS, "iql", {"horizon": None}),
+        probes.DELAY, "qmix", {"target": Soft(target_update_tau=0.1), "loss": Huber(huber_delta=0.5)}),
+    "endless, cut at three steps": (probes.ENDLESS, "vdn", {"rollout_length": 2, "num_envs": 32}),
+    "endless, whole episodes": (probes.ENDLESS, "iql", {"rollout_length": None}),
     "finite, over at three steps": (probes.FINITE, "qplex", {}),
     "forbidden temptation": (
-        probes.TEMPTATION, "iql", {"optimiser": RMSProp(), "double_q": False}),
-    "together": (probes.TOGETHER, "qmix", {"sharing": "separate"}),
+        probes.TEMPTATION, "iql", {"optimizer": RMSProp(), "double_q": False}),
+    "together": (probes.TOGETHER, "qmix", {"parameter_sharing": "separate"}),
     "matrix": (probes.MATRIX, "qplex", {}),
     "patience, GRU": (probes.PATIENCE, "ow-qmix", {
-        "actor": "gru", "layers": 1, "last_action": True, "updates": 300}),
-    "patience": (probes.PATIENCE, "cw-qmix", {"updates": 300}),
+        "actor_network": "gru", "num_layers": 1, "last_action": True, "updates_per_rollout": 300}),
+    "patience": (probes.PATIENCE, "cw-qmix", {"updates_per_rollout": 300}),
     "forbidden temptation, any joint value": (probes.TEMPTATION, "qtran-alt", {}),
-    "patience, any joint value": (probes.PATIENCE, "qtran-base", {"updates": 300}),
-    "together, by messages": (probes.TOGETHER, "maic", {"sharing": "separate"}),
+    "patience, any joint value": (probes.PATIENCE, "qtran-base", {"updates_per_rollout": 300}),
+    "together, by messages": (probes.TOGETHER, "maic", {"parameter_sharing": "separate"}),
     "matrix, by messages": (probes.MATRIX, "maic-qplex", {}),
     "kinds, in groups": (
-        probes.KINDS, "qmix", {"groups": (0, 1, 0), "agent_ids": False, "updates": 300}),
+        probes.KINDS, "qmix", {"parameter_groups": (0, 1, 0), "agent_ids": False, "updates_per_rollout": 300}),
 }  # fmt: skip
 
 
@@ -318,7 +318,9 @@ GAME = probes.Probe(
 def play_the_game(algo, seeds, updates=1500):
     """A learner of every seed, and the returns of its greedy actions. Behaviour is random
     throughout; what counts is what has been learnt from it."""
-    config = make(algo, **SMALL | {"horizon": 1, "copies": 32, "buffer": 1024, "lr": 3e-3})
+    config = make(
+        algo, **SMALL | {"rollout_length": 1, "num_envs": 32, "buffer_size": 1024, "lr": 3e-3}
+    )
     trainer = Trainer(
         GAME, config, seeds=tuple(range(seeds)), steps=32 * updates, eval_episodes=1, vectorise=True
     )
@@ -386,7 +388,7 @@ def test_twenty_seeds_of_the_game(algo, least, most):
 
 
 def test_masks_are_never_violated():
-    config = make("qmix", **SMALL | {"epsilon_final": 0.3})
+    config = make("qmix", **SMALL | {"epsilon_end": 0.3})
     _, _, trajectory = played(config, replace(probes.TEMPTATION, length=3))
     assert (trajectory.action != 0).all()
     assert (trajectory.action == 1).any()
@@ -397,15 +399,17 @@ def test_masks_are_never_violated():
 
 
 def test_a_restored_learner_goes_on_as_if_never_interrupted():
-    config = make("cw-qmix", **SMALL | {"actor": "gru", "layers": 1, "last_action": True})
+    config = make(
+        "cw-qmix", **SMALL | {"actor_network": "gru", "num_layers": 1, "last_action": True}
+    )
     trainer = Trainer(probes.PATIENCE, config, seeds=(3,), steps=10**4, eval_episodes=2)
-    per_update = config.copies * config.horizon
+    per_update = config.num_envs * config.rollout_length
     once, _ = trainer.advance(trainer.init(), 4 * per_update)
     half, _ = trainer.advance(trainer.init(), 2 * per_update)
     again, _ = trainer.advance(trainer.restore(trainer.export(half)), 4 * per_update)
     ours, theirs = (jax.tree.leaves(trainer.export(p).learner) for p in (once, again))
     assert all(a.tobytes() == b.tobytes() for a, b in zip(ours, theirs, strict=True))
-    assert trainer.export(once).learner.updates == 4 * config.updates
+    assert trainer.export(once).learner.updates == 4 * config.updates_per_rollout
 
 
 def test_every_recipe_of_value_decomposition_is_tried():

@@ -53,7 +53,7 @@ def test_the_spread_is_the_critics_variance_over_the_others(scene):
 def test_beyond_what_is_affordable_the_spread_is_drawn_without_bias(scene, monkeypatch):
     net, context, policy, _ = scene
     monkeypatch.setattr(telemetry, "AFFORDABLE", 0)
-    found = looks(scene, Embedded(estimator=Sampled(k=5)), 200)
+    found = looks(scene, Embedded(estimator=Sampled(num_samples=5)), 200)
     expected = spread(net, context, policy)[..., 0] ** 2
     assert found.spread.mean() == pytest.approx(expected.mean(), rel=0.05)
     assert found.error is None
@@ -63,7 +63,7 @@ def test_beyond_what_is_affordable_the_spread_is_drawn_without_bias(scene, monke
 @pytest.mark.parametrize("sampler", ["iid", "latin"])
 def test_noise_and_error_are_the_variance_of_the_estimate(scene, sampler):
     net, context, policy, _ = scene
-    found = looks(scene, Embedded(estimator=Sampled(k=7, sampler=sampler)), 1_000)
+    found = looks(scene, Embedded(estimator=Sampled(num_samples=7, sampler=sampler)), 1_000)
     exact = enumerate_others(net, context, policy)[..., 0]
     values = found.views["perla"].value
     variance = values.var(0).mean()
@@ -81,7 +81,7 @@ def test_what_is_exact_has_no_noise_to_report(scene):
 
 
 def test_effective_samples_are_the_number_of_independent_ones(scene):
-    found = looks(scene, Embedded(estimator=Sampled(k=7)), 1_000)
+    found = looks(scene, Embedded(estimator=Sampled(num_samples=7)), 1_000)
     valid = jnp.ones(found.spread.shape[:-1], bool)
     samples = telemetry.report(jax.tree.map(jnp.asarray, found), valid, 2.0)[
         "effective_samples"
@@ -112,14 +112,16 @@ def test_the_centralised_view_is_the_critic_at_the_joint_action(scene):
 
 
 def metrics_of(env="matrix:overgeneralisation-n3-a3-t5", **value):
-    config = make("perla-ippo", value=Embedded(**value), actor="mlp", copies=4, hidden=16)
+    config = make(
+        "perla-ippo", value=Embedded(**value), actor_network="mlp", num_envs=4, hidden_size=16
+    )
     trainer = Trainer(make_env(env), config, seeds=(0,), steps=400, eval_episodes=1)
     _, (metrics,) = trainer.advance(trainer.init(), 256)
     return metrics
 
 
 def test_a_run_reports_it():
-    metrics = metrics_of(estimator=Sampled(k=5))
+    metrics = metrics_of(estimator=Sampled(num_samples=5))
     assert metrics["joint_actions"] == 5
     assert metrics["average_flops"] > 0
     for name in ("centralised", "decentralised", "perla"):
@@ -137,19 +139,19 @@ def test_a_closed_form_evaluates_no_joint_action():
 
 
 def test_the_ladder_has_the_values_of_k():
-    rungs = ladder(Sampled(k="auto", sampler="latin", gradient_k=20))
+    rungs = ladder(Sampled(num_samples="auto", sampler="latin", gradient_samples=20))
     assert [rung.k for rung in rungs] == list(LADDER)
     assert [rung.gradient_k for rung in rungs] == [2, 7, 20, 20, 20]
     assert ladder(Exact()) == (Exact(),)
     with pytest.raises(UserError, match=r"k = 'many': expected a whole number .* or one of auto"):
-        Sampled(k="many")
+        Sampled(num_samples="many")
 
 
 @pytest.mark.parametrize("rung", [0, 3])
 def test_a_rung_is_the_estimator_of_its_k(scene, rung):
     net, context, policy, _ = scene
-    value = Embedded(estimator=Sampled(k="auto"))
-    fixed = Embedded(estimator=Sampled(k=LADDER[rung]))
+    value = Embedded(estimator=Sampled(num_samples="auto"))
+    fixed = Embedded(estimator=Sampled(num_samples=LADDER[rung]))
     found = estimate(value, net, context, policy, KEY, Moment(rung=jnp.int32(rung)))
     expected = estimate(fixed, net, context, policy, KEY)
     np.testing.assert_allclose(found.value, expected.value, atol=1e-6)
@@ -167,13 +169,13 @@ def test_the_rung_is_the_first_that_is_near_enough(noise, samples, allowed, k):
 
 def test_a_run_chooses():
     """At first 23, then as few as there are: an error ten times the critic's is allowed."""
-    samples = metrics_of(estimator=Sampled(k="auto", tolerance=10.0))["joint_actions"]
+    samples = metrics_of(estimator=Sampled(num_samples="auto", tolerance=10.0))["joint_actions"]
     assert samples == (23 + 2) / 2
 
 
 def test_draws_need_a_number(scene):
     with pytest.raises(AssertionError, match="one of its rungs"):
-        draw(Sampled(k="auto"), scene[2], KEY)
+        draw(Sampled(num_samples="auto"), scene[2], KEY)
 
 
 # --- What would have no effect ------------------------------------------------------------------
@@ -181,9 +183,9 @@ def test_draws_need_a_number(scene):
 
 def test_a_tolerance_belongs_to_k_auto():
     with pytest.raises(UserError, match=r"tolerance = 0.2: belongs to k auto, and k is 5"):
-        Sampled(k=5, tolerance=0.2)
+        Sampled(num_samples=5, tolerance=0.2)
 
 
 def test_gradients_flow_through_draws_only_where_the_marginal_is_fitted():
     with pytest.raises(UserError, match=r"gradient_k = 2 with fit 'joint'.*use fit 'marginal'"):
-        metrics_of(estimator=Sampled(k=5, gradient_k=2), fit="joint")
+        metrics_of(estimator=Sampled(num_samples=5, gradient_samples=2), fit="joint")

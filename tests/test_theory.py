@@ -74,5 +74,7 @@ def test_theorems_4_and_5(game, estimates):
 
 def test_the_error_falls_as_one_over_root_k(game):
     ks = [1, 4, 16, 64, 256]
-    errors = [random_games.error(game, game.values, Sampled(k=k), 400, seed=k) for k in ks]
+    errors = [
+        random_games.error(game, game.values, Sampled(num_samples=k), 400, seed=k) for k in ks
+    ]
     assert np.polyfit(np.log(ks), np.log(errors), 1)[0] == pytest.approx(-0.5, abs=0.05)

@@ -93,7 +93,7 @@ def test_gaussian_policies_are_drawn_and_carry_gradients():
         return (joint.sum(-2, keepdims=True) - joint)[..., 0] ** 2
 
     def value(mean, deviation):
-        estimator = Sampled(k=1009, sampler="latin")
+        estimator = Sampled(num_samples=1009, sampler="latin")
         return perla.marginalise(critic, Gaussian(mean, deviation), KEY, estimator)
 
     others = (mean.sum(-2, keepdims=True) - mean)[..., 0]
@@ -127,14 +127,17 @@ def test_a_mask_that_is_traced_can_be_vouched_for():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"critic": lambda joint: jnp.zeros((AGENTS, BATCH))}, r"\(3, 4\).*expected.*\(4, 3\)"),
-        ({"critic": lambda joint: jnp.zeros(())}, r"makes \(\)"),
-        ({"policies": jnp.zeros(3), "critic": lambda joint: jnp.zeros(())}, r"shape \(\)"),
+        (
+            {"critic_network": lambda joint: jnp.zeros((AGENTS, BATCH))},
+            r"\(3, 4\).*expected.*\(4, 3\)",
+        ),
+        ({"critic_network": lambda joint: jnp.zeros(())}, r"makes \(\)"),
+        ({"policies": jnp.zeros(3), "critic_network": lambda joint: jnp.zeros(())}, r"shape \(\)"),
         ({"own": jnp.zeros((BATCH, AGENTS + 1), int)}, r"own of shape \(4, 4\)"),
         (
             {
                 "policies": Gaussian(jnp.zeros((BATCH, AGENTS, 1)), jnp.ones((BATCH, AGENTS, 1))),
-                "critic": lambda joint: jnp.zeros((BATCH, AGENTS)),
+                "critic_network": lambda joint: jnp.zeros((BATCH, AGENTS)),
                 "estimator": Exact(),
             },
             "continuous actions cannot be enumerated",
@@ -142,21 +145,25 @@ def test_a_mask_that_is_traced_can_be_vouched_for():
         (
             {
                 "policies": jnp.zeros((20, ACTIONS)),
-                "critic": lambda joint: jnp.zeros(20),
+                "critic_network": lambda joint: jnp.zeros(20),
                 "estimator": Exact(),
             },
             "1,162,261,467 joint actions",
         ),
         ({"estimator": Analytic()}, "nothing is known of this critic; use 'sampled'"),
-        ({"estimator": Sampled(k="auto")}, "k 'auto': only a run goes on long enough"),
+        ({"estimator": Sampled(num_samples="auto")}, "k 'auto': only a run goes on long enough"),
         (
-            {"estimator": Sampled(k=5, gradient_k=2), "aggregator": Max()},
+            {"estimator": Sampled(num_samples=5, gradient_samples=2), "aggregator": Max()},
             "gradient_k = 2: only the mean has gradients of a part",
         ),
     ],
 )
 def test_what_cannot_be_is_refused(change, says):
-    arguments = {"critic": lambda joint: network(WEIGHTS, joint), "policies": LOGITS, "key": KEY}
+    arguments = {
+        "critic_network": lambda joint: network(WEIGHTS, joint),
+        "policies": LOGITS,
+        "key": KEY,
+    }
     with pytest.raises(UserError, match=says):
         perla.marginalise(**arguments | change)
 
@@ -164,7 +171,7 @@ def test_what_cannot_be_is_refused(change, says):
 def test_a_bound_on_memory_changes_nothing_but_the_order():
     def value(**settings):
         return perla.marginalise(
-            lambda joint: network(WEIGHTS, joint), LOGITS, KEY, Sampled(k=11, sampler="latin"),
+            lambda joint: network(WEIGHTS, joint), LOGITS, KEY, Sampled(num_samples=11, sampler="latin"),
             **settings,
         )  # fmt: skip
 
@@ -173,10 +180,10 @@ def test_a_bound_on_memory_changes_nothing_but_the_order():
 
 def test_k_is_one_at_least():
     with pytest.raises(UserError, match="k = 0"):
-        Sampled(k=0)
+        Sampled(num_samples=0)
 
 
-@pytest.mark.parametrize("aggregator", [Entropic(eta=2.0), UpperQuantile(q=0.9), Max()])
+@pytest.mark.parametrize("aggregator", [Entropic(eta=2.0), UpperQuantile(quantile=0.9), Max()])
 def test_the_hopeful_ones_are_above_the_mean(aggregator):
     def value(*rest):
         return perla.marginalise(lambda joint: network(WEIGHTS, joint), LOGITS, KEY, Exact(), *rest)

@@ -47,8 +47,8 @@ def make(game: str = "climbing"):
 """
 """A user's own environment, which is one."""
 
-CONFIG = make("ippo", copies=2, horizon=5)
-RUN = Run(env="matrix:climbing", algo="ippo", config=CONFIG, steps=20, evaluations=2)
+CONFIG = make("ippo", num_envs=2, rollout_length=5)
+RUN = Run(env="matrix:climbing", algo="ippo", config=CONFIG, steps=20, num_evaluations=2)
 
 
 class Trainer(FakeTrainer):
@@ -120,7 +120,7 @@ def edit(folder: Path, **changes: Any) -> None:
 
 
 def write_suite(**changes: Any) -> None:
-    grid = {"env": "matrix:climbing", "algo": "ippo", "steps": 20, "seeds": 1, "evaluations": 2,
-            "settings": {"copies": 2, "horizon": 5}}  # fmt: skip
+    grid = {"env": "matrix:climbing", "algo": "ippo", "steps": 20, "seeds": 1, "num_evaluations": 2,
+            "settings": {"num_envs": 2, "rollout_length": 5}}  # fmt: skip
     name = changes.pop("name", "theirs")
     Path("suite.json").write_text(json.dumps({"name": name, "grids": [grid | changes]}))

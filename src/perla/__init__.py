@@ -43,7 +43,7 @@ def train(
     preset: str = "default",
     out: str | PathLike[str] | None = None,
     env_options: Mapping[str, Any] | None = None,
-    evaluations: int = 50,
+    num_evaluations: int = 50,
     eval_episodes: int = 32,
     absolute_episodes: int = 320,
     on_nonfinite: Literal["stop", "drop-seed"] = "stop",
@@ -74,7 +74,7 @@ def train(
         config=recipes.make(algo, preset, **settings),
         steps=steps,
         seeds=tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
-        evaluations=evaluations,
+        num_evaluations=num_evaluations,
         eval_episodes=eval_episodes,
         absolute_episodes=absolute_episodes,
     )

@@ -20,6 +20,9 @@ from msgspec import Meta
 
 from perla.errors import UserError, nearest, visible
 
+VERSION = 2
+"""The version of the settings' names, which run folders state. Version 1 had perla's first names."""
+
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
@@ -124,6 +127,15 @@ def _element(type: Any) -> Any:
 
 def _is_float(type: Any) -> bool:
     return type is float or getattr(type, "__origin__", None) is float
+
+
+def check_version(found: object, *, source: str) -> None:
+    """Raise `UserError` unless `found` is the present version of the settings' names."""
+    if found != VERSION:
+        raise UserError(
+            f"{source}: settings of version {1 if found is None else found}; this perla reads "
+            f"version {VERSION}, so train anew, or use the perla that wrote it"
+        )
 
 
 def to_json(config: Config) -> bytes:

@@ -29,14 +29,14 @@ def create_actor(config: PPO, spec: Spec, key: PRNGKeyArray) -> Actor:
     """A fresh actor for a world."""
     body = Body.create(
         key, agents=spec.agents, features=spec.obs, outputs=spec.max_actions,
-        core=config.actor, hidden=config.hidden, layers=config.layers,
+        core=config.actor_network, hidden=config.hidden_size, layers=config.num_layers,
         gain=SMALL, init=config.init, norm=config.layer_norm,
         ids=config.agent_ids, groups=config.actors(spec.agents),
     )  # fmt: skip
     if not spec.continuous:
         return Actor(body)
-    log_deviation = jnp.full((body.nets, spec.max_actions), math.log(config.deviation), jnp.float32)
-    return Actor(body, log_deviation, config.squash)
+    log_deviation = jnp.full((body.nets, spec.max_actions), math.log(config.init_std), jnp.float32)
+    return Actor(body, log_deviation, config.tanh_squash)
 
 
 def create_critic(config: PPO, spec: Spec, key: PRNGKeyArray) -> AnyCritic:
@@ -50,16 +50,16 @@ def create_critic(config: PPO, spec: Spec, key: PRNGKeyArray) -> AnyCritic:
             sees = "global"
         case Counterfactual():
             sees, joins, actions = "global", "first", spec.max_actions
-        case Embedded(base=sees, interaction=Network(joins=joins)):
+        case Embedded(critic_input=sees, critic_model=Network(action_fusion=joins)):
             actions = spec.max_actions
-        case Embedded(base=sees, interaction=Multilinear(rank=rank)):
+        case Embedded(critic_input=sees, critic_model=Multilinear(rank=rank)):
             pass
     key, key_effects = jax.random.split(key) if rank else (key, key)
     body = Body.create(
         key, agents=spec.agents, features=spec.obs if sees == "local" else spec.state,
         others=spec.agents * actions, joins=joins,
         outputs=outputs(value, spec.max_actions) * (1 + rank),
-        core=config.critic, hidden=config.hidden, layers=config.critic_layers,
+        core=config.critic_network, hidden=config.hidden_size, layers=config.critic_num_layers,
         gain=1.0, init=config.init, norm=config.layer_norm,
         ids=config.agent_ids, groups=config.critics(spec.agents),
     )  # fmt: skip
@@ -72,7 +72,7 @@ def create_critic(config: PPO, spec: Spec, key: PRNGKeyArray) -> AnyCritic:
 
 def check(config: PPO, spec: Spec) -> None:
     """Raise `UserError` for settings that do not fit the world or each other."""
-    check_agents(config.groups, spec.agents, spec.id)
+    check_agents(config.parameter_groups, spec.agents, spec.id)
     check_actions(config, spec)
     if isinstance(config.value, Embedded):
         check_average(config.value, spec)
@@ -95,21 +95,21 @@ def check_actions(config: PPO, spec: Spec) -> None:
         )
     elif advantage_is_critics(config.value):
         raise UserError(
-            f"form 'action-value': has an output for each action of an agent, and those of "
-            f"{spec.id} are continuous; use form 'state-value'"
+            f"critic_form 'action-value': has an output for each action of an agent, and those of "
+            f"{spec.id} are continuous; use critic_form 'state-value'"
         )
 
 
 def check_average(value: Embedded, spec: Spec) -> None:
     """Raise `UserError` for an estimator that cannot be or says what has no effect, and an
     aggregator that learning would undo or that needs joint actions where none are drawn."""
-    closed_form = isinstance(value.interaction, Multilinear)
+    closed_form = isinstance(value.critic_model, Multilinear)
     actions = None if spec.continuous else spec.max_actions
     estimator = resolve(value.estimator, spec.agents, actions, closed_form=closed_form)
-    if isinstance(estimator, Sampled) and estimator.gradient_k and value.fit == "joint":
+    if isinstance(estimator, Sampled) and estimator.gradient_samples and value.regress == "joint":
         raise UserError(
-            f"gradient_k = {estimator.gradient_k} with fit 'joint': no gradient flows through the "
-            "average; use fit 'marginal'"
+            f"gradient_samples = {estimator.gradient_samples} with regress 'joint': no gradient flows "
+            "through the average; use regress 'marginal'"
         )
     if isinstance(value.aggregator, Mean):
         return
@@ -118,8 +118,8 @@ def check_average(value: Embedded, spec: Spec) -> None:
         raise UserError(
             f"{name}: a closed form has only the mean; use estimator 'sampled' or 'exact'"
         )
-    if value.fit != "joint":
+    if value.regress != "joint":
         raise UserError(
-            f"{name} with fit 'marginal': regressed on returns, the aggregate itself would become "
-            "their average; use fit 'joint'"
+            f"{name} with regress 'marginal': regressed on returns, the aggregate itself would become "
+            "their average; use regress 'joint'"
         )

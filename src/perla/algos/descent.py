@@ -17,7 +17,7 @@ Tree = TypeVar("Tree")
 def residual(loss: Squared | Huber, error: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     """Squared or Huber loss of each error."""
     match loss:
-        case Huber(delta=delta):
+        case Huber(huber_delta=delta):
             return optax.losses.huber_loss(error, delta=delta)
         case _:
             return error**2
@@ -46,12 +46,12 @@ def descend(optimiser, gradient, state, parameters, rate=1.0):
 def follow(kind: Soft | Hard | None, newest: Tree, target: Tree, updates: Int[Array, ""]) -> Tree:
     """The target after as many `updates`, of which `newest` is the outcome."""
     match kind:
-        case Soft(tau=tau):
+        case Soft(target_update_tau=tau):
             # The plain average of all so far until there are 1/τ of them, then a moving one: so
             # the first, random one is forgotten at once, as by Adam's correction.
             share = jnp.maximum(tau, 1.0 / updates)
             return optax.incremental_update(newest, target, share)
-        case Hard(every=every):
+        case Hard(target_update_interval=every):
             due = updates % every == 0
             return jax.tree.map(lambda new, old: jnp.where(due, new, old), newest, target)
         case _:

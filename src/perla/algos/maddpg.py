@@ -59,7 +59,7 @@ def create_critic(config: DDPG, spec: Spec, key: PRNGKeyArray) -> JointCritic:
         Body.create(
             key, agents=spec.agents, features=spec.state,
             others=spec.agents * spec.max_actions, joins="first", outputs=1,
-            core="mlp", hidden=config.hidden, layers=config.critic_layers,
+            core="mlp", hidden=config.hidden_size, layers=config.critic_num_layers,
             gain=SMALL, init=config.init, norm=config.layer_norm,
             ids=config.agent_ids, groups=config.nets(spec.agents),
         )
@@ -68,10 +68,10 @@ def create_critic(config: DDPG, spec: Spec, key: PRNGKeyArray) -> JointCritic:
 
 def check_actions(config: DDPG, spec: Spec) -> None:
     """Raise `UserError` for a setting that the world's kind of actions ignores."""
-    if not spec.continuous and config.noise != DDPG().noise:
+    if not spec.continuous and config.exploration_noise != DDPG().exploration_noise:
         raise UserError(
-            f"noise = {config.noise}: belongs to continuous actions, and those of {spec.id} are "
-            "discrete, drawn from the policy itself; leave it out"
+            f"exploration_noise = {config.exploration_noise}: belongs to continuous actions, and "
+            f"those of {spec.id} are discrete, drawn from the policy itself; leave it out"
         )
     temperature = config.relaxation.temperature
     if spec.continuous and temperature != GumbelSoftmax().temperature:
@@ -89,11 +89,11 @@ class Algorithm:
     """
 
     def __init__(self, config: DDPG, spec: Spec) -> None:
-        check_agents(config.groups, spec.agents, spec.id)
+        check_agents(config.parameter_groups, spec.agents, spec.id)
         check_actions(config, spec)
         self.config, self.spec = config, spec
         self.actor_optimiser, self.critic_optimiser = (
-            create_optimiser(config.optimiser, rate, config.max_grad_norm)
+            create_optimiser(config.optimizer, rate, config.max_grad_norm)
             for rate in (config.lr, config.critic_lr or config.lr)
         )
 
@@ -101,7 +101,9 @@ class Algorithm:
         """A learner that has seen nothing."""
         key_actor, key_critic = jax.random.split(key)
         utilities = create_utilities(self.config, self.spec, key_actor)
-        actor = ClimbingActor(utilities, self.config.noise if self.spec.continuous else None)
+        actor = ClimbingActor(
+            utilities, self.config.exploration_noise if self.spec.continuous else None
+        )
         critic = create_critic(self.config, self.spec, key_critic)
         networks = Networks(actor, critic)
         return Learner(
@@ -129,7 +131,7 @@ class Algorithm:
         """Remember the trajectory, then learn from what is replayed."""
         experience = learner.experience.add(trajectory, trajectory.reward, self.spec)
         learner = replace(learner, experience=experience)
-        keys_replay, keys_loss = jax.random.split(key, (2, self.config.updates))
+        keys_replay, keys_loss = jax.random.split(key, (2, self.config.updates_per_rollout))
         batches = experience.sample(self.config, keys_replay)
         learner, metrics = jax.lax.scan(self.improve, learner, (batches, keys_loss))
         return learner, jax.tree.map(jnp.mean, metrics)

@@ -36,7 +36,7 @@ class Experience(NamedTuple):
         """None yet, of an actor with a `memory` for each agent and a reward for each of `values`;
         with the global state or without."""
         replay = Replay.create(
-            spec, config.buffer, config.length(spec.limit),
+            spec, config.buffer_size, config.length(spec.limit),
             memory=memory, values=values, state=state, successors=config.gamma > 0,
         )  # fmt: skip
         return cls(replay, Running.create(), jnp.int32(0))
@@ -57,8 +57,8 @@ class Experience(NamedTuple):
 
     def sample(self, config: Replaying, keys: Key[Array, " step"]) -> Sequences:
         """What gradient steps are made of, `[step, ...]`, each with a key of its own."""
-        batches = self.replay.sample(keys, config.batch)
-        if config.normalise_rewards:
+        batches = self.replay.sample(keys, config.batch_size)
+        if config.normalize_rewards:
             batches = batches._replace(reward=self.rewards.standardise(batches.reward))
         return batches
 
@@ -74,7 +74,7 @@ def create_utilities(
     recalls = spec.max_actions if config.last_action else 0
     body = Body.create(
         key, agents=spec.agents, features=spec.obs + recalls, outputs=spec.max_actions,
-        core=config.actor, hidden=config.hidden, layers=config.layers,
+        core=config.actor_network, hidden=config.hidden_size, layers=config.num_layers,
         gain=SMALL, init=config.init, norm=config.layer_norm,
         ids=config.agent_ids, groups=config.nets(spec.agents),
     )  # fmt: skip

@@ -86,7 +86,7 @@ class Algorithm:
         self.sequence = config.sequence(spec.limit)
         check(config, spec)
         self.actor_optimiser, self.critic_optimiser = (
-            create_optimiser(config.optimiser, rate, config.max_grad_norm)
+            create_optimiser(config.optimizer, rate, config.max_grad_norm)
             for rate in (config.lr, config.critic_lr or config.lr)
         )
 
@@ -105,7 +105,7 @@ class Algorithm:
             target=critic,
             actor_optimiser=actor_optimiser,
             critic_optimiser=self.critic_optimiser.init(critic),
-            critic_memory=critic.body.blank((self.config.copies,)),
+            critic_memory=critic.body.blank((self.config.num_envs,)),
             rewards=Running.create(),
             targets=Running.create(),
             updates=jnp.int32(0),
@@ -138,10 +138,10 @@ class Algorithm:
     def pace(self, learner: Learner, progress: Float[Array, ""]) -> Pace:
         """Where the schedules stand after `progress` (0 to 1) of the run."""
         config, left = self.config, jnp.clip(1.0 - progress, 0.0, 1.0)
-        final = config.entropy if config.entropy_final is None else config.entropy_final
+        final = config.ent_coef if config.ent_coef_final is None else config.ent_coef_final
         return Pace(
-            rate=left if config.lr_decay else jnp.ones(()),
-            entropy=final + (config.entropy - final) * left,
+            rate=left if config.anneal_lr else jnp.ones(()),
+            entropy=final + (config.ent_coef - final) * left,
             moment=Moment(hope=left, rung=learner.rung),
         )
 
@@ -152,7 +152,7 @@ class Algorithm:
         config = self.config
         key_target, key_boundary, key_value, key_look = jax.random.split(key, 4)
         rewards = trajectory.reward
-        if config.normalise_rewards:
+        if config.normalize_rewards:
             learner = replace(learner, rewards=learner.rewards.update(rewards, trajectory.valid))
             rewards = learner.rewards.standardise(rewards)
 
@@ -206,7 +206,7 @@ class Algorithm:
                 learner, context, trajectory, valid, values, targets, error, key_look, pace
             )
             metrics |= more
-        if config.normalise_values:
+        if config.normalize_values:
             learner = replace(learner, targets=learner.targets.update(targets, valid))
         return replace(learner, critic_memory=memories[-1]), batch, metrics
 
@@ -243,7 +243,7 @@ class Algorithm:
             metrics[f"gradient_variance_{name}"] = telemetry.gradient_variance(
                 policy, action, advantage, valid
             )
-        if isinstance(value.estimator, Sampled) and value.estimator.k == "auto":
+        if isinstance(value.estimator, Sampled) and value.estimator.num_samples == "auto":
             assert found.noise is not None
             noise = unit**2 * mean(found.noise, valid)
             allowed = value.estimator.tolerance**2 * mean(error**2, counted)
@@ -312,8 +312,10 @@ class Algorithm:
             following = returns.successors(values, final_values, terminated, truncated)
             ended = terminated | truncated
             if isinstance(kind, NStep):
-                return returns.n_step(rewards, following, ended, gamma=gamma, n=kind.n)
-            return returns.lambda_returns(rewards, following, ended, gamma=gamma, lam=kind.lam)
+                return returns.n_step(rewards, following, ended, gamma=gamma, n=kind.n_step)
+            return returns.lambda_returns(
+                rewards, following, ended, gamma=gamma, lam=kind.gae_lambda
+            )
 
         each_agent = jax.vmap(one, in_axes=(1, 1, 1, None, None), out_axes=1)
         each_copy = jax.vmap(each_agent, in_axes=1, out_axes=1)
@@ -434,11 +436,11 @@ class Algorithm:
         def epoch(state, inputs):
             key, *more = inputs
             key_order, key_losses = jax.random.split(key)
-            parts = minibatches(batch, self.config.minibatches, self.sequence, key_order)
-            keys = jax.random.split(key_losses, self.config.minibatches)
+            parts = minibatches(batch, self.config.num_minibatches, self.sequence, key_order)
+            keys = jax.random.split(key_losses, self.config.num_minibatches)
             return jax.lax.scan(lambda state, x: step(state, *x), state, (parts, keys, *more))
 
-        keys = jax.random.split(key, epochs or self.config.epochs)
+        keys = jax.random.split(key, epochs or self.config.update_epochs)
         return jax.lax.scan(epoch, start, (keys, *more))
 
     def improve_critic(
@@ -478,11 +480,13 @@ class Algorithm:
         values = estimate(config.value, critic, context, part.policy, key, pace.moment, part.action)
         predicted = prediction(config.value, critic, context, part.action, values)
         target = (
-            learner.targets.standardise(part.target) if config.normalise_values else part.target
+            learner.targets.standardise(part.target) if config.normalize_values else part.target
         )
         error = residual(config.loss, predicted - target)
-        if config.value_clip is not None:
-            change = jnp.clip(predicted - part.prediction, -config.value_clip, config.value_clip)
+        if config.value_clip_eps is not None:
+            change = jnp.clip(
+                predicted - part.prediction, -config.value_clip_eps, config.value_clip_eps
+            )
             error = jnp.maximum(error, residual(config.loss, part.prediction + change - target))
         loss = mean(error, part.counted)
 
@@ -501,17 +505,17 @@ class Algorithm:
         """The policy gradient's surrogate, less the entropy bonus."""
         config, valid = self.config, part.counted
         policy, _ = actor.unroll(part.observation, part.memory[0], part.fresh)
-        if config.normalise_advantages:
+        if config.normalize_advantages:
             centred = advantage - mean(advantage, valid)
             advantage = centred / (jnp.sqrt(variance(advantage, valid)) + 1e-8)
         log_ratio = policy.log_prob(part.action) - part.policy.log_prob(part.action)
         ratio = jnp.exp(log_ratio)
-        if config.clip is None:
+        if config.clip_eps is None:
             surrogate = policy.log_prob(part.action) * advantage
             outside = jnp.zeros_like(ratio)
         else:
             # min(ρ A, clip(ρ, 1 − ε, 1 + ε) A)                      (Schulman et al., 2017, Eq. 7)
-            clipped = jnp.clip(ratio, 1 - config.clip, 1 + config.clip)
+            clipped = jnp.clip(ratio, 1 - config.clip_eps, 1 + config.clip_eps)
             surrogate = jnp.minimum(ratio * advantage, clipped * advantage)
             outside = (clipped != ratio).astype(float)
         if part.weight is not None:
@@ -531,8 +535,8 @@ class Algorithm:
 
     def unit(self, learner: Learner) -> float | Float[Array, ""]:
         """The rewards' units that one unit of the critic stands for."""
-        return learner.targets.deviation if self.config.normalise_values else 1.0
+        return learner.targets.deviation if self.config.normalize_values else 1.0
 
     def raw(self, learner: Learner, values: Float[Array, ...]) -> Float[Array, ...]:
         """The critic's values in the rewards' units."""
-        return learner.targets.restore(values) if self.config.normalise_values else values
+        return learner.targets.restore(values) if self.config.normalize_values else values

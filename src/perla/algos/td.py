@@ -24,12 +24,12 @@ from perla.errors import UserError
 from perla.methods.parts import check_agents
 from perla.methods.td import (
     TD,
-    Alone,
-    Duplex,
-    Incentives,
-    Monotonic,
-    Sum,
-    Transformed,
+    IQLMixer,
+    MAICMessages,
+    QMIXMixer,
+    QPLEXMixer,
+    QTRANMixer,
+    VDNMixer,
     Weighted,
 )
 from perla.nets import mixers
@@ -105,32 +105,32 @@ def create_messages(config: TD, spec: Spec, key: PRNGKeyArray) -> Messages | Non
     if talk is None:
         return None
     return Messages.create(
-        key, agents=spec.agents, known=config.hidden, actions=spec.max_actions,
-        latent=talk.latent, attention=talk.attention, hidden=talk.message_hidden,
-        floor=talk.latent_floor, prune=talk.prune, init=config.init,
+        key, agents=spec.agents, known=config.hidden_size, actions=spec.max_actions,
+        latent=talk.latent_dim, attention=talk.attention_dim, hidden=talk.message_hidden,
+        floor=talk.latent_var_floor, prune=talk.prune, init=config.init,
     )  # fmt: skip
 
 
 def create_mixer(config: TD, spec: Spec, key: PRNGKeyArray) -> AnyMixer:
     """A fresh mixer of the kind that `config.mixer` asks for."""
     match config.mixer:
-        case Alone():
-            return mixers.Alone()
-        case Sum():
-            return mixers.Sum()
-        case Monotonic(embed=embed, hypernet=hypernet):
-            return mixers.Monotonic.create(
+        case IQLMixer():
+            return mixers.IQLMixer()
+        case VDNMixer():
+            return mixers.VDNMixer()
+        case QMIXMixer(mixing_embed_dim=embed, hypernet_embed=hypernet):
+            return mixers.QMIXMixer.create(
                 key, agents=spec.agents, state=spec.state,
                 embed=embed, hypernet=hypernet, init=config.init,
             )  # fmt: skip
-        case Duplex(kernels=kernels, kernel_layers=layers, kernel_hidden=hidden):
-            return mixers.Duplex.create(
+        case QPLEXMixer(num_kernels=kernels, kernel_layers=layers, kernel_hidden=hidden):
+            return mixers.QPLEXMixer.create(
                 key, agents=spec.agents, state=spec.state, actions=spec.max_actions,
                 kernels=kernels, layers=layers, hidden=hidden, init=config.init,
             )  # fmt: skip
-        case Transformed(joint_hidden=hidden):
-            return mixers.Transformed.create(
-                key, known=config.hidden, actions=spec.max_actions, state=spec.state,
+        case QTRANMixer(joint_hidden=hidden):
+            return mixers.QTRANMixer.create(
+                key, known=config.hidden_size, actions=spec.max_actions, state=spec.state,
                 hidden=hidden, init=config.init,
             )  # fmt: skip
 
@@ -161,7 +161,7 @@ class Algorithm:
     """
 
     def __init__(self, config: TD, spec: Spec) -> None:
-        check_agents(config.groups, spec.agents, spec.id)
+        check_agents(config.parameter_groups, spec.agents, spec.id)
         if spec.continuous:
             raise UserError(
                 f"mixer {tag(config.mixer)!r}: takes the best of an agent's actions, and those of "
@@ -170,10 +170,12 @@ class Algorithm:
         if config.communication is not None and spec.agents == 1:
             raise UserError(f"{spec.id}: has one agent, and messages need two or more")
         self.config, self.spec = config, spec
-        self.alone = isinstance(config.mixer, Alone)
-        blind = isinstance(config.mixer, Alone | Sum) and not isinstance(config.weighting, Weighted)
+        self.alone = isinstance(config.mixer, IQLMixer)
+        blind = isinstance(config.mixer, IQLMixer | VDNMixer) and not isinstance(
+            config.weighting, Weighted
+        )
         self.sees_state = not blind
-        self.optimiser = create_optimiser(config.optimiser, config.lr, config.max_grad_norm)
+        self.optimiser = create_optimiser(config.optimizer, config.lr, config.max_grad_norm)
 
     def init(self, key: PRNGKeyArray) -> Learner:
         """A learner that has seen nothing."""
@@ -202,7 +204,7 @@ class Algorithm:
     ) -> tuple[Learner, Metrics]:
         """Remember the trajectory, then learn from what is replayed."""
         learner = self.remember(learner, trajectory)
-        keys_replay, keys_loss = jax.random.split(key, (2, self.config.updates))
+        keys_replay, keys_loss = jax.random.split(key, (2, self.config.updates_per_rollout))
         batches = learner.experience.sample(self.config, keys_replay)
         learner, metrics = jax.lax.scan(self.improve, learner, (batches, keys_loss))
         return learner, jax.tree.map(jnp.mean, metrics) | {"epsilon": learner.epsilon}
@@ -263,12 +265,12 @@ class Algorithm:
             terms["central_loss"] = average(residual(config.loss, full - y))
             metrics["weight"] = average(weight)
         match config.mixer, values.mixer:
-            case Transformed(opt=opt, nopt=nopt) as kind, mixers.Transformed() as mixer:
+            case QTRANMixer(opt_coef=opt, nopt_coef=nopt) as kind, mixers.QTRANMixer() as mixer:
                 at_best, elsewhere = gaps(kind, mixer, views, action, greedy, now)
                 terms["opt_loss"] = opt * average(residual(config.loss, at_best))
                 terms["nopt_loss"] = nopt * average(residual(config.loss, elsewhere))
         match config.communication, values.utilities.messages, views.said:
-            case Incentives() as talk, Messages() as messages, Said() as said:
+            case MAICMessages() as talk, Messages() as messages, Said() as said:
                 divergence = messages.divergence(views.hidden, said.models, greedy)
                 terms["latent_loss"] = talk.latent_coef * average(divergence)
                 entropy = messages.entropy(views.hidden, said.z)
@@ -300,8 +302,8 @@ class Algorithm:
     def epsilon(self, steps: Int[Array, ""]) -> Float[Array, ""]:
         """The share of random actions after so many environment steps."""
         config = self.config
-        left = jnp.clip(1.0 - steps / config.epsilon_steps, 0.0, 1.0)
-        return config.epsilon_final + (config.epsilon - config.epsilon_final) * left
+        left = jnp.clip(1.0 - steps / config.epsilon_decay_steps, 0.0, 1.0)
+        return config.epsilon_end + (config.epsilon_start - config.epsilon_end) * left
 
 
 def weights(
@@ -322,8 +324,8 @@ def weights(
 
 
 def gaps(
-    kind: Transformed,
-    mixer: mixers.Transformed,
+    kind: QTRANMixer,
+    mixer: mixers.QTRANMixer,
     views: Views,
     action: Int[Array, "*batch agent"],
     greedy: Int[Array, "*batch agent"],

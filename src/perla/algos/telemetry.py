@@ -21,7 +21,7 @@ from perla.types import Actions, Array, Float, Int, Metrics, PRNGKeyArray
 
 AFFORDABLE = 256
 """Joint actions of the others up to which the exact average is taken beside the estimate."""
-OTHERS = Sampled(k=31)
+OTHERS = Sampled(num_samples=31)
 """From what the spread is taken where that is too many."""
 
 

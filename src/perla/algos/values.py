@@ -53,7 +53,7 @@ def outputs(value: Value, actions: int) -> int:
 def advantage_is_critics(value: Value) -> bool:
     """Whether the advantage is read off the critic (of action values) or off the returns."""
     if isinstance(value, Embedded):
-        return value.form == "action-value"
+        return value.critic_form == "action-value"
     return isinstance(value, Counterfactual)
 
 
@@ -97,7 +97,7 @@ def estimate(
 
 def resolved(value: Embedded, policy: Policy) -> Sampled | Exact | Analytic:
     """The estimator that is really used for the agents of `policy`."""
-    closed_form = isinstance(value.interaction, MultilinearSettings)
+    closed_form = isinstance(value.critic_model, MultilinearSettings)
     agents = policy.batch[-1]
     return resolve(value.estimator, agents, policy.choices, closed_form=closed_form)
 
@@ -121,7 +121,7 @@ def prediction(
     """What the critic, of which `estimated` is the estimate, says of the transition that `action`
     made."""
     q = estimated.action_values
-    if isinstance(value, Embedded) and value.fit == "joint":
+    if isinstance(value, Embedded) and value.regress == "joint":
         q = critic.joint(context, action)
     return taken(value, q, action)
 

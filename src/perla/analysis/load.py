@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
-from perla.config import check_text
+from perla.config import check_text, check_version
 from perla.errors import UserError
 from perla.files import check_run_folder, read_regular
 
@@ -26,7 +26,7 @@ class Budget:
     """Environment steps of each seed."""
     seeds: int
     """Independent repetitions."""
-    evaluations: int
+    num_evaluations: int
     """Evaluations spread over the run, after the one that precedes it."""
     eval_episodes: int
     """Episodes of an evaluation."""
@@ -83,6 +83,8 @@ def load(path: Path) -> Curves:
     holds what is no file of its own, or has no evaluation yet.
     """
     check_run_folder(path)
+    version = _read(path / "config.json", _Version).settings_version
+    check_version(version, source=str(path / "config.json"))
     facts = _read(path / "config.json", _Facts)
     told = [facts.run.env, facts.run.algo, facts.run.preset, facts.environment]
     check_text(told, name=str(path / "config.json"))
@@ -114,7 +116,7 @@ def load(path: Path) -> Curves:
         budget=Budget(
             steps=run.steps,
             seeds=len(run.seeds),
-            evaluations=run.evaluations,
+            num_evaluations=run.num_evaluations,
             eval_episodes=run.eval_episodes,
             absolute_episodes=run.absolute_episodes,
         ),
@@ -163,10 +165,14 @@ class _Run(msgspec.Struct):
     algo: str
     steps: int
     seeds: tuple[int, ...]
-    evaluations: int
+    num_evaluations: int
     eval_episodes: int
     absolute_episodes: int
     preset: str = "default"
+
+
+class _Version(msgspec.Struct):
+    settings_version: Any = None
 
 
 class _Facts(msgspec.Struct):

@@ -94,7 +94,7 @@ def measure(
     return [
         {
             "world": name,
-            "copies": n,
+            "num_envs": n,
             "steps/s": medians[name, n],
             "slowest": min(rates),
             "fastest": max(rates),
@@ -121,7 +121,7 @@ def _measure_host(
             config = learner("ippo", preset)
             trainer = Trainer(env, make_env, config, seeds=(0,), steps=10**9, workers=workers)
             stack.enter_context(closing(trainer))
-            contenders[f"ippo, {preset}", config.copies] = _trained(trainer)
+            contenders[f"ippo, {preset}", config.num_envs] = _trained(trainer)
         speeds: dict[tuple[str, int], list[float]] = {which: [] for which in contenders}
         for _ in range(rounds):
             for which, run in contenders.items():
@@ -130,7 +130,7 @@ def _measure_host(
     return [
         {
             "world": f"{env_id}, {name}",
-            "copies": count,
+            "num_envs": count,
             "processes": workers,
             "steps/s": statistics.median(rates),
             "slowest": min(rates),

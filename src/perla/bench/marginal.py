@@ -53,15 +53,17 @@ class Case(NamedTuple):
 def cases(agents: int) -> Iterator[Case]:
     """Everything that is measured with this many agents."""
     for k in KS:
-        first = Embedded(interaction=Network(joins="first"), estimator=Sampled(k=k))
+        first = Embedded(
+            critic_model=Network(action_fusion="first"), estimator=Sampled(num_samples=k)
+        )
         yield Case(agents, "plain", k, first, plain=True)
     for k in KS:
-        yield Case(agents, "iid", k, Embedded(estimator=Sampled(k=k)))
+        yield Case(agents, "iid", k, Embedded(estimator=Sampled(num_samples=k)))
     for k in LATIN_KS:
-        yield Case(agents, "latin", k, Embedded(estimator=Sampled(k=k, sampler="latin")))
+        yield Case(agents, "latin", k, Embedded(estimator=Sampled(num_samples=k, sampler="latin")))
     if ACTIONS ** (agents - 1) <= LARGEST_ENUMERATION:
         yield Case(agents, "exact", ACTIONS ** (agents - 1), Embedded(estimator=Exact()))
-    closed = Embedded(interaction=Multilinear(), estimator=Analytic())
+    closed = Embedded(critic_model=Multilinear(), estimator=Analytic())
     yield Case(agents, "analytic", math.inf, closed)
 
 
@@ -134,7 +136,7 @@ class _Contender:
         found = jax.jit(lambda critic: jax.lax.map(lambda key: values(critic, key), keys))(critic)
         self.estimates = np.asarray(found, float)
         self.exact = math.nan
-        draws = draw(Sampled(k=REPEATS), policy, self.key)
+        draws = draw(Sampled(num_samples=REPEATS), policy, self.key)
         joint = jax.lax.map(lambda actions: critic.joint(context, actions), draws.actions)
         self.scale = float(np.asarray(joint, float).var(axis=0, ddof=1).mean())
         if ACTIONS ** (agents - 1) <= LARGEST_ENUMERATION:

@@ -50,7 +50,7 @@ def compare_command(argv: Sequence[str]) -> int:
         "--preset", metavar="P", default="default", help="settings of all methods [default]"
     )
     parser.add_argument(
-        "--evaluations",
+        "--num-evaluations",
         metavar="N",
         default="50",
         help="evaluations, spread evenly over each run [50]",
@@ -98,7 +98,7 @@ def _train_and_compare(arguments: argparse.Namespace) -> int:
         settings=given,
         steps=convert(arguments.steps, Count, name="--steps"),
         seeds=seeds(arguments.seeds),
-        evaluations=convert(arguments.evaluations, Count, name="--evaluations"),
+        num_evaluations=convert(arguments.num_evaluations, Count, name="--num-evaluations"),
     )
     cells = Suite(name="comparison", grids=(grid,)).cells()
     if arguments.dry_run:

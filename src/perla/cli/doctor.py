@@ -78,7 +78,7 @@ def _machine() -> Iterator[Finding]:
 
     yield Finding("processor", f"{machine.processor()}, {machine.cores()} cores")
     gib = machine.memory() / 2**30
-    remedy = "below 2 GiB large runs fail; use fewer --copies and --seeds" if gib < 2 else ""
+    remedy = "below 2 GiB large runs fail; use fewer --num-envs and --seeds" if gib < 2 else ""
     yield Finding("memory", f"{gib:.1f} GiB", remedy)
 
 

@@ -12,7 +12,7 @@ from perla.cli.parser import Parser
 from perla.config import Config, describe, field_docs, field_groups, fields, tag, variants
 from perla.errors import UserError
 from perla.methods.recipes import ABOUT, RECIPES, make
-from perla.methods.settings import every_setting, fixed, own, unknown
+from perla.methods.settings import ALIASES, every_setting, fixed, own, unknown
 
 GIVEN = "settings"
 """What algorithm flags are collected under, so that no name can collide with the parser's own."""
@@ -33,7 +33,8 @@ def parse(
         options: dict[str, Any] = {"dest": f"{GIVEN}.{setting.name}", "default": None}
         if setting.type is bool:
             options["action"] = BooleanOptionalAction
-        parser.add_argument(spell(setting.name), **options)
+        second = [alias for alias, name in ALIASES.items() if name == setting.name]
+        parser.add_argument(spell(setting.name), *map(spell, second), **options)
 
     def error(flag: str, known: Sequence[str], arguments: Namespace) -> UserError:
         return unknown(flag, algos(arguments), known, what="flag", spell=spell)

@@ -47,7 +47,7 @@ def _train(algo: str, config: Any, arguments: argparse.Namespace) -> int:
         config=config,
         steps=convert(arguments.steps, Steps, name="--steps"),
         seeds=seeds(arguments.seeds),
-        evaluations=convert(arguments.evaluations, Count, name="--evaluations"),
+        num_evaluations=convert(arguments.num_evaluations, Count, name="--num-evaluations"),
         eval_episodes=convert(arguments.eval_episodes, Count, name="--eval-episodes"),
         absolute_episodes=convert(arguments.absolute_episodes, Count, name="--absolute-episodes"),
     )
@@ -93,7 +93,7 @@ def _parser() -> Parser:
     parser.add_argument("--seeds", default="1")
     parser.add_argument("--preset", default="default")
     parser.add_argument("--out")
-    parser.add_argument("--evaluations", default="50")
+    parser.add_argument("--num-evaluations", default="50")
     parser.add_argument("--eval-episodes", default="32")
     parser.add_argument("--absolute-episodes", default="320")
     _add_conduct(parser)
@@ -141,7 +141,7 @@ Train agents. Everything about the run ends up in a folder; Ctrl-C stops it and
   --seeds S                       5: seeds 0 to 4; 3,7: these; 3,: this one [1]
 {row("--preset P", f"one of {', '.join(PRESETS)}; `perla list presets`", "default")}
   --out DIR                       the run's folder [a new one under runs/]
-  --evaluations N                 evaluations, spread evenly over the run [50]
+  --num-evaluations N             evaluations, spread evenly over the run [50]
   --eval-episodes N               episodes of an evaluation [32]
   --absolute-episodes N           episodes of the last evaluation, of the best parameters [320]
   --checkpoint-seconds X          least time between two checkpoints [{SECONDS:g}]

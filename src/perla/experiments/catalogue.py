@@ -27,32 +27,32 @@ MAPS = tuple(
 """The ten maps of the paper's appendix E.1."""
 
 TABLE_3: dict[str, tuple[Scalar, ...]] = {
-    "hidden": (64, 128, 256),
+    "hidden_size": (64, 128, 256),
     "lr": (3e-4, 5e-4),
-    "actor": ("mlp", "gru"),
-    "normalise_rewards": (False, True),
-    "entropy": (1e-3, 1e-2, 1e-1),
+    "actor_network": ("mlp", "gru"),
+    "normalize_rewards": (False, True),
+    "ent_coef": (1e-3, 1e-2, 1e-1),
     "target": ("hard", "soft"),
-    "n": (5, 10),
-    "k": (10, 100),
+    "n_step": (5, 10),
+    "num_samples": (10, 100),
 }
 """The paper's search."""
 TABLE_4: dict[str, Scalar] = {
-    "hidden": 256,
+    "hidden_size": 256,
     "lr": 5e-4,
-    "actor": "mlp",
-    "normalise_rewards": False,
-    "entropy": 1e-3,
+    "actor_network": "mlp",
+    "normalize_rewards": False,
+    "ent_coef": 1e-3,
     "target": "soft",
-    "n": 10,
-    "k": 100,
+    "n_step": 10,
+    "num_samples": 100,
 }
 """What it found."""
 
 PAPER_STEPS = 2_000_000
 """Each seed's steps at scale `paper`; the paper does not say how many it had."""
 
-SMALL = {"hidden": 8, "copies": 2, "horizon": 8, "epochs": 1}
+SMALL = {"hidden_size": 8, "num_envs": 2, "rollout_length": 8, "update_epochs": 1}
 """Settings that show that everything works, and teach nothing."""
 
 
@@ -68,12 +68,12 @@ def suites(
     both smaller scales may have parts of the grid different."""
     grids: dict[Scale, dict[str, Any]] = {
         "paper": {
-            "preset": "paper-lbf", "steps": PAPER_STEPS, "seeds": 3, "evaluations": 40,
+            "preset": "paper-lbf", "steps": PAPER_STEPS, "seeds": 3, "num_evaluations": 40,
             "eval_episodes": 100,
         } | grid,
-        "quick": grid | {"steps": steps, "seeds": 5, "evaluations": 20} | dict(quick or {}),
+        "quick": grid | {"steps": steps, "seeds": 5, "num_evaluations": 20} | dict(quick or {}),
         "smoke": grid | {
-            "steps": 64, "seeds": 3, "evaluations": 2, "eval_episodes": 2, "absolute_episodes": 2,
+            "steps": 64, "seeds": 3, "num_evaluations": 2, "eval_episodes": 2, "absolute_episodes": 2,
         } | dict(smoke or {}),
     }  # fmt: skip
     small = grids["smoke"]
@@ -199,12 +199,12 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
                 for name in ("5x5-2p-1f-coop", "10x10-5p-3f", "10x10-3p-5f")
             ),
             algo="perla-ippo",
-            settings={"estimator": "sampled", "k": (5, 10, 50, 100, 250)},
+            settings={"estimator": "sampled", "num_samples": (5, 10, 50, 100, 250)},
             steps=30_000,
             quick={"seeds": 3},
             smoke={
                 "env": "lbf:Foraging-5x5-2p-1f-coop-v2",
-                "settings": {"estimator": "sampled", "k": (2, 5, 7)},
+                "settings": {"estimator": "sampled", "num_samples": (2, 5, 7)},
             },
         ),
         judge=verdicts.judge_samples,
@@ -224,12 +224,18 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
             quick={
                 "env": "lbf:Foraging-5x5-2p-1f-coop-v2",
                 "settings": {"estimator": "sampled"}
-                | {name: TABLE_3[name] for name in ("actor", "normalise_rewards", "k")},
+                | {
+                    name: TABLE_3[name]
+                    for name in ("actor_network", "normalize_rewards", "num_samples")
+                },
                 "seeds": 3,
             },
             smoke={
                 "env": "lbf:Foraging-5x5-2p-1f-coop-v2",
-                "settings": {"actor": TABLE_3["actor"], "normalise_rewards": (False, True)},
+                "settings": {
+                    "actor_network": TABLE_3["actor_network"],
+                    "normalize_rewards": (False, True),
+                },
             },
         ),
         judge=verdicts.judge_choice(TABLE_4),

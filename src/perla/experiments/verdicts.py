@@ -165,7 +165,7 @@ def judge_variance(runs: Sequence[Curves]) -> Verdict:
 
 def samples_of(run: Curves) -> int:
     """K of a run whose label says it."""
-    return int(run.method.rpartition("k=")[2])
+    return int(run.method.rpartition("num_samples=")[2])
 
 
 def areas(runs: Sequence[Curves]) -> dict[int, Score]:

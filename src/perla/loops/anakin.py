@@ -49,7 +49,7 @@ class Trainer:
         self.eval_episodes = eval_episodes
         self.devices = devices or jax.devices()
         self.vectorised = self.devices[0].platform != "cpu" if vectorise is None else vectorise
-        self.copies = AutoReset(env, config.copies)
+        self.copies = AutoReset(env, config.num_envs)
         self.algorithm: Algorithm = create(config, env.spec)
         over_seeds = jax.vmap if self.vectorised else lambda f, **_: f
         self._begin = jax.jit(over_seeds(self._begin_one))
@@ -71,7 +71,7 @@ class Trainer:
 
         Where episodes are collected whole, as much as the longest possible ones take.
         """
-        steps = self.config.copies * self.config.length(self.env.spec.limit)
+        steps = self.config.num_envs * self.config.length(self.env.spec.limit)
         return work(self._update, self._blueprint()).times(1 / steps)
 
     def work_per_evaluation(self, episodes: int) -> Work:
@@ -168,7 +168,7 @@ class Trainer:
         if len(self.seeds) % len(devices) == 0:
             return [jax.device_put(progress, by_seed)]
         placed = jax.device_put(progress, whole)
-        if self.config.copies % len(devices) == 0:
+        if self.config.num_envs % len(devices) == 0:
             placed = placed._replace(scene=jax.device_put(progress.scene, by_copy))
         return [placed]
 
@@ -219,7 +219,7 @@ class Trainer:
             progress.scene,
             key_rollout,
             self.config.length(self.env.spec.limit),
-            whole_episodes=self.config.horizon is None,
+            whole_episodes=self.config.rollout_length is None,
         )
         learner, metrics = self.algorithm.update(
             progress.learner, trajectory, key_update, progress.steps / self.steps

@@ -77,7 +77,7 @@ class Trainer:
         self.algorithm: Algorithm = create(config, env.spec)
         self.length = config.length(env.spec.limit)
         self.limit = episode_limit(env)
-        self.eval_copies = min(2 * eval_episodes, config.copies)
+        self.eval_copies = min(2 * eval_episodes, config.num_envs)
         self._act = jax.jit(self._act_all)
         self._improve = jax.jit(self._improve_one)
 
@@ -91,7 +91,7 @@ class Trainer:
 
     @cached_property
     def _pool(self) -> Pool:
-        uses = {"": self.config.copies, "evaluation of ": self.eval_copies}
+        uses = {"": self.config.num_envs, "evaluation of ": self.eval_copies}
         groups = [
             [
                 f"{use}seed {seed}, copy {copy}"
@@ -115,13 +115,13 @@ class Trainer:
     def _worlds(self) -> tuple[Worlds, Worlds]:
         """Those that are trained in, and those of evaluations."""
         groups = list(range(len(self._pool.ranges)))
-        training = len(halves(self.config.copies))
+        training = len(halves(self.config.num_envs))
 
         def worlds(own: list[int], copies: int) -> Worlds:
             return Worlds(self._act, self._pool, own, self._seen(len(self.seeds), copies))
 
         return (
-            worlds(groups[:training], self.config.copies),
+            worlds(groups[:training], self.config.num_envs),
             worlds(groups[training:], self.eval_copies),
         )
 
@@ -137,7 +137,7 @@ class Trainer:
         """Compile everything, by acting and learning once on nothing."""
         progress = self._begin(jax.random.key(0))
         actor, key = progress.learner.actor, progress.key
-        both = [*halves(self.config.copies), *halves(self.eval_copies)]
+        both = [*halves(self.config.num_envs), *halves(self.eval_copies)]
         for copies in {half.stop - half.start for half in both}:
             every = [(actor, *self._moment(actor, copies), key)] * len(self.seeds)
             self._act(*together(every), np.int32(0), np.int32(0))
@@ -152,7 +152,7 @@ class Trainer:
         progress = jnp.float32(0.0)
         given = blueprint.learner, trajectory, blueprint.key, progress, blueprint.steps
         learning = work(self._improve_one, *given)
-        return learning.times(1 / (self.config.copies * self.length)) + self._work_per_action()
+        return learning.times(1 / (self.config.num_envs * self.length)) + self._work_per_action()
 
     def work_per_evaluation(self, episodes: int) -> Work:
         """What an evaluation of one seed does at most, without the worlds' own."""
@@ -320,7 +320,7 @@ class Trainer:
         """Act in every copy of the seeds that are `behind`, for a horizon; or, where there is none,
         for one episode, after which a copy waits at the first step of its next and what follows is
         padding."""
-        whole, length = self.config.horizon is None, self.length
+        whole, length = self.config.rollout_length is None, self.length
         blank = self._blank(jax.tree.map(lambda x: x[0], actors))
         record: Trajectory = jax.tree.map(lambda x: np.stack([x] * worlds.seeds), blank)
         collecting = np.tile(behind[:, None], worlds.copies)
@@ -436,7 +436,7 @@ class Trainer:
 
     def _blank(self, actor: AnyActor) -> Trajectory:
         """Room for a rollout, in which nothing of note happens."""
-        spec, time, env = self.env.spec, self.length, self.config.copies
+        spec, time, env = self.env.spec, self.length, self.config.num_envs
         agents = spec.agents
         memory = actor.blank((env,))
         action: tuple[Any, Any] = ((time, env, agents), np.int32)

@@ -83,8 +83,8 @@ def joint_actions(estimator: Sampled | Exact, policy: Policy) -> int:
         assert isinstance(policy, Categorical)
         *_, agents, actions = policy.log_probs.shape
         return actions ** (agents - 1)
-    assert estimator.k != "auto", "one of its rungs is drawn"
-    return estimator.k
+    assert estimator.num_samples != "auto", "one of its rungs is drawn"
+    return estimator.num_samples
 
 
 def enumerated(policy: Categorical, table: Int[Array, "sample agent"]) -> Draws:
@@ -153,9 +153,9 @@ def expectation(
     memory: float = math.inf,
 ) -> Float[Array, "*batch agent out"]:
     """The average of f over joint actions drawn from `policy`: part by part, where all at once
-    would take more than `memory` MiB; with gradients through `estimator.gradient_k` of them."""
+    would take more than `memory` MiB; with gradients through `estimator.gradient_samples` of them."""
     total = joint_actions(estimator, policy)
-    through = (isinstance(estimator, Sampled) and estimator.gradient_k) or total
+    through = (isinstance(estimator, Sampled) and estimator.gradient_samples) or total
     at_once = max(1, int(min(total, memory * 2**20 / (ENTRY * math.prod(policy.shape)))))
     if through == total <= at_once:
         return average(f, draw(estimator, policy, key))
@@ -218,9 +218,9 @@ def combine(
     values = jax.lax.map(jax.checkpoint(f, prevent_cse=False), draws.actions)
     weights = draws.weights[..., None]
     match aggregator:
-        case Entropic(eta=eta, anneal=anneal):
+        case Entropic(eta=eta, anneal_eta=anneal):
             return entropic(values, weights, eta * hope if anneal else eta)
-        case UpperQuantile(q=q):
+        case UpperQuantile(quantile=q):
             return quantile(values, weights, q)
         case Max():
             return jnp.where(weights > 0, values, -jnp.inf).max(0)

@@ -87,8 +87,10 @@ def marginalise(
     found = possible(estimator, policies)
     if isinstance(aggregator, Mean):
         return expectation(found, each, policies, key, memory=memory).reshape(out)
-    if isinstance(found, Sampled) and found.gradient_k:
-        raise UserError(f"gradient_k = {found.gradient_k}: only the mean has gradients of a part")
+    if isinstance(found, Sampled) and found.gradient_samples:
+        raise UserError(
+            f"gradient_samples = {found.gradient_samples}: only the mean has gradients of a part"
+        )
     return combine(aggregator, each, draw(found, policies, key)).reshape(out)
 
 
@@ -96,7 +98,7 @@ def possible(estimator: Estimator, policy: Policy) -> Sampled | Exact:
     """The estimator that is really used. Raises `UserError` where there is none."""
     if isinstance(estimator, Analytic):
         raise UserError("estimator 'analytic': nothing is known of this critic; use 'sampled'")
-    if isinstance(estimator, Sampled) and estimator.k == "auto":
+    if isinstance(estimator, Sampled) and estimator.num_samples == "auto":
         raise UserError("k 'auto': only a run goes on long enough to choose; give a number")
     if policy.choices is None and isinstance(estimator, Exact):
         raise UserError("estimator 'exact': continuous actions cannot be enumerated; use 'sampled'")

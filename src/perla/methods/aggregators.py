@@ -14,14 +14,14 @@ class Entropic(Config, tag="entropic", frozen=True):
 
     eta: Positive = 1.0
     """How optimistic it is, in one over the critic's units."""
-    anneal: bool = False
+    anneal_eta: bool = False
     """Whether η falls to zero over the run, linearly."""
 
 
 class UpperQuantile(Config, tag="upper-quantile", frozen=True):
     """The smallest value that the critic stays at or below with at least this probability."""
 
-    q: Fraction = 0.9
+    quantile: Fraction = 0.9
     """The probability; ½ is the median, 1 the best that may happen."""
 
 

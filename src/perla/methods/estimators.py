@@ -18,12 +18,12 @@ LADDER = (2, 7, 23, 71, 211)
 class Sampled(Config, tag="sampled", frozen=True):
     """K draws from the joint policy, weighted equally (paper, Eq. 2)."""
 
-    k: Count | Literal["auto"] = 100
+    num_samples: Count | Literal["auto"] = 100
     """Joint actions drawn at each state; `auto`: as many as the tolerance needs, chosen anew at
     every update among a few primes."""
     tolerance: Positive = TOLERANCE
     """What k `auto` allows: the standard error of the average over the error of the critic."""
-    gradient_k: Count | None = None
+    gradient_samples: Count | None = None
     """Draws through which the critic's gradient flows; none: all of them."""
     sampler: Literal["iid", "latin"] = "iid"
     """`iid`: independent draws, as in the paper. `latin`: every action of every agent comes as
@@ -32,15 +32,19 @@ class Sampled(Config, tag="sampled", frozen=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.k == "auto":
+        if self.num_samples == "auto":
             return
         if self.tolerance != TOLERANCE:
-            raise UserError(f"tolerance = {self.tolerance}: belongs to k auto, and k is {self.k}")
-        if self.gradient_k is not None and self.gradient_k > self.k:
-            raise UserError(f"gradient_k = {self.gradient_k}: at most the k = {self.k} draws")
+            raise UserError(
+                f"tolerance = {self.tolerance}: belongs to num_samples auto, and num_samples is {self.num_samples}"
+            )
+        if self.gradient_samples is not None and self.gradient_samples > self.num_samples:
+            raise UserError(
+                f"gradient_samples = {self.gradient_samples}: at most num_samples = {self.num_samples}"
+            )
 
 
-FEW = Sampled(k=17, sampler="latin")
+FEW = Sampled(num_samples=17, sampler="latin")
 """What `Auto` takes where nothing is exact."""
 
 
@@ -56,7 +60,7 @@ class Auto(Config, tag="auto", frozen=True):
     """Analytic where the critic has a closed form, exact where the others' joint actions are few,
     else 17 draws of the Latin sampler."""
 
-    budget: Count = 100
+    max_joint_actions: Count = 100
     """Most joint actions that are enumerated."""
 
 
@@ -77,15 +81,16 @@ def resolve(
         return Analytic()
     if isinstance(estimator, Analytic) and not closed_form:
         raise UserError(
-            "estimator 'analytic': this critic's average has no closed form; use interaction "
+            "estimator 'analytic': this critic's average has no closed form; use "
+            "critic_model "
             "'multilinear', or estimator 'sampled', 'exact' or 'auto'"
         )
     if isinstance(estimator, Auto):
-        return Exact() if joint <= estimator.budget else FEW
+        return Exact() if joint <= estimator.max_joint_actions else FEW
     if isinstance(estimator, Exact) and actions is None:
         raise UserError(
             "estimator 'exact': continuous actions cannot be enumerated; use 'sampled', or "
-            "interaction 'multilinear' with 'analytic'"
+            "critic_model 'multilinear' with 'analytic'"
         )
     if isinstance(estimator, Exact) and joint > LARGEST_ENUMERATION:
         raise UserError(
@@ -97,10 +102,12 @@ def resolve(
 
 def ladder(estimator: Sampled | Exact) -> tuple[Sampled | Exact, ...]:
     """The estimators among which a k of `auto` chooses; any other's ladder has one rung, itself."""
-    if not isinstance(estimator, Sampled) or estimator.k != "auto":
+    if not isinstance(estimator, Sampled) or estimator.num_samples != "auto":
         return (estimator,)
-    through = estimator.gradient_k
+    through = estimator.gradient_samples
     return tuple(
-        Sampled(k=k, sampler=estimator.sampler, gradient_k=through and min(through, k))
+        Sampled(
+            num_samples=k, sampler=estimator.sampler, gradient_samples=through and min(through, k)
+        )
         for k in LADDER
     )

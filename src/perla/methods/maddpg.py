@@ -24,25 +24,25 @@ class DDPG(Config, tag="ddpg", frozen=True):
     relaxation: GumbelSoftmax = GumbelSoftmax()
     """How a critic's gradient reaches an actor through the action that it takes."""
 
-    noise: NonNegative = 0.1
+    exploration_noise: NonNegative = 0.1
     """Of continuous actions, the deviation of behaviour from what is best, in each dimension; the
     greedy ones are without."""
 
-    copies: Count = 16
+    num_envs: Count = 16
     """Environment copies stepped side by side."""
-    horizon: Count | None = 8
+    rollout_length: Count | None = 8
     """Steps of every copy between two updates, replayed together as a sequence; none: one whole
     episode of every copy."""
-    buffer: Count = 8192
+    buffer_size: Count = 8192
     """Sequences kept for replay, the newest ones."""
-    batch: Count = 32
+    batch_size: Count = 32
     """Sequences replayed in a gradient step."""
-    updates: Count = 4
+    updates_per_rollout: Count = 4
     """Gradient steps of actor and critic between two collections."""
 
     gamma: Fraction = 0.99
     """Discount factor γ."""
-    target: Soft | Hard = Soft(tau=0.01)
+    target: Soft | Hard = Soft(target_update_tau=0.01)
     """The actor and the critic that targets are of."""
     logit_penalty: NonNegative = 1e-3
     """Weight of the actors' mean squared logit, which keeps them exploring; of continuous actions,
@@ -50,10 +50,10 @@ class DDPG(Config, tag="ddpg", frozen=True):
 
     loss: Squared | Huber = Squared()
     """The critic's error."""
-    normalise_rewards: bool = True
+    normalize_rewards: bool = True
     """Standardise the rewards, by their running mean and deviation."""
 
-    optimiser: Adam | RMSProp = Adam()
+    optimizer: Adam | RMSProp = Adam()
     """The optimiser of both networks."""
     lr: Positive = 5e-4
     """The actor's learning rate."""
@@ -62,21 +62,21 @@ class DDPG(Config, tag="ddpg", frozen=True):
     max_grad_norm: Positive | None = 10.0
     """Bound on the norm of each network's gradient; none: unbounded."""
 
-    actor: Literal["mlp", "gru"] = "gru"
+    actor_network: Literal["mlp", "gru"] = "gru"
     """The actor's network; `gru` puts a recurrent layer after the dense ones."""
-    hidden: Count = 128
+    hidden_size: Count = 128
     """Width of every hidden layer."""
-    layers: Count = 1
+    num_layers: Count = 1
     """Dense hidden layers of the actor."""
-    critic_layers: Count = 2
+    critic_num_layers: Count = 2
     """Hidden layers of the critic, which is dense."""
     init: Literal["orthogonal", "torch"] = "orthogonal"
     """Initial weights: orthogonal with a small policy head, or PyTorch's default."""
     layer_norm: bool = False
     """Normalise the inputs and the output of every hidden layer."""
-    sharing: Literal["shared", "separate"] = "shared"
+    parameter_sharing: Literal["shared", "separate"] = "shared"
     """One set of parameters for all agents, or one for each."""
-    groups: Groups = None
+    parameter_groups: Groups = None
     """Of each agent, the number of its group, such as 0,0,1: who shares parameters with whom, where
     not with all."""
     agent_ids: bool = True
@@ -86,13 +86,17 @@ class DDPG(Config, tag="ddpg", frozen=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        parts.check_buffer(self.buffer, self.copies)
-        parts.check_groups(self.sharing, self.groups)
+        parts.check_buffer(self.buffer_size, self.num_envs)
+        parts.check_groups(self.parameter_sharing, self.parameter_groups)
 
     def nets(self, agents: int) -> Groups:
         """Which of `agents` share parameters."""
-        return parts.one_each(agents) if self.sharing == "separate" else self.groups
+        return (
+            parts.one_each(agents)
+            if self.parameter_sharing == "separate"
+            else self.parameter_groups
+        )
 
     def length(self, limit: int | None) -> int:
         """Steps of every copy between two updates; whole episodes are padded to the limit."""
-        return parts.length(self.horizon, limit)
+        return parts.length(self.rollout_length, limit)

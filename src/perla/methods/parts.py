@@ -9,14 +9,14 @@ from perla.errors import UserError
 class Soft(Config, tag="soft", frozen=True):
     """The target is a moving average of what is learnt, after every update."""
 
-    tau: Fraction = 0.01
+    target_update_tau: Fraction = 0.01
     """Weight of the newest."""
 
 
 class Hard(Config, tag="hard", frozen=True):
     """The target is a copy of what is learnt, renewed now and then."""
 
-    every: Count = 200
+    target_update_interval: Count = 200
     """Updates between copies."""
 
 
@@ -27,7 +27,7 @@ class Squared(Config, tag="squared", frozen=True):
 class Huber(Config, tag="huber", frozen=True):
     """Squared error near zero, absolute error beyond."""
 
-    delta: Positive = 10.0
+    huber_delta: Positive = 10.0
     """Where the two meet."""
 
 
@@ -60,13 +60,13 @@ def check_groups(sharing: str, groups: Groups) -> None:
         return
     if sharing == "separate":
         raise UserError(
-            f"groups = {spelt(groups)} with sharing = separate: those of a group share; leave one "
+            f"parameter_groups = {spelt(groups)} with parameter_sharing = separate: those of a group share; leave one "
             "of the two out"
         )
     missing = set(range(len(set(groups)))) - set(groups)
     if missing:
         raise UserError(
-            f"groups = {spelt(groups)}: nobody is in group {min(missing)}; number them from 0 on"
+            f"parameter_groups = {spelt(groups)}: nobody is in group {min(missing)}; number them from 0 on"
         )
 
 
@@ -74,7 +74,7 @@ def check_agents(groups: Groups, agents: int, world: str) -> None:
     """Raise `UserError` unless every agent of the world has its group."""
     if groups is not None and len(groups) != agents:
         raise UserError(
-            f"groups = {spelt(groups)}: is of {len(groups)} agents, and {world} has {agents}; give "
+            f"parameter_groups = {spelt(groups)}: is of {len(groups)} agents, and {world} has {agents}; give "
             "one number for each, in the world's order"
         )
 
@@ -91,7 +91,7 @@ def length(horizon: int | None, limit: int | None) -> int:
     """
     steps = horizon or limit
     if steps is None:
-        raise UserError("horizon = none: the episodes of this world have no limit")
+        raise UserError("rollout_length = none: the episodes of this world have no limit")
     return steps
 
 
@@ -99,4 +99,6 @@ def check_buffer(buffer: int, copies: int) -> None:
     """Raise `UserError` where a replay of so many sequences cannot take what is collected at a
     time, a sequence from each copy."""
     if buffer < copies:
-        raise UserError(f"buffer = {buffer}: must hold what the {copies} copies collect at a time")
+        raise UserError(
+            f"buffer_size = {buffer}: must hold what the {copies} copies collect at a time"
+        )

@@ -10,21 +10,21 @@ from perla.methods import parts
 from perla.methods.parts import Adam, Hard, Huber, RMSProp, Soft, Squared
 from perla.methods.values import Centralised, Counterfactual, Embedded, Independent
 
-CONTINUOUS = ("deviation", "squash")
+CONTINUOUS = ("init_std", "tanh_squash")
 """Settings of `PPO` that belong to continuous actions."""
 
 
 class NStep(Config, tag="n-step", frozen=True):
     """Σ_{k<n} γᵏ r_{t+k} + γⁿ V(s_{t+n})."""
 
-    n: Count = 5
+    n_step: Count = 5
     """Rewards summed before the value takes over."""
 
 
 class GAE(Config, tag="gae", frozen=True):
     """λ-returns: the advantage is the generalised advantage estimate."""
 
-    lam: Fraction = 0.95
+    gae_lambda: Fraction = 0.95
     """λ: 0 is one-step bootstrapping, 1 is the Monte-Carlo return."""
 
 
@@ -34,17 +34,17 @@ class PPO(Config, tag="ppo", frozen=True):
     value: Independent | Centralised | Counterfactual | Embedded = Independent()
     """What the critic sees."""
 
-    copies: Count = 32
+    num_envs: Count = 32
     """Environment copies stepped side by side."""
-    horizon: Count | None = 32
+    rollout_length: Count | None = 32
     """Steps of every copy between two updates; none: one whole episode of every copy."""
-    epochs: Count = 4
+    update_epochs: Count = 4
     """Passes over the collected steps in an update."""
     critic_epochs: Count | None = None
     """Passes of the critic, made before the actor's; none: both are made together."""
-    minibatches: Count = 1
+    num_minibatches: Count = 1
     """Parts into which each pass is cut."""
-    chunk: Count | None = None
+    bptt_length: Count | None = None
     """Steps through which a GRU's gradient flows in a minibatch; none: the whole horizon."""
 
     gamma: Fraction = 0.99
@@ -54,18 +54,18 @@ class PPO(Config, tag="ppo", frozen=True):
     target: Soft | Hard | None = None
     """The critic that targets bootstrap from; none: the critic itself."""
 
-    clip: Positive | None = 0.2
+    clip_eps: Positive | None = 0.2
     """PPO's bound on the probability ratio; none: the plain policy gradient (A2C)."""
-    entropy: NonNegative = 0.01
+    ent_coef: NonNegative = 0.01
     """Weight of the entropy bonus."""
-    entropy_final: NonNegative | None = 0.0
+    ent_coef_final: NonNegative | None = 0.0
     """Its weight at the end of the run, reached linearly; none: it stays."""
-    deviation: Positive = 1.0
+    init_std: Positive = 1.0
     """Of continuous actions, the initial standard deviation in each dimension; it is learnt, and is
     the same in every state."""
-    squash: bool = False
+    tanh_squash: bool = False
     """Put continuous actions through tanh, into (-1, 1), rather than clip them for the world."""
-    normalise_advantages: bool = False
+    normalize_advantages: bool = False
     """Standardise the advantages of each minibatch."""
     refresh_advantages: bool = False
     """Subtract the critic's present value in every pass, rather than its value when the steps
@@ -73,22 +73,22 @@ class PPO(Config, tag="ppo", frozen=True):
 
     loss: Squared | Huber = Squared()
     """The critic's error."""
-    value_clip: Positive | None = None
+    value_clip_eps: Positive | None = None
     """Bound on a value's change in an update; none: unbounded."""
     value_coef: Positive = 1.0
     """Weight of the critic's error, which matters where its gradient is clipped."""
-    normalise_values: bool = False
+    normalize_values: bool = False
     """Learn standardised targets, by their running mean and deviation."""
-    normalise_rewards: bool = True
+    normalize_rewards: bool = True
     """Standardise the rewards, by their running mean and deviation."""
 
-    optimiser: Adam | RMSProp = Adam()
+    optimizer: Adam | RMSProp = Adam()
     """The optimiser of both networks."""
     lr: Positive = 1e-3
     """The actor's learning rate."""
     critic_lr: Positive | None = None
     """The critic's learning rate; none: the actor's."""
-    lr_decay: bool = False
+    anneal_lr: bool = False
     """Let the learning rates fall linearly to zero at the end of the run."""
     max_grad_norm: Positive | None = 10.0
     """Bound on the norm of each network's gradient; none: unbounded."""
@@ -96,24 +96,24 @@ class PPO(Config, tag="ppo", frozen=True):
     """Whether all agents' policies move at once, or one after another in random order, each by what
     those before it have become (HAPPO)."""
 
-    actor: Literal["mlp", "gru"] = "gru"
+    actor_network: Literal["mlp", "gru"] = "gru"
     """The actor's network; `gru` puts a recurrent layer after the dense ones."""
-    critic: Literal["mlp", "gru"] = "mlp"
+    critic_network: Literal["mlp", "gru"] = "mlp"
     """The critic's network."""
-    hidden: Count = 128
+    hidden_size: Count = 128
     """Width of every hidden layer."""
-    layers: Count = 1
+    num_layers: Count = 1
     """Dense hidden layers of the actor."""
-    critic_layers: Count = 2
+    critic_num_layers: Count = 2
     """Dense hidden layers of the critic."""
     init: Literal["orthogonal", "torch"] = "orthogonal"
     """Initial weights: orthogonal with a small policy head, or PyTorch's default."""
     layer_norm: bool = False
     """Normalise the inputs and the output of every hidden layer."""
-    sharing: Literal["shared", "critic", "separate"] = "shared"
+    parameter_sharing: Literal["shared", "critic", "separate"] = "shared"
     """`shared`: one set of parameters for all agents. `critic`: an actor for each, one critic for
     all. `separate`: both for each."""
-    groups: Groups = None
+    parameter_groups: Groups = None
     """Of each agent, the number of its group, such as 0,0,1: who shares parameters with whom, where
     not with all; sharing `critic`: an actor for each group."""
     agent_ids: bool = True
@@ -121,44 +121,47 @@ class PPO(Config, tag="ppo", frozen=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.chunk is not None and not self.recurrent:
-            raise UserError(f"chunk = {self.chunk}: only a GRU has a gradient through time")
-        parts.check_groups(self.sharing, self.groups)
+        if self.bptt_length is not None and not self.recurrent:
+            raise UserError(
+                f"bptt_length = {self.bptt_length}: only a GRU has a gradient through time"
+            )
+        parts.check_groups(self.parameter_sharing, self.parameter_groups)
         if self.order == "sequential":
-            if self.groups is not None:
+            if self.parameter_groups is not None:
                 raise UserError(
-                    f"order = sequential with groups = {parts.spelt(self.groups)}: agents whose "
-                    "actors are one move together; leave groups out"
+                    f"order = sequential with parameter_groups = {parts.spelt(self.parameter_groups)}: agents whose "
+                    "actors are one move together; leave parameter_groups out"
                 )
-            if self.sharing == "shared":
+            if self.parameter_sharing == "shared":
                 raise UserError(
-                    "order = sequential: agents whose actors are one move together; use sharing "
+                    "order = sequential: agents whose actors are one move together; use "
+                    "parameter_sharing "
                     "critic or separate"
                 )
-            if self.clip is None:
+            if self.clip_eps is None:
                 raise UserError(
-                    "order = sequential with clip = none: nothing would bound the ratios by which "
-                    "later agents' advantages are weighed; set clip, such as 0.2"
+                    "order = sequential with clip_eps = none: nothing would bound the ratios by which "
+                    "later agents' advantages are weighed; set clip_eps, such as 0.2"
                 )
 
     def actors(self, agents: int) -> Groups:
         """Which of `agents` share an actor."""
-        if self.groups is None and self.sharing != "shared":
+        if self.parameter_groups is None and self.parameter_sharing != "shared":
             return parts.one_each(agents)
-        return self.groups
+        return self.parameter_groups
 
     def critics(self, agents: int) -> Groups:
         """Which of `agents` share a critic."""
-        return None if self.sharing == "critic" else self.actors(agents)
+        return None if self.parameter_sharing == "critic" else self.actors(agents)
 
     @property
     def recurrent(self) -> bool:
         """Whether any network has a memory."""
-        return "gru" in (self.actor, self.critic)
+        return "gru" in (self.actor_network, self.critic_network)
 
     def length(self, limit: int | None) -> int:
         """Steps of every copy between two updates; whole episodes are padded to the limit."""
-        return parts.length(self.horizon, limit)
+        return parts.length(self.rollout_length, limit)
 
     def sequence(self, limit: int | None) -> int:
         """Steps of the sequences that minibatches are made of: single steps without a GRU.
@@ -166,13 +169,13 @@ class PPO(Config, tag="ppo", frozen=True):
         Raises `UserError` where the numbers do not divide each other.
         """
         length = self.length(limit)
-        sequence = (self.chunk or length) if self.recurrent else 1
+        sequence = (self.bptt_length or length) if self.recurrent else 1
         if length % sequence:
-            raise UserError(f"chunk = {sequence}: must divide the horizon of {length} steps")
-        sequences = self.copies * length // sequence
-        if sequences % self.minibatches:
+            raise UserError(f"bptt_length = {sequence}: must divide the horizon of {length} steps")
+        sequences = self.num_envs * length // sequence
+        if sequences % self.num_minibatches:
             raise UserError(
-                f"minibatches = {self.minibatches}: must divide the {sequences} sequences that "
-                f"{self.copies} copies make in {length} steps"
+                f"num_minibatches = {self.num_minibatches}: must divide the {sequences} sequences that "
+                f"{self.num_envs} copies make in {length} steps"
             )
         return sequence

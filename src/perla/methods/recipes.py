@@ -10,12 +10,12 @@ from perla.methods.ppo import PPO
 from perla.methods.presets import PRESETS, Preset, Settings
 from perla.methods.td import (
     TD,
-    Alone,
-    Duplex,
-    Incentives,
-    Monotonic,
-    Sum,
-    Transformed,
+    IQLMixer,
+    MAICMessages,
+    QMIXMixer,
+    QPLEXMixer,
+    QTRANMixer,
+    VDNMixer,
     Weighted,
 )
 from perla.methods.values import Centralised, Counterfactual, Embedded, Independent
@@ -29,25 +29,25 @@ Method = PPO | Replaying
 # fmt: off
 IPPO        = {"value": Independent()}                   # V(τᵢ)
 MAPPO       = {"value": Centralised()}                   # V(s)
-PERLA_IPPO  = {"value": Embedded(base="local")}          # V(τᵢ, a₋ᵢ) over a₋ᵢ ~ π₋ᵢ
-PERLA_MAPPO = {"value": Embedded(base="global")}         # V(s, a₋ᵢ)  over a₋ᵢ ~ π₋ᵢ
+PERLA_IPPO  = {"value": Embedded(critic_input="local")}          # V(τᵢ, a₋ᵢ) over a₋ᵢ ~ π₋ᵢ
+PERLA_MAPPO = {"value": Embedded(critic_input="global")}         # V(s, a₋ᵢ)  over a₋ᵢ ~ π₋ᵢ
 
-A2C        = {"clip": None, "epochs": 1, "minibatches": 1}        # one plain policy-gradient step
-SEQUENTIAL = {"order": "sequential", "sharing": "critic"}        # one actor after another
+A2C        = {"clip_eps": None, "update_epochs": 1, "num_minibatches": 1}        # one plain policy-gradient step
+SEQUENTIAL = {"order": "sequential", "parameter_sharing": "critic"}        # one actor after another
 
 COMA        = {"value": Counterfactual()} | A2C          # Q(s, aᵢ, a₋ᵢ) at the a₋ᵢ that were taken
 HAPPO       = MAPPO | SEQUENTIAL
 
-IQL         = {"mixer": Alone()}                         # Qᵢ(τᵢ, aᵢ)
-VDN         = {"mixer": Sum()}                           # Q_tot = Σᵢ Qᵢ
-QMIX        = {"mixer": Monotonic()}                     # Q_tot = f(s, Q₁, …), rising in each
-QPLEX       = {"mixer": Duplex()}                        # Q_tot = Σᵢ Vᵢ + Σᵢ λᵢ(s, a) Aᵢ
+IQL         = {"mixer": IQLMixer()}                         # Qᵢ(τᵢ, aᵢ)
+VDN         = {"mixer": VDNMixer()}                           # Q_tot = Σᵢ Qᵢ
+QMIX        = {"mixer": QMIXMixer()}                     # Q_tot = f(s, Q₁, …), rising in each
+QPLEX       = {"mixer": QPLEXMixer()}                        # Q_tot = Σᵢ Vᵢ + Σᵢ λᵢ(s, a) Aᵢ
 OW_QMIX     = QMIX | {"weighting": Weighted(full="optimistic")}  # errors below count
 CW_QMIX     = QMIX | {"weighting": Weighted(full="central")}     # errors at the best action count
-QTRAN_BASE  = {"mixer": Transformed(condition="base")}   # Σᵢ Qᵢ + V ≥ Q(s, a), = Q(s, ā)
-QTRAN_ALT   = {"mixer": Transformed(condition="alt")}    # … and = Q(s, a) for one of each aᵢ
-MAIC        = QMIX | {"communication": Incentives()}     # Qⱼ(τⱼ, aⱼ) + Σᵢ αᵢⱼ mᵢⱼ(aⱼ)
-MAIC_QPLEX  = QPLEX | {"communication": Incentives()}
+QTRAN_BASE  = {"mixer": QTRANMixer(condition="base")}   # Σᵢ Qᵢ + V ≥ Q(s, a), = Q(s, ā)
+QTRAN_ALT   = {"mixer": QTRANMixer(condition="alt")}    # … and = Q(s, a) for one of each aᵢ
+MAIC        = QMIX | {"communication": MAICMessages()}     # Qⱼ(τⱼ, aⱼ) + Σᵢ αᵢⱼ mᵢⱼ(aⱼ)
+MAIC_QPLEX  = QPLEX | {"communication": MAICMessages()}
 
 MADDPG      = {"relaxation": GumbelSoftmax()}            # ∇ Qᵢ(s, a₁, …, a_N) through aᵢ ~ πᵢ
 # fmt: on
@@ -136,7 +136,9 @@ def dressed(recipe: Settings, preset: Preset) -> Settings | None:
     value = settings.get("value")
     if isinstance(value, Embedded):
         settings["value"] = value.replace(**preset.embedded)
-    if isinstance(value, Independent) or (isinstance(value, Embedded) and value.base == "local"):
+    if isinstance(value, Independent) or (
+        isinstance(value, Embedded) and value.critic_input == "local"
+    ):
         settings = settings | preset.local_critic
     if isinstance(value, Counterfactual):
         settings = settings | preset.counterfactual

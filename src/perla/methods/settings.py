@@ -14,9 +14,13 @@ from typing import Any, get_args
 
 from perla.config import Config, convert, field_docs, fields, tag, variants
 from perla.errors import UserError, closest, nearest
+from perla.methods.peers import ours
 from perla.methods.ppo import CONTINUOUS
 from perla.methods.recipes import RECIPES, Method, make
 from perla.methods.values import Counterfactual
+
+ALIASES = {"k": "num_samples"}
+"""Second names of settings: the paper's letters."""
 
 Spelling = Callable[[str], str]
 """How users write a setting's name: `lr`, or `--lr` on the command line."""
@@ -78,10 +82,10 @@ def configure(algo: str, preset: str, values: Mapping[str, Any], *, spell: Spell
     Raises `UserError` for an unknown setting, for a value out of range and for a setting of a
     variant that is not chosen.
     """
-    for name in values:
+    todo = {ALIASES.get(name, name): value for name, value in values.items()}
+    for name in todo:
         if name not in every_setting():
             raise unknown(name, [algo], every_setting(), what="setting")
-    todo = dict(values)
     config = _apply(make(algo, preset), todo, spell)
     for name in todo:
         raise _misplaced(algo, config, every_setting()[name], spell)
@@ -94,15 +98,33 @@ def unknown(
     """The error for a `word` that names no setting: the methods decide it, or else the nearest of
     `known`, unless one of `algos` lacks that: then why it does."""
     names = {spell(name): name for name in (*every_setting(), *fixed())}
+    translated = ours(word)
+    if translated is not None:
+        name, _, value = translated.partition(" ")
+        hint = f"here it is {spell(name)} {value}".rstrip()
+        refused = _first_misplaced(every_setting().get(name), algos, spell)
+        return UserError(
+            f"unknown {what} {word!r}; {hint}" + (f", and {refused}" if refused else "")
+        )
     if names.get(word) in fixed():
         deciding = [name for name, recipe in RECIPES.items() if names[word] in recipe]
         return UserError(f"{word} is decided by the method: {', '.join(deciding)}")
     setting = every_setting().get(names.get(closest(word, known) or "", ""))
+    refused = _first_misplaced(setting, algos, spell)
+    if refused is not None:
+        return UserError(f"unknown {what} {word!r}; {refused}")
+    return nearest(word, known, what=what)
+
+
+def _first_misplaced(
+    setting: Setting | None, algos: Iterable[str], spell: Spelling
+) -> UserError | None:
+    """Why the first of `algos` that lacks `setting` does; none where all have it."""
     for algo in filter(RECIPES.__contains__, algos):
         config = make(algo)
         if setting is not None and setting.name not in own(config):
-            return UserError(f"unknown {what} {word!r}; {_misplaced(algo, config, setting, spell)}")
-    return nearest(word, known, what=what)
+            return _misplaced(algo, config, setting, spell)
+    return None
 
 
 def _apply(config: Config, todo: dict[str, Any], spell: Spelling) -> Any:

@@ -10,28 +10,28 @@ from perla.methods import parts
 from perla.methods.parts import Adam, Hard, Huber, RMSProp, Soft, Squared
 
 
-class Alone(Config, tag="alone", frozen=True):
+class IQLMixer(Config, tag="iql", frozen=True):
     """Nothing is mixed: every agent learns its own value from its own reward (IQL)."""
 
 
-class Sum(Config, tag="sum", frozen=True):
+class VDNMixer(Config, tag="vdn", frozen=True):
     """Q_tot = Σᵢ Qᵢ (VDN)."""
 
 
-class Monotonic(Config, tag="monotonic", frozen=True):
+class QMIXMixer(Config, tag="qmix", frozen=True):
     """Q_tot = f(s, Q₁, …, Q_N), which rises with every Qᵢ (QMIX)."""
 
-    embed: Count = 32
+    mixing_embed_dim: Count = 32
     """Width of the mixer's hidden layer."""
-    hypernet: Count = 64
+    hypernet_embed: Count = 64
     """Width of the hidden layer of the networks that make its weights from the state."""
 
 
-class Duplex(Config, tag="duplex", frozen=True):
+class QPLEXMixer(Config, tag="qplex", frozen=True):
     """Values and advantages, mixed apart: any Q_tot whose best joint action is that of the agents'
     own best ones (QPLEX)."""
 
-    kernels: Count = 10
+    num_kernels: Count = 10
     """Terms of which an advantage's weight λᵢ(s, a) is the sum."""
     kernel_layers: Count = 3
     """Dense layers of each term's networks, the last included."""
@@ -39,30 +39,30 @@ class Duplex(Config, tag="duplex", frozen=True):
     """Width of their hidden layers, and of those that weigh the utilities."""
 
 
-class Transformed(Config, tag="transformed", frozen=True):
+class QTRANMixer(Config, tag="qtran", frozen=True):
     """Any joint value Q(s, a) at all, and a sum of utilities plus V(s) that is held to it, so that
     the agents' own best actions ā are the best joint action (QTRAN)."""
 
     condition: Literal["base", "alt"] = "base"
     """What holds the sum to Q beside their being equal at ā. `base`: nowhere is it less. `alt`:
     whatever the others do, it is equal for one of an agent's actions and less for none."""
-    opt: NonNegative = 1.0
+    opt_coef: NonNegative = 1.0
     """Weight of their squared difference at ā."""
-    nopt: NonNegative = 1.0
+    nopt_coef: NonNegative = 1.0
     """Weight of the squared violation of the condition."""
     joint_hidden: Count = 64
     """Width of the hidden layers of Q(s, a) and V(s), and of an agent's part in Q."""
 
 
-class Incentives(Config, tag="incentives", frozen=True):
+class MAICMessages(Config, tag="maic", frozen=True):
     """Agents see each other's messages before they act: agent i models agent j by a latent zᵢⱼ,
     and moves its utilities by a message mᵢⱼ (MAIC)."""
 
-    latent: Count = 8
+    latent_dim: Count = 8
     """Dimensions of a latent."""
-    latent_floor: Positive = 0.002
+    latent_var_floor: Positive = 0.002
     """The least variance of a latent."""
-    attention: Count = 32
+    attention_dim: Count = 32
     """Dimensions in which an agent compares its teammates, to weigh its messages."""
     message_hidden: Count = 64
     """Width of the hidden layers that make latents and messages."""
@@ -93,64 +93,64 @@ class TD(Config, tag="td", frozen=True):
     """Value decomposition: Q-learning of a joint value that is mixed from the agents' own, so that
     each agent's best action is read off its own (Rashid et al., 2018)."""
 
-    mixer: Alone | Sum | Monotonic | Duplex | Transformed = Sum()
+    mixer: IQLMixer | VDNMixer | QMIXMixer | QPLEXMixer | QTRANMixer = VDNMixer()
     """How the agents' utilities make the joint value."""
     weighting: Uniform | Weighted = Uniform()
     """How much the error of each step counts."""
-    communication: Incentives | None = None
+    communication: MAICMessages | None = None
     """What agents tell each other before they act; none: nothing."""
 
-    copies: Count = 16
+    num_envs: Count = 16
     """Environment copies stepped side by side."""
-    horizon: Count | None = 8
+    rollout_length: Count | None = 8
     """Steps of every copy between two updates, replayed together as a sequence; none: one whole
     episode of every copy."""
-    buffer: Count = 8192
+    buffer_size: Count = 8192
     """Sequences kept for replay, the newest ones."""
-    batch: Count = 32
+    batch_size: Count = 32
     """Sequences replayed in a gradient step."""
-    updates: Count = 4
+    updates_per_rollout: Count = 4
     """Gradient steps between two collections."""
 
     gamma: Fraction = 0.99
     """Discount factor γ."""
     double_q: bool = True
     """Let the network that learns, not the target, choose the actions that targets are of."""
-    target: Soft | Hard = Soft(tau=0.01)
+    target: Soft | Hard = Soft(target_update_tau=0.01)
     """The network that targets bootstrap from."""
 
-    epsilon: Fraction = 1.0
+    epsilon_start: Fraction = 1.0
     """Share of random actions at the beginning."""
-    epsilon_final: Fraction = 0.05
+    epsilon_end: Fraction = 0.05
     """Their share at last, reached linearly."""
-    epsilon_steps: Count = 50_000
+    epsilon_decay_steps: Count = 50_000
     """Environment steps until it is reached."""
 
     loss: Squared | Huber = Squared()
     """The error of a value."""
-    normalise_rewards: bool = True
+    normalize_rewards: bool = True
     """Standardise the rewards, by their running mean and deviation."""
 
-    optimiser: Adam | RMSProp = Adam()
+    optimizer: Adam | RMSProp = Adam()
     """The optimiser of all networks."""
     lr: Positive = 5e-4
     """The learning rate."""
     max_grad_norm: Positive | None = 10.0
     """Bound on the norm of the gradient; none: unbounded."""
 
-    actor: Literal["mlp", "gru"] = "gru"
+    actor_network: Literal["mlp", "gru"] = "gru"
     """The agents' network; `gru` puts a recurrent layer after the dense ones."""
-    hidden: Count = 128
+    hidden_size: Count = 128
     """Width of every hidden layer."""
-    layers: Count = 1
+    num_layers: Count = 1
     """Dense hidden layers."""
     init: Literal["orthogonal", "torch"] = "orthogonal"
     """Initial weights: orthogonal, save for the hidden layers of mixers, or PyTorch's default."""
     layer_norm: bool = False
     """Normalise the inputs and the output of every hidden layer."""
-    sharing: Literal["shared", "separate"] = "shared"
+    parameter_sharing: Literal["shared", "separate"] = "shared"
     """One set of parameters for all agents, or one for each."""
-    groups: Groups = None
+    parameter_groups: Groups = None
     """Of each agent, the number of its group, such as 0,0,1: who shares parameters with whom, where
     not with all."""
     agent_ids: bool = True
@@ -160,25 +160,29 @@ class TD(Config, tag="td", frozen=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        parts.check_buffer(self.buffer, self.copies)
-        parts.check_groups(self.sharing, self.groups)
+        parts.check_buffer(self.buffer_size, self.num_envs)
+        parts.check_groups(self.parameter_sharing, self.parameter_groups)
         if isinstance(self.weighting, Weighted):
             if not self.double_q:
                 raise UserError(
                     "double_q = false: a weighted mixer's targets are of its own greedy actions"
                 )
-            if isinstance(self.mixer, Alone):
+            if isinstance(self.mixer, IQLMixer):
                 raise UserError("weighting = weighted: there is no joint value to weigh")
-            if isinstance(self.mixer, Transformed):
+            if isinstance(self.mixer, QTRANMixer):
                 raise UserError(
                     "weighting = weighted: a transformed mixer's joint value is restricted by "
-                    "nothing; weigh its conditions, by opt and nopt"
+                    "nothing; weigh its conditions, by opt_coef and nopt_coef"
                 )
 
     def nets(self, agents: int) -> Groups:
         """Which of `agents` share parameters."""
-        return parts.one_each(agents) if self.sharing == "separate" else self.groups
+        return (
+            parts.one_each(agents)
+            if self.parameter_sharing == "separate"
+            else self.parameter_groups
+        )
 
     def length(self, limit: int | None) -> int:
         """Steps of every copy between two updates; whole episodes are padded to the limit."""
-        return parts.length(self.horizon, limit)
+        return parts.length(self.rollout_length, limit)

@@ -27,7 +27,7 @@ class Counterfactual(Config, tag="counterfactual", frozen=True):
 class Network(Config, tag="network", frozen=True):
     """The others' actions are inputs of the network, like any other."""
 
-    joins: Literal["first", "last"] = "last"
+    action_fusion: Literal["first", "last"] = "last"
     """The hidden layer at which they join: at the `last`, all below is computed once a state; at
     the `first`, once for every joint action, as in a plain network of everything."""
 
@@ -43,15 +43,15 @@ class Multilinear(Config, tag="multilinear", frozen=True):
 class Embedded(Config, tag="embedded", frozen=True):
     """V(·, a₋ᵢ) or Q(·, aᵢ, a₋ᵢ) averaged over a₋ᵢ ~ π₋ᵢ: policy-embedded training (PERLA)."""
 
-    base: Literal["local", "global"] = "local"
+    critic_input: Literal["local", "global"] = "local"
     """What the critic sees beside the actions: its `local` observation or the `global` state."""
-    form: Literal["state-value", "action-value"] = "state-value"
+    critic_form: Literal["state-value", "action-value"] = "state-value"
     """`state-value`: V(·, a₋ᵢ), as in the paper's experiments. `action-value`: Q(·, aᵢ, a₋ᵢ) with
     advantage Q̂ᵢ(s, aᵢ) − Σₐ πᵢ(a) Q̂ᵢ(s, a), as in its Algorithm 1 and its theory."""
-    fit: Literal["joint", "marginal"] = "marginal"
+    regress: Literal["joint", "marginal"] = "marginal"
     """What is regressed on the target: the critic at the `joint` action that was taken, or its
     `marginal` (Algorithm 1, line 7)."""
-    interaction: Network | Multilinear = Network()
+    critic_model: Network | Multilinear = Network()
     """How the others' actions enter the critic."""
     estimator: Auto | Sampled | Exact | Analytic = Auto()
     """How the average is taken."""

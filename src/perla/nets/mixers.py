@@ -18,7 +18,7 @@ from perla.nets.layers import MLP, SMALL, Init, Linear, along, product
 from perla.types import Array, Float, Int, PRNGKeyArray
 
 
-class Alone(eqx.Module):
+class IQLMixer(eqx.Module):
     """Qᵢ: every agent for itself (IQL)."""
 
     def __call__(
@@ -33,7 +33,7 @@ class Alone(eqx.Module):
         return chosen
 
 
-class Sum(eqx.Module):
+class VDNMixer(eqx.Module):
     """Q_tot = Σᵢ Qᵢ (Sunehag et al., 2018)."""
 
     def __call__(
@@ -48,7 +48,7 @@ class Sum(eqx.Module):
         return chosen.sum(-1, keepdims=True)
 
 
-class Monotonic(eqx.Module):
+class QMIXMixer(eqx.Module):
     """Q_tot = |w₂(s)|·ELU(|W₁(s)|ᵀ q + b₁(s)) + V(s) (Rashid et al., 2018)."""
 
     W1: MLP
@@ -59,7 +59,7 @@ class Monotonic(eqx.Module):
     @classmethod
     def create(
         cls, key: PRNGKeyArray, *, agents: int, state: int, embed: int, hypernet: int, init: Init
-    ) -> Monotonic:
+    ) -> QMIXMixer:
         """`embed`: the mixer's width; `hypernet`: that of the networks that make its weights."""
         keys = jax.random.split(key, 4)
         return cls(
@@ -86,7 +86,7 @@ class Monotonic(eqx.Module):
         return (jnp.abs(self.w2(state)) * h).sum(-1, keepdims=True) + self.V(state)
 
 
-class Duplex(eqx.Module):
+class QPLEXMixer(eqx.Module):
     """Q_tot = Σᵢ Q′ᵢ + Σᵢ (λᵢ(s, a) − 1) (Q′ᵢ − V′ᵢ), λ > 0 (Wang et al., 2021).
 
     Q′ᵢ = wᵢ(s) Qᵢ + bᵢ(s) with w > 0, and V′ᵢ is that of the agent's best action: no joint action
@@ -112,7 +112,7 @@ class Duplex(eqx.Module):
         layers: int,
         hidden: int,
         init: Init,
-    ) -> Duplex:
+    ) -> QPLEXMixer:
         """`kernels` terms in λ, each of networks of `layers` layers whose inner ones have width
         `hidden`."""
         keys = jax.random.split(key, 5)
@@ -188,7 +188,7 @@ class Central(eqx.Module):
         return self.f(jnp.concatenate([state, chosen], -1)) + self.V(state)
 
 
-class Transformed(eqx.Module):
+class QTRANMixer(eqx.Module):
     """Q(s, Σᵢ e(hᵢ, aᵢ)), bound to nothing, beside Σᵢ Qᵢ + V(s), which is held to it (QTRAN; Son et
     al., 2019)."""
 
@@ -199,7 +199,7 @@ class Transformed(eqx.Module):
     @classmethod
     def create(
         cls, key: PRNGKeyArray, *, known: int, actions: int, state: int, hidden: int, init: Init
-    ) -> Transformed:
+    ) -> QTRANMixer:
         """`known`: features of h; `hidden`: width of all hidden layers and of the encodings e."""
         key_e, key_q, key_v = jax.random.split(key, 3)
         return cls(
@@ -251,7 +251,7 @@ class Transformed(eqx.Module):
         return total + self.V(state)[..., None] - Q[..., 0]
 
 
-AnyMixer = Alone | Sum | Monotonic | Duplex | Central | Transformed
+AnyMixer = IQLMixer | VDNMixer | QMIXMixer | QPLEXMixer | Central | QTRANMixer
 
 POSITIVE = 1e-10
 """What is added to weights that must not be zero."""

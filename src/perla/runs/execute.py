@@ -349,7 +349,7 @@ def _carry_out(
     conduct: Conduct,
 ) -> Result:
     display = conduct.display
-    points = schedule(run.steps, run.evaluations, steps_per_update(run, env))
+    points = schedule(run.steps, run.num_evaluations, steps_per_update(run, env))
     done = start.evaluation if start is not None else -1
     due = {number: step for number, step in enumerate(points) if number > done}
     records = folder.rewind(done) if folder is not None else []
@@ -418,7 +418,7 @@ def _carry_out(
 
 def steps_per_update(run: Run, env: Env | HostEnv) -> int:
     """The most steps that an update takes, summed over copies."""
-    return run.config.copies * run.config.length(env.spec.limit)
+    return run.config.num_envs * run.config.length(env.spec.limit)
 
 
 def _dropped(run: Run, faults: Sequence[NonFinite | None]) -> dict[int, NonFinite]:
@@ -513,7 +513,7 @@ def _memory_explained() -> Iterator[None]:
         text = " ".join(str(error).split())
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
             raise UserError(
-                f"out of memory; fewer copies, a shorter horizon or fewer seeds need less ({text})"
+                f"out of memory; a smaller num_envs, rollout_length or number of seeds need less ({text})"
             ) from None
         raise
 
@@ -523,16 +523,20 @@ def _check_memory(run: Run, env: Env | HostEnv) -> None:
     config, spec = run.config, env.spec
     seen = 4 * spec.agents * spec.obs
     needs = {
-        f"copies = {config.copies} and horizon = {config.horizon}": steps_per_update(run, env)
+        f"num_envs = {config.num_envs} and rollout_length = {config.rollout_length}": steps_per_update(
+            run, env
+        )
         * seen,
-        f"hidden = {config.hidden} and layers = {config.layers}": (
-            4 * config.hidden * (spec.obs + config.hidden * (config.layers - 1))
+        f"hidden_size = {config.hidden_size} and num_layers = {config.num_layers}": (
+            4 * config.hidden_size * (spec.obs + config.hidden_size * (config.num_layers - 1))
         ),
         f"eval_episodes = {run.eval_episodes}": run.eval_episodes * seen,
         f"absolute_episodes = {run.absolute_episodes}": run.absolute_episodes * seen,
     }
     if isinstance(config, Replaying):
-        needs[f"buffer = {config.buffer}"] = config.buffer * config.length(spec.limit) * seen
+        needs[f"buffer_size = {config.buffer_size}"] = (
+            config.buffer_size * config.length(spec.limit) * seen
+        )
     have = machine.memory()
     for what, need in needs.items():
         if need > have:

@@ -36,7 +36,7 @@ class Run(Config, frozen=True, kw_only=True):
     """Environment steps of each seed, summed over copies; the last update may go past it."""
     seeds: Annotated[tuple[Seed, ...], Meta(min_length=1, max_length=1024)] = (0,)
     """Independent repetitions."""
-    evaluations: Count = 50
+    num_evaluations: Count = 50
     """Evaluations spread evenly over the run, after the one that precedes it."""
     eval_episodes: Count = 32
     """Episodes of an evaluation."""

@@ -22,7 +22,7 @@ import msgspec
 
 from perla import machine
 from perla.analysis.stats import iqm
-from perla.config import from_json
+from perla.config import VERSION, check_version, from_json
 from perla.envs.protocol import Spec
 from perla.envs.registry import Trust, check_trust
 from perla.errors import UserError
@@ -64,6 +64,7 @@ class Folder:
             path.mkdir(parents=True, exist_ok=True)
         folder.lock()
         facts = {
+            "settings_version": VERSION,
             "run": run,
             "versions": machine.versions(),
             "hardware": machine.hardware() | {"devices": list(devices)},
@@ -113,9 +114,11 @@ class Folder:
         with explained(path):
             text = read_regular(path)
         try:
-            run = msgspec.json.decode(text, type=dict[str, msgspec.Raw])["run"]
+            facts = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+            run, version = facts["run"], msgspec.json.decode(facts.get("settings_version", b"null"))
         except (msgspec.DecodeError, KeyError, RecursionError):
             raise UserError(f"{path}: not the configuration of a run") from None
+        check_version(version, source=str(path))
         found = from_json(bytes(run), Run, source=str(path))
         check_trust([found.env], trust, source=path)
         return found

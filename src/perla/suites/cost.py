@@ -56,7 +56,7 @@ class Costs:
         if key not in self.traced:
             self.traced[key] = self._trace(run, env)
         step, evaluation, absolute = self.traced[key]
-        intervals = len(schedule(run.steps, run.evaluations, steps_per_update(run, env)))
+        intervals = len(schedule(run.steps, run.num_evaluations, steps_per_update(run, env)))
         return START_SECONDS + len(run.seeds) * (
             run.steps * step + intervals * evaluation + absolute
         )

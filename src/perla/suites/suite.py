@@ -41,7 +41,7 @@ class Grid(Config, frozen=True, kw_only=True):
     """Environment steps of each seed."""
     seeds: Count | Annotated[tuple[Seed, ...], Meta(min_length=1)] = 10
     """How many (0, 1, …) or which. The seeds of a cell share a run."""
-    evaluations: Count = 50
+    num_evaluations: Count = 50
     """Evaluations spread evenly over a run."""
     eval_episodes: Count = 32
     """Episodes of an evaluation."""
@@ -69,7 +69,7 @@ class Grid(Config, frozen=True, kw_only=True):
                     config=configure(algo, preset, chosen),
                     steps=self.steps,
                     seeds=tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds,
-                    evaluations=self.evaluations,
+                    num_evaluations=self.num_evaluations,
                     eval_episodes=self.eval_episodes,
                     absolute_episodes=self.absolute_episodes,
                 ),

@@ -13,7 +13,7 @@ from perla.experiments.matrix import fitted_critic
 from perla.methods.aggregators import Entropic, Max, Mean, UpperQuantile
 from perla.methods.estimators import Auto, Sampled
 
-AGGREGATORS = (Mean(), Entropic(eta=1.0), UpperQuantile(q=0.9), Max())
+AGGREGATORS = (Mean(), Entropic(eta=1.0), UpperQuantile(quantile=0.9), Max())
 BEST = 8.0
 MOST = 0.95
 """Share of the seeds that reach the best payoff where an aggregate finds it, at least; where it
@@ -53,7 +53,7 @@ def climb(game: tuple[int, int], size: Size) -> list[list[float]]:
 
 def estimator(game: tuple[int, int], size: Size) -> Auto | Sampled:
     """How an aggregate is taken over the others' joint actions."""
-    return Auto() if game in size.games else Sampled(k=100)
+    return Auto() if game in size.games else Sampled(num_samples=100)
 
 
 def part(game: tuple[int, int], size: Size) -> Part:

@@ -47,7 +47,7 @@ def outcomes(
     In a game of one step nothing but the reward depends on what is played. So the joint actions of
     a regime take the place of those that the agents chose, and the payoffs follow.
     """
-    algorithm, copies = create(config, game.spec), AutoReset(game, config.copies)
+    algorithm, copies = create(config, game.spec), AutoReset(game, config.num_envs)
 
     def learn(
         regime: Int[Array, ""],
@@ -81,7 +81,7 @@ def outcomes(
     keys = jnp.tile(jax.random.split(jax.random.key(0), (seeds, 2)), (len(regimes), 1))
     keys_learner, keys_data = jax.vmap(jax.random.split, out_axes=1)(keys[:, 0])
     learners = every(algorithm.init, keys_learner, options=ONCE)
-    played = draws(game, get_args(Data), keys_data, collections, config.copies)
+    played = draws(game, get_args(Data), keys_data, collections, config.num_envs)
     joint = every(learn, chosen, learners, played, keys[:, 1])
     return np.asarray(game.payoff(jnp.asarray(joint))).reshape(len(regimes), seeds)
 

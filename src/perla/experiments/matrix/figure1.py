@@ -52,7 +52,7 @@ aggregate of it or another; and, as such a critic does not ask who chose the oth
 policies that climb one which was fitted to data that are not their own."""
 
 ON_POLICY: dict[str, Any] = {
-    "copies": 32, "horizon": 1, "hidden": 64, "actor": "mlp", "normalise_rewards": False,
+    "num_envs": 32, "rollout_length": 1, "hidden_size": 64, "actor_network": "mlp", "normalize_rewards": False,
 }  # fmt: skip
 """What actor-critic methods have different from their defaults."""
 REPLAYING = ON_POLICY | fitted_critic.FIT._asdict() | {"gamma": 0.0}
@@ -69,7 +69,10 @@ def config(method: str, game: Game) -> Method:
     if words:
         (aggregator,) = (each for each in AGGREGATORS if tag(each) == words[0])
         value = Embedded(
-            form="action-value", fit="joint", estimator=estimator(game), aggregator=aggregator
+            critic_form="action-value",
+            regress="joint",
+            estimator=estimator(game),
+            aggregator=aggregator,
         )
         learner = learner.replace(value=value)
     return learner.replace(**ON_POLICY)
@@ -78,7 +81,7 @@ def config(method: str, game: Game) -> Method:
 def estimator(game: Game) -> Exact | Sampled:
     """How an aggregate is taken over the others' joint actions."""
     agents, actions = game
-    return Exact() if actions ** (agents - 1) <= ENUMERATED else Sampled(k=100)
+    return Exact() if actions ** (agents - 1) <= ENUMERATED else Sampled(num_samples=100)
 
 
 class Size(NamedTuple):
@@ -205,8 +208,8 @@ def part(methods: tuple[str, ...], game: Game, size: Size) -> Part:
     (method,) = methods
     settings, data = config(method, game), regimes_of(method)
     if isinstance(settings, TD):
-        half = max(1, size.collections * settings.copies // 2)
-        settings = settings.replace(epsilon_steps=half)
+        half = max(1, size.collections * settings.num_envs // 2)
+        settings = settings.replace(epsilon_decay_steps=half)
     depends = [to_json(settings).decode(), *game, data, size.seeds, size.collections]
     learning = partial(learn, settings, game, data, size)
     return Part(f"{method}, {where}", depends, learning, weight=game[0] * len(data))

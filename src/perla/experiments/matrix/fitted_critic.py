@@ -43,13 +43,13 @@ CLIMBS = 400
 class Fit(NamedTuple):
     """How a critic is fitted, by Adam: as learners that replay learn."""
 
-    copies: int = 32
+    num_envs: int = 32
     """Joint actions of a collection."""
-    updates: int = 4
+    updates_per_rollout: int = 4
     """Gradient steps after each collection."""
-    buffer: int = 5000
+    buffer_size: int = 5000
     """Of how many, the newest, batches are drawn."""
-    batch: int = 32
+    batch_size: int = 32
     lr: float = 2e-3
 
 
@@ -70,8 +70,8 @@ def outcomes(
     A critic Q(aᵢ, a₋ᵢ) is fitted to so many collections of joint actions; then nearly uniform
     policies climb each aggregate of it over each other, by exact policy gradients.
     """
-    value = Embedded(form="action-value", fit="joint", estimator=estimator)
-    config = PPO(value=value, hidden=64)
+    value = Embedded(critic_form="action-value", regress="joint", estimator=estimator)
+    config = PPO(value=value, hidden_size=64)
     spec, seen = game.spec, game.observe()
     observation = jax.tree.map(lambda x: x[None, None], seen)
     adam = optax.adam(FIT.lr)
@@ -97,13 +97,13 @@ def outcomes(
         def step(carry, inputs):
             learner, replay = carry
             number, key, joint = inputs
-            oldest = (number * FIT.copies + jnp.arange(FIT.copies)) % FIT.buffer
+            oldest = (number * FIT.num_envs + jnp.arange(FIT.num_envs)) % FIT.buffer_size
             replay = replay.at[oldest].set(joint)
-            held = jnp.minimum((number + 1) * FIT.copies, FIT.buffer)
-            rows = jax.random.randint(key, (FIT.updates, FIT.batch), 0, held)
+            held = jnp.minimum((number + 1) * FIT.num_envs, FIT.buffer_size)
+            rows = jax.random.randint(key, (FIT.updates_per_rollout, FIT.batch_size), 0, held)
             return (jax.lax.scan(improve, learner, replay[rows])[0], replay), None
 
-        replay = jnp.zeros((FIT.buffer, spec.agents), jnp.int32)
+        replay = jnp.zeros((FIT.buffer_size, spec.agents), jnp.int32)
         start = (critic, adam.init(critic)), replay
         inputs = jnp.arange(collections), jax.random.split(key, collections), played
         ((critic, _), _), _ = jax.lax.scan(step, start, inputs)
@@ -141,7 +141,7 @@ def outcomes(
     keys = jnp.tile(jax.random.split(jax.random.key(0), (seeds, 2)), (len(data), 1))
     keys_net, keys_data = jax.vmap(jax.random.split, out_axes=1)(keys[:, 0])
     critics = every(partial(create_critic, config, spec), keys_net, options=ONCE)
-    drawn = draws(game, data, keys_data, collections, FIT.copies)
+    drawn = draws(game, data, keys_data, collections, FIT.num_envs)
     played = jnp.stack(drawn)[chosen, np.arange(len(chosen))]
     joint = every(learn, critics, played, keys[:, 1])
     earned = np.asarray(game.payoff(jnp.asarray(joint))).reshape(len(data), seeds, -1)

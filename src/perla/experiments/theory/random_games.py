@@ -122,7 +122,7 @@ def sampled_values(
         states = jax.random.randint(key_state, (chunk,), 0, len(game.policy))
         policy = Categorical(jnp.log(jnp.asarray(game.policy, float))[states])
         own = policy.sample(key_own)
-        return marginalised(game, q, Sampled(k=k), states, own, key_others)[:, agent]
+        return marginalised(game, q, Sampled(num_samples=k), states, own, key_others)[:, agent]
 
     keys = jax.random.split(jax.random.key(seed), -(-draws // chunk))
     return np.asarray(jax.lax.map(one, keys), float).reshape(-1)[:draws]
@@ -167,7 +167,7 @@ def gradients(
         index = (now, *jnp.moveaxis(joint, -1, 0))
         values = [table[index], marginal[now, joint[:, agent]]]
         for k, key_k in zip(ks, keys, strict=True):
-            estimate = marginalised(game, q, Sampled(k=k), now, joint, key_k)
+            estimate = marginalised(game, q, Sampled(num_samples=k), now, joint, key_k)
             values.append(estimate[:, agent])
         # ∇ log π of a softmax table: 1[s] (1[a] − π(s))
         score = jax.nn.one_hot(joint[:, agent], actions) - policy.probs[:, agent]

@@ -178,11 +178,16 @@ def error_of_the_estimate(games: Sequence[Game], size: Size) -> Part:
     shown: list[list[float]] = []
     for seed, game in enumerate(games):
         q = game.values
-        errors = [random_games.error(game, q, Sampled(k=k), size.repeats, seed) for k in ERROR_KS]
+        errors = [
+            random_games.error(game, q, Sampled(num_samples=k), size.repeats, seed)
+            for k in ERROR_KS
+        ]
         slopes.append(float(np.polyfit(np.log(ERROR_KS), np.log(errors), 1)[0]))
         if not shown:
             latin = [
-                random_games.error(game, q, Sampled(k=k, sampler="latin"), size.repeats, seed)
+                random_games.error(
+                    game, q, Sampled(num_samples=k, sampler="latin"), size.repeats, seed
+                )
                 for k in LATIN_KS
             ]
             shown = [errors, latin]
