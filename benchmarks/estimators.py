@@ -58,7 +58,7 @@ def noise(env: str, stops: tuple[int, ...] = (1_000, 30_000, 100_000), repeats: 
     @partial(jax.jit, static_argnums=1)
     def answers(progress: Progress, estimator: Estimator):
         learner = progress.learner
-        _, steps, _ = rollout(trainer.copies, learner.actor, progress.scene, progress.key, 8)
+        _, steps, _ = rollout(trainer.copies, learner.actor, progress.runner_state, progress.key, 8)
         context, _ = learner.critic.context(steps.observation, learner.critic_memory, steps.fresh)
         value = config.value.replace(estimator=estimator)
 

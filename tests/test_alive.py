@@ -12,7 +12,7 @@ import pytest
 
 import probes
 from perla.algos import create
-from perla.algos.alive import outlived
+from perla.algos.alive import mask_dead_agents
 from perla.algos.normalise import mean, variance
 from perla.algos.replay import sequences
 from perla.distributions import Categorical, Gaussian
@@ -45,9 +45,9 @@ def observed(alive):
 def test_means_are_over_the_steps_of_those_that_take_part():
     x = jax.random.normal(KEY, (7, 3, 2))
     alive = jax.random.bernoulli(KEY, 0.6, x.shape)
-    counted = np.asarray(x)[np.asarray(alive)]
-    np.testing.assert_allclose(mean(x, alive), counted.mean(), rtol=1e-5)
-    np.testing.assert_allclose(variance(x, alive), counted.var(), rtol=1e-5)
+    loss_mask = np.asarray(x)[np.asarray(alive)]
+    np.testing.assert_allclose(mean(x, alive), loss_mask.mean(), rtol=1e-5)
+    np.testing.assert_allclose(variance(x, alive), loss_mask.var(), rtol=1e-5)
     assert mean(x, jnp.zeros(x.shape, bool)) == 0
 
 
@@ -70,7 +70,7 @@ def test_no_method_has_them_do_another(algo):
     seen = seen._replace(
         obs=jnp.zeros((64, 2, WORLD.spec.obs)), avail=seen.avail.at[:32, :, 0].set(False)
     )
-    policy, _ = actor(seen, actor.blank((64,)), jnp.ones(64, bool), KEY)
+    policy, _ = actor(seen, actor.initial_state((64,)), jnp.ones(64, bool), KEY)
     living, dead = np.asarray(policy.sample(KEY)).T
     assert set(living[32:]) == {0, 1}
     np.testing.assert_array_equal(dead, [1] * 32 + [0] * 32)
@@ -80,11 +80,11 @@ def test_no_method_has_them_do_another(algo):
 def test_what_comes_after_an_agent_is_worth_to_it_what_it_is_to_the_others(common, expected):
     alive = jnp.array([[True, False, True], [False, True, False], [False, False, False]])
     values = jnp.array([[2.0, 9.0, 4.0], [9.0, 3.0, 9.0], [9.0, 9.0, 9.0]])
-    found = np.asarray(outlived(values, observed(alive), common=common))
+    found = np.asarray(mask_dead_agents(values, observed(alive), common=common))
     np.testing.assert_array_equal(found[np.asarray(alive)], [2, 4, 3])
     np.testing.assert_array_equal([found[0, 1], found[1, 0], found[2, 1]], expected)
     immortal = observed(alive)._replace(alive=None)
-    assert outlived(values, immortal, common=common) is values
+    assert mask_dead_agents(values, immortal, common=common) is values
 
 
 # --- Learning -----------------------------------------------------------------------------------

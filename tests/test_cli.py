@@ -21,7 +21,7 @@ from perla.methods.estimators import Auto, Sampled
 from perla.methods.ppo import CONTINUOUS, GAE, PPO, Hard, NStep, RMSProp
 from perla.methods.presets import PRESETS, Preset
 from perla.methods.recipes import RECIPES, make
-from perla.methods.settings import configure, every_setting, fixed, settings
+from perla.methods.settings import configure, every_setting, fixed_fields, settings
 from perla.runs import checkpoint
 
 ENV = "lbf:Foraging-5x5-2p-1f-v2"
@@ -388,7 +388,7 @@ def test_negative_numbers_are_values():
 def test_help_shows_a_methods_own_settings(algo, capsys):
     assert main(["train", algo, "--help"]) == 0
     text = capsys.readouterr().out
-    for field in set(make(algo).__struct_fields__) - fixed():
+    for field in set(make(algo).__struct_fields__) - fixed_fields():
         row = re.search(rf"^ +--(\[no-\])?{field.replace('_', '-')}\b", text, re.MULTILINE)
         assert bool(row) == (algo != "coma" or field not in CONTINUOUS), field
     assert ("--estimator" in text) == ("perla" in algo)

@@ -53,7 +53,7 @@ def scene(sharing, interaction):
         avail[None],
     )
     context, _ = critic.context(
-        observation, critic.body.blank((STATES,)), jnp.zeros((1, STATES), bool)
+        observation, critic.body.initial_state((STATES,)), jnp.zeros((1, STATES), bool)
     )
     deviation = jnp.exp(jax.random.normal(key_deviation, shape) / 2 - 1)
     policy = Gaussian.masked(jax.random.normal(key_mean, shape), deviation, avail)
@@ -137,10 +137,10 @@ def test_the_actors_loss_counts_the_dimensions_that_there_are():
     old = Gaussian.masked(0.3 * normal(*shape, DIMENSIONS), jnp.full(avail.shape, 0.6), avail)
     batch = Batch(
         observation=Observation(normal(*shape, SEEN), normal(2, 3, SPEC.state), avail),
-        fresh=jnp.zeros((2, 3), bool),
+        is_first=jnp.zeros((2, 3), bool),
         valid=jnp.asarray([[True, True, False], [True, True, True]]),
-        memory=jnp.zeros((*shape, 0)),
-        critic_memory=jnp.zeros((*shape, 0)),
+        hidden_state=jnp.zeros((*shape, 0)),
+        critic_hidden_state=jnp.zeros((*shape, 0)),
         action=old.sample(KEY),
         policy=old,
         prediction=normal(*shape),
@@ -151,8 +151,8 @@ def test_the_actors_loss_counts_the_dimensions_that_there_are():
         learner.actor, batch, batch.advantage, jnp.float32(0.3)
     )
 
-    new, _ = learner.actor.unroll(batch.observation, batch.memory[0], batch.fresh)
-    present, counted = np.asarray(avail), np.asarray(batch.valid)
+    new, _ = learner.actor.unroll(batch.observation, batch.hidden_state[0], batch.is_first)
+    present, loss_mask = np.asarray(avail), np.asarray(batch.valid)
     mean = np.asarray(new.mean, float)
     by_scipy = scipy.stats.norm(mean, 0.5), scipy.stats.norm(np.asarray(old.mean, float), 0.6)
     log_new, log_old = (
@@ -161,13 +161,15 @@ def test_the_actors_loss_counts_the_dimensions_that_there_are():
     )
     entropy = np.where(present, by_scipy[0].entropy(), 0.0).sum(-1)
     advantage = np.asarray(batch.advantage, float)
-    advantage = (advantage - advantage[counted].mean()) / advantage[counted].std()
+    advantage = (advantage - advantage[loss_mask].mean()) / advantage[loss_mask].std()
     ratio = np.exp(log_new - log_old)
     gain = np.minimum(ratio * advantage, np.clip(ratio, 0.9, 1.1) * advantage)
-    expected = -(gain + 0.3 * entropy)[counted].mean()
+    expected = -(gain + 0.3 * entropy)[loss_mask].mean()
     assert loss == pytest.approx(expected, rel=1e-4)
-    assert metrics["entropy"] == pytest.approx(entropy[counted].mean(), rel=1e-4)
-    assert metrics["kl"] == pytest.approx((ratio - 1 - log_new + log_old)[counted].mean(), rel=1e-3)
+    assert metrics["entropy"] == pytest.approx(entropy[loss_mask].mean(), rel=1e-4)
+    assert metrics["kl"] == pytest.approx(
+        (ratio - 1 - log_new + log_old)[loss_mask].mean(), rel=1e-3
+    )
 
 
 # --- What does not fit --------------------------------------------------------------------------
@@ -337,10 +339,10 @@ def test_learns_the_known_values_and_actions(case):
     @jax.jit
     def ask(moment):
         observation = world.see(moment)
-        policy, _ = learner.actor(observation, learner.actor.blank(()), jnp.array(True))
+        policy, _ = learner.actor(observation, learner.actor.initial_state(()), jnp.array(True))
         context, _ = learner.critic.context(
             jax.tree.map(lambda x: x[None], observation),
-            learner.critic.body.blank(()),
+            learner.critic.body.initial_state(()),
             jnp.array([True]),
         )
         values = estimate(algorithm.config.value, learner.critic, context[0], policy, KEY).value
@@ -368,7 +370,7 @@ def test_maddpg_learns_the_known_values_and_actions():
     @jax.jit
     def ask(moment):
         observation = world.see(moment)
-        policy, _ = learner.actor(observation, learner.actor.blank(()), jnp.array(True))
+        policy, _ = learner.actor(observation, learner.actor.initial_state(()), jnp.array(True))
         value = learner.networks.critic(observation.state, policy.mode()[None])
         return value, policy.mode()
 

@@ -70,7 +70,7 @@ def test_a_group_is_served_by_its_own_actor(core, continuous):
     actor = create_actor(config, spec, jax.random.key(0))
     if continuous:
         actor = replace(actor, log_deviation=jnp.arange(2.0 * ACTIONS).reshape(2, -1) / 9)
-    ours, memories = actor.unroll(observations(), actor.blank((BATCH,)), FRESH)
+    ours, hidden_states = actor.unroll(observations(), actor.initial_state((BATCH,)), FRESH)
     for group in (0, 1):
         sigma = actor.log_deviation
         alone = replace(
@@ -78,10 +78,12 @@ def test_a_group_is_served_by_its_own_actor(core, continuous):
             body=of_group(actor.body, group),
             log_deviation=None if sigma is None else sigma[group][None],
         )
-        theirs, remembered = alone.unroll(observations(), actor.blank((BATCH,)), FRESH)
+        theirs, remembered = alone.unroll(observations(), actor.initial_state((BATCH,)), FRESH)
         own = [agent for agent in range(AGENTS) if GROUPS[agent] == group]
         take = partial(jnp.take, indices=jnp.array(own), axis=2)
-        assert_close(*(jax.tree.map(take, x) for x in ((ours, memories), (theirs, remembered))))
+        assert_close(
+            *(jax.tree.map(take, x) for x in ((ours, hidden_states), (theirs, remembered)))
+        )
 
 
 CRITICS = {
@@ -106,7 +108,7 @@ def test_a_group_is_served_by_its_own_critic(core, interaction):
 
     @eqx.filter_jit
     def values(critic):
-        context, _ = critic.context(observations(), critic.body.blank((BATCH,)), FRESH)
+        context, _ = critic.context(observations(), critic.body.initial_state((BATCH,)), FRESH)
         averaged = estimate(value, critic, context, policy, jax.random.key(3)).value
         return critic.joint(context, action)[..., 0], averaged
 
@@ -127,7 +129,7 @@ def test_a_group_is_served_by_its_own_critic(core, interaction):
 def test_members_of_a_group_are_told_apart_by_their_ids_only(ids):
     config = make("ippo", **SMALL, parameter_groups=GROUPS, agent_ids=ids)
     actor = create_actor(config, SPEC, jax.random.key(0))
-    policy, _ = actor.unroll(observations(alike=True), actor.blank((BATCH,)), FRESH)
+    policy, _ = actor.unroll(observations(alike=True), actor.initial_state((BATCH,)), FRESH)
     first, other, second = jnp.moveaxis(policy.log_probs, -2, 0)
     assert np.allclose(first, second, atol=1e-6) != ids
     assert np.abs(first - other).max() > 1e-3
@@ -147,7 +149,7 @@ def test_what_an_agent_learns_moves_its_groups_parameters_alone(agent):
     actor = create_actor(make("ippo", **SMALL, parameter_groups=GROUPS), SPEC, jax.random.key(0))
 
     def loss(actor):
-        policy, _ = actor.unroll(observations(), actor.blank((BATCH,)), FRESH)
+        policy, _ = actor.unroll(observations(), actor.initial_state((BATCH,)), FRESH)
         return policy.log_probs[:, :, agent, 0].sum()
 
     gradient = eqx.filter_grad(loss)(actor).body.net
@@ -258,7 +260,9 @@ def test_what_kinds_must_do_agents_that_are_one_cannot(seed):
     )
     actor = jax.tree.map(lambda x: 3 * x, actor)
     for signs in ((-1,) * 3, (1,) * 3):
-        policy, _ = actor(world.see(world.moment(0, signs)), actor.blank(()), jnp.array(True))
+        policy, _ = actor(
+            world.see(world.moment(0, signs)), actor.initial_state(()), jnp.array(True)
+        )
         best = policy.probs[jnp.arange(3), jnp.array(world.best(signs))]
         assert best.prod() <= 4 / 27 + 1e-5  # max p² (1 − p)
 

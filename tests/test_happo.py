@@ -53,7 +53,7 @@ def one_by_one(config, learner, batch, order):
     def log_prob(actor, agent):
         obs, state, avail, _ = batch.observation
         alone = type(batch.observation)(obs[:, :, [agent]], state, avail[:, :, [agent]])
-        policy, _ = actor.unroll(alone, batch.memory[0][:, [agent]], batch.fresh)
+        policy, _ = actor.unroll(alone, batch.hidden_state[0][:, [agent]], batch.is_first)
         log_probs = policy.log_probs[:, :, 0]
         entropy = -(jnp.exp(log_probs) * log_probs).sum(-1)
         return pick(log_probs, batch.action[..., agent]), entropy
@@ -64,8 +64,8 @@ def one_by_one(config, learner, batch, order):
     for agent in order:
         old = pick(batch.policy.log_probs[:, :, agent], batch.action[..., agent])
         advantage = batch.advantage[..., agent]
-        counted = advantage[batch.valid]
-        advantage = (advantage - counted.mean()) / counted.std()
+        loss_mask = advantage[batch.valid]
+        advantage = (advantage - loss_mask.mean()) / loss_mask.std()
 
         def loss(actor, agent=agent, old=old, advantage=advantage, joint_ratio=joint_ratio):
             new, entropy = log_prob(actor, agent)

@@ -117,9 +117,11 @@ def test_train_reaches_the_known_values(tmp_path):
         )
         # As in a worker, where nobody has loaded JAX.
         seen = seen._replace(state=seen.state.at[-1].set(0.0))
-        policy, _ = learner.actor(seen, learner.actor.blank(()), jnp.array(True))
+        policy, _ = learner.actor(seen, learner.actor.initial_state(()), jnp.array(True))
         now = jax.tree.map(lambda x: x[None], seen)
-        context, _ = learner.critic.context(now, learner.critic.body.blank(()), jnp.array([True]))
+        context, _ = learner.critic.context(
+            now, learner.critic.body.initial_state(()), jnp.array([True])
+        )
         value = estimate(run.config.value, learner.critic, context[0], policy, jax.random.key(0))
         worth = ppo.Algorithm(run.config, env.spec).raw(learner, value.value)
         np.testing.assert_allclose(worth, known, atol=0.1)
@@ -171,7 +173,7 @@ def test_a_rollout_is_what_the_world_gives(trainer):
     population = one.init()
     seen, tally = rolled_out(one, population, jax.random.key(7))
     again, _ = rolled_out(one, population, jax.random.key(8))
-    np.testing.assert_array_equal(seen.fresh, np.arange(6)[:, None].repeat(5, 1) % 3 == 0)
+    np.testing.assert_array_equal(seen.is_first, np.arange(6)[:, None].repeat(5, 1) % 3 == 0)
     np.testing.assert_array_equal(seen.terminated, np.arange(6)[:, None].repeat(5, 1) % 3 == 2)
     assert seen.valid.all()
     assert tally.steps == 30
@@ -185,7 +187,7 @@ def test_a_rollout_is_what_the_world_gives(trainer):
     np.testing.assert_array_equal(seen.final.obs[:-1][going], seen.observation.obs[1:][going])
     np.testing.assert_array_equal(seen.final.obs[..., 0], seen.observation.obs[..., 0])
     np.testing.assert_array_equal(seen.last.obs, again.observation.obs[0])
-    assert seen.last_fresh.all()
+    assert seen.last_is_first.all()
 
 
 def test_a_dropped_episode_is_neither_learnt_from_nor_counted(trainer, tmp_path):
@@ -197,7 +199,7 @@ def test_a_dropped_episode_is_neither_learnt_from_nor_counted(trainer, tmp_path)
     assert len(said) == 1
     (copy,) = np.nonzero(~seen.valid.all(0))[0]
     np.testing.assert_array_equal(seen.valid[:, copy], [False, False, True, True, True, True])
-    np.testing.assert_array_equal(seen.fresh[:, copy], [True, False, True, False, False, True])
+    np.testing.assert_array_equal(seen.is_first[:, copy], [True, False, True, False, False, True])
     assert tally.steps == 28
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(seen) if leaf.dtype != bool)
     # Whatever stands where the episode was dropped, the learner comes out the same.

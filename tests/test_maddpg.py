@@ -59,8 +59,8 @@ def batch() -> Sequences:
             jnp.asarray(rng.normal(size=(places, 2, STATE)), float),
             jnp.asarray(avail),
         ),
-        memory=jnp.zeros((1, 2, AGENTS, 0)),
-        fresh=jnp.zeros((TIME, 2), bool),
+        hidden_state=jnp.zeros((1, 2, AGENTS, 0)),
+        is_first=jnp.zeros((TIME, 2), bool),
         valid=valid,
         action=jnp.asarray(rng.integers(ACTIONS, size=(TIME, 2, AGENTS))),
         reward=jnp.asarray(rng.normal(size=(TIME, 2, AGENTS)), float),
@@ -202,9 +202,9 @@ def test_the_actors_gradient_is_that_of_loops(batch, learner):
             d_action = inputs[-AGENTS * ACTIONS :].reshape(AGENTS, ACTIONS)[agent]
             # ∂yⱼ/∂zₖ = yⱼ (δⱼₖ − yₖ) / T
             d_logits = soft * (d_action - soft @ d_action) / config.relaxation.temperature
-            counted = np.where(np.isfinite(logits), raw, 0.0)
-            loss += (config.logit_penalty * (counted**2).mean() - q[0]) / count
-            actor.back(d_logits + config.logit_penalty * 2 * counted / ACTIONS / count)
+            loss_mask = np.where(np.isfinite(logits), raw, 0.0)
+            loss += (config.logit_penalty * (loss_mask**2).mean() - q[0]) / count
+            actor.back(d_logits + config.logit_penalty * 2 * loss_mask / ACTIONS / count)
 
     slope = jax.jit(jax.value_and_grad(algorithm.actor_loss, has_aux=True))
     (value, _), found = slope(networks.actor, networks.critic, batch, key)
@@ -251,7 +251,7 @@ def test_learns_the_known_values_and_actions(case):
         if settings.get("actor") == "gru" and time:
             continue
         observation = world.see(world.moment(time, signs))
-        policy, _ = learner.actor(observation, learner.actor.blank(()), jnp.array(True))
+        policy, _ = learner.actor(observation, learner.actor.initial_state(()), jnp.array(True))
         action = policy.mode()
         joint = jax.nn.one_hot(action, world.actions)[None]
         value = learner.networks.critic(observation.state, joint)

@@ -79,7 +79,7 @@ def random_critic(core, base, sharing, form, joins):
         jax.random.normal(key_state, (1, STATES, SPEC.state)),
         jnp.ones((1, STATES, AGENTS, ACTIONS), bool),
     )
-    memory = jax.random.normal(key_memory, critic.body.blank((STATES,)).shape)
+    memory = jax.random.normal(key_memory, critic.body.initial_state((STATES,)).shape)
     context, _ = critic.context(observation, memory, jnp.zeros((1, STATES), bool))
     return critic, context[0]
 
@@ -194,8 +194,8 @@ def test_gaussian_policies_have_a_closed_form_too(sharing):
         key_effects, Critic(body, "local", 0), inputs=2 * dimensions, rank=6
     )
     observation = Observation(jax.random.normal(KEY, (1, STATES, AGENTS, SEEN)), KEY, KEY)
-    blank = body.blank((STATES,))
-    context, _ = critic.context(observation, blank, jnp.zeros((1, STATES), bool))
+    initial_state = body.initial_state((STATES,))
+    context, _ = critic.context(observation, initial_state, jnp.zeros((1, STATES), bool))
     mean, log_deviation = jax.random.normal(key_policy, (2, STATES, AGENTS, dimensions))
     policy = Gaussian(mean, jnp.exp(log_deviation - 1))
     closed = critic.expected(context[0], policy.moments)

@@ -194,9 +194,9 @@ def fit(mixer, table, utilities, rate=3e-3, steps=3000):
     @jax.jit
     def train(learnt):
         def step(carry, _):
-            learnt, memory = carry
-            steps, memory = optimiser.update(jax.grad(loss)(learnt), memory)
-            return (optax.apply_updates(learnt, steps), memory), None
+            learnt, hidden_state = carry
+            steps, hidden_state = optimiser.update(jax.grad(loss)(learnt), hidden_state)
+            return (optax.apply_updates(learnt, steps), hidden_state), None
 
         (learnt, _), _ = jax.lax.scan(step, (learnt, optimiser.init(learnt)), length=steps)
         return learnt

@@ -124,35 +124,35 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def numpy_gru(gru: GRU, x, memory, fresh):
+def numpy_gru(gru: GRU, x, hidden_state, is_first):
     """PyTorch's GRU, one step and one gate at a time."""
     weight, bias = np.asarray(gru.inputs.weight), np.asarray(gru.inputs.bias)
     (w_r, w_z, w_n), (b_r, b_z, b_n) = np.split(weight, 3, -1), np.split(bias, 3)
     u_r, u_z, u_n = np.split(np.asarray(gru.recurrent), 3, -1)
-    memories = []
-    for x_t, fresh_t in zip(np.asarray(x), np.asarray(fresh), strict=True):
-        h = np.where(fresh_t[:, None], 0.0, memory)
+    hidden_states = []
+    for x_t, fresh_t in zip(np.asarray(x), np.asarray(is_first), strict=True):
+        h = np.where(fresh_t[:, None], 0.0, hidden_state)
         r = sigmoid(x_t @ w_r + b_r + h @ u_r)
         z = sigmoid(x_t @ w_z + b_z + h @ u_z)
         n = np.tanh(x_t @ w_n + b_n + r * (h @ u_n + np.asarray(gru.candidate_bias)))
-        memory = (1 - z) * n + z * h
-        memories.append(memory)
-    return np.stack(memories)
+        hidden_state = (1 - z) * n + z * h
+        hidden_states.append(hidden_state)
+    return np.stack(hidden_states)
 
 
-def plain_gru(gru: GRU, x, memory, fresh):
+def plain_gru(gru: GRU, x, hidden_state, is_first):
     """The same in a way that JAX can differentiate on its own."""
-    memories = []
+    hidden_states = []
     for t in range(len(x)):
-        h = jnp.where(fresh[t][:, None], 0.0, memory)
+        h = jnp.where(is_first[t][:, None], 0.0, hidden_state)
         given = x[t] @ gru.inputs.weight + gru.inputs.bias[None]
         r_x, z_x, n_x = jnp.split(given, 3, -1)
         r_h, z_h, n_h = jnp.split(h @ gru.recurrent, 3, -1)
         r, z = jax.nn.sigmoid(r_x + r_h), jax.nn.sigmoid(z_x + z_h)
         n = jnp.tanh(n_x + r * (n_h + gru.candidate_bias[None]))
-        memory = (1 - z) * n + z * h
-        memories.append(memory)
-    return jnp.stack(memories)
+        hidden_state = (1 - z) * n + z * h
+        hidden_states.append(hidden_state)
+    return jnp.stack(hidden_states)
 
 
 @pytest.fixture(scope="module")
@@ -167,14 +167,14 @@ def test_the_gru_is_pytorchs(gru):
 
 
 def test_the_gradient_written_by_hand_is_that_of_autodiff(gru):
-    net, x, memory, fresh = gru
+    net, x, hidden_state, is_first = gru
     weights = normal(3, TIME, BATCH, HIDDEN)
 
     def gradients(unroll):
-        def loss(net, x, memory):
-            return (weights * unroll(net, x, memory, fresh)).sum()
+        def loss(net, x, hidden_state):
+            return (weights * unroll(net, x, hidden_state, is_first)).sum()
 
-        return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(net, x, memory)
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(net, x, hidden_state)
 
     ours, autodiff = gradients(lambda net, *rest: net(*rest)), gradients(plain_gru)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(autodiff), strict=True):
@@ -183,13 +183,13 @@ def test_the_gradient_written_by_hand_is_that_of_autodiff(gru):
 
 
 def test_no_gradient_passes_the_beginning_of_an_episode(gru):
-    net, x, memory, _ = gru
-    fresh = jnp.zeros((TIME, BATCH), bool).at[3].set(True)
+    net, x, hidden_state, _ = gru
+    is_first = jnp.zeros((TIME, BATCH), bool).at[3].set(True)
 
-    def late(x, memory):
-        return net(x, memory, fresh)[3:].sum()
+    def late(x, hidden_state):
+        return net(x, hidden_state, is_first)[3:].sum()
 
-    to_x, to_memory = jax.jit(jax.grad(late, argnums=(0, 1)))(x, memory)
+    to_x, to_memory = jax.jit(jax.grad(late, argnums=(0, 1)))(x, hidden_state)
     assert (to_x[:3] == 0).all()
     assert (to_memory == 0).all()
     assert (to_x[3:] != 0).any()
@@ -199,13 +199,15 @@ def test_no_gradient_passes_the_beginning_of_an_episode(gru):
 
 
 @eqx.filter_jit
-def unroll(actor, observation, memory, fresh):
-    return actor.unroll(observation, memory, fresh)
+def unroll(actor, observation, hidden_state, is_first):
+    return actor.unroll(observation, hidden_state, is_first)
 
 
-def policies(net: Body, observation, fresh=FRESH):
+def policies(net: Body, observation, is_first=FRESH):
     actor = Actor(net)
-    return unroll(actor, observation, actor.body.blank(fresh.shape[1:]), fresh)[0].log_probs
+    return unroll(actor, observation, actor.body.initial_state(is_first.shape[1:]), is_first)[
+        0
+    ].log_probs
 
 
 KINDS = {
@@ -221,32 +223,32 @@ kinds = pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS.keys())
 @kinds
 def test_acting_step_by_step_is_unrolling(settings):
     actor, observation = Actor(body(**settings)), observations()
-    policy, memories = unroll(actor, observation, actor.body.blank((BATCH,)), FRESH)
-    memory = actor.body.blank((BATCH,))
+    policy, hidden_states = unroll(actor, observation, actor.body.initial_state((BATCH,)), FRESH)
+    hidden_state = actor.body.initial_state((BATCH,))
     act = eqx.filter_jit(lambda actor, *now: actor(*now))
     for t in range(TIME):
         now = jax.tree.map(lambda x, t=t: x[t], observation)
-        one, memory = act(actor, now, memory, FRESH[t])
+        one, hidden_state = act(actor, now, hidden_state, FRESH[t])
         np.testing.assert_allclose(one.log_probs, policy.log_probs[t], atol=1e-5)
-        np.testing.assert_allclose(memory, memories[t], atol=1e-5)
+        np.testing.assert_allclose(hidden_state, hidden_states[t], atol=1e-5)
 
 
 @kinds
 def test_episodes_know_nothing_of_each_other(settings):
     """Two episodes in one column, swapped, are swapped in the output."""
-    fresh = jnp.zeros((TIME, BATCH), bool).at[jnp.array([0, 3])].set(True)
+    is_first = jnp.zeros((TIME, BATCH), bool).at[jnp.array([0, 3])].set(True)
     swap = jnp.array([3, 4, 5, 0, 1, 2])
     net, observation = body(**settings), observations()
     swapped = jax.tree.map(lambda x: x[swap], observation)
-    expected = policies(net, observation, fresh)[swap]
-    np.testing.assert_allclose(policies(net, swapped, fresh), expected, atol=1e-5)
+    expected = policies(net, observation, is_first)[swap]
+    np.testing.assert_allclose(policies(net, swapped, is_first), expected, atol=1e-5)
 
 
 def test_a_recurrent_policy_remembers_within_its_episode():
     net, observation = body(core="gru"), observations()
-    fresh = jnp.zeros((TIME, BATCH), bool).at[0].set(True)
+    is_first = jnp.zeros((TIME, BATCH), bool).at[0].set(True)
     changed = observation._replace(obs=observation.obs.at[0].add(1.0))
-    difference = jnp.abs(policies(net, observation, fresh) - policies(net, changed, fresh))
+    difference = jnp.abs(policies(net, observation, is_first) - policies(net, changed, is_first))
     assert (difference[-1].max(-1) > 1e-4).all()
 
 
@@ -290,7 +292,9 @@ def test_a_critic_reads_its_view_the_agents_id_and_the_others_actions(sees, grou
     critic = Critic(net, sees, ACTIONS)
     observation = observations(time=1)
     joint = np.random.default_rng(0).integers(ACTIONS, size=(BATCH, AGENTS))
-    context, _ = critic.context(observation, net.blank((BATCH,)), jnp.ones((1, BATCH), bool))
+    context, _ = critic.context(
+        observation, net.initial_state((BATCH,)), jnp.ones((1, BATCH), bool)
+    )
     values = critic.joint(context[0], jnp.asarray(joint, jnp.int32))
     layers = (net.net.torso.dense.layers if net.net.torso else ()) + net.net.head.layers
     met_by = 0 if joins == "first" else len(layers) - 2
@@ -338,7 +342,7 @@ def test_at_first_an_action_weighs_what_any_input_of_its_layer_does(joins, init)
 def test_a_joint_action_that_serves_every_state_equals_one_given_for_each(settings):
     net = body(outputs=1, others=AGENTS * ACTIONS, **settings)
     critic = Critic(net, "local", ACTIONS)
-    context, _ = critic.context(observations(), net.blank((BATCH,)), FRESH)
+    context, _ = critic.context(observations(), net.initial_state((BATCH,)), FRESH)
     joint = jnp.asarray([2, 1], jnp.int32)
     each = jnp.broadcast_to(joint, (TIME, BATCH, AGENTS))
     np.testing.assert_allclose(critic.joint(context, joint), critic.joint(context, each), atol=1e-5)
@@ -350,7 +354,7 @@ def test_the_layer_where_actions_join_is_normalised_like_any_other(core):
     plain = LayerNorm.create(HIDDEN)
     net = eqx.tree_at(lambda body: body.net.head.norms[-1], net, plain)
     critic = Critic(net, "local", ACTIONS)
-    context, _ = critic.context(observations(), net.blank((BATCH,)), FRESH)
+    context, _ = critic.context(observations(), net.initial_state((BATCH,)), FRESH)
     met = critic.meet(context, jnp.asarray([2, 1], jnp.int32))
     np.testing.assert_allclose(met.mean(-1), 0, atol=1e-5)
     np.testing.assert_allclose(met.std(-1), 1, atol=1e-2)
@@ -367,5 +371,5 @@ def test_a_critics_memory_does_not_know_the_actions():
             net.net.head.layers[0].weight.at[-AGENTS * ACTIONS :].set(0.0),
         ),
     )
-    inputs = (observations(), net.blank((BATCH,)), FRESH)
+    inputs = (observations(), net.initial_state((BATCH,)), FRESH)
     np.testing.assert_array_equal(critic.context(*inputs)[1], blind.context(*inputs)[1])

@@ -100,7 +100,7 @@ def trained(algo, **settings):
     trainer = Trainer(Faulty(), config, seeds=seeds, steps=96, eval_episodes=2)
     population = trainer.init()
     population = [
-        eqx.tree_at(lambda p: p.scene.state.fault, p, jnp.array([0, place], jnp.int32))
+        eqx.tree_at(lambda p: p.runner_state.state.fault, p, jnp.array([0, place], jnp.int32))
         for place, p in enumerate(population)
     ]
     population, _ = trainer.advance(population, 0)
@@ -158,7 +158,7 @@ def test_seeds_that_are_one_computation_stop_each_for_itself():
     together = Trainer(Faulty(), config, seeds=(0, 1), steps=96, eval_episodes=2, vectorise=True)
     (population,) = together.init()
     population = eqx.tree_at(
-        lambda p: p.scene.state.fault, population, jnp.array([[0, 0], [0, 6]], jnp.int32)
+        lambda p: p.runner_state.state.fault, population, jnp.array([[0, 0], [0, 6]], jnp.int32)
     )
     after, _ = together.advance([population], 96)
     none, fault = together.faults(after)

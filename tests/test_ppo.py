@@ -15,7 +15,7 @@ import pytest
 import probes
 from perla.algos import ppo
 from perla.algos.batch import Batch, minibatches
-from perla.algos.normalise import Running, mean, variance
+from perla.algos.normalise import RunningMeanStd, mean, variance
 from perla.distributions import Categorical
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.envs.wrappers import AutoReset
@@ -55,10 +55,10 @@ def random_batch(seed: int = 0, spec: Spec = SPEC) -> Batch:
             normal(TIME, COPIES, spec.state),
             jnp.ones((*shape, spec.max_actions), bool),
         ),
-        fresh=jnp.zeros((TIME, COPIES), bool),
+        is_first=jnp.zeros((TIME, COPIES), bool),
         valid=jnp.asarray(rng.random((TIME, COPIES)) < 0.7),
-        memory=jnp.zeros((*shape, 0)),
-        critic_memory=jnp.zeros((*shape, 0)),
+        hidden_state=jnp.zeros((*shape, 0)),
+        critic_hidden_state=jnp.zeros((*shape, 0)),
         action=jnp.asarray(rng.integers(spec.max_actions, size=shape), jnp.int32),
         policy=Categorical(jax.nn.log_softmax(0.5 * normal(*shape, spec.max_actions))),
         prediction=normal(*shape),
@@ -69,12 +69,12 @@ def random_batch(seed: int = 0, spec: Spec = SPEC) -> Batch:
 
 @eqx.filter_jit
 def policy_of(actor, batch: Batch) -> Categorical:
-    return actor.unroll(batch.observation, batch.memory[0], batch.fresh)[0]
+    return actor.unroll(batch.observation, batch.hidden_state[0], batch.is_first)[0]
 
 
 @eqx.filter_jit
 def predicted_by(critic, batch: Batch):
-    context, _ = critic.context(batch.observation, batch.critic_memory[0], batch.fresh)
+    context, _ = critic.context(batch.observation, batch.critic_hidden_state[0], batch.is_first)
     return critic.alone(context)[..., 0]
 
 
@@ -102,8 +102,8 @@ def test_the_actors_loss_is_the_clipped_surrogate(clip, normalise):
     )
     advantage = np.asarray(batch.advantage, np.float64)
     if normalise:
-        counted = advantage[np.asarray(batch.valid)]
-        advantage = (advantage - counted.mean()) / counted.std()
+        loss_mask = advantage[np.asarray(batch.valid)]
+        advantage = (advantage - loss_mask.mean()) / loss_mask.std()
     ratio = np.exp(new - old)
     gain = new * advantage
     if clip is not None:
@@ -162,7 +162,7 @@ def test_the_critic_learns_standardised_targets():
     algorithm, learner = learner_of(config)
     batch = random_batch()
     learner = replace(
-        learner, targets=Running(jnp.float32(9.0), jnp.float32(3.0), jnp.float32(4.0))
+        learner, targets=RunningMeanStd(jnp.float32(9.0), jnp.float32(3.0), jnp.float32(4.0))
     )
     _, (_, metrics) = jax.jit(algorithm.critic_loss)(
         learner.critic, learner, batch, jax.random.key(0), algorithm.pace(learner, jnp.zeros(()))
@@ -179,15 +179,15 @@ def test_the_critic_learns_standardised_targets():
 def test_means_and_variances_are_over_the_steps_that_count():
     x = jax.random.normal(jax.random.key(0), (7, 3, 2))
     valid = jax.random.bernoulli(jax.random.key(1), 0.6, (7, 3))
-    counted = np.asarray(x)[np.asarray(valid)]
-    np.testing.assert_allclose(mean(x, valid), counted.mean(), rtol=1e-5)
-    np.testing.assert_allclose(variance(x, valid), counted.var(), rtol=1e-5)
+    loss_mask = np.asarray(x)[np.asarray(valid)]
+    np.testing.assert_allclose(mean(x, valid), loss_mask.mean(), rtol=1e-5)
+    np.testing.assert_allclose(variance(x, valid), loss_mask.var(), rtol=1e-5)
 
 
 def test_running_statistics_are_those_of_everything_seen():
     rng = np.random.default_rng(0)
-    running, seen = Running.create(), []
-    update = jax.jit(Running.update)
+    running, seen = RunningMeanStd.create(), []
+    update = jax.jit(RunningMeanStd.update)
     for scale in range(1, 6):
         x = rng.normal(loc=scale, scale=scale, size=(6, 3, 2)).astype(np.float32)
         valid = rng.random((6, 3)) < 0.7
@@ -205,12 +205,12 @@ def test_running_statistics_are_those_of_everything_seen():
 
 def test_nothing_seen_is_the_identity():
     x = jnp.array([-2.0, 0.0, 3.0])
-    np.testing.assert_allclose(Running.create().standardise(x), x, rtol=CLOSE)
+    np.testing.assert_allclose(RunningMeanStd.create().standardise(x), x, rtol=CLOSE)
 
 
 def test_what_never_changes_is_not_blown_up():
     constant = jnp.full((4, 3, 2), 7.0)
-    running = Running.create().update(constant, jnp.ones((4, 3), bool))
+    running = RunningMeanStd.create().update(constant, jnp.ones((4, 3), bool))
     assert np.abs(running.standardise(constant)).max() < 1e-3
 
 
@@ -420,20 +420,22 @@ def test_padding_is_not_learnt_from(whole_episodes):
             return x
         return jnp.where(mask, (x + 1) % 3 if x.dtype == jnp.int32 else 3 - 2 * x, x)
 
-    fixed = trajectory._replace(last=None, last_memory=None)
+    fixed_fields = trajectory._replace(last=None, last_hidden_state=None)
     disturbed = jax.tree.map(
-        lambda x: disturb(x) if x.shape[:2] == padded.shape else x, fixed
+        lambda x: disturb(x) if x.shape[:2] == padded.shape else x, fixed_fields
     )._replace(
         last=Observation(trajectory.last.obs + 9, trajectory.last.state - 9, trajectory.last.avail),
-        last_memory=trajectory.last_memory + padded[-1][:, None, None],
+        last_hidden_state=trajectory.last_hidden_state + padded[-1][:, None, None],
     )
     assert (disturbed.reward != trajectory.reward).any()
     update = jax.jit(algorithm.update)
     ours, theirs = (
         update(learner, t, jax.random.key(3), jnp.float32(0.0))[0] for t in (trajectory, disturbed)
     )
-    blank = {"critic_memory": learner.critic_memory}  # whole episodes begin without it
-    assert eqx.tree_equal(replace(ours, **blank), replace(theirs, **blank))
+    initial_state = {
+        "critic_memory": learner.critic_hidden_state
+    }  # whole episodes begin without it
+    assert eqx.tree_equal(replace(ours, **initial_state), replace(theirs, **initial_state))
     assert not eqx.tree_equal(ours.actor, learner.actor)
 
 

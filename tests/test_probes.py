@@ -44,9 +44,11 @@ class Trained:
         """
         observation = self.world.see(self.world.moment(time, signs))
         actor, critic = self.learner.actor, self.learner.critic
-        policy, _ = actor(observation, actor.body.blank(()), jnp.array(True))
+        policy, _ = actor(observation, actor.body.initial_state(()), jnp.array(True))
         context, _ = critic.context(
-            jax.tree.map(lambda x: x[None], observation), critic.body.blank(()), jnp.array([True])
+            jax.tree.map(lambda x: x[None], observation),
+            critic.body.initial_state(()),
+            jnp.array([True]),
         )
         values = estimate(
             self.config.value, critic, context[0], policy, jax.random.key(0), action=policy.mode()

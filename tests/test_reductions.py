@@ -34,7 +34,7 @@ SMALL = probes.PLAIN | {
     "lr": 1e-2,
     "init": "torch",
 }
-PER_UPDATE = SMALL["copies"] * SMALL["horizon"]
+PER_UPDATE = SMALL["num_envs"] * SMALL["rollout_length"]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -137,10 +137,12 @@ def test_what_is_replayed_is_what_was_seen(algo, network):
 
     @jax.jit
     def look(learner, trajectory):
-        ring = algorithm.remember(learner, trajectory).experience.replay.ring
+        ring = algorithm.update_state(learner, trajectory).replay_state.replay.ring
         steps = jax.tree.map(lambda x: x[:4].swapaxes(0, 1), ring)
         # Beyond the last step, as the actor goes on.
-        going_on, _ = learner.actor(trajectory.last, trajectory.last_memory, jnp.zeros(4, bool))
+        going_on, _ = learner.actor(
+            trajectory.last, trajectory.last_hidden_state, jnp.zeros(4, bool)
+        )
         return learner.networks.values.look(steps, None).values, going_on.values
 
     utilities, going_on = look(learner, trajectory)
@@ -160,7 +162,7 @@ def test_the_ring_keeps_the_newest():
         replay = replay.add(new)
         return replay, replay.sample(jax.random.key(number)[None], 400).reward[0]
 
-    replay = learner.experience.replay
+    replay = learner.replay_state.replay
     for number in range(4):
         replay, drawn = add(replay, number)
         seen = set(np.unique(drawn))
@@ -189,7 +191,7 @@ def test_without_a_discount_nothing_that_follows_is_kept(algo):
         return learner
 
     near, far = learnt(0.0), learnt(0.9)
-    places = [x.experience.replay.ring.observation.obs.shape[1] for x in (near, far)]
+    places = [x.replay_state.replay.ring.observation.obs.shape[1] for x in (near, far)]
     assert places == [1, 3]
     for ours, theirs in zip(*(jax.tree.leaves(x.networks) for x in (near, far)), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
@@ -251,9 +253,9 @@ class Trained:
         """The greedy joint action's values and the action, at an episode's first step."""
         observation = self.world.see(self.world.moment(time, signs))
         actor, values = self.learner.actor, self.learner.networks.values
-        blank, fresh = actor.blank(()), jnp.array(True)
-        action = actor(observation, blank, fresh)[0].mode()
-        views, _ = values.utilities(observation.obs, blank, fresh)
+        initial_state, is_first = actor.initial_state(()), jnp.array(True)
+        action = actor(observation, initial_state, is_first)[0].mode()
+        views, _ = values.utilities(observation.obs, initial_state, is_first)
         return values.joint(values.utilities.hear(views), action, observation), action
 
 
@@ -343,7 +345,7 @@ def test_a_sum_does_not_find_the_best_joint_action():
 def conditions(learner):
     """D(s, a) of every joint action of the game, D(s, ā), and the joint values."""
     values, observation = learner.networks.values, GAME.see(GAME.moment(0, (1, 1)))
-    views, _ = values.utilities(observation.obs, learner.actor.blank(()), jnp.array(True))
+    views, _ = values.utilities(observation.obs, learner.actor.initial_state(()), jnp.array(True))
     greedy = views.values.argmax(-1)
 
     def compare(action):

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 
 from perla.algos import telemetry
-from perla.algos.values import Moment, estimate
+from perla.algos.values import MarginalSchedule, estimate
 from perla.distributions import Categorical
 from perla.envs.registry import make as make_env
 from perla.errors import UserError
 from perla.loops.anakin import Trainer
 from perla.marginal.estimators import draw
-from perla.methods.estimators import LADDER, Exact, Sampled, ladder
+from perla.methods.estimators import CANDIDATES, Exact, Sampled, candidates
 from perla.methods.recipes import make
 from perla.methods.values import Embedded, Multilinear
 from test_marginal import CRITICS, enumerate_others, random_critic, spread
 
 KEY = jax.random.key(3)
-MOMENT = Moment()
+SCHEDULE = MarginalSchedule()
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def looks(scene, value, count=1):
     def one(key):
         key_estimate, key_look = jax.random.split(key)
         estimated = estimate(value, net, context, policy, key_estimate)
-        return telemetry.look(value, net, context, policy, action, estimated, key_look, MOMENT)
+        return telemetry.look(value, net, context, policy, action, estimated, key_look, SCHEDULE)
 
     found = jax.jit(lambda keys: jax.lax.map(one, keys))(jax.random.split(KEY, count))
     return jax.tree.map(np.asarray, found)
@@ -139,21 +139,21 @@ def test_a_closed_form_evaluates_no_joint_action():
 
 
 def test_the_ladder_has_the_values_of_k():
-    rungs = ladder(Sampled(num_samples="auto", sampler="latin", gradient_samples=20))
-    assert [rung.k for rung in rungs] == list(LADDER)
-    assert [rung.gradient_k for rung in rungs] == [2, 7, 20, 20, 20]
-    assert ladder(Exact()) == (Exact(),)
+    rungs = candidates(Sampled(num_samples="auto", sampler="latin", gradient_samples=20))
+    assert [candidate.k for candidate in rungs] == list(CANDIDATES)
+    assert [candidate.gradient_k for candidate in rungs] == [2, 7, 20, 20, 20]
+    assert candidates(Exact()) == (Exact(),)
     with pytest.raises(UserError, match=r"k = 'many': expected a whole number .* or one of auto"):
         Sampled(num_samples="many")
 
 
 @pytest.mark.parametrize("rung", [0, 3])
-def test_a_rung_is_the_estimator_of_its_k(scene, rung):
+def test_a_rung_is_the_estimator_of_its_k(scene, candidate):
     net, context, policy, _ = scene
     value = Embedded(estimator=Sampled(num_samples="auto"))
-    fixed = Embedded(estimator=Sampled(num_samples=LADDER[rung]))
-    found = estimate(value, net, context, policy, KEY, Moment(rung=jnp.int32(rung)))
-    expected = estimate(fixed, net, context, policy, KEY)
+    fixed_fields = Embedded(estimator=Sampled(num_samples=CANDIDATES[candidate]))
+    found = estimate(value, net, context, policy, KEY, MarginalSchedule(candidate=jnp.int32(candidate)))
+    expected = estimate(fixed_fields, net, context, policy, KEY)
     np.testing.assert_allclose(found.value, expected.value, atol=1e-6)
 
 
@@ -163,8 +163,8 @@ def test_a_rung_is_the_estimator_of_its_k(scene, rung):
     + [(0.0, 211, 1.0, 2), (1.0, 23, 0.0, 211), (0.0, 23, 0.0, 2), (1.0, 71, 10.2, 7)],
 )
 def test_the_rung_is_the_first_that_is_near_enough(noise, samples, allowed, k):
-    found = telemetry.rung(*(jnp.float32(x) for x in (noise, samples, allowed)))
-    assert LADDER[found] == k
+    found = telemetry.candidate(*(jnp.float32(x) for x in (noise, samples, allowed)))
+    assert CANDIDATES[found] == k
 
 
 def test_a_run_chooses():

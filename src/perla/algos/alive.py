@@ -7,17 +7,17 @@ import jax.numpy as jnp
 from perla.envs.protocol import Observation
 from perla.types import Array, Bool, Float
 
-Counted = Bool[Array, "*batch"] | Bool[Array, "*batch agent"]
+LossMask = Bool[Array, "*batch"] | Bool[Array, "*batch agent"]
 """The steps that are learnt from: of all agents alike, or of each."""
 
 
-def counted(valid: Bool[Array, "*batch"], observation: Observation) -> Counted:
+def loss_mask(valid: Bool[Array, "*batch"], observation: Observation) -> LossMask:
     """The valid steps at which agents take part."""
     alive = observation.alive
     return valid if alive is None else valid[..., None] & alive
 
 
-def outlived(
+def mask_dead_agents(
     values: Float[Array, "*batch agent"], observation: Observation, *, common: bool
 ) -> Float[Array, "*batch agent"]:
     """`values` of states to every agent, where no critic has learnt what a state is worth to those

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 
-from perla.algos.alive import Counted, counted
+from perla.algos.alive import LossMask, loss_mask
 from perla.distributions import Policy
 from perla.envs.protocol import Observation
 from perla.types import Array, Bool, Float, Int, PRNGKeyArray
@@ -17,10 +17,10 @@ class Batch(NamedTuple):
     """What the losses read: sequences `[time, env, ...]` of steps."""
 
     observation: Observation
-    fresh: Bool[Array, "time env"]
+    is_first: Bool[Array, "time env"]
     valid: Bool[Array, "time env"]
-    memory: Float[Array, "time env agent hidden"]
-    critic_memory: Float[Array, "time env agent hidden"]
+    hidden_state: Float[Array, "time env agent hidden"]
+    critic_hidden_state: Float[Array, "time env agent hidden"]
     action: Int[Array, "time env agent"] | Float[Array, "time env agent dimension"]
     policy: Policy
     prediction: Float[Array, "time env agent"]
@@ -32,9 +32,9 @@ class Batch(NamedTuple):
     """M: how much likelier the agents before it have made what they did; none: all move at once."""
 
     @property
-    def counted(self) -> Counted:
+    def loss_mask(self) -> LossMask:
         """The steps that are learnt from."""
-        return counted(self.valid, self.observation)
+        return loss_mask(self.valid, self.observation)
 
     def of(self, agent: Int[Array, ""]) -> Batch:
         """What one agent's policy is learnt from."""
@@ -42,8 +42,8 @@ class Batch(NamedTuple):
         obs, state, avail, alive = self.observation
         return self._replace(
             observation=Observation(own(obs), state, own(avail), jax.tree.map(own, alive)),
-            memory=own(self.memory),
-            critic_memory=own(self.critic_memory),
+            hidden_state=own(self.hidden_state),
+            critic_hidden_state=own(self.critic_hidden_state),
             action=own(self.action),
             policy=jax.tree.map(own, self.policy),
             prediction=own(self.prediction),
@@ -60,7 +60,7 @@ def minibatches(batch: Batch, parts: int, length: int, key: PRNGKeyArray) -> Bat
     """
     if parts == 1:
         return jax.tree.map(lambda x: x[None], batch)
-    order = jax.random.permutation(key, batch.fresh.size // length)
+    order = jax.random.permutation(key, batch.is_first.size // length)
 
     def deal(x):
         time, env, *rest = x.shape

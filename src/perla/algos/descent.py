@@ -37,13 +37,15 @@ def create_optimiser(
     return optax.chain(optax.clip_by_global_norm(max_grad_norm), optimiser)
 
 
-def descend(optimiser, gradient, state, parameters, rate=1.0):
+def apply_gradients(optimiser, gradient, state, parameters, rate=1.0):
     """`rate` times one step of `optimiser`: the new parameters and its new state."""
     steps, state = optimiser.update(gradient, state, parameters)
     return jax.tree.map(lambda p, step: p + rate * step, parameters, steps), state
 
 
-def follow(kind: Soft | Hard | None, newest: Tree, target: Tree, updates: Int[Array, ""]) -> Tree:
+def update_target(
+    kind: Soft | Hard | None, newest: Tree, target: Tree, updates: Int[Array, ""]
+) -> Tree:
     """The target after as many `updates`, of which `newest` is the outcome."""
     match kind:
         case Soft(target_update_tau=tau):

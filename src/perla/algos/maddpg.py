@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from perla.algos.alive import outlived
-from perla.algos.descent import create_optimiser, descend, follow, residual
+from perla.algos.alive import mask_dead_agents
+from perla.algos.descent import apply_gradients, create_optimiser, residual, update_target
 from perla.algos.normalise import mean
-from perla.algos.offpolicy import Experience, bootstrapped, create_utilities, look
+from perla.algos.offpolicy import ReplayState, bootstrapped, create_utilities, look
 from perla.algos.protocol import Trajectory
 from perla.algos.replay import Sequences
 from perla.distributions import Categorical, Gaussian, encode
@@ -22,17 +22,17 @@ from perla.envs.protocol import Spec
 from perla.errors import UserError
 from perla.methods.maddpg import DDPG, GumbelSoftmax
 from perla.methods.parts import check_agents
-from perla.nets.actors import ClimbingActor
+from perla.nets.actors import DeterministicActor
 from perla.nets.body import Body
 from perla.nets.critics import JointCritic
-from perla.nets.layers import SMALL, along
+from perla.nets.layers import SMALL, expand_dims_like
 from perla.types import Actions, Array, Float, Int, Metrics, PRNGKeyArray
 
 
 class Networks(eqx.Module):
     """What is learnt."""
 
-    actor: ClimbingActor
+    actor: DeterministicActor
     critic: JointCritic
 
 
@@ -43,12 +43,12 @@ class Learner(eqx.Module):
     target: Networks
     actor_optimiser: optax.OptState
     critic_optimiser: optax.OptState
-    experience: Experience
+    replay_state: ReplayState
     updates: Int[Array, ""]
     """Gradient steps made, of either network."""
 
     @property
-    def actor(self) -> ClimbingActor:
+    def actor(self) -> DeterministicActor:
         """The policies."""
         return self.networks.actor
 
@@ -101,7 +101,7 @@ class Algorithm:
         """A learner that has seen nothing."""
         key_actor, key_critic = jax.random.split(key)
         utilities = create_utilities(self.config, self.spec, key_actor)
-        actor = ClimbingActor(
+        actor = DeterministicActor(
             utilities, self.config.exploration_noise if self.spec.continuous else None
         )
         critic = create_critic(self.config, self.spec, key_critic)
@@ -111,10 +111,10 @@ class Algorithm:
             target=networks,
             actor_optimiser=self.actor_optimiser.init(actor),
             critic_optimiser=self.critic_optimiser.init(critic),
-            experience=Experience.create(
+            replay_state=ReplayState.create(
                 self.config,
                 self.spec,
-                memory=actor.logits.memory,
+                hidden_state=actor.logits.hidden_state,
                 values=self.spec.agents,
                 state=True,
             ),
@@ -129,10 +129,10 @@ class Algorithm:
         progress: Float[Array, ""],
     ) -> tuple[Learner, Metrics]:
         """Remember the trajectory, then learn from what is replayed."""
-        experience = learner.experience.add(trajectory, trajectory.reward, self.spec)
-        learner = replace(learner, experience=experience)
+        replay_state = learner.replay_state.add(trajectory, trajectory.reward, self.spec)
+        learner = replace(learner, replay_state=replay_state)
         keys_replay, keys_loss = jax.random.split(key, (2, self.config.updates_per_rollout))
-        batches = experience.sample(self.config, keys_replay)
+        batches = replay_state.sample(self.config, keys_replay)
         learner, metrics = jax.lax.scan(self.improve, learner, (batches, keys_loss))
         return learner, jax.tree.map(jnp.mean, metrics)
 
@@ -146,7 +146,7 @@ class Algorithm:
         critic_gradient, critic_metrics = jax.grad(self.critic_loss, has_aux=True)(
             learner.networks.critic, batch, y
         )
-        critic, critic_optimiser = descend(
+        critic, critic_optimiser = apply_gradients(
             self.critic_optimiser,
             critic_gradient,
             learner.critic_optimiser,
@@ -155,14 +155,14 @@ class Algorithm:
         actor_gradient, actor_metrics = jax.grad(self.actor_loss, has_aux=True)(
             learner.networks.actor, critic, batch, key
         )
-        actor, actor_optimiser = descend(
+        actor, actor_optimiser = apply_gradients(
             self.actor_optimiser, actor_gradient, learner.actor_optimiser, learner.networks.actor
         )
         networks, updates = Networks(actor, critic), learner.updates + 1
         learner = replace(
             learner,
             networks=networks,
-            target=follow(self.config.target, networks, learner.target, updates),
+            target=update_target(self.config.target, networks, learner.target, updates),
             actor_optimiser=actor_optimiser,
             critic_optimiser=critic_optimiser,
             updates=updates,
@@ -179,7 +179,7 @@ class Algorithm:
         policy, _ = self.policies(target.actor, batch)
         best = self.encode(policy.mode())
         values = target.critic(batch.observation.state, best[..., None, :, :])
-        values = outlived(values, batch.observation, common=self.spec.reward == "common")
+        values = mask_dead_agents(values, batch.observation, common=self.spec.reward == "common")
         return bootstrapped(batch, values, self.config.gamma)
 
     def critic_loss(
@@ -188,38 +188,38 @@ class Algorithm:
         """The errors of the values of what was done."""
         predicted = critic(batch.now.state, self.encode(batch.action)[..., None, :, :])
         error = predicted - y
-        loss = mean(residual(self.config.loss, error), batch.counted)
+        loss = mean(residual(self.config.loss, error), batch.loss_mask)
         return loss, {
-            "td_error": jnp.sqrt(mean(error**2, batch.counted)),
-            "value": mean(predicted, batch.counted),
+            "td_error": jnp.sqrt(mean(error**2, batch.loss_mask)),
+            "value": mean(predicted, batch.loss_mask),
             "value_loss": loss,
         }
 
     def actor_loss(
-        self, actor: ClimbingActor, critic: JointCritic, batch: Sequences, key: PRNGKeyArray
+        self, actor: DeterministicActor, critic: JointCritic, batch: Sequences, key: PRNGKeyArray
     ) -> tuple[Float[Array, ""], Metrics]:
         """The values that each agent's policy earns it beside what the others did, negated, and
         the size of its logits."""
-        time = len(batch.fresh)
+        time = len(batch.is_first)
         policy, logits = jax.tree.map(lambda x: x[:time], self.policies(actor, batch))
         # Lᵢ = −Qᵢ(s, a₁, …, ãᵢ, …, a_N) + c·mean logit²,   ãᵢ ~ πᵢ, or tanh(·),   a from the replay
         if isinstance(policy, Categorical):
             own_action = policy.relaxed(key, self.config.relaxation.temperature)
-            metrics = {"entropy": mean(policy.entropy(), batch.counted)}
+            metrics = {"entropy": mean(policy.entropy(), batch.loss_mask)}
         else:
             own_action, metrics = policy.mode(), {}
         done = self.encode(batch.action)[..., None, :, :]
-        own = along(jnp.eye(self.spec.agents, dtype=bool)[..., None], done)
+        own = expand_dims_like(jnp.eye(self.spec.agents, dtype=bool)[..., None], done)
         value = critic(batch.now.state, jnp.where(own, own_action[..., None, :, :], done))
         size = jnp.where(batch.now.avail, logits, 0.0)
         loss = self.config.logit_penalty * (size**2).mean(-1) - value
-        return mean(loss, batch.counted), metrics
+        return mean(loss, batch.loss_mask), metrics
 
     def policies(
-        self, actor: ClimbingActor, batch: Sequences
+        self, actor: DeterministicActor, batch: Sequences
     ) -> tuple[Categorical | Gaussian, Float[Array, "place sequence agent action"]]:
         """The policies at all places, and their logits."""
-        logits = look(actor.logits, batch, batch.memory[0]).values
+        logits = look(actor.logits, batch, batch.hidden_state[0]).values
         return actor.policy(logits, batch.observation), logits
 
     def encode(self, action: Actions) -> Float[Array, "*batch agent dimension"]:

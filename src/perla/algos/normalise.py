@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from perla.algos.alive import Counted
+from perla.algos.alive import LossMask
 from perla.types import Array, Float
 
 
-def mean(x: Float[Array, "*batch agent"], valid: Counted) -> Float[Array, ""]:
+def mean(x: Float[Array, "*batch agent"], valid: LossMask) -> Float[Array, ""]:
     """The mean of `x` over the steps that count, of all agents or of each; 0 if none does."""
     if valid.ndim == x.ndim:
         return jnp.where(valid, x, 0.0).sum() / jnp.maximum(valid.sum(), 1)
@@ -18,12 +18,12 @@ def mean(x: Float[Array, "*batch agent"], valid: Counted) -> Float[Array, ""]:
     return jnp.where(valid[..., None], x, 0.0).sum() / count
 
 
-def variance(x: Float[Array, "*batch agent"], valid: Counted) -> Float[Array, ""]:
+def variance(x: Float[Array, "*batch agent"], valid: LossMask) -> Float[Array, ""]:
     """The variance of `x` over the steps that count, of all agents alike or of each."""
     return mean((x - mean(x, valid)) ** 2, valid)
 
 
-class Running(NamedTuple):
+class RunningMeanStd(NamedTuple):
     """Mean and variance of all steps seen so far, merged batch by batch (Chan et al., 1979)."""
 
     seen: Float[Array, ""]
@@ -32,18 +32,20 @@ class Running(NamedTuple):
     variance: Float[Array, ""]
 
     @classmethod
-    def create(cls) -> Running:
+    def create(cls) -> RunningMeanStd:
         """Nothing seen: the identity."""
         return cls(jnp.float32(0.0), jnp.float32(0.0), jnp.float32(1.0))
 
-    def update(self, x: Float[Array, "*batch agent"], valid: Counted) -> Running:
+    def update(self, x: Float[Array, "*batch agent"], valid: LossMask) -> RunningMeanStd:
         """After seeing the steps of `x` that count."""
         more = valid.sum(dtype=jnp.float32)
         seen = self.seen + more
         share = more / jnp.maximum(seen, 1.0)
         shift = mean(x, valid) - self.mean
         spread = (1 - share) * self.variance + share * variance(x, valid)
-        return Running(seen, self.mean + share * shift, spread + share * (1 - share) * shift**2)
+        return RunningMeanStd(
+            seen, self.mean + share * shift, spread + share * (1 - share) * shift**2
+        )
 
     @property
     def deviation(self) -> Float[Array, ""]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from perla.algos.normalise import Running
+from perla.algos.normalise import RunningMeanStd
 from perla.algos.protocol import Trajectory
 from perla.algos.replay import Replay, Sequences, sequences
 from perla.envs.protocol import Spec
@@ -20,36 +20,36 @@ from perla.nets.messages import Messages
 from perla.types import Array, Float, Int, Key, PRNGKeyArray
 
 
-class Experience(NamedTuple):
+class ReplayState(NamedTuple):
     """What a learner has been through."""
 
     replay: Replay
-    rewards: Running
+    rewards: RunningMeanStd
     """Of the rewards of all steps seen."""
     steps: Int[Array, ""]
     """Environment steps seen."""
 
     @classmethod
     def create(
-        cls, config: Replaying, spec: Spec, *, memory: int, values: int, state: bool
-    ) -> Experience:
-        """None yet, of an actor with a `memory` for each agent and a reward for each of `values`;
+        cls, config: Replaying, spec: Spec, *, hidden_state: int, values: int, state: bool
+    ) -> ReplayState:
+        """None yet, of an actor with a `hidden_state` for each agent and a reward for each of `values`;
         with the global state or without."""
         replay = Replay.create(
             spec, config.buffer_size, config.length(spec.limit),
-            memory=memory, values=values, state=state, successors=config.gamma > 0,
+            hidden_state=hidden_state, values=values, state=state, successors=config.gamma > 0,
         )  # fmt: skip
-        return cls(replay, Running.create(), jnp.int32(0))
+        return cls(replay, RunningMeanStd.create(), jnp.int32(0))
 
     def add(
         self, trajectory: Trajectory, reward: Float[Array, "time env value"], spec: Spec
-    ) -> Experience:
+    ) -> ReplayState:
         """With the trajectory, of which `reward` is what was earned, in the place of the oldest."""
         replay = self.replay
         new = sequences(
             trajectory, reward, spec, state=replay.sees_state, successors=replay.sees_successors
         )
-        return Experience(
+        return ReplayState(
             replay.add(new),
             self.rewards.update(reward, trajectory.valid),
             self.steps + trajectory.valid.sum(),
@@ -82,14 +82,16 @@ def create_utilities(
 
 
 def look(
-    utilities: Utilities, steps: Sequences, memory: Float[Array, "sequence agent memory"]
+    utilities: Utilities, steps: Sequences, hidden_state: Float[Array, "sequence agent memory"]
 ) -> Views:
     """The agents' own views at all places, from the memory before the first step on."""
-    time, obs, sources = len(steps.fresh), steps.observation.obs, steps.sources
-    along, memories = utilities.unroll(obs[:time], steps.action, memory, steps.fresh)
-    before = memories[sources, jnp.arange(sources.shape[1])[None]]
+    time, obs, sources = len(steps.is_first), steps.observation.obs, steps.sources
+    expand_dims_like, hidden_states = utilities.unroll(
+        obs[:time], steps.action, hidden_state, steps.is_first
+    )
+    before = hidden_states[sources, jnp.arange(sources.shape[1])[None]]
     beyond, _ = utilities(obs[time:], before, jnp.zeros(sources.shape, bool))
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), along, beyond)
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), expand_dims_like, beyond)
 
 
 def bootstrapped(

@@ -15,14 +15,14 @@ import optax
 from perla import returns
 from perla.algos import telemetry
 from perla.algos.actor_critic import check, create_actor, create_critic
-from perla.algos.alive import Counted, outlived
+from perla.algos.alive import LossMask, mask_dead_agents
 from perla.algos.batch import Batch, minibatches
-from perla.algos.descent import create_optimiser, descend, follow, residual
-from perla.algos.normalise import Running, mean, variance
+from perla.algos.descent import apply_gradients, create_optimiser, residual, update_target
+from perla.algos.normalise import RunningMeanStd, mean, variance
 from perla.algos.protocol import Trajectory
 from perla.algos.values import (
     Estimate,
-    Moment,
+    MarginalSchedule,
     advantage_is_critics,
     bootstrap,
     chosen,
@@ -31,7 +31,7 @@ from perla.algos.values import (
 )
 from perla.distributions import Policy
 from perla.envs.protocol import Observation, Spec
-from perla.methods.estimators import LADDER, Sampled
+from perla.methods.estimators import CANDIDATES, Sampled
 from perla.methods.ppo import PPO, NStep
 from perla.methods.values import Embedded
 from perla.nets.actors import Actor
@@ -51,12 +51,12 @@ class Learner(eqx.Module):
     """What targets bootstrap from; the critic itself where there is no target critic."""
     actor_optimiser: optax.OptState
     critic_optimiser: optax.OptState
-    critic_memory: Float[Array, "env agent hidden"]
+    critic_hidden_state: Float[Array, "env agent hidden"]
     """The critic's memory before the next step."""
-    rewards: Running
-    targets: Running
+    rewards: RunningMeanStd
+    targets: RunningMeanStd
     updates: Int[Array, ""]
-    rung: Int[Array, ""]
+    candidate: Int[Array, ""]
     """The place on its estimator's ladder: how many joint actions a k of `auto` is now."""
 
 
@@ -64,14 +64,14 @@ Policies = tuple[Actor, optax.OptState]
 """An actor and its optimiser's state."""
 
 
-class Pace(NamedTuple):
+class Schedule(NamedTuple):
     """What follows a schedule."""
 
     rate: Float[Array, ""]
     """By what the learning rates are multiplied."""
     entropy: Float[Array, ""]
     """Weight of the entropy bonus."""
-    moment: Moment
+    marginal: MarginalSchedule
     """What of an average over the others' actions changes."""
 
 
@@ -105,11 +105,11 @@ class Algorithm:
             target=critic,
             actor_optimiser=actor_optimiser,
             critic_optimiser=self.critic_optimiser.init(critic),
-            critic_memory=critic.body.blank((self.config.num_envs,)),
-            rewards=Running.create(),
-            targets=Running.create(),
+            critic_hidden_state=critic.body.initial_state((self.config.num_envs,)),
+            rewards=RunningMeanStd.create(),
+            targets=RunningMeanStd.create(),
             updates=jnp.int32(0),
-            rung=jnp.int32(len(LADDER) // 2),
+            candidate=jnp.int32(len(CANDIDATES) // 2),
         )
 
     def update(
@@ -123,30 +123,30 @@ class Algorithm:
 
         `progress` is the share of the run that is done, for what changes with it.
         """
-        pace = self.pace(learner, progress)
+        schedule = self.schedule(learner, progress)
         key_values, key_epochs, key_order = jax.random.split(key, 3)
-        learner, batch, metrics = self.prepare(learner, trajectory, key_values, pace)
+        learner, batch, metrics = self.prepare(learner, trajectory, key_values, schedule)
         if self.config.order == "sequential":
             order = jax.random.permutation(key_order, self.spec.agents)
-            learner, losses = self.in_turn(learner, batch, order, key_epochs, pace)
+            learner, losses = self.in_turn(learner, batch, order, key_epochs, schedule)
         else:
-            learner, losses = self.at_once(learner, batch, key_epochs, pace)
+            learner, losses = self.at_once(learner, batch, key_epochs, schedule)
         learner = replace(learner, updates=learner.updates + 1)
         learner = replace(learner, target=self.next_target(learner))
         return learner, metrics | losses
 
-    def pace(self, learner: Learner, progress: Float[Array, ""]) -> Pace:
+    def schedule(self, learner: Learner, progress: Float[Array, ""]) -> Schedule:
         """Where the schedules stand after `progress` (0 to 1) of the run."""
         config, left = self.config, jnp.clip(1.0 - progress, 0.0, 1.0)
         final = config.ent_coef if config.ent_coef_final is None else config.ent_coef_final
-        return Pace(
+        return Schedule(
             rate=left if config.anneal_lr else jnp.ones(()),
             entropy=final + (config.ent_coef - final) * left,
-            moment=Moment(hope=left, rung=learner.rung),
+            marginal=MarginalSchedule(optimism=left, candidate=learner.candidate),
         )
 
     def prepare(
-        self, learner: Learner, trajectory: Trajectory, key: PRNGKeyArray, pace: Pace
+        self, learner: Learner, trajectory: Trajectory, key: PRNGKeyArray, schedule: Schedule
     ) -> tuple[Learner, Batch, Metrics]:
         """Everything that stays fixed while the passes are made."""
         config = self.config
@@ -159,17 +159,17 @@ class Algorithm:
         policy, action = trajectory.policy, trajectory.action
 
         def look(critic: AnyCritic, key: PRNGKeyArray):
-            context, memories = critic.context(
-                trajectory.observation, learner.critic_memory, trajectory.fresh
+            context, hidden_states = critic.context(
+                trajectory.observation, learner.critic_hidden_state, trajectory.is_first
             )
-            values = estimate(config.value, critic, context, policy, key, pace.moment, action)
-            return context, memories, values
+            values = estimate(config.value, critic, context, policy, key, schedule.marginal, action)
+            return context, hidden_states, values
 
         # Targets: what the target critic says along the trajectory and at its episodes' ends.
         target = learner.critic if config.target is None else learner.target
-        context, memories, values = look(target, key_target)
+        context, hidden_states, values = look(target, key_target)
         final_values, last_values = self.boundary_values(
-            learner, target, trajectory, memories, key_boundary, pace
+            learner, target, trajectory, hidden_states, key_boundary, schedule
         )
         along_values = self.following(values, action, trajectory.observation)
         along_values = jnp.concatenate([along_values, last_values[None]])
@@ -179,21 +179,23 @@ class Algorithm:
 
         # The critic itself: its baseline and its prediction before the update.
         if config.target is not None:
-            context, memories, values = look(learner.critic, key_value)
+            context, hidden_states, values = look(learner.critic, key_value)
         predicted = prediction(config.value, learner.critic, context, action, values)
         batch = Batch(
             observation=trajectory.observation,
-            fresh=trajectory.fresh,
+            is_first=trajectory.is_first,
             valid=trajectory.valid,
-            memory=trajectory.memory,
-            critic_memory=jnp.concatenate([learner.critic_memory[None], memories[:-1]]),
+            hidden_state=trajectory.hidden_state,
+            critic_hidden_state=jnp.concatenate(
+                [learner.critic_hidden_state[None], hidden_states[:-1]]
+            ),
             action=action,
             policy=policy,
             prediction=predicted,
             target=targets,
             advantage=self.advantages(learner, values, policy, action, targets),
         )
-        valid = batch.counted
+        valid = batch.loss_mask
         error = targets - self.raw(learner, predicted)
         unexplained = variance(error, valid) / (variance(targets, valid) + 1e-8)
         metrics = {
@@ -203,40 +205,42 @@ class Algorithm:
         }
         if isinstance(config.value, Embedded):
             learner, more = self.telemetry(
-                learner, context, trajectory, valid, values, targets, error, key_look, pace
+                learner, context, trajectory, valid, values, targets, error, key_look, schedule
             )
             metrics |= more
         if config.normalize_values:
             learner = replace(learner, targets=learner.targets.update(targets, valid))
-        return replace(learner, critic_memory=memories[-1]), batch, metrics
+        return replace(learner, critic_hidden_state=hidden_states[-1]), batch, metrics
 
     def telemetry(
         self,
         learner: Learner,
         context: Float[Array, "time env agent width"],
         trajectory: Trajectory,
-        counted: Counted,
+        loss_mask: LossMask,
         values: Estimate,
         targets: Float[Array, "time env agent"],
         error: Float[Array, "time env agent"],
         key: PRNGKeyArray,
-        pace: Pace,
+        schedule: Schedule,
     ) -> tuple[Learner, Metrics]:
         """What the average over the others' actions is like at a few of the steps, and the number
         of joint actions that the next update takes in it."""
         value, unit = self.config.value, self.unit(learner)
         assert isinstance(value, Embedded)
-        steps = (context, trajectory.policy, trajectory.action, values, targets, counted)
+        steps = (context, trajectory.policy, trajectory.action, values, targets, loss_mask)
         every = -(-len(targets) // LOOKS)
         steps = jax.tree.map(lambda x: x[::every], steps)
         context, policy, action, values, targets, valid = steps
         found = telemetry.look(
-            value, learner.critic, context, policy, action, values, key, pace.moment
+            value, learner.critic, context, policy, action, values, key, schedule.marginal
         )
-        samples = telemetry.size(value, policy, pace.moment)
+        samples = telemetry.size(value, policy, schedule.marginal)
         metrics = telemetry.report(found, valid, unit) | {
             "joint_actions": samples,
-            "average_flops": telemetry.cost(value, learner.critic, context, policy, pace.moment),
+            "average_flops": telemetry.cost(
+                value, learner.critic, context, policy, schedule.marginal
+            ),
         }
         for name, view in found.views.items():
             advantage = self.advantages(learner, view, policy, action, targets)
@@ -246,8 +250,8 @@ class Algorithm:
         if isinstance(value.estimator, Sampled) and value.estimator.num_samples == "auto":
             assert found.noise is not None
             noise = unit**2 * mean(found.noise, valid)
-            allowed = value.estimator.tolerance**2 * mean(error**2, counted)
-            learner = replace(learner, rung=telemetry.rung(noise, samples, allowed))
+            allowed = value.estimator.tolerance**2 * mean(error**2, loss_mask)
+            learner = replace(learner, candidate=telemetry.candidate(noise, samples, allowed))
         return learner, metrics
 
     def boundary_values(
@@ -255,9 +259,9 @@ class Algorithm:
         learner: Learner,
         critic: AnyCritic,
         trajectory: Trajectory,
-        memories: Float[Array, "time env agent hidden"],
+        hidden_states: Float[Array, "time env agent hidden"],
         key: PRNGKeyArray,
-        pace: Pace,
+        schedule: Schedule,
     ) -> tuple[Float[Array, "time env agent"], Float[Array, "env agent"]]:
         """The values of truncated episodes' final observations, and of the last observation.
 
@@ -275,18 +279,20 @@ class Algorithm:
             return jnp.concatenate([steps.at[ended].get(mode="clip"), last])
 
         observation = jax.tree.map(gather, trajectory.final, trajectory.last)
-        fresh = jnp.concatenate([jnp.zeros(most, bool), trajectory.last_fresh])
-        actor_memories = jnp.concatenate([trajectory.memory[1:], trajectory.last_memory[None]])
+        is_first = jnp.concatenate([jnp.zeros(most, bool), trajectory.last_is_first])
+        actor_hidden_states = jnp.concatenate(
+            [trajectory.hidden_state[1:], trajectory.last_hidden_state[None]]
+        )
         policy, _ = learner.actor(
-            observation, gather(actor_memories, trajectory.last_memory), fresh
+            observation, gather(actor_hidden_states, trajectory.last_hidden_state), is_first
         )
         context, _ = critic.context(
             jax.tree.map(lambda x: x[None], observation),
-            gather(memories, memories[-1]),
-            fresh[None],
+            gather(hidden_states, hidden_states[-1]),
+            is_first[None],
         )
         value, action = self.config.value, policy.sample(jax.random.fold_in(key, 1))
-        estimated = estimate(value, critic, context[0], policy, key, pace.moment, action)
+        estimated = estimate(value, critic, context[0], policy, key, schedule.marginal, action)
         values = self.following(estimated, action, observation)
         final = jnp.zeros((time * env, self.spec.agents)).at[ended].set(values[:most], mode="drop")
         return final.reshape(time, env, -1), values[most:]
@@ -296,7 +302,7 @@ class Algorithm:
     ) -> Float[Array, "*batch agent"]:
         """What returns that lead to these states go on with."""
         found = bootstrap(self.config.value, values, action)
-        return outlived(found, observation, common=self.spec.reward == "common")
+        return mask_dead_agents(found, observation, common=self.spec.reward == "common")
 
     def targets(
         self,
@@ -338,20 +344,22 @@ class Algorithm:
         return targets - self.raw(learner, values.value)
 
     def at_once(
-        self, learner: Learner, batch: Batch, key: PRNGKeyArray, pace: Pace
+        self, learner: Learner, batch: Batch, key: PRNGKeyArray, schedule: Schedule
     ) -> tuple[Learner, Metrics]:
         """All passes, in each of which the critic moves, if it has not before, and all agents'
         policies do."""
         critic_metrics: Metrics = {}
         if self.config.critic_epochs is not None:
-            learner, batch, critic_metrics = self.critic_first(learner, batch, key, pace)
+            learner, batch, critic_metrics = self.critic_first(learner, batch, key, schedule)
 
         def step(learner: Learner, part: Batch, key: PRNGKeyArray):
             advantage, critic_metrics = part.advantage, Metrics()
             if self.config.critic_epochs is None:
-                learner, advantage, critic_metrics = self.improve_critic(learner, part, key, pace)
+                learner, advantage, critic_metrics = self.improve_critic(
+                    learner, part, key, schedule
+                )
             policies = learner.actor, learner.actor_optimiser
-            (actor, optimiser), metrics = self.improve_actor(policies, part, advantage, pace)
+            (actor, optimiser), metrics = self.improve_actor(policies, part, advantage, schedule)
             learner = replace(learner, actor=actor, actor_optimiser=optimiser)
             return learner, metrics | critic_metrics
 
@@ -359,19 +367,19 @@ class Algorithm:
         return learner, jax.tree.map(jnp.mean, metrics | critic_metrics)
 
     def critic_first(
-        self, learner: Learner, batch: Batch, key: PRNGKeyArray, pace: Pace
+        self, learner: Learner, batch: Batch, key: PRNGKeyArray, schedule: Schedule
     ) -> tuple[Learner, Batch, Metrics]:
         """The critic's own passes; beside them the batch with the advantages that are by the critic
         that comes of them, where these are refreshed."""
         key_passes, key_values = jax.random.split(jax.random.fold_in(key, 1))
 
         def criticise(learner: Learner, part: Batch, key: PRNGKeyArray):
-            learner, _, metrics = self.improve_critic(learner, part, key, pace)
+            learner, _, metrics = self.improve_critic(learner, part, key, schedule)
             return learner, metrics
 
         epochs = self.config.critic_epochs
         learner, metrics = self.passes(criticise, learner, batch, key_passes, epochs=epochs)
-        _, (advantage, _) = self.critic_loss(learner.critic, learner, batch, key_values, pace)
+        _, (advantage, _) = self.critic_loss(learner.critic, learner, batch, key_values, schedule)
         return learner, batch._replace(advantage=advantage), jax.tree.map(jnp.mean, metrics)
 
     def in_turn(
@@ -380,13 +388,13 @@ class Algorithm:
         batch: Batch,
         order: Int[Array, " agent"],
         key: PRNGKeyArray,
-        pace: Pace,
+        schedule: Schedule,
     ) -> tuple[Learner, Metrics]:
         """All of the critic's passes; then, agent by agent in this order, all of a policy's, by
         advantages weighed with what those before it have become (HAPPO; Kuba et al., 2022)."""
 
         def criticise(learner: Learner, part: Batch, key: PRNGKeyArray):
-            learner, advantage, metrics = self.improve_critic(learner, part, key, pace)
+            learner, advantage, metrics = self.improve_critic(learner, part, key, schedule)
             return learner, (advantage, metrics)
 
         advantages: tuple[Array, ...] = ()
@@ -394,11 +402,11 @@ class Algorithm:
             learner, (advantage, critic_metrics) = self.passes(criticise, learner, batch, key)
             advantages = (advantage,)
         else:
-            learner, batch, critic_metrics = self.critic_first(learner, batch, key, pace)
+            learner, batch, critic_metrics = self.critic_first(learner, batch, key, schedule)
 
         def improve(policy: Policies, part: Batch, _: PRNGKeyArray, refreshed: Any = None):
             advantage = part.advantage if refreshed is None else refreshed
-            return self.improve_actor(policy, part, advantage, pace)
+            return self.improve_actor(policy, part, advantage, schedule)
 
         def turn(carry: tuple[Policies, Float[Array, "time env 1"]], agent: Int[Array, ""]):
             everyone, weight = carry
@@ -407,14 +415,14 @@ class Algorithm:
             own = jax.tree.map(lambda x: x[agent], everyone)
             own, metrics = self.passes(improve, own, data, key, *map(of_agent, advantages))
             actor, _ = own
-            policy, _ = actor.unroll(data.observation, data.memory[0], data.fresh)
+            policy, _ = actor.unroll(data.observation, data.hidden_state[0], data.is_first)
             # M ← M π′ᵢ(aᵢ) / πᵢ(aᵢ)
             log_ratio = policy.log_prob(data.action) - data.policy.log_prob(data.action)
             everyone = jax.tree.map(lambda all, one: all.at[agent].set(one), everyone, own)
             return (everyone, weight * jnp.exp(log_ratio)), metrics
 
         everyone = learner.actor.apart(), learner.actor_optimiser
-        nobody = jnp.ones((*batch.fresh.shape, 1))
+        nobody = jnp.ones((*batch.is_first.shape, 1))
         ((actors, actor_optimiser), _), metrics = jax.lax.scan(turn, (everyone, nobody), order)
         actor = learner.actor.joined(actors)
         learner = replace(learner, actor=actor, actor_optimiser=actor_optimiser)
@@ -444,14 +452,14 @@ class Algorithm:
         return jax.lax.scan(epoch, start, (keys, *more))
 
     def improve_critic(
-        self, learner: Learner, part: Batch, key: PRNGKeyArray, pace: Pace
+        self, learner: Learner, part: Batch, key: PRNGKeyArray, schedule: Schedule
     ) -> tuple[Learner, Float[Array, "time env agent"], Metrics]:
         """One gradient step of the critic; beside it the advantages before the step."""
         gradient, (advantage, metrics) = jax.grad(self.critic_loss, has_aux=True)(
-            learner.critic, learner, part, key, pace
+            learner.critic, learner, part, key, schedule
         )
-        critic, optimiser = descend(
-            self.critic_optimiser, gradient, learner.critic_optimiser, learner.critic, pace.rate
+        critic, optimiser = apply_gradients(
+            self.critic_optimiser, gradient, learner.critic_optimiser, learner.critic, schedule.rate
         )
         learner = replace(learner, critic=critic, critic_optimiser=optimiser)
         return learner, advantage, metrics | {"critic_grad_norm": optax.tree.norm(gradient)}
@@ -461,23 +469,30 @@ class Algorithm:
         policies: Policies,
         part: Batch,
         advantage: Float[Array, "time env agent"],
-        pace: Pace,
+        schedule: Schedule,
     ) -> tuple[Policies, Metrics]:
         """One gradient step of an actor."""
         actor, optimiser = policies
         gradient, metrics = jax.grad(self.actor_loss, has_aux=True)(
-            actor, part, advantage, pace.entropy
+            actor, part, advantage, schedule.entropy
         )
-        policies = descend(self.actor_optimiser, gradient, optimiser, actor, pace.rate)
+        policies = apply_gradients(self.actor_optimiser, gradient, optimiser, actor, schedule.rate)
         return policies, metrics | {"actor_grad_norm": optax.tree.norm(gradient)}
 
     def critic_loss(
-        self, critic: AnyCritic, learner: Learner, part: Batch, key: PRNGKeyArray, pace: Pace
+        self,
+        critic: AnyCritic,
+        learner: Learner,
+        part: Batch,
+        key: PRNGKeyArray,
+        schedule: Schedule,
     ) -> tuple[Float[Array, ""], tuple[Float[Array, "time env agent"], Metrics]]:
         """The error against the targets; beside it the advantages for the actor."""
         config = self.config
-        context, _ = critic.context(part.observation, part.critic_memory[0], part.fresh)
-        values = estimate(config.value, critic, context, part.policy, key, pace.moment, part.action)
+        context, _ = critic.context(part.observation, part.critic_hidden_state[0], part.is_first)
+        values = estimate(
+            config.value, critic, context, part.policy, key, schedule.marginal, part.action
+        )
         predicted = prediction(config.value, critic, context, part.action, values)
         target = (
             learner.targets.standardise(part.target) if config.normalize_values else part.target
@@ -488,7 +503,7 @@ class Algorithm:
                 predicted - part.prediction, -config.value_clip_eps, config.value_clip_eps
             )
             error = jnp.maximum(error, residual(config.loss, part.prediction + change - target))
-        loss = mean(error, part.counted)
+        loss = mean(error, part.loss_mask)
 
         advantage = part.advantage
         if config.refresh_advantages:
@@ -503,8 +518,8 @@ class Algorithm:
         entropy_weight: Float[Array, ""],
     ) -> tuple[Float[Array, ""], Metrics]:
         """The policy gradient's surrogate, less the entropy bonus."""
-        config, valid = self.config, part.counted
-        policy, _ = actor.unroll(part.observation, part.memory[0], part.fresh)
+        config, valid = self.config, part.loss_mask
+        policy, _ = actor.unroll(part.observation, part.hidden_state[0], part.is_first)
         if config.normalize_advantages:
             centred = advantage - mean(advantage, valid)
             advantage = centred / (jnp.sqrt(variance(advantage, valid)) + 1e-8)
@@ -531,7 +546,7 @@ class Algorithm:
 
     def next_target(self, learner: Learner) -> AnyCritic:
         """The target critic after an update."""
-        return follow(self.config.target, learner.critic, learner.target, learner.updates)
+        return update_target(self.config.target, learner.critic, learner.target, learner.updates)
 
     def unit(self, learner: Learner) -> float | Float[Array, ""]:
         """The rewards' units that one unit of the critic stands for."""

@@ -14,11 +14,11 @@ class Trajectory(NamedTuple):
 
     observation: Observation
     """`[time, env, ...]`, what each action was chosen from."""
-    fresh: Bool[Array, "time env"]
+    is_first: Bool[Array, "time env"]
     """An episode begins at this step."""
     valid: Bool[Array, "time env"]
     """The step counts: false only for what pads whole episodes to the longest."""
-    memory: Float[Array, "time env agent hidden"]
+    hidden_state: Float[Array, "time env agent hidden"]
     """The actor's memory before each step."""
     action: Int[Array, "time env agent"] | Float[Array, "time env agent dimension"]
     policy: Any
@@ -30,8 +30,8 @@ class Trajectory(NamedTuple):
     """`[time, env, ...]`, what each step led to: the last of its episode where one ended."""
     last: Observation
     """`[env, ...]`, what the next action will be chosen from."""
-    last_fresh: Bool[Array, " env"]
-    last_memory: Float[Array, "env agent hidden"]
+    last_is_first: Bool[Array, " env"]
+    last_hidden_state: Float[Array, "env agent hidden"]
 
 
 @runtime_checkable

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from perla.algos.alive import Counted, counted
+from perla.algos.alive import LossMask, loss_mask
 from perla.algos.protocol import Trajectory
 from perla.envs.protocol import Observation, Spec
 from perla.errors import UserError
@@ -26,9 +26,9 @@ class Sequences(NamedTuple):
 
     observation: Observation
     """`[place, sequence, ...]`."""
-    memory: Float[Array, "1 sequence agent memory"]
+    hidden_state: Float[Array, "1 sequence agent memory"]
     """The actor's, before the first step."""
-    fresh: Bool[Array, "time sequence"]
+    is_first: Bool[Array, "time sequence"]
     valid: Bool[Array, "time sequence"]
     action: Int[Array, "time sequence agent"] | Float[Array, "time sequence agent dimension"]
     reward: Float[Array, "time sequence value"]
@@ -40,12 +40,12 @@ class Sequences(NamedTuple):
     @property
     def now(self) -> Observation:
         """`[time, sequence, ...]`, what the steps were chosen from."""
-        return jax.tree.map(lambda x: x[: len(self.fresh)], self.observation)
+        return jax.tree.map(lambda x: x[: len(self.is_first)], self.observation)
 
     @property
-    def counted(self) -> Counted:
+    def loss_mask(self) -> LossMask:
         """The steps that are learnt from."""
-        return counted(self.valid, self.now)
+        return loss_mask(self.valid, self.now)
 
     @property
     def next_place(self) -> Int[Array, "time sequence"]:
@@ -93,8 +93,8 @@ def sequences(
         observation = observation._replace(state=observation.state[..., :0])
     return Sequences(
         observation=observation,
-        memory=trajectory.memory[:1],
-        fresh=trajectory.fresh,
+        hidden_state=trajectory.hidden_state[:1],
+        is_first=trajectory.is_first,
         valid=trajectory.valid,
         action=trajectory.action.astype(float if spec.continuous else smallest(spec.max_actions)),
         reward=reward,
@@ -118,12 +118,12 @@ class Replay(NamedTuple):
         capacity: int,
         length: int,
         *,
-        memory: int,
+        hidden_state: int,
         values: int,
         state: bool,
         successors: bool = True,
     ) -> Replay:
-        """Room for `capacity` sequences of `length` steps, of an actor with a `memory` for each
+        """Room for `capacity` sequences of `length` steps, of an actor with a `hidden_state` for each
         agent and a reward for each of `values`; with the global state or without, with the places
         that steps led to or without."""
         extra = 1 + truncations(length, spec.limit) if successors else 0
@@ -144,8 +144,8 @@ class Replay(NamedTuple):
             action = room(length, agents, dtype=smallest(spec.max_actions))
         ring = Sequences(
             observation=observation,
-            memory=room(1, agents, memory),
-            fresh=room(length, dtype=bool),
+            hidden_state=room(1, agents, hidden_state),
+            is_first=room(length, dtype=bool),
             valid=room(length, dtype=bool),
             action=action,
             reward=room(length, values),

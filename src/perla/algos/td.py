@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from perla.algos.alive import outlived
-from perla.algos.descent import create_optimiser, descend, follow, residual
+from perla.algos.alive import mask_dead_agents
+from perla.algos.descent import apply_gradients, create_optimiser, residual, update_target
 from perla.algos.normalise import mean
-from perla.algos.offpolicy import Experience, bootstrapped, create_utilities, look
+from perla.algos.offpolicy import ReplayState, bootstrapped, create_utilities, look
 from perla.algos.protocol import Trajectory
 from perla.algos.replay import Sequences
 from perla.algos.values import chosen
@@ -53,8 +53,10 @@ class Factored(eqx.Module):
     def look(self, steps: Sequences, key: PRNGKeyArray | None) -> Views:
         """The agents' views at all places, after messages that are noisy if there is a `key`; the
         utilities of agents that no longer take part are zero."""
-        memory = steps.memory[0] if self.acts else self.utilities.forget(steps.memory[0])
-        views = self.utilities.hear(look(self.utilities, steps, memory), key)
+        hidden_state = (
+            steps.hidden_state[0] if self.acts else self.utilities.forget(steps.hidden_state[0])
+        )
+        views = self.utilities.hear(look(self.utilities, steps, hidden_state), key)
         alive = steps.observation.alive
         if alive is None:
             return views
@@ -88,7 +90,7 @@ class Learner(eqx.Module):
     networks: Networks
     target: Factored
     optimiser: optax.OptState
-    experience: Experience
+    replay_state: ReplayState
     epsilon: Float[Array, ""]
     updates: Int[Array, ""]
     """Gradient steps made."""
@@ -184,10 +186,10 @@ class Algorithm:
             networks=networks,
             target=networks.bootstrap,
             optimiser=self.optimiser.init(networks),
-            experience=Experience.create(
+            replay_state=ReplayState.create(
                 self.config,
                 self.spec,
-                memory=networks.values.utilities.memory,
+                hidden_state=networks.values.utilities.hidden_state,
                 values=self.spec.agents if self.alone else 1,
                 state=self.sees_state,
             ),
@@ -205,15 +207,15 @@ class Algorithm:
         """Remember the trajectory, then learn from what is replayed."""
         learner = self.remember(learner, trajectory)
         keys_replay, keys_loss = jax.random.split(key, (2, self.config.updates_per_rollout))
-        batches = learner.experience.sample(self.config, keys_replay)
+        batches = learner.replay_state.sample(self.config, keys_replay)
         learner, metrics = jax.lax.scan(self.improve, learner, (batches, keys_loss))
         return learner, jax.tree.map(jnp.mean, metrics) | {"epsilon": learner.epsilon}
 
     def remember(self, learner: Learner, trajectory: Trajectory) -> Learner:
         """The trajectory takes the place of the oldest; exploration moves on."""
         earned = self.earned(trajectory.reward)
-        experience = learner.experience.add(trajectory, earned, self.spec)
-        return replace(learner, experience=experience, epsilon=self.epsilon(experience.steps))
+        replay_state = learner.replay_state.add(trajectory, earned, self.spec)
+        return replace(learner, replay_state=replay_state, epsilon=self.epsilon(replay_state.steps))
 
     def improve(
         self, learner: Learner, inputs: tuple[Sequences, PRNGKeyArray]
@@ -223,9 +225,11 @@ class Algorithm:
         gradient, metrics = jax.grad(self.loss, has_aux=True)(
             learner.networks, learner.target, batch, key_loss
         )
-        networks, optimiser = descend(self.optimiser, gradient, learner.optimiser, learner.networks)
+        networks, optimiser = apply_gradients(
+            self.optimiser, gradient, learner.optimiser, learner.networks
+        )
         updates = learner.updates + 1
-        target = follow(self.config.target, networks.bootstrap, learner.target, updates)
+        target = update_target(self.config.target, networks.bootstrap, learner.target, updates)
         learner = replace(
             learner, networks=networks, target=target, optimiser=optimiser, updates=updates
         )
@@ -247,7 +251,7 @@ class Algorithm:
 
         def average(error: Float[Array, "time sequence value"]) -> Float[Array, ""]:
             return mean(
-                error, batch.counted if error.shape[-1] == self.spec.agents else batch.valid
+                error, batch.loss_mask if error.shape[-1] == self.spec.agents else batch.valid
             )
 
         views, greedy, best = steps((views, greedy, best))
@@ -292,7 +296,7 @@ class Algorithm:
         best = jax.lax.stop_gradient(target.joint(views, greedy, batch.observation))
         if self.alone:
             common = self.spec.reward == "common"
-            best = outlived(best, batch.observation, common=common)
+            best = mask_dead_agents(best, batch.observation, common=common)
         return bootstrapped(batch, best, self.config.gamma), best
 
     def earned(self, reward: Float[Array, "*batch agent"]) -> Float[Array, "*batch value"]:

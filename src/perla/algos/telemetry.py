@@ -8,13 +8,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from perla.algos.alive import Counted
+from perla.algos.alive import LossMask
 from perla.algos.normalise import mean
-from perla.algos.values import Estimate, Moment, estimate, resolved, taken, worth
+from perla.algos.values import Estimate, MarginalSchedule, estimate, resolved, taken, worth
 from perla.distributions import Policy
 from perla.flops import work
 from perla.marginal.estimators import draw, joint_actions
-from perla.methods.estimators import LADDER, Analytic, Exact, Sampled, ladder
+from perla.methods.estimators import CANDIDATES, Analytic, Exact, Sampled, candidates
 from perla.methods.values import Embedded
 from perla.nets.critics import AnyCritic
 from perla.types import Actions, Array, Float, Int, Metrics, PRNGKeyArray
@@ -47,7 +47,7 @@ def look(
     action: Actions,
     estimated: Estimate,
     key: PRNGKeyArray,
-    moment: Moment,
+    marginal: MarginalSchedule,
 ) -> Look:
     """Look at the critic of which `estimated` is the estimate at these states."""
     key_draws, key_again = jax.random.split(key)
@@ -69,12 +69,12 @@ def look(
         return Look(spread, None, None, views | {"decentralised": estimated})
     found = at(estimated.action_values)
     # Half the squared difference of two independent estimates is their variance, on average.
-    again = estimate(value, critic, context, policy, key_again, moment)
+    again = estimate(value, critic, context, policy, key_again, marginal)
     noise = (found - at(again.action_values)) ** 2 / 2
     if not affordable:
         return Look(spread, noise, None, views)
     value = value.replace(estimator=Exact())
-    exact = estimate(value, critic, context, policy, key, moment)
+    exact = estimate(value, critic, context, policy, key, marginal)
     error = (found - at(exact.action_values)) ** 2
     return Look(spread, noise, error, views | {"decentralised": exact})
 
@@ -83,7 +83,7 @@ def gradient_variance(
     policy: Policy,
     action: Actions,
     advantage: Float[Array, "*batch agent"],
-    valid: Counted,
+    valid: LossMask,
 ) -> Float[Array, ""]:
     """E ‖g − E g‖² of g = Aᵢ ∇ log πᵢ(aᵢ), with respect to what a policy has for parameters: its
     logits, or its means and logarithmic deviations                            (paper, Eq. 3, 4)"""
@@ -93,23 +93,23 @@ def gradient_variance(
     return mean((gradient**2).sum(-1), valid) - (average**2).sum()
 
 
-def size(value: Embedded, policy: Policy, moment: Moment) -> Array:
+def size(value: Embedded, policy: Policy, marginal: MarginalSchedule) -> Array:
     """The joint actions at which the critic is evaluated at each state; none in closed form."""
     estimator = resolved(value, policy)
     if isinstance(estimator, Analytic):
         return jnp.float32(0)
-    counts = [joint_actions(rung, policy) for rung in ladder(estimator)]
-    return jnp.asarray(counts, jnp.float32)[moment.rung]
+    counts = [joint_actions(candidate, policy) for candidate in candidates(estimator)]
+    return jnp.asarray(counts, jnp.float32)[marginal.candidate]
 
 
-def rung(
+def candidate(
     noise: Float[Array, ""], samples: Float[Array, ""], allowed: Float[Array, ""]
 ) -> Int[Array, ""]:
     """The first place on the ladder where the average's variance is `allowed`, or the last: at
     `samples` joint actions it is `noise`, and it falls as one over them."""
     needed = noise * samples / (allowed + 1e-12)
-    found = (jnp.asarray(LADDER, float) < needed).sum()
-    return jnp.minimum(found, len(LADDER) - 1)
+    found = (jnp.asarray(CANDIDATES, float) < needed).sum()
+    return jnp.minimum(found, len(CANDIDATES) - 1)
 
 
 def cost(
@@ -117,7 +117,7 @@ def cost(
     critic: AnyCritic,
     context: Float[Array, "*batch agent width"],
     policy: Policy,
-    moment: Moment,
+    marginal: MarginalSchedule,
 ) -> Array:
     """Floating-point operations of the average at one state for all agents."""
     one_context, one_policy = jax.tree.map(
@@ -125,15 +125,15 @@ def cost(
     )
     costs, critic = [], critic.dealt()
     estimator = resolved(value, policy)
-    rungs = (estimator,) if isinstance(estimator, Analytic) else ladder(estimator)
-    for rung in rungs:
-        average = partial(estimate, value.replace(estimator=rung), critic)
+    rungs = (estimator,) if isinstance(estimator, Analytic) else candidates(estimator)
+    for candidate in rungs:
+        average = partial(estimate, value.replace(estimator=candidate), critic)
         done = work(average, one_context, one_policy, jax.random.key(0))
         costs.append(done.flops + done.elements)
-    return jnp.asarray(costs, jnp.float32)[moment.rung]
+    return jnp.asarray(costs, jnp.float32)[marginal.candidate]
 
 
-def report(found: Look, valid: Counted, unit: float | Array) -> Metrics:
+def report(found: Look, valid: LossMask, unit: float | Array) -> Metrics:
     """`found` in the rewards' units, of which one of the critic's is `unit`."""
     spread = mean(found.spread, valid)
     metrics = {"spread": unit * jnp.sqrt(spread)}

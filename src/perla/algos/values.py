@@ -16,23 +16,23 @@ import jax.numpy as jnp
 from perla.distributions import Categorical, Policy
 from perla.marginal.estimators import combine, draw, expectation
 from perla.methods.aggregators import Mean
-from perla.methods.estimators import Analytic, Exact, Sampled, ladder, resolve
+from perla.methods.estimators import Analytic, Exact, Sampled, candidates, resolve
 from perla.methods.values import Counterfactual, Embedded, Value
 from perla.methods.values import Multilinear as MultilinearSettings
 from perla.nets.critics import AnyCritic, Critic, Multilinear
 from perla.types import Actions, Array, Float, Int, PRNGKeyArray
 
 
-class Moment(NamedTuple):
+class MarginalSchedule(NamedTuple):
     """What of an average changes while a run goes on."""
 
-    hope: float | Float[Array, ""] = 1.0
+    optimism: float | Float[Array, ""] = 1.0
     """What is left of an annealed optimism, 1 to 0."""
-    rung: int | Int[Array, ""] = 0
+    candidate: int | Int[Array, ""] = 0
     """Which of the estimator's `rungs` is taken."""
 
 
-BEGINNING = Moment()
+BEGINNING = MarginalSchedule()
 """Before anything has changed."""
 
 
@@ -63,7 +63,7 @@ def estimate(
     context: Float[Array, "*batch agent width"],
     policy: Policy,
     key: PRNGKeyArray,
-    moment: Moment = BEGINNING,
+    marginal: MarginalSchedule = BEGINNING,
     action: Actions | None = None,
 ) -> Estimate:
     """The worth of each state under `policy`, where for a counterfactual value the others do their
@@ -88,10 +88,10 @@ def estimate(
             meet = partial(critic.meet, context)
             return critic.read(expectation(estimator, meet, policy, key, memory=value.memory))
         draws = draw(estimator, policy, key)
-        return combine(value.aggregator, partial(critic.joint, context), draws, moment.hope)
+        return combine(value.aggregator, partial(critic.joint, context), draws, marginal.optimism)
 
-    ways = [partial(by, one) for one in ladder(estimator)]
-    q = ways[0](key) if len(ways) == 1 else jax.lax.switch(moment.rung, ways, key)
+    ways = [partial(by, one) for one in candidates(estimator)]
+    q = ways[0](key) if len(ways) == 1 else jax.lax.switch(marginal.candidate, ways, key)
     return worth(value, policy, q)
 
 

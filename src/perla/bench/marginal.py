@@ -111,7 +111,7 @@ class _Contender:
             jnp.zeros((1, STATES, FEATURES)),
             jnp.ones((1, STATES, agents, ACTIONS), bool),
         )
-        memory = critic.body.blank((STATES,))
+        memory = critic.body.initial_state((STATES,))
         contexts, _ = critic.context(observation, memory, jnp.zeros((1, STATES), bool))
         context = contexts[0]
         logits = jax.random.normal(key_policy, (STATES, agents, ACTIONS))

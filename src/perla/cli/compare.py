@@ -85,7 +85,7 @@ def _train_and_compare(arguments: argparse.Namespace) -> int:
         raise UserError(f"{', '.join(arguments.what)}: a comparison takes two methods or more")
     given = flags.given(vars(arguments))
     for algo in arguments.what:
-        configure(algo, arguments.preset, given, spell=flags.spell)
+        configure(algo, arguments.preset, given, flag_name=flags.flag_name)
     envs = tuple(arguments.env or (ENV,))
     options = dict(map(option, arguments.env_option))
     for env in envs:

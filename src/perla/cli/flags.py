@@ -12,13 +12,13 @@ from perla.cli.parser import Parser
 from perla.config import Config, describe, field_docs, field_groups, fields, tag, variants
 from perla.errors import UserError
 from perla.methods.recipes import ABOUT, RECIPES, make
-from perla.methods.settings import ALIASES, every_setting, fixed, own, unknown
+from perla.methods.settings import ALIASES, every_setting, fixed_fields, own, unknown
 
 GIVEN = "settings"
 """What algorithm flags are collected under, so that no name can collide with the parser's own."""
 
 
-def spell(setting: str) -> str:
+def flag_name(setting: str) -> str:
     """The flag of a setting."""
     return "--" + setting.replace("_", "-")
 
@@ -34,10 +34,10 @@ def parse(
         if setting.type is bool:
             options["action"] = BooleanOptionalAction
         second = [alias for alias, name in ALIASES.items() if name == setting.name]
-        parser.add_argument(spell(setting.name), *map(spell, second), **options)
+        parser.add_argument(flag_name(setting.name), *map(flag_name, second), **options)
 
     def error(flag: str, known: Sequence[str], arguments: Namespace) -> UserError:
-        return unknown(flag, algos(arguments), known, what="flag", spell=spell)
+        return unknown(flag, algos(arguments), known, what="flag", flag_name=flag_name)
 
     return parser.parse(argv, unknown=error)
 
@@ -58,7 +58,7 @@ def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def explain(algo: str, preset: str) -> str:
     """What `algo` is, and its flags with their meaning and their defaults under `preset`."""
     config = make(algo, preset)
-    shown = fixed() | set(own(config))
+    shown = fixed_fields() | set(own(config))
     by_name = {field.name: field for field in fields(type(config))}
     parts = [f"{algo}: {ABOUT[algo]}\n  = {_recipe(RECIPES[algo])}"]
     parts += [f"settings of {algo} (defaults of the preset {preset!r}):"]
@@ -89,8 +89,8 @@ def _rows(config: Config, field: Any, indent: int) -> Iterator[str]:
     value = getattr(config, field.name)
     choices = variants(field.type)
     help = field_docs(type(config))[field.name]
-    name = spell(field.name)
-    if field.name not in fixed():
+    name = flag_name(field.name)
+    if field.name not in fixed_fields():
         if choices:
             yield row(f"{name} {'|'.join(choices)}", help, tag(value), indent)
         elif field.type is bool:
@@ -98,12 +98,12 @@ def _rows(config: Config, field: Any, indent: int) -> Iterator[str]:
         else:
             yield row(f"{name} {_metavar(field.type)}", help, _show(value), indent)
     for label, struct in choices.items():
-        if struct is None or (field.name in fixed() and label != tag(value)):
+        if struct is None or (field.name in fixed_fields() and label != tag(value)):
             continue
         member = value if label == tag(value) and value is not None else struct()
         inner = list(fields(struct))
         deeper = indent
-        if inner and field.name not in fixed():
+        if inner and field.name not in fixed_fields():
             deeper = indent + 2
             yield " " * deeper + f"with {name} {label}:"
         for child in inner:

@@ -32,7 +32,7 @@ def train_command(argv: Sequence[str]) -> int:
         print(_help(arguments.algo, arguments.preset), end="")
         return 0
     given = flags.given(vars(arguments))
-    config = configure(algo, arguments.preset, given, spell=flags.spell)
+    config = configure(algo, arguments.preset, given, flag_name=flags.flag_name)
     return _train(algo, config, arguments)
 
 

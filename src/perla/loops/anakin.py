@@ -19,7 +19,7 @@ from perla.loops import progress as seeds
 from perla.loops.evaluate import Episodes, episode_limit, evaluate
 from perla.loops.nonfinite import NonFinite
 from perla.loops.progress import Progress
-from perla.loops.rollout import Tally, begin, rollout
+from perla.loops.rollout import RolloutStats, begin, rollout
 from perla.methods.recipes import Method
 from perla.nets.actors import AnyActor
 from perla.types import Array, Bool, Int, Metrics, PRNGKeyArray
@@ -169,7 +169,7 @@ class Trainer:
             return [jax.device_put(progress, by_seed)]
         placed = jax.device_put(progress, whole)
         if self.config.num_envs % len(devices) == 0:
-            placed = placed._replace(scene=jax.device_put(progress.scene, by_copy))
+            placed = placed._replace(runner_state=jax.device_put(progress.runner_state, by_copy))
         return [placed]
 
     def _rows(self, metrics: list[dict[str, Array]]) -> list[dict[str, float]]:
@@ -183,17 +183,17 @@ class Trainer:
     def _begin_one(self, key: PRNGKeyArray) -> Progress:
         key_learner, key_scene, key = jax.random.split(key, 3)
         learner = self.algorithm.init(key_learner)
-        scene = begin(self.copies, learner.actor, key_scene)
-        return Progress.start(learner, scene, key)
+        runner_state = begin(self.copies, learner.actor, key_scene)
+        return Progress.start(learner, runner_state, key)
 
     def _advance_one(
         self, progress: Progress, until: Int[Array, ""]
     ) -> tuple[Progress, dict[str, Array]]:
         def update(carry):
-            progress, sums, tally, updates = carry
+            progress, sums, stats, updates = carry
             progress, metrics, more = self._update(progress)
             sums = jax.tree.map(jnp.add, sums, metrics)
-            return progress, sums, jax.tree.map(jnp.add, tally, more), updates + 1
+            return progress, sums, jax.tree.map(jnp.add, stats, more), updates + 1
 
         def going(carry):
             progress = carry[0]
@@ -202,21 +202,21 @@ class Trainer:
         _, *shapes = jax.eval_shape(self._update, progress)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         start = (progress, *zeros, jnp.int32(0))
-        progress, sums, tally, updates = jax.lax.while_loop(going, update, start)
+        progress, sums, stats, updates = jax.lax.while_loop(going, update, start)
         metrics = {name: total / updates for name, total in sums.items()}
-        metrics["train_return"] = tally.returns / tally.episodes
+        metrics["train_return"] = stats.returns / stats.episodes
         # Evaluation draws from a key of its own and so leaves the training as it is.
         played, scores = self._evaluate(progress.learner.actor, progress.key, self.eval_episodes)
         return progress.judged(played, scores), metrics | scores | {"step": progress.steps}
 
-    def _update(self, progress: Progress) -> tuple[Progress, Metrics, Tally]:
+    def _update(self, progress: Progress) -> tuple[Progress, Metrics, RolloutStats]:
         """Collect, then improve."""
         key, key_rollout, key_update = jax.random.split(progress.key, 3)
-        assert progress.scene is not None
-        scene, trajectory, tally = rollout(
+        assert progress.runner_state is not None
+        runner_state, trajectory, stats = rollout(
             self.copies,
             progress.learner.actor,
-            progress.scene,
+            progress.runner_state,
             key_rollout,
             self.config.length(self.env.spec.limit),
             whole_episodes=self.config.rollout_length is None,
@@ -226,12 +226,12 @@ class Trainer:
         )
         progress = progress._replace(
             learner=learner,
-            scene=scene,
+            runner_state=runner_state,
             key=key,
-            steps=progress.steps + tally.steps,
+            steps=progress.steps + stats.steps,
             fault=nonfinite.find(trajectory, learner, metrics, progress.steps),
         )
-        return progress, metrics, tally
+        return progress, metrics, stats
 
     def _absolute_one(self, progress: Progress, episodes: int) -> Metrics:
         return self._evaluate(progress.best, progress.key, episodes)[1]

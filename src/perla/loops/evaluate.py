@@ -41,10 +41,10 @@ def evaluate(
         return (carry[0] < limit) & ~carry[1].all()
 
     def step(carry):
-        time, done, state, observation, memory, result = carry
+        time, done, state, observation, hidden_state, result = carry
         key_action, key_env, key_actor = jax.random.split(jax.random.fold_in(key_run, time), 3)
-        fresh = jnp.full(episodes, time == 0)
-        policy, memory = actor(observation, memory, fresh, key_actor)
+        is_first = jnp.full(episodes, time == 0)
+        policy, hidden_state = actor(observation, hidden_state, is_first, key_actor)
         best = policy.mode()
         chooses = greedy.reshape(-1, *(1 for _ in best.shape[1:]))
         action = jnp.where(chooses, best, policy.sample(key_action))
@@ -58,15 +58,15 @@ def evaluate(
             result.faulty | (~jnp.isfinite(timestep.reward) & ~done[:, None]).any(0),
         )
         done = done | timestep.terminated | timestep.truncated
-        memory = actor.remember(memory, action)
-        return time + 1, done, state, timestep.observation, memory, result
+        hidden_state = actor.update_state(hidden_state, action)
+        return time + 1, done, state, timestep.observation, hidden_state, result
 
     start = (
         jnp.int32(0),
         jnp.zeros(episodes, bool),
         state,
         observation,
-        actor.blank((episodes,)),
+        actor.initial_state((episodes,)),
         Episodes(
             jnp.zeros(episodes),
             jnp.zeros(episodes, jnp.int32),
@@ -81,20 +81,22 @@ def watch(env: Env, actor: AnyActor, key: PRNGKeyArray, *, greedy: bool = True) 
     """The states of one episode, first to last, for rendering."""
     key_reset, key_run = jax.random.split(key)
     state, observation = jax.jit(env.reset)(key_reset)
-    memory = actor.blank(())
+    hidden_state = actor.initial_state(())
 
     @jax.jit
-    def step(key, state, observation, memory, fresh):
+    def step(key, state, observation, hidden_state, is_first):
         key_action, key_env, key_actor = jax.random.split(key, 3)
-        policy, memory = actor(observation, memory, fresh, key_actor)
+        policy, hidden_state = actor(observation, hidden_state, is_first, key_actor)
         action = policy.mode() if greedy else policy.sample(key_action)
         state, timestep = env.step(key_env, state, env.spec.bounded(action))
-        return state, timestep, actor.remember(memory, action)
+        return state, timestep, actor.update_state(hidden_state, action)
 
     states = [state]
     for time in range(episode_limit(env)):
         key_step = jax.random.fold_in(key_run, time)
-        state, timestep, memory = step(key_step, state, observation, memory, jnp.array(time == 0))
+        state, timestep, hidden_state = step(
+            key_step, state, observation, hidden_state, jnp.array(time == 0)
+        )
         observation = timestep.observation
         states.append(state)
         if timestep.terminated | timestep.truncated:

@@ -36,7 +36,7 @@ from perla.nets.actors import AnyActor
 from perla.types import Array, Float, Int, Key, Metrics, PRNGKeyArray
 
 
-class Tally(NamedTuple):
+class RolloutStats(NamedTuple):
     """What a rollout amounts to."""
 
     steps: int
@@ -221,15 +221,15 @@ class Trainer:
         rollouts = self._rollout(self._worlds[0], actors, keys_rollout, behind)
         population, improved = list(population), {}
         for i in np.flatnonzero(behind):
-            seed, (trajectory, tally) = population[i], rollouts[i]
+            seed, (trajectory, stats) = population[i], rollouts[i]
             share = np.float32(int(seed.steps) / self.steps)
             learner, measured, fault = self._improve(
                 seed.learner, trajectory, keys[i][2], share, seed.steps
             )
             population[i] = seed._replace(
-                learner=learner, key=keys[i][0], steps=seed.steps + tally.steps, fault=fault
+                learner=learner, key=keys[i][0], steps=seed.steps + stats.steps, fault=fault
             )
-            improved[i] = measured, tally.returns
+            improved[i] = measured, stats.returns
         # Only now, so that one seed's update is computed beside another's.
         found: list[dict[str, list[float]]] = [{} for _ in population]
         for i, (measured, returns) in improved.items():
@@ -316,13 +316,13 @@ class Trainer:
 
     def _rollout(
         self, worlds: Worlds, actors: AnyActor, keys: Key[Array, " seed"], behind: np.ndarray
-    ) -> list[tuple[Trajectory, Tally]]:
+    ) -> list[tuple[Trajectory, RolloutStats]]:
         """Act in every copy of the seeds that are `behind`, for a horizon; or, where there is none,
         for one episode, after which a copy waits at the first step of its next and what follows is
         padding."""
         whole, length = self.config.rollout_length is None, self.length
-        blank = self._blank(jax.tree.map(lambda x: x[0], actors))
-        record: Trajectory = jax.tree.map(lambda x: np.stack([x] * worlds.seeds), blank)
+        initial_state = self._blank(jax.tree.map(lambda x: x[0], actors))
+        record: Trajectory = jax.tree.map(lambda x: np.stack([x] * worlds.seeds), initial_state)
         collecting = np.tile(behind[:, None], worlds.copies)
         sampled = np.zeros_like(collecting)
         begun = np.zeros(collecting.shape, int)
@@ -358,40 +358,40 @@ class Trainer:
                     note(half, time - 1)
                 record.valid[now] = collecting[own]
                 fill(record.observation, now, part(worlds.observation, own))
-                record.fresh[now] = worlds.fresh[own]
+                record.is_first[now] = worlds.is_first[own]
                 if not collecting[own].any():
                     fill(record.final, now, part(worlds.observation, own))
                     continue
-                action, memory = worlds.send(half, actors, keys, time, sampled, collecting)
+                action, hidden_state = worlds.send(half, actors, keys, time, sampled, collecting)
                 record.action[now] = action
-                record.memory[now] = memory
+                record.hidden_state[now] = hidden_state
         for half, away in enumerate(worlds.away):
             if away:
                 note(half, length - 1)
         fill(record.last, np.s_[:], worlds.observation)
-        record.last_fresh[:] = worlds.fresh
-        record.last_memory[:] = worlds.memory
+        record.last_is_first[:] = worlds.is_first
+        record.last_hidden_state[:] = worlds.hidden_state
         apart = [jax.tree.map(lambda x, i=i: x[i], record) for i in range(worlds.seeds)]
         return [
-            (trajectory, Tally(int(trajectory.valid.sum()), own))
+            (trajectory, RolloutStats(int(trajectory.valid.sum()), own))
             for trajectory, own in zip(apart, returns, strict=True)
         ]
 
-    def _act_all(self, actors, observation, memory, fresh, greedy, keys, time, half):
+    def _act_all(self, actors, observation, hidden_state, is_first, greedy, keys, time, half):
         """`_act_one` for every seed, `[seed, env, ...]`: one after another, as a seed alone."""
-        every = actors, observation, memory, fresh, greedy, keys
+        every = actors, observation, hidden_state, is_first, greedy, keys
         return jax.lax.map(lambda own: self._act_one(*own, time, half), every)
 
-    def _act_one(self, actor, observation, memory, fresh, greedy, key, time, half):
+    def _act_one(self, actor, observation, hidden_state, is_first, greedy, key, time, half):
         """One step of every copy: `action [env, agent]`, or `[env, agent, action]`, and the
         memory after it."""
         key = jax.random.fold_in(jax.random.fold_in(key, time), half)
         key_action, key_actor = jax.random.split(key)
-        policy, memory = actor(observation, memory, fresh, key_actor)
+        policy, hidden_state = actor(observation, hidden_state, is_first, key_actor)
         mode, action = policy.mode(), policy.sample(key_action)
         greedy = greedy.reshape(greedy.shape + (1,) * (action.ndim - 1))
         action = jnp.where(greedy, mode, action)
-        return action, actor.remember(memory, action)
+        return action, actor.update_state(hidden_state, action)
 
     def _improve_one(
         self,
@@ -404,7 +404,7 @@ class Trainer:
         """Learn from a trajectory, whose policies are worked out here, all at once, rather than
         brought along from every step; the first number in it that is not finite, if one is."""
         policy, _ = jax.vmap(lambda *seen: learner.actor(*seen))(
-            trajectory.observation, trajectory.memory, trajectory.fresh
+            trajectory.observation, trajectory.hidden_state, trajectory.is_first
         )
         trajectory = trajectory._replace(policy=policy)
         learner, metrics = self.algorithm.update(learner, trajectory, key, progress)
@@ -432,13 +432,13 @@ class Trainer:
     def _moment(self, actor: AnyActor, copies: int) -> tuple[Any, ...]:
         """What a step of so many copies is acted on: nothing of note."""
         flags = np.ones(copies, bool)
-        return self._seen(copies), actor.blank((copies,)), flags, ~flags
+        return self._seen(copies), actor.initial_state((copies,)), flags, ~flags
 
     def _blank(self, actor: AnyActor) -> Trajectory:
         """Room for a rollout, in which nothing of note happens."""
         spec, time, env = self.env.spec, self.length, self.config.num_envs
         agents = spec.agents
-        memory = actor.blank((env,))
+        hidden_state = actor.initial_state((env,))
         action: tuple[Any, Any] = ((time, env, agents), np.int32)
         if spec.continuous:
             action = ((time, env, agents, spec.max_actions), np.float32)
@@ -446,7 +446,7 @@ class Trainer:
             "observation": self._seen(time, env),
             "fresh": np.zeros((time, env), bool),
             "valid": np.ones((time, env), bool),
-            "memory": np.zeros((time, *memory.shape), np.float32),
+            "memory": np.zeros((time, *hidden_state.shape), np.float32),
             "action": np.zeros(*action),
             "policy": None,
             "reward": np.zeros((time, env, agents), np.float32),
@@ -455,7 +455,7 @@ class Trainer:
             "final": self._seen(time, env),
             "last": self._seen(env),
             "last_fresh": np.zeros(env, bool),
-            "last_memory": np.zeros(memory.shape, np.float32),
+            "last_memory": np.zeros(hidden_state.shape, np.float32),
         }
         return Trajectory(**room)
 
@@ -475,17 +475,19 @@ def film(env: HostEnv, actor: AnyActor, key: PRNGKeyArray, *, greedy: bool) -> l
     """Pictures of one episode, first to last."""
     words = [int(word) for word in np.asarray(jax.random.key_data(key)).ravel()]
     observation = env.reset(int(np.random.SeedSequence(words).generate_state(1)[0]))
-    frames, memory = [env.render()], actor.blank(())
+    frames, hidden_state = [env.render()], actor.initial_state(())
 
     @jax.jit
-    def act(key, observation, memory, fresh):
+    def act(key, observation, hidden_state, is_first):
         key_action, key_actor = jax.random.split(key)
-        policy, memory = actor(observation, memory, fresh, key_actor)
+        policy, hidden_state = actor(observation, hidden_state, is_first, key_actor)
         action = policy.mode() if greedy else policy.sample(key_action)
-        return action, actor.remember(memory, action)
+        return action, actor.update_state(hidden_state, action)
 
     for time in range(episode_limit(env)):
-        action, memory = act(jax.random.fold_in(key, time), observation, memory, time == 0)
+        action, hidden_state = act(
+            jax.random.fold_in(key, time), observation, hidden_state, time == 0
+        )
         timestep = env.step(env.spec.bounded(np.asarray(action)))
         frames.append(env.render())
         observation = timestep.observation

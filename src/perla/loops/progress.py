@@ -14,7 +14,7 @@ from perla.algos.protocol import LearnerState
 from perla.loops import nonfinite
 from perla.loops.evaluate import Episodes
 from perla.loops.nonfinite import Fault, NonFinite
-from perla.loops.rollout import Scene
+from perla.loops.rollout import RunnerState
 from perla.nets.actors import AnyActor
 from perla.types import Array, Float, Int, Metrics, PRNGKeyArray
 
@@ -23,7 +23,7 @@ class Progress(NamedTuple):
     """All that changes while one seed trains; what a checkpoint holds."""
 
     learner: LearnerState
-    scene: Scene | None
+    runner_state: RunnerState | None
     """Where the worlds stand; None where they are the host's, which then begin fresh episodes."""
     key: PRNGKeyArray
     steps: Int[Array, ""]
@@ -35,10 +35,18 @@ class Progress(NamedTuple):
     """The first number that was not finite; the seed stands still from then on."""
 
     @classmethod
-    def start(cls, learner: LearnerState, scene: Scene | None, key: PRNGKeyArray) -> Progress:
+    def start(
+        cls, learner: LearnerState, runner_state: RunnerState | None, key: PRNGKeyArray
+    ) -> Progress:
         """Before any step."""
         return cls(
-            learner, scene, key, jnp.int32(0), learner.actor, jnp.float32(-jnp.inf), Fault.none()
+            learner,
+            runner_state,
+            key,
+            jnp.int32(0),
+            learner.actor,
+            jnp.float32(-jnp.inf),
+            Fault.none(),
         )
 
     def judged(self, played: Episodes, scores: Metrics) -> Progress:

@@ -14,21 +14,21 @@ from perla.nets.actors import AnyActor
 from perla.types import Array, Bool, Float, Int, PRNGKeyArray
 
 
-class Scene(NamedTuple):
+class RunnerState(NamedTuple):
     """Where the copies stand between two steps."""
 
     state: Any
     """The environments' states `[env, ...]`."""
     observation: Observation
-    fresh: Bool[Array, " env"]
+    is_first: Bool[Array, " env"]
     """An episode is about to begin."""
-    memory: Float[Array, "env agent hidden"]
+    hidden_state: Float[Array, "env agent hidden"]
     """The actor's memory."""
     returns: Float[Array, " env"]
     """The rewards of the current episodes so far, averaged over agents."""
 
 
-class Tally(NamedTuple):
+class RolloutStats(NamedTuple):
     """What a rollout amounts to."""
 
     steps: Int[Array, ""]
@@ -39,15 +39,15 @@ class Tally(NamedTuple):
     """Their summed returns."""
 
 
-def begin(env: AutoReset, actor: AnyActor, key: PRNGKeyArray) -> Scene:
+def begin(env: AutoReset, actor: AnyActor, key: PRNGKeyArray) -> RunnerState:
     """Every copy at its first step."""
     state, observation = env.reset(key)
     copies = env.copies
-    return Scene(
+    return RunnerState(
         state,
         observation,
         jnp.ones(copies, bool),
-        actor.blank((copies,)),
+        actor.initial_state((copies,)),
         jnp.zeros(copies),
     )
 
@@ -55,12 +55,12 @@ def begin(env: AutoReset, actor: AnyActor, key: PRNGKeyArray) -> Scene:
 def rollout(
     env: AutoReset,
     actor: AnyActor,
-    scene: Scene,
+    runner_state: RunnerState,
     key: PRNGKeyArray,
     length: int,
     *,
     whole_episodes: bool = False,
-) -> tuple[Scene, Trajectory, Tally]:
+) -> tuple[RunnerState, Trajectory, RolloutStats]:
     """Act for `length` steps in every copy.
 
     With `whole_episodes` every copy begins an episode first, and what follows its end is padding:
@@ -68,23 +68,25 @@ def rollout(
     """
     key_begin, key_steps = jax.random.split(key)
     if whole_episodes:
-        scene = begin(env, actor, key_begin)
+        runner_state = begin(env, actor, key_begin)
 
-    def step(carry: tuple[Scene, Array], key: PRNGKeyArray):
-        scene, valid = carry
+    def step(carry: tuple[RunnerState, Array], key: PRNGKeyArray):
+        runner_state, valid = carry
         key_action, key_env, key_actor = jax.random.split(key, 3)
-        policy, memory = actor(scene.observation, scene.memory, scene.fresh, key_actor)
+        policy, hidden_state = actor(
+            runner_state.observation, runner_state.hidden_state, runner_state.is_first, key_actor
+        )
         action = policy.sample(key_action)
-        state, timestep = env.step(key_env, scene.state, action)
+        state, timestep = env.step(key_env, runner_state.state, action)
         ended = timestep.terminated | timestep.truncated
-        total = scene.returns + timestep.reward.mean(-1)
+        total = runner_state.returns + timestep.reward.mean(-1)
         counted = ended & valid
-        tally = Tally(valid.sum(), counted.sum(), jnp.where(counted, total, 0.0).sum())
+        stats = RolloutStats(valid.sum(), counted.sum(), jnp.where(counted, total, 0.0).sum())
         record = {
-            "observation": scene.observation,
-            "fresh": scene.fresh,
+            "observation": runner_state.observation,
+            "fresh": runner_state.is_first,
             "valid": valid,
-            "memory": scene.memory,
+            "memory": runner_state.hidden_state,
             "action": action,
             "policy": policy,
             "reward": timestep.reward,
@@ -92,16 +94,20 @@ def rollout(
             "truncated": timestep.truncated,
             "final": timestep.final,
         }
-        memory = actor.remember(memory, action)
-        scene = Scene(state, timestep.observation, ended, memory, jnp.where(ended, 0.0, total))
-        return (scene, valid & ~ended if whole_episodes else valid), (record, tally)
+        hidden_state = actor.update_state(hidden_state, action)
+        runner_state = RunnerState(
+            state, timestep.observation, ended, hidden_state, jnp.where(ended, 0.0, total)
+        )
+        return (runner_state, valid & ~ended if whole_episodes else valid), (record, stats)
 
-    start = (scene, jnp.ones(env.copies, bool))
-    (scene, _), (record, tally) = jax.lax.scan(step, start, jax.random.split(key_steps, length))
+    start = (runner_state, jnp.ones(env.copies, bool))
+    (runner_state, _), (record, stats) = jax.lax.scan(
+        step, start, jax.random.split(key_steps, length)
+    )
     trajectory = Trajectory(
         **record,
-        last=scene.observation,
-        last_fresh=scene.fresh,
-        last_memory=scene.memory,
+        last=runner_state.observation,
+        last_is_first=runner_state.is_first,
+        last_hidden_state=runner_state.hidden_state,
     )
-    return scene, trajectory, jax.tree.map(lambda x: x.sum(0), tally)
+    return runner_state, trajectory, jax.tree.map(lambda x: x.sum(0), stats)

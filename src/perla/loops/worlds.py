@@ -27,11 +27,11 @@ class Worlds:
         """The rewards of the current episodes so far, averaged over agents."""
         self.away = [False] * len(groups)
         """Halves that are being stepped."""
-        self.fresh = np.ones(shape, bool)
+        self.is_first = np.ones(shape, bool)
         """An episode is about to begin."""
         self.active = np.ones(shape, bool)
         """What the last step was for."""
-        self.memory: np.ndarray | None = None
+        self.hidden_state: np.ndarray | None = None
         """The actors' memory `[seed, env, agent, hidden]`."""
 
     def begin(self, keys: Key[Array, " seed"]) -> None:
@@ -43,7 +43,7 @@ class Worlds:
         for own, group in zip(self.halves, self.groups, strict=True):
             timestep, _ = self.pool.receive(group)
             fill(self.observation, np.s_[:, own], self._by_seed(timestep.observation))
-        self.fresh[:], self.returns[:] = True, 0.0
+        self.is_first[:], self.returns[:] = True, 0.0
 
     def send(
         self,
@@ -56,13 +56,13 @@ class Worlds:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Act in the `active` copies of a `half`, greedily or not, every seed by its own of the
         `actors`; the actions of all copies in it, and the memories that they were chosen with."""
-        if self.memory is None:
+        if self.hidden_state is None:
             actor = jax.tree.map(lambda x: x[0], actors)
-            self.memory = np.stack([actor.blank((self.copies,))] * self.seeds)
+            self.hidden_state = np.stack([actor.initial_state((self.copies,))] * self.seeds)
         own = np.s_[:, self.halves[half]]
-        before = self.memory[own].copy()
-        action, memory = self.act(
-            actors, part(self.observation, own), before, self.fresh[own], greedy[own],
+        before = self.hidden_state[own].copy()
+        action, hidden_state = self.act(
+            actors, part(self.observation, own), before, self.is_first[own], greedy[own],
             keys, np.int32(time), np.int32(half),
         )  # fmt: skip
         action = np.asarray(action)
@@ -72,7 +72,7 @@ class Worlds:
         )
         self.away[half] = True
         # Whoever waits forgets nothing.
-        self.memory[own] = np.where(active[own][..., None, None], memory, before)
+        self.hidden_state[own] = np.where(active[own][..., None, None], hidden_state, before)
         return action, before
 
     def receive(self, half: int) -> tuple[TimeStep, np.ndarray, np.ndarray]:
@@ -86,7 +86,7 @@ class Worlds:
         reward = np.where(idle[..., None], np.float32(0.0), timestep.reward)
         terminated, truncated = timestep.terminated & ~idle, timestep.truncated & ~idle
         fill(self.observation, own, timestep.observation)
-        self.fresh[own] = np.where(idle, self.fresh[own], terminated | truncated | lost)
+        self.is_first[own] = np.where(idle, self.is_first[own], terminated | truncated | lost)
         timestep = timestep._replace(reward=reward, terminated=terminated, truncated=truncated)
         return timestep, (terminated | truncated) & ~lost, lost
 

@@ -11,7 +11,7 @@ from perla.errors import UserError
 LARGEST_ENUMERATION = 65_536
 """Joint actions of the others beyond which enumeration is refused."""
 TOLERANCE = 0.1
-LADDER = (2, 7, 23, 71, 211)
+CANDIDATES = (2, 7, 23, 71, 211)
 """What k `auto` chooses from: primes, each about three times the one before."""
 
 
@@ -100,7 +100,7 @@ def resolve(
     return estimator
 
 
-def ladder(estimator: Sampled | Exact) -> tuple[Sampled | Exact, ...]:
+def candidates(estimator: Sampled | Exact) -> tuple[Sampled | Exact, ...]:
     """The estimators among which a k of `auto` chooses; any other's ladder has one rung, itself."""
     if not isinstance(estimator, Sampled) or estimator.num_samples != "auto":
         return (estimator,)
@@ -109,5 +109,5 @@ def ladder(estimator: Sampled | Exact) -> tuple[Sampled | Exact, ...]:
         Sampled(
             num_samples=k, sampler=estimator.sampler, gradient_samples=through and min(through, k)
         )
-        for k in LADDER
+        for k in CANDIDATES
     )

@@ -79,7 +79,7 @@ def check_agents(groups: Groups, agents: int, world: str) -> None:
         )
 
 
-def spelt(groups: tuple[int, ...]) -> str:
+def format_groups(groups: tuple[int, ...]) -> str:
     """Groups as they are written on the command line."""
     return ",".join(map(str, groups))
 

@@ -129,7 +129,7 @@ class PPO(Config, tag="ppo", frozen=True):
         if self.order == "sequential":
             if self.parameter_groups is not None:
                 raise UserError(
-                    f"order = sequential with parameter_groups = {parts.spelt(self.parameter_groups)}: agents whose "
+                    f"order = sequential with parameter_groups = {parts.format_groups(self.parameter_groups)}: agents whose "
                     "actors are one move together; leave parameter_groups out"
                 )
             if self.parameter_sharing == "shared":

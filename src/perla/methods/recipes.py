@@ -115,9 +115,9 @@ def make(algo: str, preset: str = "default", **overrides: Any) -> Method:
     if preset not in PRESETS:
         raise nearest(preset, PRESETS, what="preset")
     recipe = RECIPES[algo]
-    settings = dressed(recipe, PRESETS[preset])
+    settings = merge_preset(recipe, PRESETS[preset])
     if settings is None:
-        fitting = [name for name in PRESETS if dressed(recipe, PRESETS[name]) is not None]
+        fitting = [name for name in PRESETS if merge_preset(recipe, PRESETS[name]) is not None]
         raise UserError(f"preset {preset!r} is not for {algo}; known: {', '.join(fitting)}")
     return learner(recipe)(**settings).replace(**overrides)
 
@@ -127,7 +127,7 @@ def learner(recipe: Settings) -> type[Method]:
     return next(cls for cls in get_args(Method) if set(recipe) <= set(cls.__struct_fields__))
 
 
-def dressed(recipe: Settings, preset: Preset) -> Settings | None:
+def merge_preset(recipe: Settings, preset: Preset) -> Settings | None:
     """A recipe with all other settings of a preset; none where the preset is for other methods."""
     settings = preset.settings.get(learner(recipe))
     if settings is None:

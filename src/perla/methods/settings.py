@@ -22,7 +22,7 @@ from perla.methods.values import Counterfactual
 ALIASES = {"k": "num_samples"}
 """Second names of settings: the paper's letters."""
 
-Spelling = Callable[[str], str]
+Naming = Callable[[str], str]
 """How users write a setting's name: `lr`, or `--lr` on the command line."""
 
 
@@ -38,7 +38,7 @@ class Setting:
 
 
 @functools.cache
-def fixed() -> frozenset[str]:
+def fixed_fields() -> frozenset[str]:
     """Fields whose variant the method's name decides: no setting changes it."""
     recipes = RECIPES.values()
     return frozenset(
@@ -50,7 +50,7 @@ def settings(cls: type[Config], within: tuple[tuple[str, str], ...] = ()) -> Ite
     """Every setting of the configuration `cls` and of all its variants."""
     docs = field_docs(cls)
     for field in fields(cls):
-        if field.name not in fixed():
+        if field.name not in fixed_fields():
             yield Setting(field.name, field.type, docs[field.name], within)
         for name, member in variants(field.type).items():
             if member is not None:
@@ -65,7 +65,7 @@ def own(config: Method) -> dict[str, Setting]:
     return {
         setting.name: setting
         for setting in settings(type(config))
-        if all(tag(getattr(config, f)) == t for f, t in setting.within if f in fixed())
+        if all(tag(getattr(config, f)) == t for f, t in setting.within if f in fixed_fields())
         and not (counterfactual and setting.name in CONTINUOUS)
     }
 
@@ -76,7 +76,7 @@ def every_setting() -> dict[str, Setting]:
     return {setting.name: setting for cls in get_args(Method) for setting in settings(cls)}
 
 
-def configure(algo: str, preset: str, values: Mapping[str, Any], *, spell: Spelling = str) -> Any:
+def configure(algo: str, preset: str, values: Mapping[str, Any], *, flag_name: Naming = str) -> Any:
     """The configuration of `algo` under `preset` with `values` (by setting, as text or not) on top.
 
     Raises `UserError` for an unknown setting, for a value out of range and for a setting of a
@@ -86,59 +86,59 @@ def configure(algo: str, preset: str, values: Mapping[str, Any], *, spell: Spell
     for name in todo:
         if name not in every_setting():
             raise unknown(name, [algo], every_setting(), what="setting")
-    config = _apply(make(algo, preset), todo, spell)
+    config = _apply(make(algo, preset), todo, flag_name)
     for name in todo:
-        raise _misplaced(algo, config, every_setting()[name], spell)
+        raise _misplaced(algo, config, every_setting()[name], flag_name)
     return config
 
 
 def unknown(
-    word: str, algos: Iterable[str], known: Iterable[str], *, what: str, spell: Spelling = str
+    word: str, algos: Iterable[str], known: Iterable[str], *, what: str, flag_name: Naming = str
 ) -> UserError:
     """The error for a `word` that names no setting: the methods decide it, or else the nearest of
     `known`, unless one of `algos` lacks that: then why it does."""
-    names = {spell(name): name for name in (*every_setting(), *fixed())}
+    names = {flag_name(name): name for name in (*every_setting(), *fixed_fields())}
     translated = ours(word)
     if translated is not None:
         name, _, value = translated.partition(" ")
         hint = f"here it is {spell(name)} {value}".rstrip()
-        refused = _first_misplaced(every_setting().get(name), algos, spell)
+        refused = _first_misplaced(every_setting().get(name), algos, flag_name)
         return UserError(
             f"unknown {what} {word!r}; {hint}" + (f", and {refused}" if refused else "")
         )
-    if names.get(word) in fixed():
+    if names.get(word) in fixed_fields():
         deciding = [name for name, recipe in RECIPES.items() if names[word] in recipe]
         return UserError(f"{word} is decided by the method: {', '.join(deciding)}")
     setting = every_setting().get(names.get(closest(word, known) or "", ""))
-    refused = _first_misplaced(setting, algos, spell)
+    refused = _first_misplaced(setting, algos, flag_name)
     if refused is not None:
         return UserError(f"unknown {what} {word!r}; {refused}")
     return nearest(word, known, what=what)
 
 
 def _first_misplaced(
-    setting: Setting | None, algos: Iterable[str], spell: Spelling
+    setting: Setting | None, algos: Iterable[str], flag_name: Naming
 ) -> UserError | None:
     """Why the first of `algos` that lacks `setting` does; none where all have it."""
     for algo in filter(RECIPES.__contains__, algos):
         config = make(algo)
         if setting is not None and setting.name not in own(config):
-            return _misplaced(algo, config, setting, spell)
+            return _misplaced(algo, config, setting, flag_name)
     return None
 
 
-def _apply(config: Config, todo: dict[str, Any], spell: Spelling) -> Any:
+def _apply(config: Config, todo: dict[str, Any], flag_name: Naming) -> Any:
     changes: dict[str, Any] = {}
     for field in fields(type(config)):
         choices = variants(field.type)
         if choices:
             value = getattr(config, field.name)
-            if field.name in todo and field.name not in fixed():
-                value = _choose(value, choices, todo.pop(field.name), spell(field.name))
-            changes[field.name] = value if value is None else _apply(value, todo, spell)
+            if field.name in todo and field.name not in fixed_fields():
+                value = _choose(value, choices, todo.pop(field.name), flag_name(field.name))
+            changes[field.name] = value if value is None else _apply(value, todo, flag_name)
         elif field.name in todo:
             value = todo.pop(field.name)
-            changes[field.name] = convert(value, field.type, name=spell(field.name))
+            changes[field.name] = convert(value, field.type, name=flag_name(field.name))
     return config.replace(**changes)
 
 
@@ -154,18 +154,18 @@ def _choose(
     return None if struct is None else struct()
 
 
-def _misplaced(algo: str, config: Any, setting: Setting, spell: Spelling) -> UserError:
+def _misplaced(algo: str, config: Any, setting: Setting, flag_name: Naming) -> UserError:
     """Why `setting` has no place in the configuration of `algo`."""
-    here, name = config, spell(setting.name)
+    here, name = config, flag_name(setting.name)
     for field, wanted in setting.within:
         have = getattr(here, field, None)
-        if field in fixed() and tag(have) != wanted:
+        if field in fixed_fields() and tag(have) != wanted:
             owners = [name for name in RECIPES if tag(getattr(make(name), field, None)) == wanted]
             return UserError(f"{name} belongs to {', '.join(owners)}, and this run is {algo}")
         if not hasattr(here, field):
             break
         if tag(have) != wanted:
-            choice = spell(field)
+            choice = flag_name(field)
             return UserError(
                 f"{name} belongs to {choice} {wanted}; this run has {choice} {tag(have)}"
             )

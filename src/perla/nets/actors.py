@@ -1,7 +1,7 @@
 """Actors: from each agent's observations to its policy.
 
-An actor's memory is its own: whoever plays begins with `blank`, hands it back at every step and
-tells the actor what was done, by `remember`. Where there is noise in what actors make of what they
+An actor's memory is its own: whoever plays begins with `initial_state`, hands it back at every step and
+tells the actor what was done, by `update_state`. Where there is noise in what actors make of what they
 see, it is drawn with the `key` that they are given at a step; without one there is none.
 """
 
@@ -27,7 +27,7 @@ from perla.distributions import (
 )
 from perla.envs.protocol import Observation
 from perla.nets.body import Body
-from perla.nets.layers import along
+from perla.nets.layers import expand_dims_like
 from perla.nets.messages import Messages, Said
 from perla.types import Actions, Array, Bool, Float, Int, PRNGKeyArray
 
@@ -45,9 +45,9 @@ class Actor(eqx.Module):
     squash: bool = eqx.field(static=True, default=False)
     """Whether continuous actions are tanh of what is drawn."""
 
-    def blank(self, batch: tuple[int, ...]) -> Float[Array, "*batch agent hidden"]:
+    def initial_state(self, batch: tuple[int, ...]) -> Float[Array, "*batch agent hidden"]:
         """The memory before an episode's first step."""
-        return self.body.blank(batch)
+        return self.body.initial_state(batch)
 
     def apart(self) -> Actor:
         """The agents' own actors, stacked: any one of them serves one agent alone."""
@@ -60,28 +60,28 @@ class Actor(eqx.Module):
         each = jax.tree.map(lambda x: x[:, 0], apart.log_deviation)
         return replace(self, body=body, log_deviation=each)
 
-    def remember(
-        self, memory: Float[Array, "*batch agent hidden"], action: Actions
+    def update_state(
+        self, hidden_state: Float[Array, "*batch agent hidden"], action: Actions
     ) -> Float[Array, "*batch agent hidden"]:
         """The memory after `action`: these policies do not ask what was done."""
-        return memory
+        return hidden_state
 
     def unroll(
         self,
         observation: Observation,
-        memory: Float[Array, "*batch agent hidden"],
-        fresh: Bool[Array, "time *batch"],
+        hidden_state: Float[Array, "*batch agent hidden"],
+        is_first: Bool[Array, "time *batch"],
     ) -> tuple[Policy, Float[Array, "time *batch agent hidden"]]:
         """The policies at consecutive steps and the memory after each; `observation` leads with
         the time axis."""
-        context, memories = self.body.context(observation.obs, memory, fresh)
-        return self.policy(self.body.finish(context), observation), memories
+        context, hidden_states = self.body.context(observation.obs, hidden_state, is_first)
+        return self.policy(self.body.finish(context), observation), hidden_states
 
     def policy(self, outputs: Float[Array, "*batch agent out"], observation: Observation) -> Policy:
         """The policies that the body's outputs stand for."""
         if self.log_deviation is None:
             return Categorical.masked(outputs, observation.avail, observation.alive)
-        deviation = along(jnp.exp(self.body.own(self.log_deviation)), outputs)
+        deviation = expand_dims_like(jnp.exp(self.body.own(self.log_deviation)), outputs)
         deviation = jnp.broadcast_to(deviation, outputs.shape)
         gaussian = Gaussian.masked(outputs, deviation, observation.avail, observation.alive)
         return Squashed(gaussian) if self.squash else gaussian
@@ -89,14 +89,14 @@ class Actor(eqx.Module):
     def __call__(
         self,
         observation: Observation,
-        memory: Float[Array, "*batch agent hidden"],
-        fresh: Bool[Array, "*batch"],
+        hidden_state: Float[Array, "*batch agent hidden"],
+        is_first: Bool[Array, "*batch"],
         key: PRNGKeyArray | None = None,
     ) -> tuple[Policy, Float[Array, "*batch agent hidden"]]:
         """One step: the policies now, in which there is no noise, and the memory after."""
         one = jax.tree.map(lambda x: x[None], observation)
-        policy, memories = self.unroll(one, memory, fresh[None])
-        return jax.tree.map(lambda x: x[0], policy), memories[0]
+        policy, hidden_states = self.unroll(one, hidden_state, is_first[None])
+        return jax.tree.map(lambda x: x[0], policy), hidden_states[0]
 
 
 class Views(NamedTuple):
@@ -123,54 +123,56 @@ class Utilities(eqx.Module):
     recalls: int = eqx.field(static=True)
     """Actions among which the last one is an input, or dimensions of it; 0 if it is none."""
 
-    def blank(self, batch: tuple[int, ...]) -> Float[Array, "*batch agent memory"]:
+    def initial_state(self, batch: tuple[int, ...]) -> Float[Array, "*batch agent memory"]:
         """The memory before an episode's first step."""
-        return jnp.zeros((*batch, self.body.agents, self.memory))
+        return jnp.zeros((*batch, self.body.agents, self.hidden_state))
 
     @property
-    def memory(self) -> int:
+    def hidden_state(self) -> int:
         """Features of the memory."""
-        return self.body.memory + self.recalls
+        return self.body.hidden_state + self.recalls
 
     def forget(
-        self, memory: Float[Array, "*batch agent memory"]
+        self, hidden_state: Float[Array, "*batch agent memory"]
     ) -> Float[Array, "*batch agent memory"]:
         """The memory of the last action alone."""
-        return memory.at[..., : self.body.memory].set(0.0)
+        return hidden_state.at[..., : self.body.hidden_state].set(0.0)
 
-    def remember(
-        self, memory: Float[Array, "*batch agent memory"], action: Actions
+    def update_state(
+        self, hidden_state: Float[Array, "*batch agent memory"], action: Actions
     ) -> Float[Array, "*batch agent memory"]:
         """The memory after `action`."""
-        hidden = memory[..., : self.body.memory]
+        hidden = hidden_state[..., : self.body.hidden_state]
         return jnp.concatenate([hidden, encode(action, self.recalls)], -1)
 
     def unroll(
         self,
         obs: Float[Array, "time *batch agent feature"],
         action: Int[Array, "time *batch agent"] | Float[Array, "time *batch agent dimension"],
-        memory: Float[Array, "*batch agent memory"],
-        fresh: Bool[Array, "time *batch"],
+        hidden_state: Float[Array, "*batch agent memory"],
+        is_first: Bool[Array, "time *batch"],
     ) -> tuple[Views, Float[Array, "time *batch agent memory"]]:
         """The agents' own views at consecutive steps, where `action` is done at each, and the
         memory after each."""
         done = encode(action, self.recalls)
-        last = jnp.concatenate([memory[None, ..., self.body.memory :], done[:-1]])
-        x = jnp.concatenate([obs, jnp.where(fresh[..., None, None], 0.0, last)], -1)
-        context, hidden = self.body.context(x, memory[..., : self.body.memory], fresh)
+        last = jnp.concatenate([hidden_state[None, ..., self.body.hidden_state :], done[:-1]])
+        x = jnp.concatenate([obs, jnp.where(is_first[..., None, None], 0.0, last)], -1)
+        context, hidden = self.body.context(
+            x, hidden_state[..., : self.body.hidden_state], is_first
+        )
         views = Views(self.body.finish(context), self.body.known(context, hidden))
         return views, jnp.concatenate([hidden, done], -1)
 
     def __call__(
         self,
         obs: Float[Array, "*batch agent feature"],
-        memory: Float[Array, "*batch agent memory"],
-        fresh: Bool[Array, "*batch"],
+        hidden_state: Float[Array, "*batch agent memory"],
+        is_first: Bool[Array, "*batch"],
     ) -> tuple[Views, Float[Array, "*batch agent memory"]]:
         """One step: the agents' own views now, and the memory before it is told what is done."""
         nothing = jnp.zeros((1, *obs.shape[:-1]), int)
-        views, memories = self.unroll(obs[None], nothing, memory, fresh[None])
-        return jax.tree.map(lambda x: x[0], views), memories[0]
+        views, hidden_states = self.unroll(obs[None], nothing, hidden_state, is_first[None])
+        return jax.tree.map(lambda x: x[0], views), hidden_states[0]
 
     def hear(self, views: Views, key: PRNGKeyArray | None = None) -> Views:
         """The views after the others' messages, noisy ones if there is a `key`."""
@@ -186,25 +188,25 @@ class GreedyActor(eqx.Module):
     utilities: Utilities
     epsilon: Float[Array, ""]
 
-    def blank(self, batch: tuple[int, ...]) -> Float[Array, "*batch agent memory"]:
+    def initial_state(self, batch: tuple[int, ...]) -> Float[Array, "*batch agent memory"]:
         """The memory before an episode's first step."""
-        return self.utilities.blank(batch)
+        return self.utilities.initial_state(batch)
 
-    def remember(
-        self, memory: Float[Array, "*batch agent memory"], action: Actions
+    def update_state(
+        self, hidden_state: Float[Array, "*batch agent memory"], action: Actions
     ) -> Float[Array, "*batch agent memory"]:
         """The memory after `action`."""
-        return self.utilities.remember(memory, action)
+        return self.utilities.update_state(hidden_state, action)
 
     def __call__(
         self,
         observation: Observation,
-        memory: Float[Array, "*batch agent memory"],
-        fresh: Bool[Array, "*batch"],
+        hidden_state: Float[Array, "*batch agent memory"],
+        is_first: Bool[Array, "*batch"],
         key: PRNGKeyArray | None = None,
     ) -> tuple[EpsilonGreedy | Perturbed, Float[Array, "*batch agent memory"]]:
         """One step: the policies now and the memory after."""
-        views, memory = self.utilities(observation.obs, memory, fresh)
+        views, hidden_state = self.utilities(observation.obs, hidden_state, is_first)
 
         def policy(key: PRNGKeyArray | None) -> EpsilonGreedy:
             heard = self.utilities.hear(views, key)
@@ -212,11 +214,11 @@ class GreedyActor(eqx.Module):
             return EpsilonGreedy(possible(heard.values, avail), self.epsilon)
 
         if key is None or self.utilities.messages is None:
-            return policy(None), memory
-        return Perturbed(policy(key), policy(None)), memory
+            return policy(None), hidden_state
+        return Perturbed(policy(key), policy(None)), hidden_state
 
 
-class ClimbingActor(eqx.Module):
+class DeterministicActor(eqx.Module):
     """π(·|τᵢ) of every agent whose actor climbs a critic: the softmax of its logits, or, of
     continuous actions, a = tanh(·) and noise about it."""
 
@@ -225,15 +227,15 @@ class ClimbingActor(eqx.Module):
     noise: float | None = eqx.field(static=True, default=None)
     """Deviation of continuous actions from what is best; none: the actions are discrete."""
 
-    def blank(self, batch: tuple[int, ...]) -> Float[Array, "*batch agent memory"]:
+    def initial_state(self, batch: tuple[int, ...]) -> Float[Array, "*batch agent memory"]:
         """The memory before an episode's first step."""
-        return self.logits.blank(batch)
+        return self.logits.initial_state(batch)
 
-    def remember(
-        self, memory: Float[Array, "*batch agent memory"], action: Actions
+    def update_state(
+        self, hidden_state: Float[Array, "*batch agent memory"], action: Actions
     ) -> Float[Array, "*batch agent memory"]:
         """The memory after `action`."""
-        return self.logits.remember(memory, action)
+        return self.logits.update_state(hidden_state, action)
 
     def policy(
         self, logits: Float[Array, "*batch agent out"], observation: Observation
@@ -248,16 +250,16 @@ class ClimbingActor(eqx.Module):
     def __call__(
         self,
         observation: Observation,
-        memory: Float[Array, "*batch agent memory"],
-        fresh: Bool[Array, "*batch"],
+        hidden_state: Float[Array, "*batch agent memory"],
+        is_first: Bool[Array, "*batch"],
         key: PRNGKeyArray | None = None,
     ) -> tuple[Categorical | Gaussian, Float[Array, "*batch agent memory"]]:
         """One step: the policies now, and the memory after."""
-        views, memory = self.logits(observation.obs, memory, fresh)
-        return self.policy(views.values, observation), memory
+        views, hidden_state = self.logits(observation.obs, hidden_state, is_first)
+        return self.policy(views.values, observation), hidden_state
 
 
-AnyActor = Actor | GreedyActor | ClimbingActor
+AnyActor = Actor | GreedyActor | DeterministicActor
 
 
 def possible(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from perla.config import Groups
-from perla.nets.layers import GRU, MLP, Init, LayerNorm, along, product
+from perla.nets.layers import GRU, MLP, Init, LayerNorm, expand_dims_like, product
 from perla.types import Array, Bool, Float, PRNGKeyArray
 
 
@@ -28,14 +28,14 @@ class Torso(eqx.Module):
     norm: LayerNorm | None
     """Between the two."""
 
-    def finish(self, y, memory, fresh):
+    def finish(self, y, hidden_state, is_first):
         """The output and the memory after each step, from the first layer's pre-activations."""
         y = jax.nn.relu(self.dense.finish(y))
         if self.gru is None:
             return y, jnp.zeros((*y.shape[:-1], 0))
         y = y if self.norm is None else self.norm(y)
-        memories = self.gru(y, memory, fresh)
-        return memories, memories
+        hidden_states = self.gru(y, hidden_state, is_first)
+        return hidden_states, hidden_states
 
 
 class Net(eqx.Module):
@@ -65,7 +65,7 @@ class Body(eqx.Module):
     """Inputs that say which agent of its group is served; 0 if nothing does."""
     groups: Groups = eqx.field(static=True)
     """Whose parameters are whose; none: all agents have the same, and nothing is stacked."""
-    memory: int = eqx.field(static=True)
+    hidden_state: int = eqx.field(static=True)
     """Features of the recurrent memory; 0 if there is none."""
 
     @classmethod
@@ -139,9 +139,9 @@ class Body(eqx.Module):
         """Whether every agent has a net of its own, stacked in the agents' order."""
         return self.groups == tuple(range(self.agents))
 
-    def blank(self, batch: tuple[int, ...]) -> Float[Array, "*batch agent hidden"]:
+    def initial_state(self, batch: tuple[int, ...]) -> Float[Array, "*batch agent hidden"]:
         """The memory before an episode's first step."""
-        return jnp.zeros((*batch, self.agents, self.memory))
+        return jnp.zeros((*batch, self.agents, self.hidden_state))
 
     def apart(self) -> Body:
         """The agents' bodies, where each has its own, stacked on a leading axis of all parameters:
@@ -172,42 +172,44 @@ class Body(eqx.Module):
     def context(
         self,
         x: Float[Array, "time *batch agent_or_1 feature"],
-        memory: Float[Array, "*batch agent hidden"],
-        fresh: Bool[Array, "time *batch"],
+        hidden_state: Float[Array, "*batch agent hidden"],
+        is_first: Bool[Array, "time *batch"],
     ) -> tuple[Float[Array, "time *batch agent width"], Float[Array, "time *batch agent hidden"]]:
         """The head's first pre-activations and the memory after each step.
 
         `x` may have an agent axis of one, for inputs that all agents share: they are multiplied
-        once. Where `fresh`, an episode begins and the memory is blank.
+        once. Where `is_first`, an episode begins and the memory is blank.
         """
         if self.groups is None:
-            fresh = fresh[..., None]
+            is_first = is_first[..., None]
         else:
             x = jnp.broadcast_to(x, (*x.shape[:-2], self.agents, x.shape[-1]))
 
         y = self.each(lambda net, x: net.bottom.begin(x), x)
         if self.ids:
-            y = y + along(self.marks, y)
+            y = y + expand_dims_like(self.marks, y)
         y = jnp.broadcast_to(y, (*y.shape[:-2], self.agents, y.shape[-1]))
         if self.net.torso is None:
             return y, jnp.zeros((*y.shape[:-1], 0))
 
-        def rise(net, y, memory):
-            features, memories = net.torso.finish(y, memory, fresh)
-            return net.head.begin(features), memories
+        def rise(net, y, hidden_state):
+            features, hidden_states = net.torso.finish(y, hidden_state, is_first)
+            return net.head.begin(features), hidden_states
 
-        return self.each(rise, y, memory)
+        return self.each(rise, y, hidden_state)
 
     def hidden(self, y: Float[Array, "*batch agent width"]) -> Float[Array, "*batch agent width"]:
         """The last hidden layer's output, from the head's complete first pre-activations."""
         return self.each(lambda net, y: net.head.hidden(y), y)
 
     def known(
-        self, y: Float[Array, "*batch agent width"], memory: Float[Array, "*batch agent hidden"]
+        self,
+        y: Float[Array, "*batch agent width"],
+        hidden_state: Float[Array, "*batch agent hidden"],
     ) -> Float[Array, "*batch agent known"]:
         """What the outputs are linear in: the head's last hidden layer, or, if it has none, the
         memory after the step."""
-        return self.hidden(y) if len(self.net.head.layers) > 1 else memory
+        return self.hidden(y) if len(self.net.head.layers) > 1 else hidden_state
 
     def output(self, y: Float[Array, "*batch agent width"]) -> Float[Array, "*batch agent out"]:
         """The outputs, which are linear in what the last hidden layer puts out."""

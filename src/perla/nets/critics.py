@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from perla.distributions import features
 from perla.envs.protocol import Observation
 from perla.nets.body import Body
-from perla.nets.layers import along
+from perla.nets.layers import expand_dims_like
 from perla.types import Array, Bool, Float, Int, PRNGKeyArray
 
 JointAction = Int[Array, "*batch_or_none agent"] | Float[Array, "*batch_or_none agent dimension"]
@@ -40,14 +40,14 @@ class Critic(eqx.Module):
     def context(
         self,
         observation: Observation,
-        memory: Float[Array, "*batch agent hidden"],
-        fresh: Bool[Array, "time *batch"],
+        hidden_state: Float[Array, "*batch agent hidden"],
+        is_first: Bool[Array, "time *batch"],
     ) -> tuple[Float[Array, "time *batch agent width"], Float[Array, "time *batch agent hidden"]]:
         """All that does not depend on the others' actions at consecutive steps, and the memory
         after each."""
         local = self.sees == "local"
         x = observation.obs if local else observation.state[..., None, :]
-        return self.body.context(x, memory, fresh)
+        return self.body.context(x, hidden_state, is_first)
 
     def alone(
         self, context: Float[Array, "*batch agent width"]
@@ -81,7 +81,7 @@ class Critic(eqx.Module):
         else:
             each = self.embed_actions(rows, actions)
             seen = total(each) - each
-        return self.body.hidden(context + along(seen, context))
+        return self.body.hidden(context + expand_dims_like(seen, context))
 
     def dealt(self) -> Critic:
         """The same for all that comes after `context`, with parameters for each agent where agents
@@ -95,7 +95,7 @@ class Critic(eqx.Module):
         or, of a continuous one, the product with its rows."""
         agents = self.body.agents
         if jnp.issubdtype(actions.dtype, jnp.integer):
-            which = actions + along(self.actions * jnp.arange(agents), actions)
+            which = actions + expand_dims_like(self.actions * jnp.arange(agents), actions)
             return rows.at[which].get(mode="clip")
         own = rows.reshape(agents, self.actions, -1)
         product = jnp.einsum("...md,mdw->...mw", actions, own)
@@ -141,11 +141,11 @@ class Multilinear(eqx.Module):
     def context(
         self,
         observation: Observation,
-        memory: Float[Array, "*batch agent hidden"],
-        fresh: Bool[Array, "time *batch"],
+        hidden_state: Float[Array, "*batch agent hidden"],
+        is_first: Bool[Array, "time *batch"],
     ) -> tuple[Float[Array, "time *batch agent width"], Float[Array, "time *batch agent hidden"]]:
         """As of a `Critic`: all that does not depend on the others' actions."""
-        return self.inner.context(observation, memory, fresh)
+        return self.inner.context(observation, hidden_state, is_first)
 
     def joint(
         self,
@@ -171,7 +171,7 @@ class Multilinear(eqx.Module):
         v, w = self.weights(context, rank)
         products = self.products(moments)[..., None, :]
         # Over √R, so that the terms together are of the size of one.
-        return v + (w * along(products - 1.0, w)).sum(-1) / rank**0.5
+        return v + (w * expand_dims_like(products - 1.0, w)).sum(-1) / rank**0.5
 
     def weights(
         self, context: Float[Array, "*batch agent width"], rank: int
@@ -189,7 +189,7 @@ class Multilinear(eqx.Module):
             effects = self.body.own(self.effects)
             factors = 1.0 + jnp.einsum("...ma,imar->...imr", moments, effects)
             own = jnp.eye(self.body.agents, dtype=bool)[..., None]
-            return jnp.where(along(own, factors), 1.0, factors).prod(-2)
+            return jnp.where(expand_dims_like(own, factors), 1.0, factors).prod(-2)
         factors = 1.0 + jnp.einsum("...ma,mar->m...r", moments, self.effects)
         return jnp.moveaxis(leave_one_out(factors), 0, -2)
 
@@ -209,7 +209,7 @@ class JointCritic(eqx.Module):
         each."""
         batch = state.shape[:-1]
         context, _ = self.body.context(
-            state[None, ..., None, :], self.body.blank(batch), jnp.zeros((1, *batch), bool)
+            state[None, ..., None, :], self.body.initial_state(batch), jnp.zeros((1, *batch), bool)
         )
         joint = actions.reshape(*batch, actions.shape[-3], -1)
         return self.body.finish(context[0] + self.body.join(joint))[..., 0]

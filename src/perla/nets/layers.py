@@ -18,7 +18,7 @@ learn from their own best, as the best of large random ones is taken for true, a
 """
 
 
-def along(parameter: Float[Array, ...], x: Float[Array, ...]) -> Float[Array, ...]:
+def expand_dims_like(parameter: Float[Array, ...], x: Float[Array, ...]) -> Float[Array, ...]:
     """`parameter` with leading axes of one, so that it meets `x` by explicit broadcasting."""
     return parameter.reshape((1,) * (x.ndim - parameter.ndim) + parameter.shape)
 
@@ -73,7 +73,7 @@ class Linear(eqx.Module):
     def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
         """x W + b."""
         y = product(x, self.weight)
-        return y + along(self.bias, y)
+        return y + expand_dims_like(self.bias, y)
 
 
 class LayerNorm(eqx.Module):
@@ -90,7 +90,7 @@ class LayerNorm(eqx.Module):
     def __call__(self, x: Float[Array, "*batch feature"]) -> Float[Array, "*batch feature"]:
         """`x`, normalised."""
         x = jax.nn.standardize(x, axis=-1, epsilon=1e-5)
-        return x * along(self.scale, x) + along(self.shift, x)
+        return x * expand_dims_like(self.scale, x) + expand_dims_like(self.shift, x)
 
 
 class GRU(eqx.Module):
@@ -123,58 +123,58 @@ class GRU(eqx.Module):
     def __call__(
         self,
         x: Float[Array, "time *batch in"],
-        memory: Float[Array, "*batch hidden"],
-        fresh: Bool[Array, "time *#batch"],
+        hidden_state: Float[Array, "*batch hidden"],
+        is_first: Bool[Array, "time *#batch"],
     ) -> Float[Array, "time *batch hidden"]:
-        """The memory after each step; it is zeroed before the steps that are `fresh`.
+        """The memory after each step; it is zeroed before the steps that are `is_first`.
 
         The inputs' products, and in the backward pass the weights' gradients, are taken over all
         steps at once; only what depends on the step before is left to the scan.
         """
-        return _unroll(self.recurrent, self.candidate_bias, self.inputs(x), memory, fresh)
+        return _unroll(self.recurrent, self.candidate_bias, self.inputs(x), hidden_state, is_first)
 
 
 def _gru_step(recurrent, candidate_bias, gates, before):
     """One step; returns the new memory and what its derivative needs."""
     r_x, z_x, n_x = jnp.split(gates, 3, axis=-1)
     r_h, z_h, n_h = jnp.split(before @ recurrent, 3, axis=-1)
-    n_h = n_h + along(candidate_bias, n_h)
+    n_h = n_h + expand_dims_like(candidate_bias, n_h)
     r, z = jax.nn.sigmoid(r_x + r_h), jax.nn.sigmoid(z_x + z_h)
     n = jnp.tanh(n_x + r * n_h)
     return n + z * (before - n), (before, r, z, n, n_h)
 
 
 @jax.custom_vjp
-def _unroll(recurrent, candidate_bias, gates, memory, fresh):
-    return _unroll_forward(recurrent, candidate_bias, gates, memory, fresh)[0]
+def _unroll(recurrent, candidate_bias, gates, hidden_state, is_first):
+    return _unroll_forward(recurrent, candidate_bias, gates, hidden_state, is_first)[0]
 
 
-def _unroll_forward(recurrent, candidate_bias, gates, memory, fresh):
-    def step(memory, inputs):
-        gates, fresh = inputs
-        before = jnp.where(fresh[..., None], 0.0, memory)
+def _unroll_forward(recurrent, candidate_bias, gates, hidden_state, is_first):
+    def step(hidden_state, inputs):
+        gates, is_first = inputs
+        before = jnp.where(is_first[..., None], 0.0, hidden_state)
         after, saved = _gru_step(recurrent, candidate_bias, gates, before)
         return after, (after, saved)
 
-    _, (memories, saved) = jax.lax.scan(step, memory, (gates, fresh))
-    return memories, (recurrent, saved, fresh)
+    _, (hidden_states, saved) = jax.lax.scan(step, hidden_state, (gates, is_first))
+    return hidden_states, (recurrent, saved, is_first)
 
 
 def _unroll_backward(residuals, d_memories):
-    recurrent, saved, fresh = residuals
+    recurrent, saved, is_first = residuals
 
     def step(d_after, inputs):
-        d_memory, (before, r, z, n, n_h), fresh = inputs
+        d_memory, (before, r, z, n, n_h), is_first = inputs
         d_after = d_after + d_memory
         d_n = d_after * (1 - z) * (1 - n * n)  # through tanh
         d_r = d_n * n_h * r * (1 - r)
         d_z = d_after * (before - n) * z * (1 - z)
         d_products = jnp.concatenate([d_r, d_z, d_n * r], -1)
         d_before = d_after * z + d_products @ recurrent.T
-        return jnp.where(fresh[..., None], 0.0, d_before), (d_n, d_products)
+        return jnp.where(is_first[..., None], 0.0, d_before), (d_n, d_products)
 
     d_memory, (d_n, d_products) = jax.lax.scan(
-        step, jnp.zeros_like(d_memories[0]), (d_memories, saved, fresh), reverse=True
+        step, jnp.zeros_like(d_memories[0]), (d_memories, saved, is_first), reverse=True
     )
     hidden = d_n.shape[-1]
     rows = d_products.reshape(-1, 3 * hidden)
@@ -229,7 +229,7 @@ class MLP(eqx.Module):
         first = self.layers[0]
         x = x if self.norms is None else self.norms[0](x)
         y = product(x, first.weight[: self.features])
-        return y + along(first.bias, y)
+        return y + expand_dims_like(first.bias, y)
 
     @property
     def rows(self) -> Float[Array, "other hidden"]:

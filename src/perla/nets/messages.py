@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from perla.distributions import Categorical, Gaussian
-from perla.nets.layers import MLP, SMALL, Init, Linear, along, initial_weight, product
+from perla.nets.layers import MLP, SMALL, Init, Linear, expand_dims_like, initial_weight, product
 from perla.types import Array, Float, Int, PRNGKeyArray
 
 
@@ -123,7 +123,9 @@ class Messages(eqx.Module):
         pairs = self.message.hidden(receiver + product(z, self.message.rows))
         total = jnp.einsum("...ij,...ijh->...jh", weight, pairs)
         last = self.message.layers[-1]
-        return product(total, last.weight) + weight.sum(-2)[..., None] * along(last.bias, total)
+        return product(total, last.weight) + weight.sum(-2)[..., None] * expand_dims_like(
+            last.bias, total
+        )
 
     def divergence(
         self,

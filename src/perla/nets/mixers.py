@@ -14,7 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from perla.nets.layers import MLP, SMALL, Init, Linear, along, product
+from perla.nets.layers import MLP, SMALL, Init, Linear, expand_dims_like, product
 from perla.types import Array, Float, Int, PRNGKeyArray
 
 
@@ -241,7 +241,7 @@ class QTRANMixer(eqx.Module):
     ) -> Float[Array, "*batch agent action"]:
         """D(s, a′ᵢ, a₋ᵢ) of everything that each agent might have done instead, Q being fixed."""
         begun = self.e.begin(hidden)[..., None, :]
-        every = self.e.finish(begun + along(self.e.rows, begun))
+        every = self.e.finish(begun + expand_dims_like(self.e.rows, begun))
         encoded = jnp.take_along_axis(every, action[..., None, None], -2)
         # Σⱼ e(hⱼ, aⱼ) − e(hᵢ, aᵢ) + e(hᵢ, a′ᵢ), and the same of the utilities
         joint = encoded.sum(-3, keepdims=True) - encoded + every

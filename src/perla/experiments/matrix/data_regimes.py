@@ -58,22 +58,24 @@ def outcomes(
         key_scene, key_steps = jax.random.split(key)
 
         def step(carry, inputs):
-            learner, scene = carry
+            learner, runner_state = carry
             key, progress, *others = inputs
             key_play, key_update = jax.random.split(key)
-            scene, trajectory, _ = rollout(copies, learner.actor, scene, key_play, 1)
+            runner_state, trajectory, _ = rollout(copies, learner.actor, runner_state, key_play, 1)
             joint = jnp.stack([trajectory.action[0], *others])[regime]
             trajectory = trajectory._replace(
                 action=joint[None],
                 reward=jnp.broadcast_to(game.payoff(joint)[None, :, None], trajectory.reward.shape),
             )
             learner, _ = algorithm.update(learner, trajectory, key_update, progress)
-            return (learner, scene), None
+            return (learner, runner_state), None
 
         start = learner, begin(copies, learner.actor, key_scene)
         keys, progress = jax.random.split(key_steps, collections), jnp.linspace(0, 1, collections)
-        (learner, scene), _ = jax.lax.scan(step, start, (keys, progress, *played))
-        policy, _ = learner.actor(scene.observation, scene.memory, scene.fresh)
+        (learner, runner_state), _ = jax.lax.scan(step, start, (keys, progress, *played))
+        policy, _ = learner.actor(
+            runner_state.observation, runner_state.hidden_state, runner_state.is_first
+        )
         return policy.mode()[0]
 
     # A run for each of the regimes with each of the seeds.

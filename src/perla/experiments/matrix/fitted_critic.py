@@ -77,8 +77,8 @@ def outcomes(
     adam = optax.adam(FIT.lr)
 
     def context_of(critic: AnyCritic) -> Float[Array, "1 agent width"]:
-        blank = critic.body.blank((1,))
-        return critic.context(observation, blank, jnp.ones((1, 1), bool))[0][0]
+        initial_state = critic.body.initial_state((1,))
+        return critic.context(observation, initial_state, jnp.ones((1, 1), bool))[0][0]
 
     def error(critic: AnyCritic, joint: Int[Array, "batch agent"]) -> Float[Array, ""]:
         context = context_of(critic)
