@@ -159,7 +159,7 @@ def test_where_nothing_was_done_an_action_is_drawn(played, sure):
     last, _ = values_of(critic, jax.tree.map(lambda x: x[None], steps.last))
     for time, copy in zip(*np.nonzero(np.asarray(steps.truncated)), strict=True):
         seen.add(drawn(final[:, time, copy], joint, onward[time, copy]))
-    for copy in range(SMALL["copies"]):
+    for copy in range(SMALL["num_envs"]):
         seen.add(drawn(last[:, 0, copy], joint, onward[-1, copy]))
     assert seen == ({(1, 1)} if sure else set(joint))
 
@@ -173,11 +173,11 @@ def test_targets_are_lambda_returns_of_the_joint_actions_taken(played):
     final, _ = values_of(critic, steps.final)
     last, _ = values_of(critic, jax.tree.map(lambda x: x[None], steps.last))
     best = joint.index((1, 1))
-    for copy in range(SMALL["copies"]):
-        for time in reversed(range(SMALL["horizon"])):
+    for copy in range(SMALL["num_envs"]):
+        for time in reversed(range(SMALL["rollout_length"])):
             if steps.truncated[time, copy]:
                 onward = final[best, time, copy]
-            elif time + 1 == SMALL["horizon"]:
+            elif time + 1 == SMALL["rollout_length"]:
                 onward = last[best, 0, copy]
             else:
                 made = joint.index(tuple(np.asarray(steps.action)[time + 1, copy]))

@@ -119,7 +119,7 @@ def embedded(algo, world, learner, estimator, joins, fill):
 def test_a_critic_that_goes_first_learns_what_it_learns_beside_the_actor(algo):
     """Where no advantage is refreshed, neither moves by what the other has become."""
     learners = {}
-    for passes in (None, SMALL["epochs"], 5):
+    for passes in (None, SMALL["update_epochs"], 5):
         algorithm, learner, steps = learner_and_steps(algo, probes.TOGETHER, critic_epochs=passes)
         update = jax.jit(algorithm.update)
         learners[passes], _ = update(learner, steps, jax.random.key(1), jnp.zeros(()))
