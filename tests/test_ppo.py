@@ -433,7 +433,7 @@ def test_padding_is_not_learnt_from(whole_episodes):
         update(learner, t, jax.random.key(3), jnp.float32(0.0))[0] for t in (trajectory, disturbed)
     )
     initial_state = {
-        "critic_memory": learner.critic_hidden_state
+        "critic_hidden_state": learner.critic_hidden_state
     }  # whole episodes begin without it
     assert eqx.tree_equal(replace(ours, **initial_state), replace(theirs, **initial_state))
     assert not eqx.tree_equal(ours.actor, learner.actor)

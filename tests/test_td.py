@@ -98,7 +98,7 @@ def played(config: TD, world: probes.Probe):
         scene = begin(copies, learner.actor, key)
         length = config.length(world.spec.limit) + late
         _, steps, _ = rollout(copies, learner.actor, scene, key, length, whole_episodes=whole)
-        last = {name: getattr(steps, name) for name in ("last", "last_fresh", "last_memory")}
+        last = {name: getattr(steps, name) for name in ("last", "last_is_first", "last_hidden_state")}
         return learner, jax.tree.map(lambda x: x[late:], steps)._replace(**last)
 
     return algorithm, *run(jax.random.key(0))

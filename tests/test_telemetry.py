@@ -147,7 +147,7 @@ def test_the_ladder_has_the_values_of_k():
         Sampled(num_samples="many")
 
 
-@pytest.mark.parametrize("rung", [0, 3])
+@pytest.mark.parametrize("candidate", [0, 3])
 def test_a_rung_is_the_estimator_of_its_k(scene, candidate):
     net, context, policy, _ = scene
     value = Embedded(estimator=Sampled(num_samples="auto"))

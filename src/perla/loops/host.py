@@ -444,9 +444,9 @@ class Trainer:
             action = ((time, env, agents, spec.max_actions), np.float32)
         room: dict[str, Any] = {
             "observation": self._seen(time, env),
-            "fresh": np.zeros((time, env), bool),
+            "is_first": np.zeros((time, env), bool),
             "valid": np.ones((time, env), bool),
-            "memory": np.zeros((time, *hidden_state.shape), np.float32),
+            "hidden_state": np.zeros((time, *hidden_state.shape), np.float32),
             "action": np.zeros(*action),
             "policy": None,
             "reward": np.zeros((time, env, agents), np.float32),
@@ -454,8 +454,8 @@ class Trainer:
             "truncated": np.zeros((time, env), bool),
             "final": self._seen(time, env),
             "last": self._seen(env),
-            "last_fresh": np.zeros(env, bool),
-            "last_memory": np.zeros(hidden_state.shape, np.float32),
+            "last_is_first": np.zeros(env, bool),
+            "last_hidden_state": np.zeros(hidden_state.shape, np.float32),
         }
         return Trajectory(**room)
 

@@ -84,9 +84,9 @@ def rollout(
         stats = RolloutStats(valid.sum(), counted.sum(), jnp.where(counted, total, 0.0).sum())
         record = {
             "observation": runner_state.observation,
-            "fresh": runner_state.is_first,
+            "is_first": runner_state.is_first,
             "valid": valid,
-            "memory": runner_state.hidden_state,
+            "hidden_state": runner_state.hidden_state,
             "action": action,
             "policy": policy,
             "reward": timestep.reward,

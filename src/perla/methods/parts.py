@@ -60,13 +60,13 @@ def check_groups(sharing: str, groups: Groups) -> None:
         return
     if sharing == "separate":
         raise UserError(
-            f"parameter_groups = {spelt(groups)} with parameter_sharing = separate: those of a group share; leave one "
+            f"parameter_groups = {format_groups(groups)} with parameter_sharing = separate: those of a group share; leave one "
             "of the two out"
         )
     missing = set(range(len(set(groups)))) - set(groups)
     if missing:
         raise UserError(
-            f"parameter_groups = {spelt(groups)}: nobody is in group {min(missing)}; number them from 0 on"
+            f"parameter_groups = {format_groups(groups)}: nobody is in group {min(missing)}; number them from 0 on"
         )
 
 
@@ -74,7 +74,7 @@ def check_agents(groups: Groups, agents: int, world: str) -> None:
     """Raise `UserError` unless every agent of the world has its group."""
     if groups is not None and len(groups) != agents:
         raise UserError(
-            f"parameter_groups = {spelt(groups)}: is of {len(groups)} agents, and {world} has {agents}; give "
+            f"parameter_groups = {format_groups(groups)}: is of {len(groups)} agents, and {world} has {agents}; give "
             "one number for each, in the world's order"
         )
 

@@ -101,7 +101,7 @@ def unknown(
     translated = ours(word)
     if translated is not None:
         name, _, value = translated.partition(" ")
-        hint = f"here it is {spell(name)} {value}".rstrip()
+        hint = f"here it is {flag_name(name)} {value}".rstrip()
         refused = _first_misplaced(every_setting().get(name), algos, flag_name)
         return UserError(
             f"unknown {what} {word!r}; {hint}" + (f", and {refused}" if refused else "")
