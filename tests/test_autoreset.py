@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from perla.envs.foraging import make
+from perla.envs.foraging import make_env
 from perla.envs.protocol import Observation, Spec, TimeStep
-from perla.envs.wrappers import AutoReset, draw
+from perla.envs.wrappers import AutoReset, sample_actions
 
 GO, END, CUT = range(3)
 COPIES = 13
@@ -103,7 +103,7 @@ def roll(world, key, steps=120):
 
 
 def test_chunks_change_nothing(monkeypatch):
-    world = AutoReset(make("Foraging-8x8-2p-2f-coop-v2"), 20)
+    world = AutoReset(make_env("Foraging-8x8-2p-2f-coop-v2"), 20)
     outcomes = []
     for chunk in (1, 3, 20):
         monkeypatch.setattr(AutoReset, "chunk", property(lambda self, chunk=chunk: chunk))
@@ -116,7 +116,7 @@ def test_chunks_change_nothing(monkeypatch):
 
 
 def test_final_leads_where_the_world_itself_would():
-    env = make("Foraging-5x5-2p-2f-v2")
+    env = make_env("Foraging-5x5-2p-2f-v2")
     world = AutoReset(env, 6)
     state, _ = jax.jit(world.reset)(jax.random.key(5))
     state = state._replace(time=jnp.asarray([49, 0, 49, 48, 0, 49]))
@@ -133,7 +133,7 @@ def test_final_leads_where_the_world_itself_would():
 
 
 def test_seeds_may_be_batched():
-    world = AutoReset(make("Foraging-5x5-2p-2f-v2"), 9)
+    world = AutoReset(make_env("Foraging-5x5-2p-2f-v2"), 9)
     keys = jax.random.split(jax.random.key(4), 2)
     alone = jax.jit(lambda key: roll(world, key, 60))
     together = jax.jit(jax.vmap(lambda key: roll(world, key, 60)))(keys)
@@ -145,11 +145,11 @@ def test_random_actions_are_uniform_among_the_available():
     spec = Spec("masks", 3, 1, 1, (4, 4, 2), None, "common")
     avail = jnp.array([[True] * 4, [False, True, False, True], [True, False, False, False]])
     seen = jnp.broadcast_to(avail, (6000, 3, 4))
-    action = draw(jax.random.key(0), spec, seen)
+    action = sample_actions(jax.random.key(0), spec, seen)
     assert action.dtype == jnp.int32
     shares = jax.nn.one_hot(action, 4).mean(0)
     np.testing.assert_allclose(shares, avail / avail.sum(-1, keepdims=True), atol=0.03)
-    numbers = draw(jax.random.key(0), replace(spec, continuous=True), seen)
+    numbers = sample_actions(jax.random.key(0), replace(spec, continuous=True), seen)
     assert numbers.shape == seen.shape
     assert -1 <= float(numbers.min()) < -0.99
     assert 0.99 < float(numbers.max()) < 1

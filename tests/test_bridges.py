@@ -17,7 +17,7 @@ import pytest
 
 from perla.envs.bridges import jaxmarl, jumanji
 from perla.envs.protocol import Env, Observation, TimeStep
-from perla.envs.registry import make
+from perla.envs.registry import make_env
 from perla.envs.wrappers import AutoReset
 from perla.errors import UserError
 from perla.loops.anakin import Trainer
@@ -85,7 +85,7 @@ def made(id: str, **options: Any) -> Env:
     """The world; from Python 3.12 on, where JaxMARL would hold JAX back, it may be missing."""
     if sys.version_info >= (3, 12) and id.startswith("jaxmarl"):
         pytest.importorskip("jaxmarl")
-    return make(id, **options)
+    return make_env(id, **options)
 
 
 def act(env: Env, key: jax.Array, observation: Observation) -> jax.Array:
@@ -422,7 +422,7 @@ def test_what_cannot_be_made_is_told_in_one_line(id, options, message):
 def test_what_is_not_installed_is_told_with_the_cure(id, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=rf"pip install 'perla\[{package}\]'"):
-        make(id)
+        make_env(id)
 
 
 # --- They are trained on ------------------------------------------------------------------------

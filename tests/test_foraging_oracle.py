@@ -14,7 +14,7 @@ pytest.importorskip("lbforaging")
 from scipy.stats import chi2_contingency
 
 from lbf_oracle import begin, original, record
-from perla.envs.foraging import PAPER_MAPS, make
+from perla.envs.foraging import PAPER_MAPS, make_env
 
 CONFIGURATIONS = [(name, 0.0) for name in PAPER_MAPS] + [
     ("Foraging-1s-8x8-3p-3f-v3", 0.0),
@@ -37,7 +37,7 @@ BATCH = 50
 )
 @pytest.mark.parametrize(("name", "penalty"), CONFIGURATIONS)
 def test_agrees_with_the_original(name, penalty, episodes):
-    world = make(name, penalty=penalty, reward="individual")
+    world = make_env(name, penalty=penalty, reward="individual")
     common = replace(world, reward="common")
 
     @jax.jit
@@ -137,7 +137,7 @@ def chance_of_one_distribution(one, other):
     ],
 )
 def test_first_states_are_drawn_as_the_original_draws_them(name):
-    world = make(name)
+    world = make_env(name)
     n, f = world.players, world.foods
     theirs, ours = draws_of_the_original(world, 3000), draws_of_ours(world, 12000)
     looks = {f"column {k}": lambda draw, k=k: draw[:, k] for k in range(2 * (n + f))}
@@ -151,7 +151,7 @@ def test_first_states_are_drawn_as_the_original_draws_them(name):
 
 
 def test_the_original_breaks_the_same_way_where_a_cancelled_move_lets_another_in():
-    world = make("Foraging-5x5-3p-1f-v3")
+    world = make_env("Foraging-5x5-3p-1f-v3")
     env = original(world)
     env.reset(seed=0)
     cells, actions = [(0, 0), (0, 1), (0, 3)], [4, 4, 3]

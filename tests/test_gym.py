@@ -13,8 +13,8 @@ from perla.analysis.load import load
 from perla.analysis.stats import interval
 from perla.cli import main
 from perla.envs.bridges.gym import Gym
-from perla.envs.processes.pool import draw, first
-from perla.envs.registry import factory, make
+from perla.envs.processes.pool import first_observation, sample_actions
+from perla.envs.registry import env_factory, make_env
 from perla.errors import UserError
 from perla.loops.host import Trainer
 from perla.methods import recipes
@@ -65,7 +65,7 @@ def play(world, actions=None):
     (RWARE, (2, 71, 142, (5, 5), 500)),
 ])  # fmt: skip
 def test_the_facts_of_a_world(id, facts):
-    spec = make(id).spec
+    spec = make_env(id).spec
     assert (spec.agents, spec.obs, spec.state, spec.actions, spec.limit) == facts
     assert (spec.id, spec.reward, spec.continuous, spec.mortal) == (id, "individual", False, False)
     assert spec.rules["gymnasium"] == gymnasium.__version__
@@ -74,9 +74,9 @@ def test_the_facts_of_a_world(id, facts):
 
 @pytest.mark.parametrize("id", [LBF, RWARE])
 def test_side_by_side_with_the_original(id):
-    world, original = make(id), gymnasium.make(id.split(":")[2], disable_env_checker=True)
+    world, original = make_env(id), gymnasium.make(id.split(":")[2], disable_env_checker=True)
     random = np.random.default_rng(0)
-    first(world)
+    first_observation(world)
     earned = False
     for seed in range(30 if id == LBF else 2):
         seen, _ = original.reset(seed=seed)
@@ -86,7 +86,7 @@ def test_side_by_side_with_the_original(id):
             np.testing.assert_array_equal(observation.state, np.concatenate(seen))
             assert observation.avail.all()
             assert observation.alive is None
-            action = draw(world.spec, random, observation.avail)
+            action = sample_actions(world.spec, random, observation.avail)
             seen, rewards, done, _, _ = original.step(tuple(int(a) for a in action))
             timestep = world.step(action)
             observation = timestep.observation
@@ -105,7 +105,7 @@ def test_side_by_side_with_the_original(id):
 
 
 def test_what_ends_at_the_last_step_for_a_reason_of_its_own_has_terminated():
-    world = make(LBF)
+    world = make_env(LBF)
     world.reset(0)
     for _ in range(49):
         world.step(np.zeros(2, np.int32))
@@ -117,13 +117,16 @@ def test_what_ends_at_the_last_step_for_a_reason_of_its_own_has_terminated():
 @pytest.mark.parametrize("id", [LBF, RWARE])
 @pytest.mark.parametrize("limit", [7, 520])
 def test_the_limit_can_be_chosen(id, limit):
-    steps = play(make(id, limit=limit))
+    steps = play(make_env(id, limit=limit))
     assert len(steps) == limit
     assert (steps[-1].terminated, steps[-1].truncated) == (False, True)
 
 
 def test_it_is_the_same_problem_as_our_own_foraging():
-    theirs, ours = make(LBF, reward="common").spec, make(LBF.replace("gym:lbforaging", "lbf")).spec
+    theirs, ours = (
+        make_env(LBF, reward="common").spec,
+        make_env(LBF.replace("gym:lbforaging", "lbf")).spec,
+    )
     for name in ("agents", "obs", "state", "actions", "limit", "reward"):
         assert getattr(theirs, name) == getattr(ours, name)
     (common,) = play(Gym("team", Team(), reward="common", limit=1))
@@ -132,7 +135,7 @@ def test_it_is_the_same_problem_as_our_own_foraging():
 
 @pytest.mark.parametrize("id", [LBF, RWARE])
 def test_it_is_trained_on(id):
-    made = factory(id, limit=6)
+    made = env_factory(id, limit=6)
     config = recipes.make("ippo", **SMALL)
     trainer = Trainer(made(), made, config, seeds=(0,), steps=32, eval_episodes=2)
     try:
@@ -223,7 +226,7 @@ def test_the_limit_of_a_registered_world_is_counted_here(monkeypatch):
         ({"limit": 2}, (2, False, True)),
         ({"limit": 5, "end": (0, False, False)}, (5, False, True)),
     ):
-        steps = play(make("gym:Team-v0", **options))
+        steps = play(make_env("gym:Team-v0", **options))
         assert (len(steps), bool(steps[-1].terminated), bool(steps[-1].truncated)) == last
 
 
@@ -253,7 +256,7 @@ def test_one_reward_for_all_is_asked_for():
 )
 def test_mistakes_end_in_a_line(id, options, message):
     with pytest.raises(UserError, match=message) as told:
-        make(id, **options)
+        make_env(id, **options)
     assert len(str(told.value)) < 200
 
 

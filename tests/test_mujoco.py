@@ -9,8 +9,8 @@ import pytest
 
 from perla.cli import main
 from perla.envs.bridges import mujoco
-from perla.envs.processes.pool import Pool, first
-from perla.envs.registry import factory, make
+from perla.envs.processes.pool import Pool, first_observation
+from perla.envs.registry import env_factory, make_env
 from perla.errors import UserError
 
 mamujoco_v1 = pytest.importorskip("gymnasium_robotics").mamujoco_v1
@@ -36,7 +36,7 @@ FACTS = {
 
 @pytest.mark.parametrize("name", FACTS)
 def test_the_facts_of_a_world(name):
-    spec = make(f"mamujoco:{name}").spec
+    spec = make_env(f"mamujoco:{name}").spec
     assert (spec.agents, spec.obs, spec.state, spec.actions, spec.limit) == FACTS[name]
     assert spec.continuous
     assert spec.id == f"mamujoco:{name}"
@@ -46,12 +46,12 @@ def test_the_facts_of_a_world(name):
 
 @pytest.mark.parametrize(("name", "agent_obsk"), WORLDS)
 def test_side_by_side_with_the_original(name, agent_obsk):
-    world = make(f"mamujoco:{name}", agent_obsk=agent_obsk)
+    world = make_env(f"mamujoco:{name}", agent_obsk=agent_obsk)
     scenario, _, factorisation = name.partition("-")
     original = mamujoco_v1.parallel_env(scenario, factorisation, agent_obsk=agent_obsk)
     spec, agents = world.spec, original.possible_agents
     random = np.random.default_rng(0)
-    first(world)
+    first_observation(world)
     ends = 0
     for seed in (3, 4):
         seen, _ = original.reset(seed=seed)
@@ -97,10 +97,10 @@ def check(observation, seen, original, spec):
 
 def test_what_lies_beyond_the_bounds_costs_no_more_than_the_bound():
     name = "mamujoco:Swimmer-2x1"
-    world, beyond = make(name), np.float32([[[3.0], [-2.0]]])
+    world, beyond = make_env(name), np.float32([[[3.0], [-2.0]]])
     world.reset(int(np.random.SeedSequence((5,), spawn_key=(0,)).generate_state(1)[0]))
     want = world.step(np.sign(beyond[0]))
-    with closing(Pool(factory(name), world.spec, [["the only one"]])) as pool:
+    with closing(Pool(env_factory(name), world.spec, [["the only one"]])) as pool:
         pool.reset(0, [(5,)])
         pool.receive(0)
         pool.step(0, beyond)
@@ -111,13 +111,13 @@ def test_what_lies_beyond_the_bounds_costs_no_more_than_the_bound():
 
 def test_all_copies_order_their_features_alike():
     """In the library some of Pusher's do not: its joints' order is drawn for each."""
-    seen = [make("mamujoco:Pusher-3p").reset(3).obs for _ in range(6)]
+    seen = [make_env("mamujoco:Pusher-3p").reset(3).obs for _ in range(6)]
     for other in seen[1:]:
         np.testing.assert_array_equal(other, seen[0])
 
 
 def test_an_episode_is_truncated_at_its_limit_and_not_terminated():
-    world = make("mamujoco:Reacher-2x1")
+    world = make_env("mamujoco:Reacher-2x1")
     world.reset(0)
     ends = [world.step(np.zeros((2, 1), np.float32))[2:4] for _ in range(50)]
     assert [bool(t) for _, t in ends] == [False] * 49 + [True]
@@ -125,7 +125,7 @@ def test_an_episode_is_truncated_at_its_limit_and_not_terminated():
 
 
 def test_options_reach_the_task():
-    plain, keen = (make("mamujoco:Swimmer-2x1", **options) for options in
+    plain, keen = (make_env("mamujoco:Swimmer-2x1", **options) for options in
                    ({}, {"forward_reward_weight": 3.0, "ctrl_cost_weight": 0.0}))  # fmt: skip
     action = np.full((2, 1), 0.5, np.float32)
     for world in (plain, keen):
@@ -152,7 +152,7 @@ def test_options_reach_the_task():
 )
 def test_mistakes_end_in_a_line(id, options, message):
     with pytest.raises(UserError, match=message):
-        make(id, **options)
+        make_env(id, **options)
 
 
 def test_a_missing_extra_is_told_in_a_line(monkeypatch, capsys):
@@ -165,7 +165,7 @@ def test_a_missing_extra_is_told_in_a_line(monkeypatch, capsys):
 
 def test_pictures_without_a_display(monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
-    world = make("mamujoco:Hopper-3x1")
+    world = make_env("mamujoco:Hopper-3x1")
     world.reset(0)
     try:
         picture = world.render()
@@ -180,7 +180,7 @@ def test_pictures_without_a_display(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_where_nothing_can_be_drawn_a_line_says_so(monkeypatch):
-    blind = make("mamujoco:Hopper-3x1")
+    blind = make_env("mamujoco:Hopper-3x1")
     blind.reset(0)
     monkeypatch.setenv("MUJOCO_GL", "nothing")
     with pytest.raises(UserError, match="cannot draw here with MUJOCO_GL=nothing"):
@@ -190,4 +190,4 @@ def test_where_nothing_can_be_drawn_a_line_says_so(monkeypatch):
 
 def test_every_example_can_be_made():
     for name in mujoco.EXAMPLES:
-        first(make(f"mamujoco:{name}"))
+        first_observation(make_env(f"mamujoco:{name}"))

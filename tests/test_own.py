@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from perla.cli import main
-from perla.envs.processes.pool import first
+from perla.envs.processes.pool import first_observation
 from perla.envs.protocol import HostEnv, Spec
-from perla.envs.registry import make
+from perla.envs.registry import make_env
 from perla.errors import UserError
 from perla.loops.anakin import Trainer
 from perla.methods import recipes
@@ -105,7 +105,7 @@ def here(tmp_path, monkeypatch):
 
 def refused(id: str, **options) -> str:
     with pytest.raises(UserError) as told:
-        make(id, **options)
+        make_env(id, **options)
     assert "\n" not in str(told.value)
     return str(told.value)
 
@@ -117,14 +117,14 @@ def test_on_the_current_directory_in_packages_and_as_classes(here):
     here("ours_flat.py")
     here("ours_package/__init__.py", "")
     here("ours_package/world.py")
-    assert make("ours_flat:make").spec.id == "own"
-    assert make("ours_package.world:make").spec.agents == 2
-    assert type(make("ours_flat:World")).__name__ == "World"
+    assert make_env("ours_flat:make").spec.id == "own"
+    assert make_env("ours_package.world:make").spec.agents == 2
+    assert type(make_env("ours_flat:World")).__name__ == "World"
 
 
 def test_options_are_the_functions_arguments(here):
     here("ours.py", WORLD + "\ndef sized(agents: int = 2):\n    return World()\n")
-    assert make("ours:sized", agents=2).spec.agents == 2
+    assert make_env("ours:sized", agents=2).spec.agents == 2
     assert "unexpected keyword argument 'agent'" in refused("ours:sized", agent=2)
     # A bridge's, where there is none.
     assert "unexpected keyword argument 'limit'" in refused("ours:sized", limit=2)
@@ -205,7 +205,7 @@ def test_what_is_not_as_its_spec_says(changes, says, here):
 @pytest.mark.parametrize("world", [WORLD, HOSTED], ids=["jax", "host"])
 def test_specs_that_cannot_be(world, changes, says, here):
     here("ours.py", world)
-    spec = make("ours:make").spec
+    spec = make_env("ours:make").spec
     for name, value in changes.items():
         object.__setattr__(spec, name, value)  # In tests alone a Spec checks its types itself.
     assert says in refused("ours:make", spec=spec)
@@ -225,7 +225,7 @@ def test_specs_that_cannot_be(world, changes, says, here):
 def test_what_a_world_of_the_host_first_gives(changes, says, here):
     here("ours.py", HOSTED)
     with pytest.raises(UserError) as told:
-        first(make("ours:make", **changes))
+        first_observation(make_env("ours:make", **changes))
     assert says in str(told.value)
     assert "\n" not in str(told.value)
 
@@ -243,20 +243,20 @@ def test_episodes_are_truncated_at_the_limit_alone(limit, says, here):
     here("ours.py")
     spec = Spec("own", 2, 3, 4, (2, 3), limit, "common")
     if says is None:
-        make("ours:make", spec=spec)
+        make_env("ours:make", spec=spec)
     else:
         assert says in refused("ours:make", spec=spec)
 
 
 def test_the_episode_that_is_played_may_terminate(here):
     here("ours.py")
-    world = make("ours:make")
+    world = make_env("ours:make")
 
     def step(key, state, action):
         after, timestep = world.step(key, state, action)
         return after, timestep._replace(terminated=state["time"] > 1)
 
-    assert make("ours:make", step=step).spec.limit == 5
+    assert make_env("ours:make", step=step).spec.limit == 5
 
 
 def test_a_spec_that_fails(here):
@@ -272,16 +272,16 @@ def test_a_spec_that_fails(here):
 def test_who_keeps_the_state_tells_worlds_apart(here):
     here("ours.py", WORLD + "\nWorld.close = lambda self: None\n")
     here("ours_host.py", HOSTED)
-    assert not isinstance(make("ours:make"), HostEnv)
-    assert isinstance(make("ours_host:make"), HostEnv)
+    assert not isinstance(make_env("ours:make"), HostEnv)
+    assert isinstance(make_env("ours_host:make"), HostEnv)
     assert "reset gives obs of shape (2, 4)" in refused("ours:make", obs=(2, 4))
-    jitted = jax.jit(make("ours:make").step)
-    assert not isinstance(make("ours:make", step=jitted), HostEnv)
+    jitted = jax.jit(make_env("ours:make").step)
+    assert not isinstance(make_env("ours:make", step=jitted), HostEnv)
 
 
 def test_states_hold_no_keys(here):
     here("ours.py")
-    world = make("ours:make")
+    world = make_env("ours:make")
 
     def reset(key):
         return {"key": key}, world.see()
@@ -297,7 +297,7 @@ def test_states_hold_no_keys(here):
 
 def test_the_example_is_an_environment(here, monkeypatch):
     monkeypatch.chdir(EXAMPLES)
-    env = make("rendezvous:make", cells=4)
+    env = make_env("rendezvous:make", cells=4)
     assert env.spec.obs == 4
     state, _ = env.reset(jax.random.key(0))
     state = state._replace(at=jnp.array([0, 2]), time=jnp.int32(18))
@@ -365,7 +365,7 @@ def test_a_world_that_cannot_be_drawn_finishes_its_run(
 @pytest.mark.slow
 def test_agents_learn_to_meet(monkeypatch, here):
     monkeypatch.chdir(EXAMPLES)
-    env = make("rendezvous:make")
+    env = make_env("rendezvous:make")
     config = recipes.make("perla-ippo", hidden_size=32)
     trainer = Trainer(env, config, seeds=(0,), steps=60_000, eval_episodes=64)
     population, (before,) = trainer.advance(trainer.init(), 0)

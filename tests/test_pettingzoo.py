@@ -16,8 +16,8 @@ from pettingzoo.utils.conversions import parallel_to_aec
 from perla.cli import main
 from perla.envs.bridges.pettingzoo import PettingZoo
 from perla.envs.bridges.to_pettingzoo import parallel
-from perla.envs.processes.pool import draw, first
-from perla.envs.registry import factory, make
+from perla.envs.processes.pool import first_observation, sample_actions
+from perla.envs.registry import env_factory, make_env
 from perla.errors import UserError
 from perla.loops.host import Trainer
 from perla.methods import recipes
@@ -119,7 +119,7 @@ def play(world):
 @pytest.mark.parametrize("name", FACTS)
 def test_the_facts_of_a_world(name):
     id, _, options = WORLDS[name]
-    spec = make(id, **options).spec
+    spec = make_env(id, **options).spec
     assert (spec.agents, spec.obs, spec.state, spec.actions, spec.limit) == FACTS[name]
     assert (spec.id, spec.reward, spec.mortal) == (id, "individual", True)
     assert spec.continuous == ("continuous" in name)
@@ -130,9 +130,9 @@ def test_the_facts_of_a_world(name):
 @pytest.mark.parametrize("name", WORLDS)
 def test_side_by_side_with_the_original(name):
     id, module, options = WORLDS[name]
-    world, original = make(id, **options), module.parallel_env(**options)
+    world, original = make_env(id, **options), module.parallel_env(**options)
     agents, random = original.possible_agents, np.random.default_rng(0)
-    first(world)
+    first_observation(world)
     deaths = ends = 0
     for seed in (3, 4):
         seen, _ = original.reset(seed=seed)
@@ -140,7 +140,7 @@ def test_side_by_side_with_the_original(name):
         living = set(agents)
         for time in range(1, world.spec.limit + 1):
             check(observation, seen, living, original, world.spec)
-            action = draw(world.spec, random, observation.avail)
+            action = sample_actions(world.spec, random, observation.avail)
             timestep = world.step(action)
             actions = {
                 agent: theirs(original.action_space(agent), action[agents.index(agent)])
@@ -191,7 +191,7 @@ def check(observation, seen, living, original, spec):
     (KNIGHTS, {}, "ippo"),
 ])  # fmt: skip
 def test_it_is_trained_on(id, options, algo):
-    made = factory(id, limit=6, **options)
+    made = env_factory(id, limit=6, **options)
     config = recipes.make(algo, **SMALL)
     trainer = Trainer(made(), made, config, seeds=(0,), steps=32, eval_episodes=2)
     try:
@@ -205,7 +205,7 @@ def test_it_is_trained_on(id, options, algo):
 
 
 def test_a_picture_is_the_worlds_own():
-    world = make(SPREAD)
+    world = make_env(SPREAD)
     world.reset(0)
     picture = world.render()
     assert (picture.shape, picture.dtype) == ((700, 700, 3), np.uint8)
@@ -216,7 +216,7 @@ def test_our_own_worlds_come_back_as_they_went():
     """Exported and bridged, foraging with masked actions is what it was."""
     import jax
 
-    env = make("lbf:Foraging-5x5-2p-1f-coop-v2", mask=True)
+    env = make_env("lbf:Foraging-5x5-2p-1f-coop-v2", mask=True)
     world = PettingZoo("round", parallel(env), limit=env.spec.limit)
     seen = world.reset(3)
     for name in ("agents", "obs", "state", "actions", "limit"):
@@ -236,10 +236,10 @@ def test_our_own_worlds_come_back_as_they_went():
 def test_what_steps_it_imports_no_jax():
     code = (
         "import sys\n"
-        "from perla.envs.registry import make\n"
-        f"make({SPREAD!r}).reset(0)\n"
-        "make('gym:lbforaging:Foraging-5x5-2p-1f-coop-v3').reset(0)\n"
-        "make('mpe2.simple_spread_v3:parallel_env').reset(0)\n"
+        "from perla.envs.registry import make_env\n"
+        f"make_env({SPREAD!r}).reset(0)\n"
+        "make_env('gym:lbforaging:Foraging-5x5-2p-1f-coop-v3').reset(0)\n"
+        "make_env('mpe2.simple_spread_v3:parallel_env').reset(0)\n"
         "assert 'jax' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
@@ -331,8 +331,8 @@ def test_an_agent_who_joins_is_refused():
 
 
 def test_the_state_can_be_chosen():
-    assert make(SPREAD).spec.rules["state"] == "own"
-    assert make(KNIGHTS, state="observations").spec.state == 4 * 135
+    assert make_env(SPREAD).spec.rules["state"] == "own"
+    assert make_env(KNIGHTS, state="observations").spec.state == 4 * 135
     assert PettingZoo("band", Band()).spec.rules["state"] == "observations"
     with pytest.raises(UserError, match=r"band offers no state\(\) of its own"):
         PettingZoo("band", Band(), state="own")
@@ -352,16 +352,16 @@ def module(monkeypatch):
 
 def test_turns_that_can_be_played_at_once_are(module):
     module("turns", env=lambda: parallel_to_aec(Band()))
-    assert make("pettingzoo:turns").spec.actions == (2, 3)
+    assert make_env("pettingzoo:turns").spec.actions == (2, 3)
     aec = functools.partial(simple_spread_v3.env, max_cycles=3)
     module("spread", env=aec)
-    assert len(play(make("pettingzoo:spread"))) == 3
+    assert len(play(make_env("pettingzoo:spread"))) == 3
     still = aec()
     still.metadata["is_parallelizable"] = False
     module("still", env=lambda: still)
     try:
         with pytest.raises(UserError, match="take turns; learners here need agents that act at"):
-            make("pettingzoo:still")
+            make_env("pettingzoo:still")
     finally:
         still.metadata["is_parallelizable"] = True
 
@@ -377,17 +377,17 @@ def test_a_users_function_may_return_one(module):
         return made[-1]
 
     module("ours_zoo", band=band, turns=lambda: simple_spread_v3.env(), fails=lambda: Band)
-    world = make("ours_zoo:band", leave=True)
+    world = make_env("ours_zoo:band", leave=True)
     assert isinstance(world, PettingZoo)
     assert world.env is made[-1]
     assert (world.spec.id, world.spec.rules["options"]) == ("ours_zoo:band", {"leave": True})
     assert play(world)[-1].final.alive.tolist() == [False, True]
-    world = make("ours_zoo:band", limit=2, reward="common", mortal=False, state="observations")
+    world = make_env("ours_zoo:band", limit=2, reward="common", mortal=False, state="observations")
     assert (world.spec.limit, world.spec.reward, world.spec.mortal) == (2, "common", False)
     assert world.spec.rules["options"] == {}
-    assert make("ours_zoo:turns").spec.agents == 3
+    assert make_env("ours_zoo:turns").spec.agents == 3
     with pytest.raises(UserError, match="which is no environment"):
-        make("ours_zoo:fails")
+        make_env("ours_zoo:fails")
 
 
 def test_a_users_function_may_return_one_of_gymnasium(module):
@@ -401,16 +401,16 @@ def test_a_users_function_may_return_one_of_gymnasium(module):
         alone=lambda: gymnasium.make("CartPole-v1"),
         limited=lambda limit: gymnasium.make(name, disable_env_checker=True, sight=limit),
     )
-    world, same = make("ours_gym:forage"), make(f"gym:lbforaging:{name}")
+    world, same = make_env("ours_gym:forage"), make_env(f"gym:lbforaging:{name}")
     assert (world.spec.actions, world.spec.limit) == (same.spec.actions, same.spec.limit)
     np.testing.assert_array_equal(world.reset(5).obs, same.reset(5).obs)
-    assert make("ours_gym:forage", limit=7, reward="common").spec.limit == 7
+    assert make_env("ours_gym:forage", limit=7, reward="common").spec.limit == 7
     # What the function takes is the function's.
-    assert make("ours_gym:limited", limit=1).spec.limit == same.spec.limit
+    assert make_env("ours_gym:limited", limit=1).spec.limit == same.spec.limit
     with pytest.raises(UserError, match="unexpected keyword argument 'mortal'"):
-        make("ours_gym:forage", mortal=True)
+        make_env("ours_gym:forage", mortal=True)
     with pytest.raises(UserError, match="ours_gym:alone has one agent"):
-        make("ours_gym:alone")
+        make_env("ours_gym:alone")
 
 
 # --- Mistakes -----------------------------------------------------------------------------------
@@ -436,7 +436,7 @@ def test_a_users_function_may_return_one_of_gymnasium(module):
 )
 def test_mistakes_end_in_a_line(id, options, message):
     with pytest.raises(UserError, match=message) as told:
-        make(id, **options)
+        make_env(id, **options)
     assert len(str(told.value)) < 200
 
 
@@ -444,7 +444,7 @@ def test_a_world_that_needs_another_package_names_it(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "needy_zoo.py").write_text("import nowhere_to_be_found\n")
     with pytest.raises(UserError, match="needy_zoo needs nowhere_to_be_found, which is not inst"):
-        make("pettingzoo:needy_zoo")
+        make_env("pettingzoo:needy_zoo")
 
 
 def test_a_missing_extra_is_told_in_a_line(monkeypatch, capsys):

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import host_worlds
+import host_envs
 from perla.envs.processes import pool as pools
-from perla.envs.processes.pool import Pool, first
+from perla.envs.processes.pool import Pool, first_observation
 from perla.envs.protocol import HostEnv
 from perla.errors import UserError
 
@@ -25,8 +25,8 @@ ENTROPY = {0: [(5, 6), (5, 7), (8,)], 1: [(7,), (9, 9, 9)]}
 pytestmark = pytest.mark.xdist_group("pool")
 
 
-def make(**options):
-    return partial(host_worlds.make, "patience", **options)
+def make_factory(**options):
+    return partial(host_envs.make_env, "patience", **options)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def pool():
     made = []
 
     def build(said=None, workers=2, step_seconds=60.0, restarts=10, **options):
-        factory = make(**options)
+        factory = make_factory(**options)
         say = (lambda text: None) if said is None else said.append
         made.append(
             Pool(
@@ -75,7 +75,9 @@ def play(pool, steps):
 
 def serial(steps, **options):
     """The same with one copy at a time and no pool."""
-    worlds = {(g, c): make(**options)() for g, n in enumerate(GROUPS.values()) for c in range(n)}
+    worlds = {
+        (g, c): make_factory(**options)() for g, n in enumerate(GROUPS.values()) for c in range(n)
+    }
     episodes = dict.fromkeys(worlds, 0)
 
     def begin(which):
@@ -114,7 +116,7 @@ def same(batch, rows):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_pool_is_its_copies_stepped_one_by_one_to_the_bit(pool, end, workers):
     many = pool(end=end, workers=workers)
-    assert isinstance(make()(), HostEnv)
+    assert isinstance(make_factory()(), HostEnv)
     starts, outcomes = serial(8, end=end)
     for have, want in zip(begin(many), starts, strict=True):
         same(have, want)
@@ -205,7 +207,7 @@ def test_after_a_fault_elsewhere_a_group_begins_as_it_would_have(pool):
     many.reset(1, ENTROPY[1])  # which the new process is about to be asked for anyway
     after, lost = many.receive(1)
     np.testing.assert_array_equal(after.observation.state, before.state)
-    np.testing.assert_array_equal(many.memory.episode[3:], 0)
+    np.testing.assert_array_equal(many.arrays.episode[3:], 0)
     assert not lost.any()
 
 
@@ -307,11 +309,11 @@ def test_what_a_world_has_started_ends_with_whoever_trains(games, tmp_path):
     script.write_text(
         "import sys, time\n"
         "from functools import partial\n"
-        "import host_worlds\n"
+        "import host_envs\n"
         "from perla.envs.processes.pool import Pool\n"
         "if __name__ == '__main__':\n"
-        "    make = partial(host_worlds.make, 'patience', game=sys.argv[1])\n"
-        "    pool = Pool(make, host_worlds.Patience().spec, [['one', 'other']], workers=2)\n"
+        "    make = partial(host_envs.make_env, 'patience', game=sys.argv[1])\n"
+        "    pool = Pool(make, host_envs.Patience().spec, [['one', 'other']], workers=2)\n"
         "    pool.reset(0, [(1,), (2,)])\n"
         "    pool.receive(0)\n"
         "    print('begun', flush=True)\n"
@@ -330,8 +332,8 @@ def test_what_a_world_has_started_ends_with_whoever_trains(games, tmp_path):
 
 
 def test_a_world_that_is_not_what_its_spec_says_is_refused():
-    world = make()()
-    world._see = lambda: host_worlds.Patience._see(world)._replace(state=np.zeros(5))
+    world = make_factory()()
+    world._see = lambda: host_envs.Patience._see(world)._replace(state=np.zeros(5))
     message = r"tiny:patience: in the first observation `state` has shape \(5,\), expected \(4,\)"
     with pytest.raises(UserError, match=message):
-        first(world)
+        first_observation(world)

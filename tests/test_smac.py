@@ -15,9 +15,9 @@ from fake_smac import ADVANCE, ATTACK, NOOP, STOP
 from perla.algos.create import create
 from perla.cli import main
 from perla.envs.bridges import smac
-from perla.envs.processes.pool import draw, first, pace
+from perla.envs.processes.pool import first_observation, sample_actions, seconds_per_step
 from perla.envs.protocol import HostEnv
-from perla.envs.registry import make
+from perla.envs.registry import make_env
 from perla.errors import UserError
 from perla.loops.evaluate import evaluate
 from perla.loops.progress import row, scores
@@ -46,7 +46,7 @@ MAPS = {
 
 
 def world(kind="skirmish", **options):
-    return make("fake_smac:make", kind=kind, **options)
+    return make_env("fake_smac:make", kind=kind, **options)
 
 
 def play(env, *actions, seed=0):
@@ -68,7 +68,7 @@ def test_the_facts_of_a_world():
     assert not spec.continuous
     assert spec.id == "fake_smac:make"
     assert spec.rules == {"kind": "skirmish", "seeded": "every episode"}
-    first(env)
+    first_observation(env)
 
 
 def test_masks_are_the_worlds_own():
@@ -189,7 +189,7 @@ def test_a_world_that_lacks_something_ends_in_a_line(kind, message):
 
 
 def test_a_world_without_a_picture_says_so_in_a_line():
-    env = smac.Skirmish("mine", fake_smac.Skirmish(), {})
+    env = smac.SMAC("mine", fake_smac.Skirmish(), {})
     env.env = fake_smac.Blind()
     with pytest.raises(UserError, match=r"mine: cannot be drawn here \(NotImplementedError"):
         env.render()
@@ -205,25 +205,25 @@ def installed(monkeypatch, tmp_path):
 
 
 def test_options_reach_the_constructor_and_are_stamped(installed):
-    env = make("smac:3m", difficulty=7, reward_scale=False)
+    env = make_env("smac:3m", difficulty=7, reward_scale=False)
     assert (env.env.map_name, env.env.difficulty, env.env.reward_scale) == ("3m", "7", False)
     assert env.spec.rules == {
         "map_name": "3m", "difficulty": "7", "reward_scale": False, "smac": "unknown",
         "game": "Base75689", "seeded": "first episode",
     }  # fmt: skip
     assert env.spec.id == "smac:3m"
-    drawn = make("smac:v2-10gen_zerg").spec.rules["seeded"]
+    drawn = make_env("smac:v2-10gen_zerg").spec.rules["seeded"]
     assert drawn == "first episode, but its teams and places"
 
 
 def test_starcraft_is_told_to_say_where_it_cuts(installed):
-    assert play(make("smac:3m"), *[(STOP, STOP)] * 8)[-1].truncated
-    assert play(make("smac:v2-10gen_zerg"), *[(STOP, STOP)] * 8)[-1].truncated
+    assert play(make_env("smac:3m"), *[(STOP, STOP)] * 8)[-1].truncated
+    assert play(make_env("smac:v2-10gen_zerg"), *[(STOP, STOP)] * 8)[-1].truncated
 
 
 def test_starcraft_is_started_with_the_first_seed_and_goes_on_from_there(installed):
     def states(*seeds):
-        env = make("smac:3m")
+        env = make_env("smac:3m")
         return [env.reset(seed).state.tolist() for seed in seeds]
 
     many = states(*range(1, 9))
@@ -233,17 +233,17 @@ def test_starcraft_is_started_with_the_first_seed_and_goes_on_from_there(install
 
 def test_an_episode_that_the_game_broke_off_is_a_fault_and_no_end(installed):
     with pytest.raises(RuntimeError, match="StarCraft II failed"):
-        play(make("smac:3m", start="break"), (STOP, STOP), (STOP, STOP))
+        play(make_env("smac:3m", start="break"), (STOP, STOP), (STOP, STOP))
 
 
 def test_a_game_that_does_not_start_is_told_in_a_line(installed):
     message = r"^smac:3m: StarCraft II does not start \(ConnectionError: no answer\)$"
     with pytest.raises(UserError, match=message):
-        make("smac:3m", start="ill").reset(0)
+        make_env("smac:3m", start="ill").reset(0)
 
 
 def test_smacv2_draws_the_published_teams(installed):
-    env = make("smac:v2-10gen_terran", units=6, enemies=7, difficulty="8")
+    env = make_env("smac:v2-10gen_terran", units=6, enemies=7, difficulty="8")
     env.reset(0)
     assert env.env.capability == {
         "n_units": 6, "n_enemies": 7, "written": True,
@@ -259,12 +259,12 @@ def test_smacv2_draws_the_published_teams(installed):
     assert env.env.difficulty == "8"
     rules = env.spec.rules
     assert (rules["units"], rules["enemies"], rules["obs_own_pos"]) == (6, 7, True)
-    assert make("smac:v2-10gen_zerg").spec.rules["enemies"] == 5
+    assert make_env("smac:v2-10gen_zerg").spec.rules["enemies"] == 5
 
 
 def test_smaclite_is_cut_where_smac_cuts(installed):
-    assert make("smac:lite-2s3z").spec.limit == 120
-    env = make("smac:lite-2s3z", limit=3, use_cpp_rvo2=True)
+    assert make_env("smac:lite-2s3z").spec.limit == 120
+    env = make_env("smac:lite-2s3z", limit=3, use_cpp_rvo2=True)
     assert env.env.use_cpp_rvo2
     assert env.spec.rules == {
         "map_name": "2s3z", "limit": 3, "use_cpp_rvo2": True, "smaclite": "unknown",
@@ -276,7 +276,7 @@ def test_smaclite_is_cut_where_smac_cuts(installed):
 
 
 def test_smaclite_begins_without_the_last_actions_of_another_episode(installed):
-    env = make("smac:lite-2s3z")
+    env = make_env("smac:lite-2s3z")
     (step,) = play(env, (STOP, STOP))
     assert step.final.state[7:].any()
     assert not env.reset(0).state[7:].any()
@@ -301,7 +301,7 @@ def test_smaclite_begins_without_the_last_actions_of_another_episode(installed):
 )
 def test_mistakes_end_in_a_line(installed, id, options, message):
     with pytest.raises(UserError, match=message):
-        make(id, **options)
+        make_env(id, **options)
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_a_package_that_cannot_be_imported_is_told_in_a_line(monkeypatch):
 
     monkeypatch.setattr(smac.importlib, "import_module", fails)
     with pytest.raises(UserError, match=r"^smac:3m needs smac \(TypeError: too new\); pip install"):
-        smac.make("3m")
+        smac.make_env("3m")
 
 
 def test_a_missing_game_is_told_in_a_line(installed, monkeypatch, capsys):
@@ -342,7 +342,7 @@ def test_a_missing_game_is_told_in_a_line(installed, monkeypatch, capsys):
     monkeypatch.delenv("SC2PATH")
     monkeypatch.setenv("HOME", str(installed))
     with pytest.raises(UserError, match=str(installed / "StarCraftII")):
-        make("smac:3m")
+        make_env("smac:3m")
 
 
 def test_the_maps_are_known(capsys):
@@ -361,7 +361,7 @@ def test_the_facts_of_the_maps(name, monkeypatch, tmp_path):
         (tmp_path / path).mkdir(parents=True)
     monkeypatch.setenv("SC2PATH", str(tmp_path))
     for last, state in zip((False, True), MAPS[name][4:], strict=True):
-        spec = make(f"smac:{name}", state_last_action=last).spec
+        spec = make_env(f"smac:{name}", state_last_action=last).spec
         facts = (spec.agents, spec.limit, spec.actions[0], spec.obs)
         assert (*facts, spec.state) == (*MAPS[name][:4], state)
 
@@ -369,8 +369,8 @@ def test_the_facts_of_the_maps(name, monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", smac.LIMITS)
 def test_smaclites_own_maps(name):
     pytest.importorskip("smaclite.env", reason="SMAClite is not installed")
-    env = make(f"smac:lite-{name}")
-    first(env)
+    env = make_env(f"smac:lite-{name}")
+    first_observation(env)
     if name in MAPS:
         spec = env.spec
         facts = (spec.agents, spec.limit, spec.actions[0], spec.obs, spec.state)
@@ -383,11 +383,11 @@ def test_smaclites_own_maps(name):
 
 def test_random_actions_are_legal():
     avail = np.array([[[0, 1, 0, 1, 1], [1, 0, 0, 0, 0]]] * 500, bool)
-    drawn = draw(world().spec, np.random.default_rng(0), avail)
+    drawn = sample_actions(world().spec, np.random.default_rng(0), avail)
     assert drawn.shape == (500, 2)
     assert np.take_along_axis(avail, drawn[..., None], -1).all()
     assert set(drawn[:, 0]) == {1, 3, 4}
-    assert pace(world(), 40) > 0
+    assert seconds_per_step(world(), 40) > 0
 
 
 def test_the_bridge_imports_no_jax():

@@ -133,7 +133,7 @@ def _play(env: Env, limit: int, key: PRNGKeyArray) -> tuple[Any, Any, Any]:
     import jax
     import jax.numpy as jnp
 
-    from perla.envs.wrappers import draw
+    from perla.envs.wrappers import sample_actions
 
     state, seen = env.reset(key)
 
@@ -144,7 +144,9 @@ def _play(env: Env, limit: int, key: PRNGKeyArray) -> tuple[Any, Any, Any]:
     def step(carry: Any) -> Any:
         time, *_, state, seen = carry
         key_action, key_step = jax.random.split(jax.random.fold_in(key, time))
-        state, timestep = env.step(key_step, state, draw(key_action, env.spec, seen.avail))
+        state, timestep = env.step(
+            key_step, state, sample_actions(key_action, env.spec, seen.avail)
+        )
         return time + 1, timestep.terminated, timestep.truncated, state, timestep.observation
 
     start = jnp.int32(0), jnp.bool_(False), jnp.bool_(False), state, seen

@@ -28,7 +28,7 @@ BRIDGED = ("limit", "reward", "mortal", "state")
 """Options of the bridges to other libraries: PettingZoo's has all, Gymnasium's the first two."""
 
 
-def make(id: str, families: Iterable[str], /, **options: Any) -> Env | HostEnv:
+def make_env(id: str, families: Iterable[str], /, **options: Any) -> Env | HostEnv:
     """The environment that the function of `id`, `package.module:function`, returns.
 
     `options` are its arguments; those of `BRIDGED` that it does not take are for the bridge that
@@ -56,7 +56,7 @@ def make(id: str, families: Iterable[str], /, **options: Any) -> Env | HostEnv:
     from perla.envs.bridges import smac
 
     # Whatever kind of environment there is, here it is told by what the function returned.
-    skirmish = smac.like(made)  # SMAClite's are Gymnasium's as well.
+    skirmish = smac.has_interface(made)  # SMAClite's are Gymnasium's as well.
     zoo = not skirmish and _is(made, "pettingzoo", "ParallelEnv", "AECEnv")
     gymnasium = not skirmish and _is(made, "gymnasium", "Env")
     known = BRIDGED if zoo else BRIDGED[:2] if gymnasium else ()
@@ -66,7 +66,7 @@ def make(id: str, families: Iterable[str], /, **options: Any) -> Env | HostEnv:
     rules = {"options": options}
     if skirmish:
         with explain_errors(f"{id}: get_env_info fails"):
-            return smac.own(id, made, options)
+            return smac.wrap(id, made, options)
     if zoo:
         from perla.envs.bridges import pettingzoo
 

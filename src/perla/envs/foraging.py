@@ -472,7 +472,7 @@ _PIECES = (
 """The grammar of ids: what a piece is, how it is written, and whether it must be there."""
 
 
-def make(name: str, /, **options: Any) -> Foraging:
+def make_env(name: str, /, **options: Any) -> Foraging:
     """The world of an id such as `Foraging-8x8-2p-2f-coop-v2`.
 
     The grammar is `Foraging[-grid][-{k}s]-{s}x{s}-{p}p-{f}f[-coop]-v2|-v3`, for any size s,

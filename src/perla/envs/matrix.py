@@ -287,7 +287,7 @@ _NUMBERS = {"n": "number of agents", "a": "number of actions", "s": "seed", "t":
 """What may follow a game, in this order."""
 
 
-def make(name: str, /, **options: Any) -> MatrixGame:
+def make_env(name: str, /, **options: Any) -> MatrixGame:
     """The game of a name such as `climbing`, `overgeneralisation-n20-a3` or `my/payoffs.json`.
 
     The grammar is `{game}[-n{agents}][-a{actions}][-s{seed}][-t{steps}]`; a game without `-t` is

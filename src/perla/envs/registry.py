@@ -60,7 +60,7 @@ def check_trust(ids: Collection[str], trust: Trust, *, source: Path) -> None:
             )
 
 
-def make(id: str, /, **options: Any) -> Env | HostEnv:
+def make_env(id: str, /, **options: Any) -> Env | HostEnv:
     """The world called `id`, a family's prefix and a name: `lbf:Foraging-8x8-2p-2f-coop-v2`.
 
     What is before the colon may also be a module of the user's own, and what follows the function
@@ -68,10 +68,10 @@ def make(id: str, /, **options: Any) -> Env | HostEnv:
     foraging: `reward`, `penalty`) or the function's own. Raises `UserError` for an unknown family,
     name or option.
     """
-    return factory(id, **options)()
+    return env_factory(id, **options)()
 
 
-def factory(id: str, /, **options: Any) -> Callable[[], Any]:
+def env_factory(id: str, /, **options: Any) -> Callable[[], Any]:
     """What makes the world called `id`, again and again: a function that processes can be sent."""
     family, colon, name = id.partition(":")
     if not colon:
@@ -79,10 +79,10 @@ def factory(id: str, /, **options: Any) -> Callable[[], Any]:
         (close,) = difflib.get_close_matches(id, known, n=1, cutoff=0.0)
         raise UserError(f"environment {id!r} lacks its family; did you mean '{known[close]}:{id}'?")
     if family in FAMILIES:
-        return partial(_module(family).make, name, **options)
+        return partial(_module(family).make_env, name, **options)
     from perla.envs import custom
 
-    return partial(custom.make, id, tuple(FAMILIES), **options)
+    return partial(custom.make_env, id, tuple(FAMILIES), **options)
 
 
 def _module(family: str) -> Any:

@@ -12,9 +12,11 @@ from perla.envs.protocol import Env, Observation, Spec, State, TimeStep
 from perla.types import Actions, Array, Bool, PRNGKeyArray
 
 
-def draw(key: PRNGKeyArray, spec: Spec, avail: Bool[Array, "*batch agent action"]) -> Actions:
+def sample_actions(
+    key: PRNGKeyArray, spec: Spec, avail: Bool[Array, "*batch agent action"]
+) -> Actions:
     """Uniform actions among those that `avail` allows, or numbers in [-1, 1]: in JAX, what
-    `perla.envs.processes.pool.draw` is in NumPy."""
+    `perla.envs.processes.pool.sample_actions` is in NumPy."""
     if spec.continuous:
         return jax.random.uniform(key, avail.shape, minval=-1.0)
     # A random number for each agent, not for each action: the rank of its choice among the allowed.

@@ -103,13 +103,13 @@ class Gym:
 
     def step(self, action: np.ndarray) -> TimeStep:
         """One step of the environment."""
-        theirs = tuple(act.theirs(a) for act, a in zip(self.spaces.acts, action, strict=True))
+        theirs = tuple(act.to_native(a) for act, a in zip(self.spaces.acts, action, strict=True))
         seen, rewards, terminated, truncated, info = self.env.step(theirs)
         self.time += 1
         last = self.time == self.spec.limit
         over, cut = self._all(terminated), self._all(truncated)
         if cut and not (over or last):
-            raise spaces.cut(self.spec.id, self.time, int(self.spec.limit or 0))
+            raise spaces.early_truncation(self.spec.id, self.time, int(self.spec.limit or 0))
         over = over and not (last and self.folds)
         observation = self._observation(seen, info)
         return TimeStep(
@@ -123,7 +123,7 @@ class Gym:
         # Some are asked for a picture at every call, as was the custom once.
         asks = "mode" in inspect.signature(bare.render).parameters
         draw = (lambda: bare.render(mode="rgb_array")) if asks else self.env.render
-        return spaces.picture(self.spec.id, draw)
+        return spaces.check_picture(self.spec.id, draw)
 
     def close(self) -> None:
         """Let go of the environment."""
@@ -152,18 +152,18 @@ class Gym:
         return bool(ended.all())
 
 
-def make(name: str, /, **options: Any) -> Gym:
+def make_env(name: str, /, **options: Any) -> Gym:
     """The environment of a name such as `lbforaging:Foraging-8x8-2p-2f-coop-v3`.
 
     Options: `limit` and `reward` (`individual` or `common`), see `Gym`; all others are the
     environment's own. Raises `UserError` for a name or option that is none, where Gymnasium or the
     module is not installed, and for an environment of a single agent.
     """
-    gymnasium = optional.load("gymnasium", extra="gym")
+    gymnasium = optional.import_optional("gymnasium", extra="gym")
     id = f"gym:{name}"
     module, _, world = name.rpartition(":")
     if module:
-        optional.module(module, id=id)
+        optional.import_module(module, id=id)
     if world not in gymnasium.registry:
         (close,) = difflib.get_close_matches(world, list(gymnasium.registry), n=1, cutoff=0.0)
         raise UserError(f"unknown environment of Gymnasium {world!r}; did you mean {close!r}?")
@@ -203,7 +203,7 @@ def _built(id: str, gymnasium: Any, spec: Any, options: dict[str, Any]) -> Any:
                 **options,
             )
     except Exception as error:  # Each environment refuses in its own way.
-        raise optional.refused(id, options, error) from None
+        raise optional.construction_error(id, options, error) from None
 
 
 def _tuple(id: str, space: Any) -> list[Any]:

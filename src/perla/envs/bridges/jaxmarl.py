@@ -149,7 +149,7 @@ def _hanabi_limit(env: Any) -> int:
 
 
 @dataclass(frozen=True)
-class World:
+class EnvInfo:
     """What there is to know of a world beyond what JaxMARL says of it."""
 
     id: str
@@ -180,14 +180,14 @@ _SPREAD = _MPE | {"local_ratio": float, "action_type": Literal["Discrete", "Cont
 _KITCHEN = {"max_steps": Count, "random_reset": bool}
 
 
-def _mpe(id: str, reward: Literal["common", "individual"], **more: Any) -> World:
+def _mpe(id: str, reward: Literal["common", "individual"], **more: Any) -> EnvInfo:
     # MPE compares its clock with the limit before it moves it: one step more.
     late = {"limit": lambda env: env.max_steps + 1, "picture": _particles}
-    return World(id, reward, **(late | {"options": _MPE} | more))
+    return EnvInfo(id, reward, **(late | {"options": _MPE} | more))
 
 
-WORLDS: dict[str, World] = {
-    "SMAX": World(
+ENVIRONMENTS: dict[str, EnvInfo] = {
+    "SMAX": EnvInfo(
         "HeuristicEnemySMAX",
         "common",
         _units,
@@ -242,10 +242,10 @@ WORLDS: dict[str, World] = {
         )
         for n in (3, 6, 9)
     },
-    "overcooked": World(
+    "overcooked": EnvInfo(
         "overcooked", "common", _kitchen, options=_KITCHEN, variants=("layout", _layouts)
     ),
-    "overcooked_v2": World(
+    "overcooked_v2": EnvInfo(
         "overcooked_v2",
         "common",
         _kitchen_v2,
@@ -260,7 +260,7 @@ WORLDS: dict[str, World] = {
         },
         variants=("layout", _layouts_v2),
     ),
-    "hanabi": World(
+    "hanabi": EnvInfo(
         "hanabi",
         "common",
         _pictured,
@@ -276,7 +276,7 @@ WORLDS: dict[str, World] = {
         ends=True,
         legal="get_legal_moves",
     ),
-    "switch_riddle": World(
+    "switch_riddle": EnvInfo(
         "switch_riddle",
         "common",
         _pictured,
@@ -294,13 +294,13 @@ class JaxMARL:
     spec: Spec
     env: Any
     """JaxMARL's environment."""
-    world: World
+    info: EnvInfo
 
     def reset(self, key: PRNGKeyArray) -> tuple[Any, Observation]:
         """Begin an episode."""
-        with common.foreign():
-            seen, state = self.env.reset(common.raw(key))
-            state = common.settled(state)
+        with common.allow_broadcasting():
+            seen, state = self.env.reset(common.raw_key(key))
+            state = common.as_arrays(state)
             return state, self._observe(seen, state)
 
     def step(
@@ -311,18 +311,18 @@ class JaxMARL:
     ) -> tuple[Any, TimeStep]:
         """Make one transition, by the environment's own `step_env`."""
         time = clock(state)
-        if self.world.ends:
+        if self.info.ends:
             state = at(state, step=jnp.full_like(time, PAST))
-        with common.foreign():
+        with common.allow_broadcasting():
             seen, state, reward, done, _ = self.env.step_env(
-                common.raw(key), state, self.played(action)
+                common.raw_key(key), state, self.played(action)
             )
-            late = time + 1 >= self.world.limit(self.env)
-            terminated = jnp.asarray(done["__all__"]) if self.world.ends else jnp.zeros((), bool)
-            state = common.settled(at(state, step=time + 1, done=terminated | late))
+            late = time + 1 >= self.info.limit(self.env)
+            terminated = jnp.asarray(done["__all__"]) if self.info.ends else jnp.zeros((), bool)
+            state = common.as_arrays(at(state, step=time + 1, done=terminated | late))
             observation = self._observe(seen, state)
-            rewards = jnp.stack([reward[name] for name in self.world.agents(self.env)])
-            won = self.world.won(self.env, state) if self.world.won else None
+            rewards = jnp.stack([reward[name] for name in self.info.agents(self.env)])
+            won = self.info.won(self.env, state) if self.info.won else None
         return state, TimeStep(
             observation=observation,
             reward=rewards.astype(jnp.float32),
@@ -334,35 +334,35 @@ class JaxMARL:
 
     def render(self, state: Any) -> np.ndarray:
         """A picture of `state`: uint8 `[height, width, 3]`."""
-        with common.foreign():
-            return self.world.picture(self.env, state)
+        with common.allow_broadcasting():
+            return self.info.picture(self.env, state)
 
     def played(
         self, action: Int[Array, " agent"] | Float[Array, "agent action"]
     ) -> dict[str, Array]:
         """What everyone does, by name and in the environment's own units."""
-        learners = self.world.agents(self.env)
+        learners = self.info.agents(self.env)
         joint = {}
         for index, name in enumerate(learners):
             joint[name] = action[index]
             if self.spec.continuous:
                 space = self.env.action_space(name)
                 own = action[index, : self.spec.actions[index]]
-                joint[name] = common.scaled(own, space.low, space.high)
+                joint[name] = common.scale_action(own, space.low, space.high)
         idle = jnp.zeros_like(joint[learners[0]])  # What a script follows asks for no action.
         return {name: joint.get(name, idle) for name in self.env.agents}
 
     def _observe(self, seen: Mapping[str, Array], state: Any) -> Observation:
-        world, env, spec = self.world, self.env, self.spec
+        world, env, spec = self.info, self.env, self.spec
         learners = world.agents(env)
         own = [seen[name] for name in learners]
-        whole = seen["world_state"] if "world_state" in seen else common.joined(own)
-        avail = common.has(spec.actions)
+        whole = seen["world_state"] if "world_state" in seen else common.concatenate(own)
+        avail = common.existing_actions(spec.actions)
         if world.legal and not spec.continuous:
             legal = getattr(env, world.legal)(state)
-            avail &= common.rows([legal[name] for name in learners]) > 0
+            avail &= common.pad_rows([legal[name] for name in learners]) > 0
         alive = world.alive(state)[: spec.agents] if world.alive else None
-        return Observation(common.rows(own), whole.astype(jnp.float32), avail, alive)
+        return Observation(common.pad_rows(own), whole.astype(jnp.float32), avail, alive)
 
 
 def clock(state: Any) -> Int[Array, ""]:
@@ -377,7 +377,7 @@ def at(state: Any, **values: Array) -> Any:
     return state.replace(**values)
 
 
-def make(name: str, /, **options: Any) -> JaxMARL:
+def make_env(name: str, /, **options: Any) -> JaxMARL:
     """The world of a name such as `MPE_simple_spread_v3`, `SMAX-3s5z` or `overcooked-coord_ring`.
 
     It is JaxMARL's own name, followed, where it comes in scenarios or layouts, by one of these;
@@ -390,12 +390,12 @@ def make(name: str, /, **options: Any) -> JaxMARL:
     first, _, second = name.partition("-")
     if name in REFUSED:
         raise UserError(f"jaxmarl:{name} {REFUSED[name]}")
-    if first not in WORLDS:
-        raise nearest(name, [*WORLDS, *EXAMPLES], what="world of jaxmarl")
-    world = WORLDS[first]
-    jaxmarl = optional.load("jaxmarl")
+    if first not in ENVIRONMENTS:
+        raise nearest(name, [*ENVIRONMENTS, *EXAMPLES], what="world of jaxmarl")
+    world = ENVIRONMENTS[first]
+    jaxmarl = optional.import_optional("jaxmarl")
     id = f"jaxmarl:{name}"
-    arguments = common.chosen(options, world.options, of=id)
+    arguments = common.check_options(options, world.options, of=id)
     if world.variants:
         argument, variants = world.variants
         if second not in variants():
@@ -409,8 +409,8 @@ def make(name: str, /, **options: Any) -> JaxMARL:
     spaces = [env.action_space(name) for name in learners]
     continuous = hasattr(spaces[0], "low")
     actions = tuple(int(space.shape[0] if continuous else space.n) for space in spaces)
-    with common.foreign():
-        seen, _ = jax.eval_shape(env.reset, jax.eval_shape(common.raw, jax.random.key(0)))
+    with common.allow_broadcasting():
+        seen, _ = jax.eval_shape(env.reset, jax.eval_shape(common.raw_key, jax.random.key(0)))
     sizes = [int(np.prod(seen[agent].shape)) for agent in learners]
     spec = Spec(
         id=id,
@@ -427,8 +427,8 @@ def make(name: str, /, **options: Any) -> JaxMARL:
     return JaxMARL(spec, env, world)
 
 
-def _built(id: str, jaxmarl: Any, world: World, arguments: Any, options: Any) -> Any:
+def _built(id: str, jaxmarl: Any, world: EnvInfo, arguments: Any, options: Any) -> Any:
     """JaxMARL's environment. What it refuses is told by the `options`, without the scenario."""
     fixed = {name: value for name, value in arguments.items() if name not in options}
     given = {name: value for name, value in arguments.items() if name in options}
-    return common.build(id, lambda **chosen: jaxmarl.make(world.id, **fixed, **chosen), **given)
+    return common.build_env(id, lambda **chosen: jaxmarl.make(world.id, **fixed, **chosen), **given)

@@ -37,7 +37,7 @@ PAST = -(2**30)
 
 
 @dataclass(frozen=True)
-class World:
+class EnvInfo:
     """What there is to know of a world beyond what jumanji says of it."""
 
     where: str
@@ -59,8 +59,8 @@ class World:
     """What the viewer draws of a state."""
 
 
-WORLDS: dict[str, World] = {
-    "RobotWarehouse-v0": World(
+ENVIRONMENTS: dict[str, EnvInfo] = {
+    "RobotWarehouse-v0": EnvInfo(
         "routing.robot_warehouse",
         "RobotWarehouse",
         "common",
@@ -80,7 +80,7 @@ WORLDS: dict[str, World] = {
         options={"time_limit": Count},
         viewer=("RobotWarehouseViewer", lambda env: (env.grid_size, env.goals)),
     ),
-    "LevelBasedForaging-v0": World(
+    "LevelBasedForaging-v0": EnvInfo(
         "routing.lbf",
         "LevelBasedForaging",
         "individual",
@@ -105,7 +105,7 @@ WORLDS: dict[str, World] = {
         },
         viewer=("LevelBasedForagingViewer", lambda env: (env.grid_size,)),
     ),
-    "Connector-v2": World(
+    "Connector-v2": EnvInfo(
         "routing.connector",
         "Connector",
         "individual",
@@ -116,7 +116,7 @@ WORLDS: dict[str, World] = {
         viewer=("ConnectorViewer", lambda env: ("Connector", env.num_agents)),
         picture=lambda state: state.grid,
     ),
-    "Cleaner-v0": World(
+    "Cleaner-v0": EnvInfo(
         "routing.cleaner",
         "Cleaner",
         "common",
@@ -140,13 +140,13 @@ class Jumanji:
     spec: Spec
     env: Any
     """Jumanji's environment."""
-    world: World
+    info: EnvInfo
 
     def reset(self, key: PRNGKeyArray) -> tuple[Any, Observation]:
         """Begin an episode."""
-        with common.foreign():
-            state, timestep = self.env.reset(common.raw(key))
-            return common.settled(state), observe(self.world, timestep.observation)
+        with common.allow_broadcasting():
+            state, timestep = self.env.reset(common.raw_key(key))
+            return common.as_arrays(state), observe(self.info, timestep.observation)
 
     def step(
         self, key: PRNGKeyArray, state: Any, action: Int[Array, " agent"]
@@ -154,12 +154,12 @@ class Jumanji:
         """Make one transition, by the environment's own `step`. `key` is not used."""
         time = state.step_count + 1
         past = state.replace(step_count=jnp.full_like(state.step_count, PAST))
-        with common.foreign():
+        with common.allow_broadcasting():
             state, timestep = self.env.step(past, action)
-            observation = observe(self.world, timestep.observation)
+            observation = observe(self.info, timestep.observation)
             terminated = timestep.last()
         reward = jnp.asarray(timestep.reward, jnp.float32)
-        return common.settled(state.replace(step_count=time)), TimeStep(
+        return common.as_arrays(state.replace(step_count=time)), TimeStep(
             observation=observation,
             reward=jnp.broadcast_to(reward, (self.spec.agents,)),
             terminated=terminated,
@@ -172,17 +172,17 @@ class Jumanji:
         import matplotlib.pyplot
 
         matplotlib.pyplot.switch_backend("agg")  # Its viewers would open a window.
-        module = importlib.import_module(f"jumanji.environments.{self.world.where}.viewer")
-        name, arguments = self.world.viewer
+        module = importlib.import_module(f"jumanji.environments.{self.info.where}.viewer")
+        name, arguments = self.info.viewer
         viewer = getattr(module, name)(*arguments(self.env), render_mode="rgb_array")
-        with common.foreign(), warnings.catch_warnings():
+        with common.allow_broadcasting(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            picture = np.array(viewer.render(self.world.picture(state)))[..., :3]
+            picture = np.array(viewer.render(self.info.picture(state)))[..., :3]
         viewer.close()
         return picture
 
 
-def observe(world: World, seen: Any) -> Observation:
+def observe(world: EnvInfo, seen: Any) -> Observation:
     """What jumanji shows, as rows of numbers. The clock is none of them."""
     agents = seen.action_mask.shape[0]
     own = [_flat(getattr(seen, name), agents) for name in world.own]
@@ -203,20 +203,20 @@ def _flat(part: Array, rows: int) -> Float[Array, "row feature"]:
     return part.reshape(rows, -1).astype(jnp.float32)
 
 
-def make(name: str, /, **options: Any) -> Jumanji:
+def make_env(name: str, /, **options: Any) -> Jumanji:
     """The world that jumanji's registry calls `name`, such as `RobotWarehouse-v0`.
 
     Options are the arguments of the environment and of its generator that are plain values
     (`num_agents`, `time_limit`, …); others are as in jumanji's registry. Raises `UserError` for a
     name or option that is none, and where jumanji is not installed.
     """
-    if name not in WORLDS:
-        raise nearest(name, WORLDS, what="world of jumanji")
-    world, id = WORLDS[name], f"jumanji:{name}"
-    optional.load("jumanji")
+    if name not in ENVIRONMENTS:
+        raise nearest(name, ENVIRONMENTS, what="world of jumanji")
+    world, id = ENVIRONMENTS[name], f"jumanji:{name}"
+    optional.import_optional("jumanji")
     generator, defaults = world.generator
     known = {argument: type(value) for argument, value in defaults.items()} | dict(world.options)
-    given = common.chosen(options, known, of=id)
+    given = common.check_options(options, known, of=id)
     for argument, value in given.items():
         if known[argument] is int and value < 1:
             raise UserError(f"{id}: {argument} = {value}: expected 1 or more")
@@ -228,9 +228,9 @@ def make(name: str, /, **options: Any) -> Jumanji:
         kind = getattr(importlib.import_module(f"{module.__name__}.env"), world.name)
         return kind(generator=getattr(generators, generator)(**first), **given)
 
-    env = common.build(id, build, **given)
-    with common.foreign():
-        _, timestep = jax.eval_shape(env.reset, jax.eval_shape(common.raw, jax.random.key(0)))
+    env = common.build_env(id, build, **given)
+    with common.allow_broadcasting():
+        _, timestep = jax.eval_shape(env.reset, jax.eval_shape(common.raw_key, jax.random.key(0)))
         seen = jax.eval_shape(lambda seen: observe(world, seen), timestep.observation)
         actions = tuple(int(number) for number in np.asarray(env.action_spec.num_values))
     spec = Spec(

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from perla.envs.bridges.optional import refused
+from perla.envs.bridges.optional import construction_error
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.errors import UserError, nearest
 
@@ -152,7 +152,7 @@ OURS = ("scenario", "agent_conf", "render_mode")
 """Arguments of `mamujoco_v1` that are set here."""
 
 
-def make(name: str, /, **options: Any) -> MultiAgentMujoco:
+def make_env(name: str, /, **options: Any) -> MultiAgentMujoco:
     """The world of a robot and a factorisation, such as `Hopper-3x1`.
 
     Options: `agent_obsk`, to how many joints away an agent observes (1); all others are the
@@ -175,7 +175,7 @@ def make(name: str, /, **options: Any) -> MultiAgentMujoco:
     except TypeError as error:
         found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if found is None:
-            raise refused(f"mamujoco:{name}", options, error) from None
+            raise construction_error(f"mamujoco:{name}", options, error) from None
         option = found[1]
         raise UserError(
             f"unknown option {option!r} of mamujoco:{name}; known are agent_obsk and those of "

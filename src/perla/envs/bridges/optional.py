@@ -19,7 +19,7 @@ from perla.envs import makers
 from perla.errors import UserError, nearest
 
 
-def load(package: str, *, extra: str | None = None) -> ModuleType:
+def import_optional(package: str, *, extra: str | None = None) -> ModuleType:
     """An optional package, imported; `UserError` that says how to get it where it is missing.
     `extra` is perla's name for it, where that is another."""
     try:
@@ -47,7 +47,7 @@ def versions(*packages: str) -> dict[str, str]:
     return found
 
 
-def module(name: str, *, id: str) -> ModuleType:
+def import_module(name: str, *, id: str) -> ModuleType:
     """The module that the world `id` is to be found in; `UserError` where there is none, where it
     needs another, and where it is one of Python's own."""
     if not all(part.isidentifier() for part in name.split(".")):
@@ -69,7 +69,7 @@ def module(name: str, *, id: str) -> ModuleType:
     raise UserError(f"{id}: there is no module {missing!r} here; install it, or mend its name")
 
 
-def refused(id: str, options: Mapping[str, Any], error: Exception) -> UserError:
+def construction_error(id: str, options: Mapping[str, Any], error: Exception) -> UserError:
     """The error for a world that cannot be made with these `options`, and why."""
     text = " ".join(str(error).split()) or type(error).__name__
     text = text.partition(" was raised from the environment creator")[0]  # All that it was given.

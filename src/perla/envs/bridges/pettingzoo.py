@@ -116,7 +116,7 @@ class PettingZoo:
     def step(self, action: np.ndarray) -> TimeStep:
         """One step of the environment."""
         actions = {
-            agent: act.theirs(a)
+            agent: act.to_native(a)
             for agent, act, a in zip(self.agents, self.spaces.acts, action, strict=True)
             if agent in self.env.agents
         }
@@ -141,7 +141,7 @@ class PettingZoo:
                 raise ValueError(f"{self.spec.id}: an agent joins in the middle of an episode")
         last = self.time == self.spec.limit
         if over and not ended and not last:
-            raise spaces.cut(self.spec.id, self.time, int(self.spec.limit or 0))
+            raise spaces.early_truncation(self.spec.id, self.time, int(self.spec.limit or 0))
         if self.mortal or not over:
             self.living = {agent: agent in going for agent in self.agents}
         self._check_mortal()
@@ -155,7 +155,7 @@ class PettingZoo:
 
     def render(self) -> np.ndarray:
         """The environment's own picture; `UserError` where it has none."""
-        return spaces.picture(self.spec.id, self.env.render)
+        return spaces.check_picture(self.spec.id, self.env.render)
 
     def close(self) -> None:
         """Let go of the environment."""
@@ -178,7 +178,7 @@ class PettingZoo:
             )
 
 
-def make(name: str, /, **options: Any) -> PettingZoo:
+def make_env(name: str, /, **options: Any) -> PettingZoo:
     """The environment of the module `name`, such as `mpe2.simple_spread_v3`.
 
     Options: `limit`, `reward` (`individual` or `common`), `mortal` and `state`, see `PettingZoo`;
@@ -186,11 +186,11 @@ def make(name: str, /, **options: Any) -> PettingZoo:
     where one that is needed is not installed, and for environments whose agents compete or take
     turns.
     """
-    optional.load("pettingzoo")
+    optional.import_optional("pettingzoo")
     id = f"pettingzoo:{name}"
     if re.sub(r"_v\d+$", "", name.rpartition(".")[2]) in COMPETITIVE:
         raise UserError(f"{id} sets its agents against each other, and learners here cooperate")
-    module = optional.module(name, id=id)
+    module = optional.import_module(name, id=id)
     if "render_mode" in options:
         raise UserError(f"{id}: render_mode is no option; whoever asks for a picture gets one")
     ours = {name: options[name] for name in OURS if name in options}
@@ -235,7 +235,7 @@ def _built(id: str, module: ModuleType, options: dict[str, Any]) -> Any:
     except UserError:
         raise
     except Exception as error:  # Each environment refuses in its own way.
-        raise optional.refused(id, options, error) from None
+        raise optional.construction_error(id, options, error) from None
 
 
 def _possible(id: str, env: Any) -> list[Any]:

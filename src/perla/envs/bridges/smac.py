@@ -86,7 +86,7 @@ INFO = ("n_agents", "n_actions", "obs_shape", "state_shape", "episode_limit")
 """What its `get_env_info` must tell."""
 
 
-class Skirmish:
+class SMAC:
     """A world with the interface `MultiAgentEnv`, as a [`HostEnv`][perla.envs.protocol.HostEnv].
 
     An agent that has no action but the first, which is to do nothing, is dead. Where the world says
@@ -185,7 +185,7 @@ class Skirmish:
         )
 
 
-def make(name: str, /, **options: Any) -> Skirmish:
+def make_env(name: str, /, **options: Any) -> SMAC:
     """The world of a map: `3s5z` is SMAC's, `v2-10gen_terran` SMACv2's, `lite-3s5z` SMAClite's.
 
     Options are the constructor's own, such as `difficulty`; SMACv2's `units` and `enemies` (5 and
@@ -202,7 +202,7 @@ def make(name: str, /, **options: Any) -> Skirmish:
     return _smac(f"smac:{name}", name, options)
 
 
-def _smac(id: str, map_name: str, options: dict[str, Any]) -> Skirmish:
+def _smac(id: str, map_name: str, options: dict[str, Any]) -> SMAC:
     world = _import("smac.env", id).StarCraft2Env
     maps = _import("smac.env.starcraft2.maps.smac_maps", id).get_smac_map_registry()
     if map_name not in maps:
@@ -211,7 +211,7 @@ def _smac(id: str, map_name: str, options: dict[str, Any]) -> Skirmish:
     return _starcraft(id, "smac", world, {"map_name": map_name, **arguments}, {})
 
 
-def _smacv2(id: str, map_name: str, options: dict[str, Any]) -> Skirmish:
+def _smacv2(id: str, map_name: str, options: dict[str, Any]) -> SMAC:
     package = _import("smacv2.env", id)
     if map_name not in TEAMS:
         raise nearest(map_name, TEAMS, what="map of SMACv2")
@@ -239,15 +239,15 @@ def _starcraft(
     world: Callable[..., Any],
     arguments: dict[str, Any],
     chosen: dict[str, Any],
-) -> Skirmish:
+) -> SMAC:
     """A world of the game, which `reset` starts."""
     # Only then does the interface say that an episode was cut; it changes nothing else.
     told = {**arguments, "continuing_episode": True}
     rules = {**arguments, **chosen, package: _version(package), "game": _game(id)}
-    return Skirmish(id, world(**told), rules, lambda seed: world(**told, seed=seed))
+    return SMAC(id, world(**told), rules, lambda seed: world(**told, seed=seed))
 
 
-def _smaclite(id: str, map_name: str, options: dict[str, Any]) -> Skirmish:
+def _smaclite(id: str, map_name: str, options: dict[str, Any]) -> SMAC:
     package = _import("smaclite.env", id)
     presets = _import("smaclite.env.maps.map", id).MapPreset
     maps = {preset.value.name: preset.value for preset in presets}
@@ -261,7 +261,7 @@ def _smaclite(id: str, map_name: str, options: dict[str, Any]) -> Skirmish:
     with redirect_stdout(None):  # It prints, for every copy, how it avoids collisions.
         env = package.SMACliteEnv(maps[map_name], render_mode="rgb_array", **options)
     rules = {"map_name": map_name, "limit": limit, **options, "smaclite": _version("smaclite")}
-    return Skirmish(id, _Lite(env, limit), rules)
+    return SMAC(id, _Lite(env, limit), rules)
 
 
 class _Lite:
@@ -285,12 +285,12 @@ class _Lite:
         self.env.reset(seed=seed)
 
 
-def like(made: Any) -> bool:
+def has_interface(made: Any) -> bool:
     """Whether `made` is a world with this interface, or was meant to be."""
     return all(callable(getattr(made, name, None)) for name in INTERFACE[1:4])
 
 
-def own(id: str, made: Any, options: Mapping[str, Any]) -> Skirmish:
+def wrap(id: str, made: Any, options: Mapping[str, Any]) -> SMAC:
     """A user's world with this interface, made with `options`; `UserError` for what it lacks."""
     missing = [name for name in INTERFACE if not callable(getattr(made, name, None))]
     if missing:
@@ -298,7 +298,7 @@ def own(id: str, made: Any, options: Mapping[str, Any]) -> Skirmish:
             f"{id} returns a world with get_avail_actions, a MultiAgentEnv, which lacks "
             f"{', '.join(missing)}"
         )
-    return Skirmish(id, made, options)
+    return SMAC(id, made, options)
 
 
 PACKAGES = {

@@ -45,7 +45,7 @@ class Act(NamedTuple):
     size: int
     """Choices, or dimensions where actions are continuous."""
     continuous: bool
-    theirs: Callable[[Any], Any]
+    to_native: Callable[[Any], Any]
     """From an index, or numbers in [-1, 1] that may be followed by padding."""
 
 
@@ -135,7 +135,7 @@ def limit(id: str, given: Any, *places: Any) -> int:
     )
 
 
-def cut(id: str, time: int, limit: int) -> ValueError:
+def early_truncation(id: str, time: int, limit: int) -> ValueError:
     """The error for a world that cuts an episode before its `limit`."""
     return ValueError(
         f"{id} cuts an episode after {time} steps, and its limit is said to be {limit}: "
@@ -143,7 +143,7 @@ def cut(id: str, time: int, limit: int) -> ValueError:
     )
 
 
-def picture(id: str, draw: Callable[[], Any]) -> np.ndarray:
+def check_picture(id: str, draw: Callable[[], Any]) -> np.ndarray:
     """What a world draws of itself; `UserError` where it cannot, or draws something else."""
     try:
         drawn = draw()

@@ -20,7 +20,7 @@ def parallel(env: Env) -> Any:
     and `render()` a picture. An episode begins from the seed that `reset` is given, or, without
     one, where the seeds before led to. Raises `UserError` where PettingZoo is not installed.
     """
-    optional.load("pettingzoo")
+    optional.import_optional("pettingzoo")
     from gymnasium import spaces
     from pettingzoo import ParallelEnv
 

@@ -30,8 +30,8 @@ from perla.envs.processes.worker import (
     Entropy,
     Factory,
     Fault,
-    Memory,
     Share,
+    SharedArrays,
     check,
     line,
     place,
@@ -89,7 +89,7 @@ class Pool:
         self.context = multiprocessing.get_context("spawn")
         workers = max(1, min(workers, max(sizes)))
         copies = int(bounds[-1])
-        self.memory = Memory(self.context, spec, copies, workers, alive)
+        self.arrays = SharedArrays(self.context, spec, copies, workers, alive)
         self.lost = np.zeros(copies, bool)
         """Copies whose episode was dropped since they were last received."""
         self.entropy: dict[int, Entropy] = {}
@@ -118,7 +118,7 @@ class Pool:
         """
         own = _slice(self.ranges[group])
         self._settle(group)  # A process started anew may still be beginning the last's episodes.
-        self.memory.episode[own] = -1
+        self.arrays.episode[own] = -1
         self.lost[own] = False
         self.entropy[group] = entropy
         for worker in self.workers:
@@ -128,9 +128,9 @@ class Pool:
         """Let the `active` copies of `group` (all by default) make a transition, and those whose
         episode it ends begin another. `action`: `[env, agent]` or `[env, agent, action]`."""
         own = _slice(self.ranges[group])
-        self.memory.action[own] = self.spec.bounded(action)
-        self.memory.active[own] = True if active is None else active
-        self.memory.active[own] &= ~self.lost[own]
+        self.arrays.action[own] = self.spec.bounded(action)
+        self.arrays.active[own] = True if active is None else active
+        self.arrays.active[own] &= ~self.lost[own]
         for worker in self.workers:
             worker.send("step", group, None)
 
@@ -145,14 +145,14 @@ class Pool:
         own = _slice(self.ranges[group])
         lost = self.lost[own].copy()
         self.lost[own] = False
-        memory = self.memory
+        arrays = self.arrays
         observation, final = (
             Observation(*(None if x is None else x[own].copy() for x in seen))
-            for seen in (memory.observation, memory.final)
+            for seen in (arrays.observation, arrays.final)
         )
-        reward = memory.reward[own].copy()
-        terminated, truncated = memory.terminated[own].copy(), memory.truncated[own].copy()
-        won = memory.won[own].copy()
+        reward = arrays.reward[own].copy()
+        terminated, truncated = arrays.terminated[own].copy(), arrays.truncated[own].copy()
+        won = arrays.won[own].copy()
         if lost.any():
             reward[lost], terminated[lost], truncated[lost] = 0.0, True, False
             for old, new in zip(final, observation, strict=True):
@@ -214,7 +214,7 @@ class _Worker:
         self.answer.register(self.pipe, selectors.EVENT_READ)
         self.process: Any = context.Process(
             target=serve,
-            args=(theirs, pool.factory, pool.spec, pool.memory, self.share),
+            args=(theirs, pool.factory, pool.spec, pool.arrays, self.share),
             name=f"perla-worker-{self.share.number}",
             daemon=True,
         )
@@ -247,7 +247,7 @@ class _Worker:
             self._anew(f"its process {_ending(self.process.exitcode)}")
             return
         if kind == "failed":
-            self.pool.memory.hand[self.share.number] = where
+            self.pool.arrays.current_env[self.share.number] = where
             self._anew(f"an episode cannot begin ({what})")
             return
         self.pending[where] -= 1
@@ -288,8 +288,8 @@ class _Worker:
     def _anew(self, what: str) -> None:
         self.end()
         pool, number = self.pool, self.share.number
-        copy = int(pool.memory.hand[number])
-        step = int(pool.memory.time[copy])
+        copy = int(pool.arrays.current_env[number])
+        step = int(pool.arrays.time[copy])
         for group in pool.entropy:
             pool.lost[_slice(self.share.groups[group])] = True
         pool.fault(f"{pool.name(copy)}, step {step}, worker {number}: {what}")
@@ -298,14 +298,14 @@ class _Worker:
             self.send("begin", group, entropy)
 
     def _ticks(self) -> int:
-        return int(self.pool.memory.ticks[self.share.number])
+        return int(self.pool.arrays.ticks[self.share.number])
 
     def _wait(self) -> None:
         self.ticks = self._ticks()
         self.deadline = time.monotonic() + self.patience
 
 
-def draw(spec: Spec, random: np.random.Generator, avail: np.ndarray) -> np.ndarray:
+def sample_actions(spec: Spec, random: np.random.Generator, avail: np.ndarray) -> np.ndarray:
     """Uniform actions `[*batch, agent]` among those that `avail` (`[*batch, agent, action]`)
     allows, or `[*batch, agent, action]` where they are continuous."""
     if spec.continuous:
@@ -313,21 +313,21 @@ def draw(spec: Spec, random: np.random.Generator, avail: np.ndarray) -> np.ndarr
     return np.where(avail, random.random(avail.shape), -1.0).argmax(-1).astype(np.int32)
 
 
-def pace(env: HostEnv, steps: int = 200) -> float:
+def seconds_per_step(env: HostEnv, steps: int = 200) -> float:
     """Seconds that one copy takes for a step, with what resetting it takes: the mean of `steps`
     with uniform actions."""
     random = np.random.default_rng(0)
     began = time.perf_counter()
     seen = env.reset(0)
     for _ in range(steps):
-        timestep = env.step(draw(env.spec, random, seen.avail))
+        timestep = env.step(sample_actions(env.spec, random, seen.avail))
         seen = timestep.observation
         if timestep.terminated or timestep.truncated:
             seen = env.reset(int(random.integers(2**32)))
     return (time.perf_counter() - began) / steps
 
 
-def first(env: HostEnv) -> Observation:
+def first_observation(env: HostEnv) -> Observation:
     """The first observation of a world's episode; `UserError` unless it is what its spec says."""
     spec = env.spec
     with explain_errors(f"{spec.id}: reset fails"):

@@ -39,12 +39,12 @@ class Share(NamedTuple):
     """The first copy of each group, whoever steps it."""
 
 
-class Memory:
+class SharedArrays:
     """NumPy arrays that processes share, `[copy, ...]` unless said.
 
     `observation` and `final` are `Observation`s of arrays; `action`, `active` (which copies a step
     is for), `reward`, `terminated`, `truncated` and `won` are of the last step; `episode` counts
-    from the group's beginning and `time` from the episode's; `hand` and `ticks` `[worker]` are the
+    from the group's beginning and `time` from the episode's; `current_env` and `ticks` `[worker]` are the
     copy that a worker has in hand and how often it has taken one up.
     """
 
@@ -56,7 +56,7 @@ class Memory:
     won: np.ndarray
     episode: np.ndarray
     time: np.ndarray
-    hand: np.ndarray
+    current_env: np.ndarray
     ticks: np.ndarray
 
     def __init__(self, context: Any, spec: Spec, copies: int, workers: int, alive: bool) -> None:
@@ -78,7 +78,7 @@ class Memory:
             "won": ((copies,), np.float32),
             "episode": ((copies,), np.int64),
             "time": ((copies,), np.int64),
-            "hand": ((workers,), np.int64),
+            "current_env": ((workers,), np.int64),
             "ticks": ((workers,), np.int64),
             **{f"observation.{name}": kind for name, kind in seen.items()},
             **{f"final.{name}": kind for name, kind in seen.items()},
@@ -157,15 +157,15 @@ def check(observation: Observation, **others: np.ndarray) -> None:
 class Copies:
     """The copies of one worker."""
 
-    def __init__(self, factory: Factory, spec: Spec, memory: Memory, share: Share) -> None:
-        self.factory, self.spec, self.memory, self.share = factory, spec, memory, share
+    def __init__(self, factory: Factory, spec: Spec, arrays: SharedArrays, share: Share) -> None:
+        self.factory, self.spec, self.arrays, self.share = factory, spec, arrays, share
         self.envs: dict[int, HostEnv] = {}
         self.entropy: dict[int, Entropy] = {}
         self.faults: list[tuple[int, int, str]] = []
         """(copy, step, what) since they were last told."""
         own = list(itertools.chain(*share.groups.values()))
-        self.observation = {copy: place(memory.observation, copy) for copy in own}
-        self.final = {copy: place(memory.final, copy) for copy in own}
+        self.observation = {copy: place(arrays.observation, copy) for copy in own}
+        self.final = {copy: place(arrays.final, copy) for copy in own}
 
     def begin(self, group: int, entropy: Entropy) -> None:
         """Begin an episode in every copy of `group`."""
@@ -175,19 +175,19 @@ class Copies:
 
     def step(self, group: int) -> None:
         """Step the active copies of `group`; those whose episode ends begin the next."""
-        memory, own = self.memory, np.array(self.share.groups[group], int)
-        active = own[memory.active[own]].tolist()
+        arrays, own = self.arrays, np.array(self.share.groups[group], int)
+        active = own[arrays.active[own]].tolist()
         copies = [copy for copy in active if self._try(self._step, group, copy)]
         # All at once: to look at each alone takes a twentieth of the time of a quick world's step.
         try:
-            check(place(memory.final, copies), reward=memory.reward[copies])
+            check(place(arrays.final, copies), reward=arrays.reward[copies])
         except Fault:
             copies = [copy for copy in copies if self._try(self._check, group, copy)]
-        for new, room in zip(memory.final, memory.observation, strict=True):
+        for new, room in zip(arrays.final, arrays.observation, strict=True):
             if room is not None:
                 room[copies] = new[copies]
         for copy in copies:
-            if memory.terminated[copy] or memory.truncated[copy]:
+            if arrays.terminated[copy] or arrays.truncated[copy]:
                 self._try(self._begin, group, copy)
 
     def close(self) -> None:
@@ -204,7 +204,7 @@ class Copies:
         try:
             do(group, copy)
         except Exception as error:
-            self.faults.append((copy, int(self.memory.time[copy]), line(error)))
+            self.faults.append((copy, int(self.arrays.time[copy]), line(error)))
             with suppress(Exception):
                 self.envs.pop(copy).close()
             self._begin(group, copy)
@@ -212,46 +212,48 @@ class Copies:
         return True
 
     def _take(self, copy: int) -> None:
-        self.memory.hand[self.share.number] = copy
-        self.memory.ticks[self.share.number] += 1
+        self.arrays.current_env[self.share.number] = copy
+        self.arrays.ticks[self.share.number] += 1
 
     def _begin(self, group: int, copy: int) -> None:
         self._take(copy)
-        memory = self.memory
-        memory.episode[copy] += 1
-        memory.time[copy] = 0
+        arrays = self.arrays
+        arrays.episode[copy] += 1
+        arrays.time[copy] = 0
         if copy not in self.envs:
             self.envs[copy] = self.factory()
         words = self.entropy[group][copy - self.share.firsts[group]]
-        chance = np.random.SeedSequence(words, spawn_key=(int(memory.episode[copy]),))
+        chance = np.random.SeedSequence(words, spawn_key=(int(arrays.episode[copy]),))
         seed = int(chance.generate_state(1)[0])
         put(self.envs[copy].reset(seed), self.observation[copy])
         check(self.observation[copy])
 
     def _step(self, group: int, copy: int) -> None:
         self._take(copy)
-        memory = self.memory
-        memory.time[copy] += 1
-        timestep: TimeStep = self.envs[copy].step(memory.action[copy].copy())
+        arrays = self.arrays
+        arrays.time[copy] += 1
+        timestep: TimeStep = self.envs[copy].step(arrays.action[copy].copy())
         put(timestep.final, self.final[copy])
         if timestep.observation is not timestep.final:
             agree(timestep.observation, timestep.final)
-        write("reward", timestep.reward, memory.reward[copy])
+        write("reward", timestep.reward, arrays.reward[copy])
         terminated = bool(timestep.terminated)
         truncated = bool(timestep.truncated) and not terminated
-        time, limit = int(memory.time[copy]), self.spec.limit
+        time, limit = int(arrays.time[copy]), self.spec.limit
         if truncated and time != limit:
             raise Fault(f"truncated after {time} steps, and its spec says {limit}")
         if time == limit and not (terminated or truncated):
             raise Fault(f"goes on after {time} steps, where its spec says that it is truncated")
-        memory.terminated[copy], memory.truncated[copy] = terminated, truncated
-        memory.won[copy] = np.nan if timestep.won is None else timestep.won
+        arrays.terminated[copy], arrays.truncated[copy] = terminated, truncated
+        arrays.won[copy] = np.nan if timestep.won is None else timestep.won
 
     def _check(self, group: int, copy: int) -> None:
-        check(self.final[copy], reward=self.memory.reward[copy])
+        check(self.final[copy], reward=self.arrays.reward[copy])
 
 
-def serve(pipe: Connection, factory: Factory, spec: Spec, memory: Memory, share: Share) -> None:
+def serve(
+    pipe: Connection, factory: Factory, spec: Spec, arrays: SharedArrays, share: Share
+) -> None:
     """Do what comes through `pipe` until it closes: `("begin", group, entropy)` or
     `("step", group, None)`. Each is answered by `("done", group, faults)`; an episode that cannot
     be begun by `("failed", copy, why)`, which is the end.
@@ -260,7 +262,7 @@ def serve(pipe: Connection, factory: Factory, spec: Spec, memory: Memory, share:
     have started can be ended with it."""
     os.setpgid(0, 0)
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    copies = Copies(factory, spec, memory, share)
+    copies = Copies(factory, spec, arrays, share)
     with suppress(EOFError, ConnectionError), closing(copies):
         while True:
             command, group, entropy = pipe.recv()
@@ -270,7 +272,7 @@ def serve(pipe: Connection, factory: Factory, spec: Spec, memory: Memory, share:
                 else:
                     copies.step(group)
             except BaseException as error:
-                failed = "failed", int(memory.hand[share.number]), line(error)
+                failed = "failed", int(arrays.current_env[share.number]), line(error)
                 copies.close()  # Whoever hears of it ends this process at once.
                 pipe.send(failed)
                 return

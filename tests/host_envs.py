@@ -135,6 +135,6 @@ class Echo:
         return Observation(np.zeros((1, 1)), self.given[0, :1], np.ones((1, 2), bool))
 
 
-def make(name: str, **options) -> Patience:
+def make_env(name: str, **options) -> Patience:
     assert name == "patience"
     return Patience(**options)
