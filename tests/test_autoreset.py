@@ -91,12 +91,12 @@ def roll(world, key, steps=120):
     spec = world.spec
     state, _ = world.reset(key)
     limit = spec.limit or 1
-    late = jnp.minimum(jnp.arange(world.copies) * 7 % limit, limit - 1)
-    state = state._replace(time=jnp.where(jnp.arange(world.copies) % 2 == 0, late, 0))
+    late = jnp.minimum(jnp.arange(world.num_envs) * 7 % limit, limit - 1)
+    state = state._replace(time=jnp.where(jnp.arange(world.num_envs) % 2 == 0, late, 0))
 
     def one(state, key):
         key_action, key_step = jax.random.split(key)
-        action = jax.random.randint(key_action, (world.copies, spec.agents), 0, 6)
+        action = jax.random.randint(key_action, (world.num_envs, spec.agents), 0, 6)
         return world.step(key_step, state, action)
 
     return jax.lax.scan(one, state, jax.random.split(key, steps))

@@ -399,7 +399,7 @@ def test_names_are_those_that_their_users_know():
         ("jaxmarl:MPE_simple_tag_v3", {}, "sets its agents against each other"),
         ("jaxmarl:SMAX-3m", {"max_step": 5}, "did you mean 'max_steps'"),
         ("jaxmarl:SMAX-3m", {"max_steps": 0}, "max_steps 0: expected"),
-        ("jaxmarl:MPE_simple_facmac_3a_v1", {"max_steps": 5}, "takes no option"),
+        ("jaxmarl:MPE_simple_facmac_3a_v1", {"max_steps": 5}, "has no options"),
         ("jaxmarl:MPE_simple_spread_v3", {"action_type": "continuous"}, "Continuous"),
         ("jaxmarl:MPE_simple_spread_v3", {"local_ratio": 2.0}, "cannot be made with local_ratio=2"),
         ("jumanji:RobotWarehouse-v1", {}, "did you mean 'RobotWarehouse-v0'"),

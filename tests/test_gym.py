@@ -251,7 +251,7 @@ def test_one_reward_for_all_is_asked_for():
         (LBF, {"reward": "team"}, "reward team: expected"),
         (LBF, {"max_episode_steps": 9}, "is no option; the limit is called limit"),
         (LBF, {"colour": 3}, "cannot be made with colour=3: .*unexpected keyword argument"),
-        ("rware-tiny-2ag-v2", {}, "lacks its family; did you mean 'gym:"),
+        ("rware-tiny-2ag-v2", {}, "has no family; did you mean 'gym:"),
     ],
 )
 def test_mistakes_end_in_a_line(id, options, message):

@@ -170,7 +170,7 @@ def test_shapes_are_those_the_spec_announces(name):
 def test_copies_follow_their_own_episodes(name):
     game = make_env(name)
     copies = AutoReset(game, 40)
-    assert copies.chunk == (40 if game.limit == 1 else 13)
+    assert copies.reset_batch == (40 if game.limit == 1 else 13)
     state, seen = jax.jit(copies.reset)(KEY)
     step = jax.jit(copies.step)
     for time in range(1, 5):

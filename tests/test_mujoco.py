@@ -147,7 +147,7 @@ def test_options_reach_the_task():
         ("mamujoco:Hopper-3x1", {"agent_conf": "3x1"}, "Hopper-3x1: agent_conf is no option"),
         ("mamujoco:Hopper-3x1", {"scenario": "Ant"}, "Hopper-3x1: scenario is no option"),
         ("mamujoco:Hopper-3x1", {"frame_skip": "two"}, "3x1 cannot be made with frame_skip=two: "),
-        ("Hopper-3x1", {}, "lacks its family; did you mean 'mamujoco:Hopper-3x1'"),
+        ("Hopper-3x1", {}, "has no family; did you mean 'mamujoco:Hopper-3x1'"),
     ],
 )
 def test_mistakes_end_in_a_line(id, options, message):

@@ -194,8 +194,8 @@ def test_what_is_not_as_its_spec_says(changes, says, here):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"actions": (2,)}, "1 entries, and spec.agents = 2"),
-        ({"actions": (2, 0)}, "every agent has at least 1"),
+        ({"actions": (2,)}, "1 entries, but spec.agents = 2"),
+        ({"actions": (2, 0)}, "every agent needs at least 1"),
         ({"limit": 0}, "spec.limit = 0: expected 1 or more"),
         ({"obs": 2.5}, "spec.obs = 2.5"),
         ({"reward": "shared"}, "unknown ours:make: spec.reward 'shared'"),

@@ -431,7 +431,7 @@ def test_a_users_function_may_return_one_of_gymnasium(module):
         (SPREAD, {"mortal": "maybe"}, "mortal maybe: expected"),
         (SPREAD, {"state": "obs"}, "unknown state of pettingzoo:mpe2.simple_spread_v3 'obs'"),
         (SPREAD, {"render_mode": "human"}, "render_mode is no option"),
-        ("mpe2.simple_spread_v3", {}, "lacks its family; did you mean 'pettingzoo:mpe2"),
+        ("mpe2.simple_spread_v3", {}, "has no family; did you mean 'pettingzoo:mpe2"),
     ],
 )
 def test_mistakes_end_in_a_line(id, options, message):
