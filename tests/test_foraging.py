@@ -228,8 +228,8 @@ def test_nothing_begins_where_it_may_not(name):
     there = state.food_level > 0
     food = np.where(there, state.food_row * world.size + state.food_col, -1)
     assert not (food[:, :, None] == agents[:, None, :]).any()
-    for expand_dims_like in (state.food_row, state.food_col):
-        assert (there <= ((expand_dims_like >= 1) & (expand_dims_like <= world.size - 2))).all()
+    for axis in (state.food_row, state.food_col):
+        assert (there <= ((axis >= 1) & (axis <= world.size - 2))).all()
     assert (there[:, :-1] >= there[:, 1:]).all(), "absent foods come last"
     pairs = (there[:, :, None] & there[:, None, :]) & ~np.eye(world.foods, dtype=bool)[None]
     rows = np.abs(state.food_row[:, :, None] - state.food_row[:, None, :])
