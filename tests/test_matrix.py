@@ -393,7 +393,7 @@ def test_games_are_told_apart_by_what_they_pay():
 def test_balanced_data_hold_every_payoff_equally_often(tabulated):
     game = make_env("overgeneralisation-n3-a4")
     payoff = Table(game.table()) if tabulated else game.payoff
-    joint = payoff.balanced(jax.random.key(0), 9_000)
+    joint = payoff.sample_payoff_balanced(jax.random.key(0), 9_000)
     levels, level, counts = np.unique(game.payoff(joint), return_inverse=True, return_counts=True)
     joint = np.asarray(joint)
     np.testing.assert_array_equal(levels, [-12, 0, 8])
@@ -406,6 +406,8 @@ def test_balanced_data_hold_every_payoff_equally_often(tabulated):
 
 def test_uniform_data_hold_every_joint_action_equally_often():
     game = MatrixGame("uneven", Table(np.zeros((2, 3), np.float32)))
-    _, each = np.unique(game.draw("uniform", jax.random.key(0), 6_000), axis=0, return_counts=True)
+    _, each = np.unique(
+        game.sample_joint_actions("uniform", jax.random.key(0), 6_000), axis=0, return_counts=True
+    )
     assert len(each) == 6
     np.testing.assert_allclose(each, 1_000, atol=150)

@@ -9,7 +9,6 @@ terminates it there.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -134,6 +133,7 @@ class Foraging:
     def spec(self) -> Spec:
         """Sizes and rules of the environment."""
         obs = 3 * ((2 * self.window + 1) ** 2 if self.grid else self.foods + self.players)
+        upper = "S-1, at least 1" if self.version == 2 else "S"
         sight = "" if self.window == self.size else f"-{self.window}s"
         return Spec(
             id=f"lbf:Foraging{'-grid' * self.grid}{sight}-{self.size}x{self.size}"
@@ -144,31 +144,27 @@ class Foraging:
             actions=(6,) * self.players,
             limit=self.limit,
             reward=self.reward,
-            rules=self._rules,
+            rules={
+                "version": self.version,
+                "size": self.size,
+                "players": self.players,
+                "foods": self.foods,
+                "sight": self.window,
+                "coop": self.coop,
+                "agent_level": "uniform 1..2",
+                "food_level": "S" if self.coop else f"uniform 1..{upper}",
+                "S": "sum of the three lowest agent levels",
+                "penalty": self.penalty,
+                "mask": self.mask,
+                "reward": self.reward,
+                "limit": self.limit,
+                "limit_is": "truncation",
+                "observation": "grid" if self.grid else "vector",
+                "state": "all observations, concatenated",
+                "overlap": "as lbforaging: one may enter the cell of an agent "
+                "whose own move failed",
+            },
         )
-
-    @property
-    def _rules(self) -> Mapping[str, Any]:
-        upper = "S-1, at least 1" if self.version == 2 else "S"
-        return {
-            "version": self.version,
-            "size": self.size,
-            "players": self.players,
-            "foods": self.foods,
-            "sight": self.window,
-            "coop": self.coop,
-            "agent_level": "uniform 1..2",
-            "food_level": "S" if self.coop else f"uniform 1..{upper}",
-            "S": "sum of the three lowest agent levels",
-            "penalty": self.penalty,
-            "mask": self.mask,
-            "reward": self.reward,
-            "limit": self.limit,
-            "limit_is": "truncation",
-            "observation": "grid" if self.grid else "vector",
-            "state": "all observations, concatenated",
-            "overlap": "as lbforaging: one may enter the cell of an agent whose own move failed",
-        }
 
     def reset(self, key: PRNGKeyArray) -> tuple[State, Observation]:
         """Begin an episode: place agents on any cells, then foods away from the border, from agents
@@ -195,12 +191,11 @@ class Foraging:
             placed = allowed.any()
             return allowed & ~(block | cross), jnp.where(placed, cell, self.size**2)
 
-        free = jnp.ones(self.size**2, bool)
-        free, agent_cell = jax.lax.scan(place_agent, free, length=self.players)
+        everywhere = jnp.ones(self.size**2, bool)
+        free, agent_cell = jax.lax.scan(place_agent, everywhere, length=self.players)
         inner = (jnp.minimum(row, col) >= 1) & (jnp.maximum(row, col) <= self.size - 2)
         _, food_cell = jax.lax.scan(place_food, free & inner, length=self.foods)
         food_cell = jnp.sort(food_cell)
-
         agent_level = jax.random.randint(key_agent, (self.players,), 1, 3)
         # S, the sum of the three lowest levels (of all, if there are fewer agents).
         lowest_sum = jnp.sort(agent_level)[:3].sum()
@@ -278,8 +273,7 @@ class Foraging:
 
         to_row = row + (action == SOUTH) - (action == NORTH)
         to_col = col + (action == EAST) - (action == WEST)
-        off_grid = jnp.minimum(to_row, to_col) < 0
-        off_grid = off_grid | (jnp.maximum(to_row, to_col) >= self.size)
+        off_grid = (jnp.minimum(to_row, to_col) < 0) | (jnp.maximum(to_row, to_col) >= self.size)
         onto_food = food[None, :] & _same(to_row, to_col, state.food_row, state.food_col)
         stays = off_grid | onto_food.any(1)
         to_row, to_col = jnp.where(stays, row, to_row), jnp.where(stays, col, to_col)
@@ -374,8 +368,8 @@ class Foraging:
             others = _pack((low >= 0) & (high <= 2 * sight), other_row, other_col, other_level)
         else:
             others = jnp.stack([other_row, other_col, other_level], -1)
-        listed = jnp.concatenate([foods, own, others], axis=1)
-        return listed.reshape(n, -1).astype(jnp.float32)
+        items = jnp.concatenate([foods, own, others], axis=1)
+        return items.reshape(n, -1).astype(jnp.float32)
 
     def _grid_observations(self, state: State) -> Float[Array, "agent feature"]:
         row, col = state.agent_row, state.agent_col
@@ -395,8 +389,8 @@ class Foraging:
         inside_cols = (cols >= 0) & (cols < self.size)
         inside = inside_rows[:, :, None] & inside_cols[:, None, :]
         access = inside & (agents == 0) & (foods == 0)
-        layers = jnp.stack([agents, foods, access.astype(jnp.float32)], axis=1)
-        return layers.reshape(self.players, -1)
+        layers = [agents, foods, access.astype(jnp.float32)]
+        return jnp.stack(layers, axis=1).reshape(self.players, -1)
 
     def render(self, state: State) -> np.ndarray:
         """An image of `state`: uint8 `[height, width, 3]`, square, about 400 pixels wide."""
