@@ -212,9 +212,9 @@ def test_ends_and_limits_are_told_apart():
     clock = gymnasium.envs.registration.EnvSpec("Team-v0", Team, max_episode_steps=4)
     env = gymnasium.make(clock, disable_env_checker=True, end=(4, True, False))
     assert last(env) == (4, True, False)
-    with pytest.raises(ValueError, match=r"after 2 steps, .*said to be 4: --env-option limit=2"):
+    with pytest.raises(ValueError, match=r"after 2 steps, .*limit is 4; set --env-option limit=2"):
         play(Gym("team", Team(end=(2, False, True))))
-    with pytest.raises(ValueError, match="some agents' episode ends and others' goes on"):
+    with pytest.raises(ValueError, match="the episode ends for some agents only"):
         play(Gym("team", Team(end=(2, np.array([True, False]), False))))
 
 
@@ -244,9 +244,9 @@ def test_one_reward_for_all_is_asked_for():
 @pytest.mark.parametrize(
     ("id", "options", "message"),
     [
-        ("gym:lbforagin:Foraging-8x8-2p-2f-coop-v3", {}, "there is no module 'lbforagin' here"),
+        ("gym:lbforagin:Foraging-8x8-2p-2f-coop-v3", {}, "there is no module 'lbforagin'; install it"),
         ("gym:Foraging-8x8-2p-2f-cop-v3", {}, "did you mean 'Foraging-8x8-2p-2f-coop-v3'"),
-        ("gym:CartPole-v1", {}, "has one agent: its space is a Box; where there are several"),
+        ("gym:CartPole-v1", {}, "has one agent: its space is a Box; a multi-agent environment"),
         (LBF, {"limit": 0}, "limit 0: expected"),
         (LBF, {"reward": "team"}, "reward team: expected"),
         (LBF, {"max_episode_steps": 9}, "is no option; the limit is called limit"),
@@ -266,7 +266,7 @@ def test_mistakes_end_in_a_line(id, options, message):
         (
             Tuple((Sequence(Discrete(2)), Discrete(2))),
             None,
-            "agent 0 observes Sequence.*no row of numbers",
+            "agent 0 observes Sequence.*no vector of fixed size",
         ),
         (None, Tuple((Box(0, np.inf, (1,)), Box(0, 1, (1,)))), "agent 0 acts by .*finite bounds"),
         (None, Tuple((Discrete(2), Box(0, 1, (1,)))), "learners here need one kind"),
@@ -292,7 +292,7 @@ def test_a_world_without_pictures_says_so():
         Gym("team", Team()).render()
     env = Team()
     env.render = lambda: None
-    with pytest.raises(UserError, match=r"draws no picture; .*render_mode='rgb_array'"):
+    with pytest.raises(UserError, match=r"draws no image; .*render_mode='rgb_array'"):
         Gym("team", env).render()
     env.render = lambda mode: np.full((3, 4, 4), 7.0) if mode == "rgb_array" else None
     picture = Gym("team", env).render()

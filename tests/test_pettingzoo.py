@@ -290,7 +290,7 @@ def test_where_nobody_is_mortal_nobody_may_leave():
     last = play(PettingZoo("band", Band(both), mortal=False))[-1]
     assert last.terminated
     np.testing.assert_array_equal(last.final.obs, [[2, 2, 0], [-2, -2, -2]])
-    with pytest.raises(ValueError, match="flute has left while others go on; --env-option mort"):
+    with pytest.raises(ValueError, match="flute has left while others go on; set --env-option mort"):
         play(PettingZoo("band", Band({"flute": (2, "terminated")}), mortal=False))
 
 
@@ -309,7 +309,7 @@ def test_ends_and_limits_are_told_apart():
     assert last({"drum": cut, "flute": end}) == (4, False, True, [True, False])
     # Who is cut while others go on has left.
     assert last({"drum": (2, "truncated")}) == (4, False, True, [False, True])
-    with pytest.raises(ValueError, match=r"after 2 steps, .* to be 4: --env-option limit=2"):
+    with pytest.raises(ValueError, match=r"after 2 steps, .*limit is 4; set --env-option limit=2"):
         last(dict.fromkeys(("drum", "flute"), (2, "truncated")))
 
 
@@ -420,7 +420,7 @@ def test_a_users_function_may_return_one_of_gymnasium(module):
     ("id", "options", "message"),
     [
         ("pettingzoo:mpe2.simple_spred_v3", {}, "did you mean 'mpe2.simple_spread_v3'"),
-        ("pettingzoo:mpe3.simple_spread_v3", {}, "there is no module 'mpe3' here; install it"),
+        ("pettingzoo:mpe3.simple_spread_v3", {}, "there is no module 'mpe3'; install it"),
         ("pettingzoo:not a module", {}, "'not a module' is no module"),
         ("pettingzoo:pettingzoo.sisl", {}, "the module has neither parallel_env nor env"),
         ("pettingzoo:mpe2.simple_tag_v3", {}, "sets its agents against each other"),
