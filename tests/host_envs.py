@@ -22,7 +22,7 @@ class Patience:
 
     Where there is a `fault`, the first copy to find the file `trigger` at its second step removes
     it and does what is called so; with `trigger` "always", every copy does, at every such step.
-    A world with a `game` starts another program, which holds this file open, and takes a moment to
+    An environment with a `game` starts another program, which holds this file open, and takes a moment to
     end it, which it then marks.
     """
 
@@ -44,7 +44,7 @@ class Patience:
             with open(self.game, "wb") as file:
                 self.program = subprocess.Popen(["sleep", "1000"], stdout=file)
         if self.fault == "reset" and self._due():
-            raise ValueError("no world today")
+            raise ValueError("no game today")
         return self._see()
 
     def step(self, action: np.ndarray) -> TimeStep:

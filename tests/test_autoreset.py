@@ -24,7 +24,7 @@ class Life(NamedTuple):
 
 
 class Mortal:
-    """A world with a random name that ends, or is cut, when its one agent says so."""
+    """An environment with a random name that ends, or is cut, when its one agent says so."""
 
     spec = Spec("mortal", 1, 2, 2, (3,), None, "common")
 
@@ -38,7 +38,7 @@ class Mortal:
         return life, TimeStep(seen, jnp.ones(1), action[0] == END, action[0] == CUT, seen)
 
     def render(self, life):
-        raise AssertionError("nothing draws this world")
+        raise AssertionError("nothing draws this environment")
 
     def see(self, life):
         both = jnp.stack([life.name, life.age])
@@ -86,28 +86,28 @@ def test_observation_is_the_next_first_and_final_the_last():
     np.testing.assert_array_equal(timestep.final.obs[:, 0, 1], np.ones(COPIES))
 
 
-def roll(world, key, steps=120):
+def roll(envs, key, steps=120):
     """Random actions; desynchronised from the beginning, so that few and many end at once."""
-    spec = world.spec
-    state, _ = world.reset(key)
+    spec = envs.spec
+    state, _ = envs.reset(key)
     limit = spec.limit or 1
-    late = jnp.minimum(jnp.arange(world.num_envs) * 7 % limit, limit - 1)
-    state = state._replace(time=jnp.where(jnp.arange(world.num_envs) % 2 == 0, late, 0))
+    late = jnp.minimum(jnp.arange(envs.num_envs) * 7 % limit, limit - 1)
+    state = state._replace(time=jnp.where(jnp.arange(envs.num_envs) % 2 == 0, late, 0))
 
     def one(state, key):
         key_action, key_step = jax.random.split(key)
-        action = jax.random.randint(key_action, (world.num_envs, spec.agents), 0, 6)
-        return world.step(key_step, state, action)
+        action = jax.random.randint(key_action, (envs.num_envs, spec.agents), 0, 6)
+        return envs.step(key_step, state, action)
 
     return jax.lax.scan(one, state, jax.random.split(key, steps))
 
 
 def test_chunks_change_nothing(monkeypatch):
-    world = AutoReset(make_env("Foraging-8x8-2p-2f-coop-v2"), 20)
+    envs = AutoReset(make_env("Foraging-8x8-2p-2f-coop-v2"), 20)
     outcomes = []
     for chunk in (1, 3, 20):
         monkeypatch.setattr(AutoReset, "chunk", property(lambda self, chunk=chunk: chunk))
-        outcomes.append(jax.device_get(jax.jit(lambda key: roll(world, key))(jax.random.key(3))))
+        outcomes.append(jax.device_get(jax.jit(lambda key: roll(envs, key))(jax.random.key(3))))
     ends = outcomes[0][1].terminated | outcomes[0][1].truncated
     assert ends.sum(1).max() >= 10
     assert 1 in ends.sum(1), "episodes end alone and together"
@@ -115,13 +115,13 @@ def test_chunks_change_nothing(monkeypatch):
         jax.tree.map(np.testing.assert_array_equal, outcomes[0], other)
 
 
-def test_final_leads_where_the_world_itself_would():
+def test_final_leads_where_the_environment_itself_would():
     env = make_env("Foraging-5x5-2p-2f-v2")
-    world = AutoReset(env, 6)
-    state, _ = jax.jit(world.reset)(jax.random.key(5))
+    envs = AutoReset(env, 6)
+    state, _ = jax.jit(envs.reset)(jax.random.key(5))
     state = state._replace(time=jnp.asarray([49, 0, 49, 48, 0, 49]))
     action = jnp.zeros((6, 2), jnp.int32)
-    after, timestep = jax.jit(world.step)(jax.random.key(6), state, action)
+    after, timestep = jax.jit(envs.step)(jax.random.key(6), state, action)
     alone = jax.jit(env.step)
     for i in range(6):
         one = jax.tree.map(lambda leaf, i=i: leaf[i], state)
@@ -133,10 +133,10 @@ def test_final_leads_where_the_world_itself_would():
 
 
 def test_seeds_may_be_batched():
-    world = AutoReset(make_env("Foraging-5x5-2p-2f-v2"), 9)
+    envs = AutoReset(make_env("Foraging-5x5-2p-2f-v2"), 9)
     keys = jax.random.split(jax.random.key(4), 2)
-    alone = jax.jit(lambda key: roll(world, key, 60))
-    together = jax.jit(jax.vmap(lambda key: roll(world, key, 60)))(keys)
+    alone = jax.jit(lambda key: roll(envs, key, 60))
+    together = jax.jit(jax.vmap(lambda key: roll(envs, key, 60)))(keys)
     for i, key in enumerate(keys):
         jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b), together, alone(key))
 

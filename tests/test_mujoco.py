@@ -15,7 +15,7 @@ from perla.errors import UserError
 
 mamujoco_v1 = pytest.importorskip("gymnasium_robotics").mamujoco_v1
 
-WORLDS = [
+ENVIRONMENTS = [
     ("Hopper-3x1", 0),
     ("Hopper-3x1", 1),
     ("Hopper-3x1", 2),
@@ -35,7 +35,7 @@ FACTS = {
 
 
 @pytest.mark.parametrize("name", FACTS)
-def test_the_facts_of_a_world(name):
+def test_the_facts_of_an_environment(name):
     spec = make_env(f"mamujoco:{name}").spec
     assert (spec.agents, spec.obs, spec.state, spec.actions, spec.limit) == FACTS[name]
     assert spec.continuous
@@ -44,18 +44,18 @@ def test_the_facts_of_a_world(name):
     assert spec.rules["mujoco"]
 
 
-@pytest.mark.parametrize(("name", "agent_obsk"), WORLDS)
+@pytest.mark.parametrize(("name", "agent_obsk"), ENVIRONMENTS)
 def test_side_by_side_with_the_original(name, agent_obsk):
-    world = make_env(f"mamujoco:{name}", agent_obsk=agent_obsk)
+    env = make_env(f"mamujoco:{name}", agent_obsk=agent_obsk)
     scenario, _, factorisation = name.partition("-")
     original = mamujoco_v1.parallel_env(scenario, factorisation, agent_obsk=agent_obsk)
-    spec, agents = world.spec, original.possible_agents
+    spec, agents = env.spec, original.possible_agents
     random = np.random.default_rng(0)
-    first_observation(world)
+    first_observation(env)
     ends = 0
     for seed in (3, 4):
         seen, _ = original.reset(seed=seed)
-        check(world.reset(seed), seen, original, spec)
+        check(env.reset(seed), seen, original, spec)
         for time in range(1, spec.limit + 1):
             action = random.uniform(-1, 1, (spec.agents, spec.max_actions)).astype(np.float32)
             actions = {}
@@ -64,7 +64,7 @@ def test_side_by_side_with_the_original(name, agent_obsk):
                 # The bounds lie evenly around 0, where scaling is one product.
                 np.testing.assert_array_equal(box.low, -box.high)
                 actions[agent] = row[: len(box.high)] * box.high
-            timestep = world.step(action)
+            timestep = env.step(action)
             seen, rewards, terminations, truncations, _ = original.step(actions)
             check(timestep.final, seen, original, spec)
             check(timestep.observation, seen, original, spec)
@@ -78,7 +78,7 @@ def test_side_by_side_with_the_original(name, agent_obsk):
                 ends += bool(timestep.terminated or timestep.truncated)
                 break
     assert ends or spec.limit >= 100
-    world.close()
+    env.close()
     original.close()
 
 
@@ -97,10 +97,10 @@ def check(observation, seen, original, spec):
 
 def test_what_lies_beyond_the_bounds_costs_no_more_than_the_bound():
     name = "mamujoco:Swimmer-2x1"
-    world, beyond = make_env(name), np.float32([[[3.0], [-2.0]]])
-    world.reset(int(np.random.SeedSequence((5,), spawn_key=(0,)).generate_state(1)[0]))
-    want = world.step(np.sign(beyond[0]))
-    with closing(Pool(env_factory(name), world.spec, [["the only one"]])) as pool:
+    env, beyond = make_env(name), np.float32([[[3.0], [-2.0]]])
+    env.reset(int(np.random.SeedSequence((5,), spawn_key=(0,)).generate_state(1)[0]))
+    want = env.step(np.sign(beyond[0]))
+    with closing(Pool(env_factory(name), env.spec, [["the only one"]])) as pool:
         pool.reset(0, [(5,)])
         pool.receive(0)
         pool.step(0, beyond)
@@ -117,9 +117,9 @@ def test_all_copies_order_their_features_alike():
 
 
 def test_an_episode_is_truncated_at_its_limit_and_not_terminated():
-    world = make_env("mamujoco:Reacher-2x1")
-    world.reset(0)
-    ends = [world.step(np.zeros((2, 1), np.float32))[2:4] for _ in range(50)]
+    env = make_env("mamujoco:Reacher-2x1")
+    env.reset(0)
+    ends = [env.step(np.zeros((2, 1), np.float32))[2:4] for _ in range(50)]
     assert [bool(t) for _, t in ends] == [False] * 49 + [True]
     assert not any(t for t, _ in ends)
 
@@ -128,8 +128,8 @@ def test_options_reach_the_task():
     plain, keen = (make_env("mamujoco:Swimmer-2x1", **options) for options in
                    ({}, {"forward_reward_weight": 3.0, "ctrl_cost_weight": 0.0}))  # fmt: skip
     action = np.full((2, 1), 0.5, np.float32)
-    for world in (plain, keen):
-        world.reset(1)
+    for env in (plain, keen):
+        env.reset(1)
     assert keen.spec.rules["forward_reward_weight"] == 3.0
     cost = 1e-4 * 2 * 0.25
     assert keen.step(action).reward[0] == pytest.approx(3 * (plain.step(action).reward[0] + cost))
@@ -165,10 +165,10 @@ def test_a_missing_extra_is_told_in_a_line(monkeypatch, capsys):
 
 def test_pictures_without_a_display(monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
-    world = make_env("mamujoco:Hopper-3x1")
-    world.reset(0)
+    env = make_env("mamujoco:Hopper-3x1")
+    env.reset(0)
     try:
-        picture = world.render()
+        picture = env.render()
     except UserError as error:  # EGL and OSMesa are the system's, and not every system's.
         if "cannot draw here" not in str(error):
             raise

@@ -75,26 +75,24 @@ def play(pool, steps):
 
 def serial(steps, **options):
     """The same with one copy at a time and no pool."""
-    worlds = {
+    envs = {
         (g, c): make_factory(**options)() for g, n in enumerate(GROUPS.values()) for c in range(n)
     }
-    episodes = dict.fromkeys(worlds, 0)
+    episodes = dict.fromkeys(envs, 0)
 
     def begin(which):
         group, copy = which
         chance = np.random.SeedSequence(ENTROPY[group][copy], spawn_key=(episodes[which],))
         episodes[which] += 1
-        return worlds[which].reset(int(chance.generate_state(1)[0]))
+        return envs[which].reset(int(chance.generate_state(1)[0]))
 
-    starts = [
-        [begin(which) for which in worlds if which[0] == group] for group in range(len(GROUPS))
-    ]
+    starts = [[begin(which) for which in envs if which[0] == group] for group in range(len(GROUPS))]
     outcomes = []
     for step in range(steps):
         for group, copies in enumerate(GROUPS.values()):
             row = []
             for copy, action in enumerate(actions(step, group, copies)):
-                timestep = worlds[group, copy].step(action)
+                timestep = envs[group, copy].step(action)
                 if timestep.terminated or timestep.truncated:
                     timestep = timestep._replace(observation=begin((group, copy)))
                 row.append(timestep)
@@ -150,7 +148,7 @@ FAULTS = {
     "kill": "its process was killed by SIGKILL",
     "exit": "SystemExit: 3",
     "hang": "no answer within 2 s, so its process was killed",
-    "reset": "ValueError: no world today",
+    "reset": "ValueError: no game today",
 }
 WHOLE = ("kill", "exit", "hang")
 """Faults that cost a process, and so the episodes of all its copies."""
@@ -243,7 +241,7 @@ def test_no_process_outlives_its_pool(pool):
             os.kill(pid, 0)
 
 
-# --- What worlds have started -------------------------------------------------------------------
+# --- Programs that environments have started -------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -279,7 +277,7 @@ def test_closing_waits_until_a_process_has_let_go_of_all_its_copies(pool, games)
 
 
 @pytest.mark.parametrize("fault", WHOLE)
-def test_what_a_world_has_started_ends_with_its_process(pool, games, tmp_path, fault):
+def test_what_an_environment_has_started_ends_with_its_process(pool, games, tmp_path, fault):
     path, played = games
     trigger, said = tmp_path / "trigger", []
     many = pool(said, workers=1, game=path, fault=fault, trigger=str(trigger), step_seconds=2.0)
@@ -297,13 +295,13 @@ def test_what_a_world_has_started_ends_with_its_process(pool, games, tmp_path, f
 def test_where_no_episode_can_begin_a_process_lets_go_of_its_copies(pool, games):
     path, played = games
     many = pool(workers=1, game=path, fault="reset", trigger="always", restarts=0)
-    with pytest.raises(UserError, match="no world today"):
+    with pytest.raises(UserError, match="no game today"):
         begin(many)
     assert not played()
     assert Path(f"{path}.ended").exists()
 
 
-def test_what_a_world_has_started_ends_with_whoever_trains(games, tmp_path):
+def test_what_an_environment_has_started_ends_with_whoever_trains(games, tmp_path):
     path, played = games
     script = tmp_path / "train.py"
     script.write_text(
@@ -331,9 +329,9 @@ def test_what_a_world_has_started_ends_with_whoever_trains(games, tmp_path):
     assert not played(10.0)
 
 
-def test_a_world_that_is_not_what_its_spec_says_is_refused():
-    world = make_factory()()
-    world._see = lambda: host_envs.Patience._see(world)._replace(state=np.zeros(5))
+def test_an_environment_that_is_not_what_its_spec_says_is_refused():
+    env = make_factory()()
+    env._see = lambda: host_envs.Patience._see(env)._replace(state=np.zeros(5))
     message = r"tiny:patience: in the first observation `state` has shape \(5,\), expected \(4,\)"
     with pytest.raises(UserError, match=message):
-        first_observation(world)
+        first_observation(env)

@@ -1,4 +1,4 @@
-"""Worlds with SMAC's interface: who may do what, who is alive, how episodes end, who won."""
+"""Environments with SMAC's interface: who may do what, who is alive, how episodes end, who won."""
 
 import json
 import subprocess
@@ -45,7 +45,7 @@ MAPS = {
 }
 
 
-def world(kind="skirmish", **options):
+def fake_env(kind="skirmish", **options):
     return make_env("fake_smac:make", kind=kind, **options)
 
 
@@ -57,8 +57,8 @@ def play(env, *actions, seed=0):
 # What the interface says becomes what learners ask for.
 
 
-def test_the_facts_of_a_world():
-    env = world()
+def test_the_facts_of_an_environment():
+    env = fake_env()
     spec = env.spec
     assert isinstance(env, HostEnv)
     assert (spec.agents, spec.obs, spec.state, spec.limit) == (2, 6, 7, 8)
@@ -71,8 +71,8 @@ def test_the_facts_of_a_world():
     first_observation(env)
 
 
-def test_masks_are_the_worlds_own():
-    env = world(lives=(1, 2))
+def test_masks_are_the_environments_own():
+    env = fake_env(lives=(1, 2))
     seen = env.reset(0)
     np.testing.assert_array_equal(seen.avail, [[0, 1, 1, 0, 0]] * 2)
     step, after = play(env, (ADVANCE, STOP), (ATTACK, STOP))
@@ -81,8 +81,8 @@ def test_masks_are_the_worlds_own():
     np.testing.assert_array_equal(after.final.avail, [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0]])
 
 
-def test_observations_and_states_are_the_worlds_own():
-    env, theirs = world(), fake_smac.Skirmish()
+def test_observations_and_states_are_the_environments_own():
+    env, theirs = fake_env(), fake_smac.Skirmish()
     theirs.reset(seed=3)
     (step,) = play(env, (ADVANCE, ADVANCE), seed=3)
     theirs.step([ADVANCE, ADVANCE])
@@ -94,7 +94,7 @@ def test_observations_and_states_are_the_worlds_own():
 
 
 def test_who_can_only_do_nothing_is_dead():
-    steps = play(world(lives=(2, 2)), (ADVANCE, STOP), (STOP, STOP), (NOOP, ADVANCE))
+    steps = play(fake_env(lives=(2, 2)), (ADVANCE, STOP), (STOP, STOP), (NOOP, ADVANCE))
     assert [step.final.alive.tolist() for step in steps] == [
         [True, True], [False, True], [False, True],
     ]  # fmt: skip
@@ -103,7 +103,7 @@ def test_who_can_only_do_nothing_is_dead():
 
 def test_the_team_earns_together():
     _, one, two = play(
-        world(lives=(2, 2)), (ADVANCE, ADVANCE), (ATTACK, ATTACK), (NOOP, ATTACK + 1)
+        fake_env(lives=(2, 2)), (ADVANCE, ADVANCE), (ATTACK, ATTACK), (NOOP, ATTACK + 1)
     )
     np.testing.assert_array_equal(one.reward, [2.0, 2.0])
     np.testing.assert_array_equal(two.reward, [1.0, 1.0])
@@ -111,13 +111,13 @@ def test_the_team_earns_together():
 
 
 def test_a_battle_that_is_won_has_terminated():
-    *_, last = play(world(lives=(1, 1)), (ADVANCE, ADVANCE), (ATTACK, ATTACK + 1))
+    *_, last = play(fake_env(lives=(1, 1)), (ADVANCE, ADVANCE), (ATTACK, ATTACK + 1))
     assert (last.terminated, last.truncated, last.won) == (True, False, 1.0)
     np.testing.assert_array_equal(last.reward, [2.0 + fake_smac.WIN] * 2)
 
 
 def test_a_battle_that_is_lost_has_terminated():
-    steps = play(world(lives=(2, 2)), (ADVANCE, ADVANCE), (STOP, STOP), (NOOP, STOP))
+    steps = play(fake_env(lives=(2, 2)), (ADVANCE, ADVANCE), (STOP, STOP), (NOOP, STOP))
     assert [step.terminated.item() for step in steps] == [False, False, True]
     assert [step.won for step in steps] == [0, 0, 0]
     assert not steps[-1].final.alive.any()
@@ -125,7 +125,7 @@ def test_a_battle_that_is_lost_has_terminated():
 
 @pytest.mark.parametrize("kind", ["skirmish", "modern"])
 def test_a_battle_that_is_cut_was_truncated(kind):
-    steps = play(world(kind), *[(STOP, STOP)] * 8)
+    steps = play(fake_env(kind), *[(STOP, STOP)] * 8)
     assert [step.truncated.item() for step in steps] == [False] * 7 + [True]
     assert not any(step.terminated for step in steps)
     assert steps[-1].won == 0
@@ -134,44 +134,44 @@ def test_a_battle_that_is_cut_was_truncated(kind):
 @pytest.mark.parametrize("kind", ["skirmish", "modern"])
 def test_a_battle_that_is_won_at_the_last_moment_was_not_cut(kind):
     actions = [(STOP, STOP)] * 6 + [(ADVANCE, ADVANCE), (ATTACK, ATTACK + 1)]
-    last = play(world(kind, lives=(1, 1)), *actions)[-1]
+    last = play(fake_env(kind, lives=(1, 1)), *actions)[-1]
     assert (last.terminated, last.truncated, last.won) == (True, False, 1.0)
 
 
-def test_a_world_that_calls_its_limit_an_end_is_believed():
-    last = play(world(continuing_episode=False), *[(STOP, STOP)] * 8)[-1]
+def test_an_environment_that_calls_its_limit_an_end_is_believed():
+    last = play(fake_env(continuing_episode=False), *[(STOP, STOP)] * 8)[-1]
     assert (last.terminated, last.truncated) == (True, False)
 
 
-def test_a_world_that_knows_of_no_battle_does_not_say_who_won():
-    *_, last = play(world("silent", lives=(1, 1)), (ADVANCE, ADVANCE), (ATTACK, ATTACK + 1))
+def test_an_environment_that_knows_of_no_battle_does_not_say_who_won():
+    *_, last = play(fake_env("silent", lives=(1, 1)), (ADVANCE, ADVANCE), (ATTACK, ATTACK + 1))
     assert last.terminated
     assert last.won is None
 
 
 def test_all_chance_of_an_episode_follows_from_its_seed():
-    one, other = world(), world()
+    one, other = fake_env(), fake_env()
     other.reset(9)
     states = [one.reset(seed).state.tolist() for seed in range(8)]
     assert states == [other.reset(seed).state.tolist() for seed in range(8)]
     assert len({tuple(state) for state in states}) > 1
 
 
-def test_a_world_that_takes_no_seed_is_stamped():
-    env = world("unseeded")
+def test_an_environment_that_takes_no_seed_is_stamped():
+    env = fake_env("unseeded")
     assert env.spec.rules["seeded"] == "never"
     np.testing.assert_array_equal(env.reset(0).state, env.reset(1).state)
 
 
-def test_pictures_are_the_worlds_own():
-    env = world()
+def test_pictures_are_the_environments_own():
+    env = fake_env()
     play(env, (STOP, STOP))
     assert env.render().shape == (8, 8, 3)
     assert env.render().max() == 20
 
 
-def test_closing_lets_go_of_the_world():
-    env = world()
+def test_closing_lets_go_of_the_environment():
+    env = fake_env()
     env.close()
     assert env.env.closed
 
@@ -180,15 +180,15 @@ def test_closing_lets_go_of_the_world():
     ("kind", "message"),
     [
         ("blind", r"fake_smac:make returns .* MultiAgentEnv, which lacks get_env_info$"),
-        ("vague", "get_env_info tells no state_shape, episode_limit"),
+        ("vague", "get_env_info lacks state_shape, episode_limit"),
     ],
 )
-def test_a_world_that_lacks_something_ends_in_a_line(kind, message):
+def test_an_environment_that_lacks_something_ends_in_a_line(kind, message):
     with pytest.raises(UserError, match=message):
-        world(kind)
+        fake_env(kind)
 
 
-def test_a_world_without_a_picture_says_so_in_a_line():
+def test_an_environment_without_a_picture_says_so_in_a_line():
     env = smac.SMAC("mine", fake_smac.Skirmish(), {})
     env.env = fake_smac.Blind()
     with pytest.raises(UserError, match=r"mine: cannot be drawn here \(NotImplementedError"):
@@ -383,11 +383,11 @@ def test_smaclites_own_maps(name):
 
 def test_random_actions_are_legal():
     avail = np.array([[[0, 1, 0, 1, 1], [1, 0, 0, 0, 0]]] * 500, bool)
-    drawn = sample_actions(world().spec, np.random.default_rng(0), avail)
+    drawn = sample_actions(fake_env().spec, np.random.default_rng(0), avail)
     assert drawn.shape == (500, 2)
     assert np.take_along_axis(avail, drawn[..., None], -1).all()
     assert set(drawn[:, 0]) == {1, 3, 4}
-    assert seconds_per_step(world(), 40) > 0
+    assert seconds_per_step(fake_env(), 40) > 0
 
 
 def test_the_bridge_imports_no_jax():
@@ -405,10 +405,10 @@ class Contest:
         return state, timestep._replace(won=timestep.reward[0])
 
     def render(self, state):
-        raise AssertionError("nothing draws this world")
+        raise AssertionError("nothing draws this environment")
 
 
-def test_worlds_of_jax_may_say_who_won_as_well():
+def test_environments_in_jax_may_say_who_won_as_well():
     actor = (
         create(make_config("ippo", hidden_size=8, num_layers=1), Contest.spec)
         .init(jax.random.key(0))
