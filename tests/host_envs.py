@@ -1,4 +1,4 @@
-"""Worlds of the host for tests: NumPy alone, with known values, and with every fault there is."""
+"""Host environments for tests: NumPy alone, with known values, and with every kind of fault."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ EXAMPLES = ("patience",)
 
 
 class Patience:
-    """`probes.PATIENCE` in NumPy: two agents, each of whom sees its sign and the time; at the last
-    of `length` steps both earn 1 if both actions say their signs.
+    """`probes.PATIENCE` in NumPy: two agents observe their sign and the time; at the last of
+    `length` steps both receive reward 1 if both actions equal their signs.
 
-    Where there is a `fault`, the first copy to find the file `trigger` at its second step removes
-    it and does what is called so; with `trigger` "always", every copy does, at every such step.
-    An environment with a `game` starts another program, which holds this file open, and takes a moment to
-    end it, which it then marks.
+    With a `fault`, the first environment that finds the file `trigger` at its second step removes
+    the file and commits the fault; with `trigger` "always", every environment does at that step.
+    With a `game`, the environment starts another program that holds this file open; `close` takes
+    a moment to end the program, and then marks it as ended.
     """
 
     def __init__(
@@ -105,14 +105,14 @@ class Patience:
         return True
 
     def _see(self) -> Observation:
-        # What the worker has loaded is told where nobody learns from it.
+        # The last feature of the state says whether the worker has imported JAX.
         jax = float("jax" in sys.modules)
         own = np.stack([self.signs, np.full(2, self.time)], -1)
         return Observation(own, np.array([*self.signs, self.time, jax]), np.ones((2, 2), bool))
 
 
 class Echo:
-    """One agent earns, and the picture shows, the two numbers that it acts by."""
+    """The reward of its one agent, and the image, are the two numbers of its action."""
 
     spec = Spec("tiny:echo", 1, 1, 1, (2,), 4, "common", continuous=True)
 

@@ -12,7 +12,7 @@ from perla.envs.foraging import LOAD, Foraging
 
 
 class Episodes(NamedTuple):
-    """What happened, padded with zeros from each episode's end to the time limit."""
+    """Recorded episodes, padded with zeros from each episode's end to the time limit."""
 
     players: np.ndarray  # [episode, agent, 2]
     player_levels: np.ndarray  # [episode, agent]
@@ -38,7 +38,7 @@ class _Anything(gymnasium.Space):
 
 
 class _Original(ForagingEnv):
-    """The original with its gymnasium space left out: it cannot be built for grids."""
+    """The original without its observation space, which cannot be built for grids."""
 
     def _get_observation_space(self):
         return _Anything((3 * (self.max_num_food + len(self.players)),))
@@ -76,7 +76,7 @@ def begin(original_env: ForagingEnv, env: Foraging, rng: np.random.Generator):
 
 
 def choose(original_env: ForagingEnv, rng: np.random.Generator, eager: float) -> list[int]:
-    """Random actions, of which a share `eager` heads for the nearest food, or loads it."""
+    """Random actions; with probability `eager` an agent moves to the nearest food or loads it."""
     foods = np.argwhere(original_env.field > 0)
     actions = rng.integers(0, 6, len(original_env.players)).tolist()
     for i, player in enumerate(original_env.players):

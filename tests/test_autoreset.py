@@ -1,4 +1,4 @@
-"""Auto-reset: an episode that ends is followed by a fresh one, whatever the chunk."""
+"""Auto-reset: every ended episode is followed by a new one, for every `reset_batch`."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ WHO_ENDS = {
     "the first": [0],
     "the last": [COPIES - 1],
     "two": [3, 7],
-    "as many as a chunk": list(range(8)),
-    "one more than a chunk": list(range(9)),
+    "as many as a batch": list(range(8)),
+    "one more than a batch": list(range(9)),
     "all": list(range(COPIES)),
 }
 
@@ -102,11 +102,11 @@ def roll(envs, key, steps=120):
     return jax.lax.scan(one, state, jax.random.split(key, steps))
 
 
-def test_chunks_change_nothing(monkeypatch):
+def test_the_size_of_reset_batches_changes_nothing(monkeypatch):
     envs = AutoReset(make_env("Foraging-8x8-2p-2f-coop-v2"), 20)
     outcomes = []
-    for chunk in (1, 3, 20):
-        monkeypatch.setattr(AutoReset, "chunk", property(lambda self, chunk=chunk: chunk))
+    for size in (1, 3, 20):
+        monkeypatch.setattr(AutoReset, "reset_batch", property(lambda self, size=size: size))
         outcomes.append(jax.device_get(jax.jit(lambda key: roll(envs, key))(jax.random.key(3))))
     ends = outcomes[0][1].terminated | outcomes[0][1].truncated
     assert ends.sum(1).max() >= 10

@@ -1,7 +1,7 @@
-"""Worlds of other families: what every world promises, and that they stay what they are.
+"""Bridges to JaxMARL and jumanji: the contract of environments, and equality with the originals.
 
-Every bridged world is played once, beside the family's own functions from the same key with the
-same actions: what they give must be equal to the bit.
+Every environment is played once, side by side with the original, with the same key and actions:
+the results must be equal to the bit.
 """
 
 from __future__ import annotations
@@ -53,20 +53,20 @@ ENVIRONMENTS: dict[str, tuple[str, dict[str, Any], int]] = {
 ENDS = dict.fromkeys(("SMAX-3m", "hanabi", "warehouse", "foraging"), True) | dict.fromkeys(
     ("SMAX-3s5z", "spread", "facmac", "overcooked", "overcooked_v2"), False
 )
-"""Worlds that end for a reason of their own as they are played here, and that are cut."""
+"""Environments that terminate when played as here, and those that are truncated."""
 
 QUICK = ("SMAX-3s5z", "speaker continuous", "riddle", "connector")
-"""Worlds that are played by default; all are by `make test-all`."""
+"""Environments that are tested by default; `make test-all` tests all."""
 
 INDIVIDUAL = {"spread", "spread continuous", "reference", "foraging", "connector"}
 SMALL = {"num_envs": 4, "rollout_length": 8, "hidden_size": 8, "num_layers": 1, "update_epochs": 1}
 
 
 class Played(NamedTuple):
-    """One run through an environment, `[time, ...]`, ours beside theirs. It goes on after an end."""
+    """One run of the bridge and of the original, `[time, ...]`, which continues after an end."""
 
     observation: Observation
-    """What was seen before each step."""
+    """The observation before each step."""
     action: jax.Array
     timestep: TimeStep
     state: Any
@@ -82,7 +82,7 @@ def get_env(name: str) -> Env:
 
 
 def made(id: str, **options: Any) -> Env:
-    """The world; from Python 3.12 on, where JaxMARL would hold JAX back, it may be missing."""
+    """The environment. JaxMARL may be missing from Python 3.12 on, where it would hold JAX back."""
     if sys.version_info >= (3, 12) and id.startswith("jaxmarl"):
         pytest.importorskip("jaxmarl")
     return make_env(id, **options)
@@ -169,7 +169,7 @@ def first_end(name: str) -> int | None:
 
 
 def alone(name: str) -> Any:
-    """A parameter whose tests are run in one process, so that the world is compiled once."""
+    """A parameter whose tests are run in one process, so that the environment is compiled once."""
     marks = [pytest.mark.xdist_group(f"bridge {name}")]
     return pytest.param(name, marks=marks if name in QUICK else [*marks, pytest.mark.slow])
 
@@ -183,7 +183,7 @@ def begun(name: str) -> Any:
 every = pytest.mark.parametrize("name", [*map(alone, ENVIRONMENTS)])
 
 
-# --- What every world promises ------------------------------------------------------------------
+# --- The contract of every environment ----------------------------------------------------------
 
 
 @every

@@ -1,4 +1,4 @@
-"""Gymnasium's tuple environments are as they were registered, in the shape that learners ask for."""
+"""The bridge to Gymnasium: multi-agent environments equal the registered originals."""
 
 import sys
 
@@ -57,7 +57,7 @@ def play(bridge, actions=None):
     return steps
 
 
-# --- Environments of other libraries -----------------------------------------------------------------------
+# --- Environments of other libraries ------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("id", "facts"), [
@@ -148,7 +148,7 @@ def test_it_is_trained_on(id):
         trainer.close()
 
 
-# --- Any environment ----------------------------------------------------------------------------------
+# --- Any environment ----------------------------------------------------------------------------
 
 
 def test_unequal_agents_are_padded_and_masked():
@@ -207,7 +207,8 @@ def test_ends_and_limits_are_told_apart():
     assert last(Team(end=(2, True, False))) == (2, True, False)
     assert last(Team(end=(4, False, True))) == (4, False, True)
     assert last(Team(end=(2, (True, True), (False, False)))) == (2, True, False)
-    # An environment that keeps its own limit and ends just there has met it; with Gymnasium's it has not.
+    # An end at the limit is a truncation if the environment keeps its own limit, and a termination
+    # if Gymnasium keeps it.
     assert last(Team(end=(4, True, False))) == (4, False, True)
     clock = gymnasium.envs.registration.EnvSpec("Team-v0", Team, max_episode_steps=4)
     env = gymnasium.make(clock, disable_env_checker=True, end=(4, True, False))

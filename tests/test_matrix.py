@@ -1,4 +1,4 @@
-"""Matrix games: what they pay, when they end, what they are called; files of payoffs."""
+"""Matrix games: payoffs, ends of episodes, names, and files of payoffs."""
 
 from __future__ import annotations
 

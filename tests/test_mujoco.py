@@ -1,4 +1,4 @@
-"""Multi-agent MuJoCo is gymnasium-robotics' own, to the bit, in the shape that learners ask for."""
+"""Multi-agent MuJoCo: equal to the original of gymnasium-robotics, to the bit."""
 
 import os
 import sys

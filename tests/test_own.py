@@ -268,7 +268,7 @@ def test_a_spec_that_fails(here):
 
 
 def test_who_keeps_the_state_tells_environments_apart(here):
-    here("ours.py", SOURCE + "\nWorld.close = lambda self: None\n")
+    here("ours.py", SOURCE + "\nMyEnv.close = lambda self: None\n")
     here("ours_host.py", HOST_SOURCE)
     assert not isinstance(make_env("ours:make"), HostEnv)
     assert isinstance(make_env("ours_host:make"), HostEnv)

@@ -1,4 +1,4 @@
-"""PettingZoo's environments are as their modules make them, in the shape that learners ask for."""
+"""The bridge to PettingZoo: environments equal the originals of their modules."""
 
 import functools
 import subprocess
@@ -113,7 +113,7 @@ def play(bridge):
     return steps
 
 
-# --- Environments of other libraries -----------------------------------------------------------------------
+# --- Environments of other libraries ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FACTS)
@@ -245,7 +245,7 @@ def test_what_steps_it_imports_no_jax():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-# --- Any environment ----------------------------------------------------------------------------------
+# --- Any environment ----------------------------------------------------------------------------
 
 
 def test_unequal_agents_are_padded_and_masked():

@@ -1,4 +1,4 @@
-"""Copies in processes of their own do what one copy does, and no fault of theirs spoils a run."""
+"""The pool of environments: it equals stepping each alone, and survives faults."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def make_factory(**options):
 
 @pytest.fixture
 def pool():
-    """Makes pools, and ends them."""
+    """Make pools, and close them."""
     made = []
 
     def build(said=None, workers=2, step_seconds=60.0, restarts=10, **options):
@@ -63,8 +63,7 @@ def actions(step, group, copies):
 
 
 def play(pool, steps):
-    """All that the pool says of so many steps, in which one group is stepped while the other waits;
-    and who was lost."""
+    """The results of so many steps, in which one group is stepped while the other waits."""
     seen = []
     for step in range(steps):
         for group, copies in enumerate(GROUPS.values()):
@@ -74,7 +73,7 @@ def play(pool, steps):
 
 
 def serial(steps, **options):
-    """The same with one copy at a time and no pool."""
+    """The same without a pool, one environment at a time."""
     envs = {
         (g, c): make_factory(**options)() for g, n in enumerate(GROUPS.values()) for c in range(n)
     }
@@ -151,7 +150,7 @@ FAULTS = {
     "reset": "ValueError: no game today",
 }
 WHOLE = ("kill", "exit", "hang")
-"""Faults that cost a process, and so the episodes of all its copies."""
+"""Faults that end a process, and so the episodes of all its environments."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -241,7 +240,7 @@ def test_no_process_outlives_its_pool(pool):
             os.kill(pid, 0)
 
 
-# --- Programs that environments have started -------------------------------------------------------------------
+# --- Programs that environments have started ----------------------------------------------------
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Environments with SMAC's interface: who may do what, who is alive, how episodes end, who won."""
+"""Environments with SMAC's interface: masks, `alive`, ends of episodes, wins."""
 
 import json
 import subprocess

@@ -182,7 +182,11 @@ _KITCHEN = {"max_steps": Count, "random_reset": bool}
 
 def _mpe(id: str, reward: Literal["common", "individual"], **more: Any) -> EnvInfo:
     # MPE compares its clock with the limit before incrementing it, so episodes have one step more.
-    defaults: dict[str, Any] = {"limit": lambda env: env.max_steps + 1, "draw": _draw_particles, "options": _MPE}
+    defaults: dict[str, Any] = {
+        "limit": lambda env: env.max_steps + 1,
+        "draw": _draw_particles,
+        "options": _MPE,
+    }
     return EnvInfo(id, reward, **(defaults | more))
 
 
