@@ -376,7 +376,7 @@ def test_continuous_actions_are_scaled_to_the_environment():
     _, observation = env.reset(jax.random.key(0))
     assert observation.avail.tolist() == [[True] * 3 + [False] * 2, [True] * 5]
     action = jnp.array([[-1.0, 0.0, 1.0, 9.0, 9.0], [-1.0, 1.0, 0.5, -0.5, 0.0]])
-    joint = env.played(action)
+    joint = env.native_actions(action)
     np.testing.assert_allclose(joint["speaker_0"], [0, 0.5, 1])
     np.testing.assert_allclose(joint["listener_0"], [0, 1, 0.75, 0.25, 0.5])
 

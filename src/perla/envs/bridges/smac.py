@@ -1,7 +1,7 @@
 """SMAC, SMACv2 and SMAClite, and other environments with the interface `MultiAgentEnv`.
 
 Many environments written for PyMARL have this interface: action masks, a state, a common reward,
-`battle_won`. The bridge adds the `alive` mask, and tells termination from truncation.
+`battle_won`. The bridge adds the `alive` mask, and distinguishes termination from truncation.
 """
 
 from __future__ import annotations
