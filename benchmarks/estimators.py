@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from perla.algos.values import estimate
-from perla.envs.registry import make as make_env
+from perla.envs.registry import make_env
 from perla.loops.anakin import Progress, Trainer
 from perla.loops.rollout import rollout
 from perla.methods.estimators import Estimator, Sampled

@@ -1,4 +1,4 @@
-"""A skirmish of two against two with the interface of SMAC, small enough to be played by hand."""
+"""A battle of two against two with the interface of SMAC, small enough to be played by hand."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Skirmish:
 
 
 class Modern(Skirmish):
-    """The same as Gymnasium would have it, without a limit of its own."""
+    """With Gymnasium's return values, and without a limit of its own."""
 
     def step(self, actions):
         limit, self.limit = self.limit, 1000
@@ -109,14 +109,14 @@ class Modern(Skirmish):
 
 
 class Unseeded(Skirmish):
-    """With a `reset` that takes no seed."""
+    """With a `reset` without a seed."""
 
     def reset(self):
         return super().reset(7)
 
 
 class Silent(Skirmish):
-    """Which says nothing of a battle."""
+    """Without `battle_won`."""
 
     def step(self, actions):
         reward, terminated, info = super().step(actions)
@@ -124,7 +124,7 @@ class Silent(Skirmish):
 
 
 class Blind(Skirmish):
-    """That lacks something, and cannot be drawn."""
+    """Without `get_env_info`, and without images."""
 
     get_env_info = None
 
@@ -133,7 +133,7 @@ class Blind(Skirmish):
 
 
 class Vague(Skirmish):
-    """Whose sizes are not all known."""
+    """With missing keys in `get_env_info`."""
 
     def get_env_info(self):
         return {"n_agents": 2, "n_actions": 5, "obs_shape": 6}
@@ -144,7 +144,7 @@ KINDS = {kind.__name__.lower(): kind
 
 
 def make(kind="skirmish", **options):
-    """What `fake_smac:make` stands for."""
+    """The function of the id `fake_smac:make`."""
     return KINDS[kind](**options)
 
 
@@ -176,7 +176,7 @@ class StarCraft2Env(Skirmish):
 
 
 class Wrapper(StarCraft2Env):
-    """SMACv2's, which writes into what it is given."""
+    """With the constructor of SMACv2, which modifies its argument."""
 
     def __init__(self, capability_config, **arguments):
         assert "written" not in capability_config
@@ -186,7 +186,7 @@ class Wrapper(StarCraft2Env):
 
 
 class Lite(Modern):
-    """SMAClite's, whose last actions outlive the episode."""
+    """With the interface of SMAClite, which keeps the last actions after an episode."""
 
     n_agents, n_actions, obs_size, state_size = AGENTS, ATTACK + ENEMIES, 6, 7 + 10
 
@@ -207,7 +207,7 @@ class Lite(Modern):
 
 
 def install(monkeypatch, folder):
-    """Packages called as the three are, and StarCraft II in `folder`."""
+    """Install fake packages `smac`, `smacv2` and `smaclite`, and StarCraft II in `folder`."""
     modules = {
         "smac.env": {"StarCraft2Env": StarCraft2Env},
         "smac.env.starcraft2.maps.smac_maps": {

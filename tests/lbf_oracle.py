@@ -1,4 +1,4 @@
-"""Episodes of the original `lbforaging`, recorded to be replayed in perla's world."""
+"""Episodes of the original `lbforaging`, recorded to be replayed in perla's environment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from perla.envs.foraging import LOAD, Foraging
 
 
 class Episodes(NamedTuple):
-    """What happened, padded with zeros from each episode's end to the time limit."""
+    """Recorded episodes, padded with zeros from each episode's end to the time limit."""
 
     players: np.ndarray  # [episode, agent, 2]
     player_levels: np.ndarray  # [episode, agent]
@@ -38,48 +38,48 @@ class _Anything(gymnasium.Space):
 
 
 class _Original(ForagingEnv):
-    """The original with its gymnasium space left out: it cannot be built for grids."""
+    """The original without its observation space, which cannot be built for grids."""
 
     def _get_observation_space(self):
         return _Anything((3 * (self.max_num_food + len(self.players)),))
 
 
-def original(world: Foraging) -> ForagingEnv:
+def original(env: Foraging) -> ForagingEnv:
     """The original's environment of the same parameters (by the rules of version 2.0.0)."""
     return _Original(
-        players=world.players,
+        players=env.players,
         min_player_level=1,
         max_player_level=2,
         min_food_level=1,
         max_food_level=None,
-        field_size=(world.size, world.size),
-        max_num_food=world.foods,
-        sight=world.window,
-        max_episode_steps=world.limit,
-        force_coop=world.coop,
-        grid_observation=world.grid,
-        penalty=world.penalty,
+        field_size=(env.size, env.size),
+        max_num_food=env.foods,
+        sight=env.window,
+        max_episode_steps=env.limit,
+        force_coop=env.coop,
+        grid_observation=env.grid,
+        penalty=env.penalty,
     )
 
 
-def begin(env: ForagingEnv, world: Foraging, rng: np.random.Generator):
+def begin(original_env: ForagingEnv, env: Foraging, rng: np.random.Generator):
     """A first state: the original's own, with food levels drawn anew for version 2."""
-    nobs, _ = env.reset()
-    if world.version == 2 and not world.coop:
-        most = sum(sorted(player.level for player in env.players)[:3])
-        where = env.field > 0
-        env.field[where] = rng.integers(1, max(most, 2), where.sum())
-        env._food_spawned = env.field.sum()
-        env._gen_valid_moves()
-        nobs = env._make_gym_obs()
+    nobs, _ = original_env.reset()
+    if env.version == 2 and not env.coop:
+        most = sum(sorted(player.level for player in original_env.players)[:3])
+        where = original_env.field > 0
+        original_env.field[where] = rng.integers(1, max(most, 2), where.sum())
+        original_env._food_spawned = original_env.field.sum()
+        original_env._gen_valid_moves()
+        nobs = original_env._make_gym_obs()
     return nobs
 
 
-def choose(env: ForagingEnv, rng: np.random.Generator, eager: float) -> list[int]:
-    """Random actions, of which a share `eager` heads for the nearest food, or loads it."""
-    foods = np.argwhere(env.field > 0)
-    actions = rng.integers(0, 6, len(env.players)).tolist()
-    for i, player in enumerate(env.players):
+def choose(original_env: ForagingEnv, rng: np.random.Generator, eager: float) -> list[int]:
+    """Random actions; with probability `eager` an agent moves to the nearest food or loads it."""
+    foods = np.argwhere(original_env.field > 0)
+    actions = rng.integers(0, 6, len(original_env.players)).tolist()
+    for i, player in enumerate(original_env.players):
         if not len(foods) or rng.random() >= eager:
             continue
         away = foods - np.asarray(player.position)
@@ -93,39 +93,39 @@ def choose(env: ForagingEnv, rng: np.random.Generator, eager: float) -> list[int
     return actions
 
 
-def record(world: Foraging, episodes: int, seed: int) -> Episodes:
+def record(env: Foraging, episodes: int, seed: int) -> Episodes:
     """Play `episodes`, eagerness differing from one to the next (every fourth is uniform)."""
     rng = np.random.default_rng(seed)
-    env = original(world)
-    env.reset(seed=seed)
-    n, f, features = world.players, world.foods, world.spec.obs
-    obs = np.zeros((episodes, world.limit, n, features), np.float32)
+    original_env = original(env)
+    original_env.reset(seed=seed)
+    n, f, features = env.players, env.foods, env.spec.obs
+    obs = np.zeros((episodes, env.limit, n, features), np.float32)
     first = np.zeros((episodes, n, features), np.float32)
-    action = np.zeros((episodes, world.limit, n), np.int32)
-    reward = np.zeros((episodes, world.limit, n))
-    done = np.zeros((episodes, world.limit), bool)
+    action = np.zeros((episodes, env.limit, n), np.int32)
+    reward = np.zeros((episodes, env.limit, n))
+    done = np.zeros((episodes, env.limit), bool)
     length = np.zeros(episodes, np.int32)
     players, levels = np.zeros((episodes, n, 2), np.int32), np.zeros((episodes, n), np.int32)
     foods, food_levels = np.zeros((episodes, f, 2), np.int32), np.zeros((episodes, f), np.int32)
     overlaps = eaten = 0
     for e in range(episodes):
-        first[e] = np.reshape(begin(env, world, rng), (n, features))
-        players[e] = [player.position for player in env.players]
-        levels[e] = [player.level for player in env.players]
-        where = np.argwhere(env.field > 0)
+        first[e] = np.reshape(begin(original_env, env, rng), (n, features))
+        players[e] = [player.position for player in original_env.players]
+        levels[e] = [player.level for player in original_env.players]
+        where = np.argwhere(original_env.field > 0)
         order = rng.permutation(len(where))
         foods[e, : len(where)] = where[order]
-        food_levels[e, : len(where)] = env.field[env.field > 0][order]
+        food_levels[e, : len(where)] = original_env.field[original_env.field > 0][order]
         eager = (0.0, 0.5, 0.8, 0.95)[e % 4]
-        for t in range(world.limit):
-            action[e, t] = choose(env, rng, eager)
-            nobs, reward[e, t], done[e, t], _, _ = env.step(action[e, t].tolist())
+        for t in range(env.limit):
+            action[e, t] = choose(original_env, rng, eager)
+            nobs, reward[e, t], done[e, t], _, _ = original_env.step(action[e, t].tolist())
             obs[e, t] = np.reshape(nobs, (n, features))
-            overlaps += len({player.position for player in env.players}) < n
+            overlaps += len({player.position for player in original_env.players}) < n
             if done[e, t]:
                 break
         length[e] = t + 1
-        eaten += len(where) - np.count_nonzero(env.field)
+        eaten += len(where) - np.count_nonzero(original_env.field)
     return Episodes(
         players, levels, foods, food_levels, first, action, obs, reward, done, length,
         overlaps, eaten,

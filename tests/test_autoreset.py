@@ -1,4 +1,4 @@
-"""Auto-reset: an episode that ends is followed by a fresh one, whatever the chunk."""
+"""Auto-reset: every ended episode is followed by a new one, for every `reset_batch`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from perla.envs.foraging import make
+from perla.envs.foraging import make_env
 from perla.envs.protocol import Observation, Spec, TimeStep
-from perla.envs.wrappers import AutoReset, draw
+from perla.envs.wrappers import AutoReset, sample_actions
 
 GO, END, CUT = range(3)
 COPIES = 13
@@ -24,7 +24,7 @@ class Life(NamedTuple):
 
 
 class Mortal:
-    """A world with a random name that ends, or is cut, when its one agent says so."""
+    """An environment with a random name that ends, or is cut, when its one agent says so."""
 
     spec = Spec("mortal", 1, 2, 2, (3,), None, "common")
 
@@ -38,7 +38,7 @@ class Mortal:
         return life, TimeStep(seen, jnp.ones(1), action[0] == END, action[0] == CUT, seen)
 
     def render(self, life):
-        raise AssertionError("nothing draws this world")
+        raise AssertionError("nothing draws this environment")
 
     def see(self, life):
         both = jnp.stack([life.name, life.age])
@@ -59,8 +59,8 @@ WHO_ENDS = {
     "the first": [0],
     "the last": [COPIES - 1],
     "two": [3, 7],
-    "as many as a chunk": list(range(8)),
-    "one more than a chunk": list(range(9)),
+    "as many as a batch": list(range(8)),
+    "one more than a batch": list(range(9)),
     "all": list(range(COPIES)),
 }
 
@@ -86,28 +86,28 @@ def test_observation_is_the_next_first_and_final_the_last():
     np.testing.assert_array_equal(timestep.final.obs[:, 0, 1], np.ones(COPIES))
 
 
-def roll(world, key, steps=120):
+def roll(envs, key, steps=120):
     """Random actions; desynchronised from the beginning, so that few and many end at once."""
-    spec = world.spec
-    state, _ = world.reset(key)
+    spec = envs.spec
+    state, _ = envs.reset(key)
     limit = spec.limit or 1
-    late = jnp.minimum(jnp.arange(world.copies) * 7 % limit, limit - 1)
-    state = state._replace(time=jnp.where(jnp.arange(world.copies) % 2 == 0, late, 0))
+    late = jnp.minimum(jnp.arange(envs.num_envs) * 7 % limit, limit - 1)
+    state = state._replace(time=jnp.where(jnp.arange(envs.num_envs) % 2 == 0, late, 0))
 
     def one(state, key):
         key_action, key_step = jax.random.split(key)
-        action = jax.random.randint(key_action, (world.copies, spec.agents), 0, 6)
-        return world.step(key_step, state, action)
+        action = jax.random.randint(key_action, (envs.num_envs, spec.agents), 0, 6)
+        return envs.step(key_step, state, action)
 
     return jax.lax.scan(one, state, jax.random.split(key, steps))
 
 
-def test_chunks_change_nothing(monkeypatch):
-    world = AutoReset(make("Foraging-8x8-2p-2f-coop-v2"), 20)
+def test_the_size_of_reset_batches_changes_nothing(monkeypatch):
+    envs = AutoReset(make_env("Foraging-8x8-2p-2f-coop-v2"), 20)
     outcomes = []
-    for chunk in (1, 3, 20):
-        monkeypatch.setattr(AutoReset, "chunk", property(lambda self, chunk=chunk: chunk))
-        outcomes.append(jax.device_get(jax.jit(lambda key: roll(world, key))(jax.random.key(3))))
+    for size in (1, 3, 20):
+        monkeypatch.setattr(AutoReset, "reset_batch", property(lambda self, size=size: size))
+        outcomes.append(jax.device_get(jax.jit(lambda key: roll(envs, key))(jax.random.key(3))))
     ends = outcomes[0][1].terminated | outcomes[0][1].truncated
     assert ends.sum(1).max() >= 10
     assert 1 in ends.sum(1), "episodes end alone and together"
@@ -115,13 +115,13 @@ def test_chunks_change_nothing(monkeypatch):
         jax.tree.map(np.testing.assert_array_equal, outcomes[0], other)
 
 
-def test_final_leads_where_the_world_itself_would():
-    env = make("Foraging-5x5-2p-2f-v2")
-    world = AutoReset(env, 6)
-    state, _ = jax.jit(world.reset)(jax.random.key(5))
+def test_final_leads_where_the_environment_itself_would():
+    env = make_env("Foraging-5x5-2p-2f-v2")
+    envs = AutoReset(env, 6)
+    state, _ = jax.jit(envs.reset)(jax.random.key(5))
     state = state._replace(time=jnp.asarray([49, 0, 49, 48, 0, 49]))
     action = jnp.zeros((6, 2), jnp.int32)
-    after, timestep = jax.jit(world.step)(jax.random.key(6), state, action)
+    after, timestep = jax.jit(envs.step)(jax.random.key(6), state, action)
     alone = jax.jit(env.step)
     for i in range(6):
         one = jax.tree.map(lambda leaf, i=i: leaf[i], state)
@@ -133,10 +133,10 @@ def test_final_leads_where_the_world_itself_would():
 
 
 def test_seeds_may_be_batched():
-    world = AutoReset(make("Foraging-5x5-2p-2f-v2"), 9)
+    envs = AutoReset(make_env("Foraging-5x5-2p-2f-v2"), 9)
     keys = jax.random.split(jax.random.key(4), 2)
-    alone = jax.jit(lambda key: roll(world, key, 60))
-    together = jax.jit(jax.vmap(lambda key: roll(world, key, 60)))(keys)
+    alone = jax.jit(lambda key: roll(envs, key, 60))
+    together = jax.jit(jax.vmap(lambda key: roll(envs, key, 60)))(keys)
     for i, key in enumerate(keys):
         jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b), together, alone(key))
 
@@ -145,11 +145,11 @@ def test_random_actions_are_uniform_among_the_available():
     spec = Spec("masks", 3, 1, 1, (4, 4, 2), None, "common")
     avail = jnp.array([[True] * 4, [False, True, False, True], [True, False, False, False]])
     seen = jnp.broadcast_to(avail, (6000, 3, 4))
-    action = draw(jax.random.key(0), spec, seen)
+    action = sample_actions(jax.random.key(0), spec, seen)
     assert action.dtype == jnp.int32
     shares = jax.nn.one_hot(action, 4).mean(0)
     np.testing.assert_allclose(shares, avail / avail.sum(-1, keepdims=True), atol=0.03)
-    numbers = draw(jax.random.key(0), replace(spec, continuous=True), seen)
+    numbers = sample_actions(jax.random.key(0), replace(spec, continuous=True), seen)
     assert numbers.shape == seen.shape
     assert -1 <= float(numbers.min()) < -0.99
     assert 0.99 < float(numbers.max()) < 1

@@ -25,7 +25,7 @@ def small(monkeypatch):
 
 
 def test_a_world_of_the_host(monkeypatch):
-    monkeypatch.setitem(registry.FAMILIES, "tiny", "host_worlds")
+    monkeypatch.setitem(registry.FAMILIES, "tiny", "host_envs")
     monkeypatch.setenv("PERLA_CORES", "2")
     monkeypatch.setattr(env, "_HOST_ROUNDS", 1)
     rows = env.measure("tiny:patience", seconds=0.01, rounds=1)

@@ -1,7 +1,7 @@
-"""Worlds of other families: what every world promises, and that they stay what they are.
+"""Bridges to JaxMARL and jumanji: the contract of environments, and equality with the originals.
 
-Every bridged world is played once, beside the family's own functions from the same key with the
-same actions: what they give must be equal to the bit.
+Every environment is played once, side by side with the original, with the same key and actions:
+the results must be equal to the bit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 
 from perla.envs.bridges import jaxmarl, jumanji
 from perla.envs.protocol import Env, Observation, TimeStep
-from perla.envs.registry import make
+from perla.envs.registry import make_env
 from perla.envs.wrappers import AutoReset
 from perla.errors import UserError
 from perla.loops.anakin import Trainer
@@ -25,7 +25,7 @@ from perla.methods import recipes
 
 CONTINUOUS = {"action_type": "Continuous"}
 
-WORLDS: dict[str, tuple[str, dict[str, Any], int]] = {
+ENVIRONMENTS: dict[str, tuple[str, dict[str, Any], int]] = {
     # name: id, options, steps to play
     "SMAX-3s5z": ("jaxmarl:SMAX-3s5z", {"max_steps": 12}, 16),
     "SMAX-3m": ("jaxmarl:SMAX-3m", {}, 101),
@@ -53,20 +53,20 @@ WORLDS: dict[str, tuple[str, dict[str, Any], int]] = {
 ENDS = dict.fromkeys(("SMAX-3m", "hanabi", "warehouse", "foraging"), True) | dict.fromkeys(
     ("SMAX-3s5z", "spread", "facmac", "overcooked", "overcooked_v2"), False
 )
-"""Worlds that end for a reason of their own as they are played here, and that are cut."""
+"""Environments that terminate when played as here, and those that are truncated."""
 
 QUICK = ("SMAX-3s5z", "speaker continuous", "riddle", "connector")
-"""Worlds that are played by default; all are by `make test-all`."""
+"""Environments that are tested by default; `make test-all` tests all."""
 
 INDIVIDUAL = {"spread", "spread continuous", "reference", "foraging", "connector"}
 SMALL = {"num_envs": 4, "rollout_length": 8, "hidden_size": 8, "num_layers": 1, "update_epochs": 1}
 
 
 class Played(NamedTuple):
-    """One run through a world, `[time, ...]`, ours beside theirs. It goes on after an end."""
+    """One run of the bridge and of the original, `[time, ...]`, which continues after an end."""
 
     observation: Observation
-    """What was seen before each step."""
+    """The observation before each step."""
     action: jax.Array
     timestep: TimeStep
     state: Any
@@ -76,16 +76,16 @@ class Played(NamedTuple):
 
 
 @cache
-def world(name: str) -> Env:
-    id, options, _ = WORLDS[name]
+def get_env(name: str) -> Env:
+    id, options, _ = ENVIRONMENTS[name]
     return made(id, **options)
 
 
 def made(id: str, **options: Any) -> Env:
-    """The world; from Python 3.12 on, where JaxMARL would hold JAX back, it may be missing."""
+    """The environment. JaxMARL may be missing from Python 3.12 on, where it would hold JAX back."""
     if sys.version_info >= (3, 12) and id.startswith("jaxmarl"):
         pytest.importorskip("jaxmarl")
-    return make(id, **options)
+    return make_env(id, **options)
 
 
 def act(env: Env, key: jax.Array, observation: Observation) -> jax.Array:
@@ -105,12 +105,12 @@ def their_reset(env: Any, key: jax.Array) -> tuple[Any, Any]:
 
 def their_step(env: Any, key: jax.Array, state: Any, action: jax.Array) -> tuple[Any, dict]:
     if isinstance(env, jaxmarl.JaxMARL):
-        names = env.world.agents(env.env)
+        names = env.info.agents(env.env)
         joint = {name: jnp.zeros_like(action[0]) for name in env.env.agents}
         for index, name in enumerate(names):
             joint[name] = action[index]
             if env.spec.continuous:
-                # All of their continuous worlds take 0 to 1.
+                # All of their continuous environments take 0 to 1.
                 joint[name] = (action[index, : env.spec.actions[index]] + 1) / 2
         if env.spec.continuous and len(names) < len(env.env.agents):
             idle = {name: jnp.zeros(5) for name in set(env.env.agents) - set(names)}
@@ -136,7 +136,7 @@ def their_step(env: Any, key: jax.Array, state: Any, action: jax.Array) -> tuple
 
 @cache
 def played(name: str) -> Played:
-    env, steps = world(name), WORLDS[name][2]
+    env, steps = get_env(name), ENVIRONMENTS[name][2]
 
     def one(carry, key):
         state, theirs, observation = carry
@@ -169,7 +169,7 @@ def first_end(name: str) -> int | None:
 
 
 def alone(name: str) -> Any:
-    """A parameter whose tests are run in one process, so that the world is compiled once."""
+    """A parameter whose tests are run in one process, so that the environment is compiled once."""
     marks = [pytest.mark.xdist_group(f"bridge {name}")]
     return pytest.param(name, marks=marks if name in QUICK else [*marks, pytest.mark.slow])
 
@@ -177,18 +177,18 @@ def alone(name: str) -> Any:
 @cache
 def begun(name: str) -> Any:
     """How to begin an episode, compiled."""
-    return jax.jit(world(name).reset)
+    return jax.jit(get_env(name).reset)
 
 
-every = pytest.mark.parametrize("name", [*map(alone, WORLDS)])
+every = pytest.mark.parametrize("name", [*map(alone, ENVIRONMENTS)])
 
 
-# --- What every world promises ------------------------------------------------------------------
+# --- The contract of every environment ----------------------------------------------------------
 
 
 @every
 def test_shapes_and_types_are_those_of_the_spec(name):
-    env = world(name)
+    env = get_env(name)
     spec = env.spec
     run = played(name)
     time = len(run.action)
@@ -213,7 +213,7 @@ def test_shapes_and_types_are_those_of_the_spec(name):
 
 @every
 def test_states_are_alike_from_step_to_step(name):
-    env = world(name)
+    env = get_env(name)
     state, observation = jax.eval_shape(env.reset, jax.random.key(0))
     action = jax.eval_shape(lambda seen: act(env, jax.random.key(0), seen), observation)
     after, _ = jax.eval_shape(env.step, jax.random.key(0), state, action)
@@ -227,15 +227,15 @@ def test_states_are_alike_from_step_to_step(name):
 def test_rewards_are_of_the_kind_that_the_spec_says(name):
     reward = played(name).timestep.reward
     same = (reward == reward[:, :1]).all()
-    assert world(name).spec.reward == ("individual" if name in INDIVIDUAL else "common")
-    if world(name).spec.reward == "common":
+    assert get_env(name).spec.reward == ("individual" if name in INDIVIDUAL else "common")
+    if get_env(name).spec.reward == "common":
         assert same
 
 
 @every
 def test_ends_are_theirs_told_apart(name):
     """Over where they say so; truncated at the limit and nowhere else."""
-    run, limit = played(name), world(name).spec.limit
+    run, limit = played(name), get_env(name).spec.limit
     end = first_end(name)
     assert end is not None, "play longer"
     terminated, truncated = run.timestep.terminated[: end + 1], run.timestep.truncated[: end + 1]
@@ -265,13 +265,13 @@ def test_an_end_of_its_own_at_the_last_step_is_no_truncation():
 
 @every
 def test_what_is_seen_and_earned_is_theirs_to_the_bit(name):
-    env, run = world(name), played(name)
+    env, run = get_env(name), played(name)
     end, ours, theirs = first_end(name), run.timestep, run.theirs
     until = slice(0, end + 1)
     reward = theirs["reward"][until].reshape(end + 1, -1).astype(np.float32)
     reward = np.broadcast_to(reward, (end + 1, env.spec.agents))
     np.testing.assert_array_equal(ours.reward[until], reward)
-    if WORLDS[name][0].startswith("jaxmarl") or env.world.own == ("agents_view",):
+    if ENVIRONMENTS[name][0].startswith("jaxmarl") or env.info.per_agent == ("agents_view",):
         for agent, seen in enumerate(theirs["obs"]):
             seen = seen[until].reshape(end + 1, -1).astype(np.float32)
             own = ours.final.obs[until, agent]
@@ -297,7 +297,7 @@ def test_everything_follows_from_the_key(name):
 
 @every
 def test_states_can_be_drawn(name):
-    env = world(name)
+    env = get_env(name)
     state, _ = begun(name)(jax.random.key(3))
     after = jax.tree.map(lambda leaf: leaf[0], played(name).state)
     pictures = [env.render(state), env.render(jax.tree.map(jnp.asarray, after))]
@@ -315,7 +315,7 @@ def test_states_can_be_drawn(name):
 @pytest.mark.slow
 @pytest.mark.xdist_group("bridge SMAX-3m")
 def test_the_dead_do_not_take_part_and_can_only_stop():
-    run, env = played("SMAX-3m"), world("SMAX-3m")
+    run, env = played("SMAX-3m"), get_env("SMAX-3m")
     seen = run.timestep.final
     units = run.theirs["inner"].state.unit_alive
     np.testing.assert_array_equal(seen.alive, units[:, : env.spec.agents])
@@ -325,7 +325,7 @@ def test_the_dead_do_not_take_part_and_can_only_stop():
     assert (seen.avail[dead] == stop).all()
 
 
-def test_a_battle_is_won_where_the_world_pays_for_it():
+def test_a_battle_is_won_where_the_environment_pays_for_it():
     """One side is at its last breath, first the enemies, and allies aim wherever they can."""
     env = made("jaxmarl:SMAX-3m", won_battle_bonus=100.0)
 
@@ -365,18 +365,18 @@ def test_hanabi_is_played_in_turn():
 
 
 def test_the_predators_alone_are_played():
-    spec = world("facmac").spec
+    spec = get_env("facmac").spec
     assert (spec.agents, spec.continuous) == (3, True)
     assert spec.actions == (5, 5, 5)
 
 
-def test_continuous_actions_are_scaled_to_the_world():
-    env = world("speaker continuous")
+def test_continuous_actions_are_scaled_to_the_environment():
+    env = get_env("speaker continuous")
     assert env.spec.actions == (3, 5)
     _, observation = env.reset(jax.random.key(0))
     assert observation.avail.tolist() == [[True] * 3 + [False] * 2, [True] * 5]
     action = jnp.array([[-1.0, 0.0, 1.0, 9.0, 9.0], [-1.0, 1.0, 0.5, -0.5, 0.0]])
-    joint = env.played(action)
+    joint = env.native_actions(action)
     np.testing.assert_allclose(joint["speaker_0"], [0, 0.5, 1])
     np.testing.assert_allclose(joint["listener_0"], [0, 1, 0.75, 0.25, 0.5])
 
@@ -399,7 +399,7 @@ def test_names_are_those_that_their_users_know():
         ("jaxmarl:MPE_simple_tag_v3", {}, "sets its agents against each other"),
         ("jaxmarl:SMAX-3m", {"max_step": 5}, "did you mean 'max_steps'"),
         ("jaxmarl:SMAX-3m", {"max_steps": 0}, "max_steps 0: expected"),
-        ("jaxmarl:MPE_simple_facmac_3a_v1", {"max_steps": 5}, "takes no option"),
+        ("jaxmarl:MPE_simple_facmac_3a_v1", {"max_steps": 5}, "has no options"),
         ("jaxmarl:MPE_simple_spread_v3", {"action_type": "continuous"}, "Continuous"),
         ("jaxmarl:MPE_simple_spread_v3", {"local_ratio": 2.0}, "cannot be made with local_ratio=2"),
         ("jumanji:RobotWarehouse-v1", {}, "did you mean 'RobotWarehouse-v0'"),
@@ -422,7 +422,7 @@ def test_what_cannot_be_made_is_told_in_one_line(id, options, message):
 def test_what_is_not_installed_is_told_with_the_cure(id, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=rf"pip install 'perla\[{package}\]'"):
-        make(id)
+        make_env(id)
 
 
 # --- They are trained on ------------------------------------------------------------------------
@@ -430,7 +430,7 @@ def test_what_is_not_installed_is_told_with_the_cure(id, package, monkeypatch):
 
 @pytest.mark.parametrize("name", [*map(alone, ["SMAX-3s5z", "spread", "warehouse"])])
 def test_agents_train(name):
-    env = world(name)
+    env = get_env(name)
     config = recipes.make("perla-ippo", **SMALL)
     steps = 2 * config.num_envs * config.length(env.spec.limit)
     trainer = Trainer(env, config, seeds=(0,), steps=steps, eval_episodes=2)
@@ -450,7 +450,7 @@ def test_agents_train(name):
 
 @pytest.mark.parametrize("name", [*map(alone, ["riddle", "connector"])])
 def test_episodes_follow_each_other_in_the_wrapper(name):
-    env = world(name)
+    env = get_env(name)
     copies = AutoReset(env, 8)
 
     @jax.jit

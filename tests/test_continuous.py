@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-import host_worlds
+import host_envs
 import probes
 from perla.algos import actor_critic, create, maddpg, ppo, telemetry
 from perla.algos.batch import Batch
@@ -226,9 +226,9 @@ def test_learners_begin_with_the_types_that_they_keep(spec):
 
 
 class Echo:
-    """`host_worlds.Echo` in JAX; its state is what it was given."""
+    """`host_envs.Echo` in JAX; its state is what it was given."""
 
-    spec = host_worlds.Echo.spec
+    spec = host_envs.Echo.spec
 
     def reset(self, key):
         given = jnp.zeros((2, 2))  # the numbers, and the time
@@ -266,7 +266,7 @@ def test_played_or_shown_it_is_given_nothing_else(wild):
     assert 2 < jnp.abs(returns).max() <= 8  # four steps of twice 1 at most
     for given in (
         jnp.stack(evaluate.watch(Echo(), wild, KEY, greedy=False))[:, 0],
-        np.stack(host.film(host_worlds.Echo(), wild, KEY, greedy=False)),
+        np.stack(host.film(host_envs.Echo(), wild, KEY, greedy=False)),
     ):
         assert np.abs(given).max() == 1.0
 

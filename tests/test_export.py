@@ -1,4 +1,4 @@
-"""perla's worlds as PettingZoo parallel environments, by PettingZoo's own test."""
+"""perla's environments as PettingZoo parallel environments, by PettingZoo's own test."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from perla.envs.bridges.to_pettingzoo import parallel
-from perla.envs.registry import make
+from perla.envs.registry import make_env
 from perla.errors import UserError
 
-WORLDS = (
+ENVIRONMENTS = (
     "lbf:Foraging-5x5-2p-1f-coop-v2",
     "matrix:overgeneralisation-n3-a4-t5",
     "jumanji:Connector-v2",
@@ -20,15 +20,15 @@ WORLDS = (
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Its advice on ids and infinite bounds.
-@pytest.mark.parametrize("id", WORLDS)
+@pytest.mark.parametrize("id", ENVIRONMENTS)
 def test_pettingzoo_accepts_them(id):
     from pettingzoo.test import parallel_api_test
 
-    parallel_api_test(parallel(make(id)), num_cycles=120)
+    parallel_api_test(parallel(make_env(id)), num_cycles=120)
 
 
-def test_it_is_the_world_itself():
-    env = make("lbf:Foraging-5x5-2p-1f-coop-v2", mask=True)
+def test_it_is_the_environment_itself():
+    env = make_env("lbf:Foraging-5x5-2p-1f-coop-v2", mask=True)
     zoo = parallel(env)
     seen, info = zoo.reset(seed=3)
     key, first = jax.random.split(jax.random.key(3))
@@ -54,9 +54,9 @@ def test_it_is_the_world_itself():
     assert zoo.render().shape[2] == 3
 
 
-def test_continuous_worlds_take_vectors():
+def test_continuous_environments_take_vectors():
     pytest.importorskip("jaxmarl")
-    zoo = parallel(make("jaxmarl:MPE_simple_speaker_listener_v4", action_type="Continuous"))
+    zoo = parallel(make_env("jaxmarl:MPE_simple_speaker_listener_v4", action_type="Continuous"))
     zoo.reset(seed=0)
     assert [zoo.action_space(name).shape for name in zoo.agents] == [(3,), (5,)]
     seen, *_ = zoo.step({name: zoo.action_space(name).sample() for name in zoo.agents})
@@ -73,4 +73,4 @@ def test_continuous_worlds_take_vectors():
 def test_what_is_not_installed_is_told_with_the_cure(monkeypatch):
     monkeypatch.setitem(sys.modules, "pettingzoo", None)
     with pytest.raises(UserError, match=r"pip install 'perla\[pettingzoo\]'"):
-        parallel(make("matrix:climbing"))
+        parallel(make_env("matrix:climbing"))

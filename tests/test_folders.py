@@ -137,10 +137,10 @@ def test_runs_are_not_looked_for_behind_links(folder):
 def test_a_payoff_file_is_a_file(here):
     os.mkfifo("pipe.json")
     with pytest.raises(UserError, match=r"pipe\.json: is a pipe, not a file"):
-        registry.make("matrix:pipe.json")
+        registry.make_env("matrix:pipe.json")
     Path("payoffs.json").write_text("[[1, 2], [3, 4]]")
     Path("link.json").symlink_to("payoffs.json")
-    assert registry.make("matrix:link.json").spec.agents == 2
+    assert registry.make_env("matrix:link.json").spec.agents == 2
 
 
 # --- Nothing outside is written or removed ------------------------------------------------------

@@ -19,19 +19,19 @@ from perla.envs.foraging import (
     SOUTH,
     WEST,
     Foraging,
-    make,
+    make_env,
 )
 from perla.errors import UserError
 
 KEY = jax.random.key(0)
-STEP = jax.jit(lambda world, state, action: world.step(KEY, state, action), static_argnums=0)
+STEP = jax.jit(lambda env, state, action: env.step(KEY, state, action), static_argnums=0)
 
 
-def play(world, state, *joint_actions):
+def play(env, state, *joint_actions):
     """Step through `joint_actions`: the last state, and every timestep."""
     timesteps = []
     for action in joint_actions:
-        state, timestep = STEP(world, state, jnp.asarray(action))
+        state, timestep = STEP(env, state, jnp.asarray(action))
         timesteps.append(timestep)
     return state, timesteps
 
@@ -54,8 +54,8 @@ def cells(state):
     ids=["north", "south, and off the grid", "west, and off the grid", "east, and off the grid"],
 )
 def test_agents_move_within_the_grid(at, actions, then):
-    world = make("Foraging-5x5-2p-1f-v2")
-    state, _ = play(world, world.place(at, [1, 1], [(3, 3)], [1]), actions)
+    env = make_env("Foraging-5x5-2p-1f-v2")
+    state, _ = play(env, env.place(at, [1, 1], [(3, 3)], [1]), actions)
     assert cells(state) == then
 
 
@@ -83,8 +83,8 @@ def test_agents_move_within_the_grid(at, actions, then):
     ],
 )
 def test_moves_are_simultaneous(at, actions, then):
-    world = make("Foraging-5x5-3p-1f-v2")
-    state, _ = play(world, world.place(at, [1, 1, 1], [(3, 3)], [3]), actions)
+    env = make_env("Foraging-5x5-3p-1f-v2")
+    state, _ = play(env, env.place(at, [1, 1, 1], [(3, 3)], [3]), actions)
     assert cells(state) == then
 
 
@@ -92,9 +92,9 @@ def test_moves_are_simultaneous(at, actions, then):
 
 
 def test_a_food_is_eaten_by_levels_that_suffice_and_each_earns_by_its_own():
-    world = make("Foraging-8x8-3p-2f-v3", reward="individual")
-    start = world.place([(2, 1), (1, 2), (2, 3)], [1, 2, 2], [(2, 2), (5, 5)], [3, 1])
-    state, (timestep,) = play(world, start, [LOAD, LOAD, NONE])
+    env = make_env("Foraging-8x8-3p-2f-v3", reward="individual")
+    start = env.place([(2, 1), (1, 2), (2, 3)], [1, 2, 2], [(2, 2), (5, 5)], [3, 1])
+    state, (timestep,) = play(env, start, [LOAD, LOAD, NONE])
     # level · food / (levels of the loaders · all food)
     np.testing.assert_allclose(timestep.reward, [1 * 3 / (3 * 4), 2 * 3 / (3 * 4), 0])
     assert state.food_level.tolist() == [0, 1]
@@ -102,25 +102,25 @@ def test_a_food_is_eaten_by_levels_that_suffice_and_each_earns_by_its_own():
 
 
 def test_loaders_that_fail_pay_the_penalty_and_others_do_not():
-    world = make("Foraging-8x8-3p-2f-v3", reward="individual", penalty=0.25)
-    start = world.place([(2, 1), (1, 2), (7, 7)], [1, 1, 2], [(2, 2), (5, 5)], [3, 1])
-    state, (timestep,) = play(world, start, [LOAD, LOAD, LOAD])
+    env = make_env("Foraging-8x8-3p-2f-v3", reward="individual", penalty=0.25)
+    start = env.place([(2, 1), (1, 2), (7, 7)], [1, 1, 2], [(2, 2), (5, 5)], [3, 1])
+    state, (timestep,) = play(env, start, [LOAD, LOAD, LOAD])
     np.testing.assert_allclose(timestep.reward, [-0.25, -0.25, 0])
     assert state.food_level.tolist() == [3, 1]
 
 
 def test_common_reward_is_the_sum_for_everyone():
-    world = make("Foraging-8x8-3p-2f-v3", penalty=0.25)
-    start = world.place([(2, 1), (1, 2), (5, 4)], [1, 2, 2], [(2, 2), (5, 5)], [3, 3])
-    _, (timestep,) = play(world, start, [LOAD, LOAD, LOAD])
+    env = make_env("Foraging-8x8-3p-2f-v3", penalty=0.25)
+    start = env.place([(2, 1), (1, 2), (5, 4)], [1, 2, 2], [(2, 2), (5, 5)], [3, 3])
+    _, (timestep,) = play(env, start, [LOAD, LOAD, LOAD])
     np.testing.assert_allclose(timestep.reward, [0.5 - 0.25] * 3)
 
 
 @pytest.mark.parametrize("reward", ["common", "individual"])
 def test_clearing_the_grid_returns_exactly_one_and_terminates(reward):
-    world = make("Foraging-8x8-2p-2f-coop-v2", reward=reward)
-    start = world.place([(2, 1), (2, 3)], [1, 2], [(2, 2), (4, 2)], [3, 3])
-    _, timesteps = play(world, start, [LOAD, LOAD], [SOUTH, SOUTH], [SOUTH, SOUTH], [LOAD] * 2)
+    env = make_env("Foraging-8x8-2p-2f-coop-v2", reward=reward)
+    start = env.place([(2, 1), (2, 3)], [1, 2], [(2, 2), (4, 2)], [3, 3])
+    _, timesteps = play(env, start, [LOAD, LOAD], [SOUTH, SOUTH], [SOUTH, SOUTH], [LOAD] * 2)
     returns = sum(timestep.reward for timestep in timesteps)
     np.testing.assert_allclose(returns.sum() if reward == "individual" else returns, 1.0)
     assert [bool(timestep.terminated) for timestep in timesteps] == [False] * 3 + [True]
@@ -131,17 +131,17 @@ def test_clearing_the_grid_returns_exactly_one_and_terminates(reward):
 
 
 def test_the_time_limit_truncates():
-    world = make("Foraging-5x5-2p-1f-v2")
-    state = world.place([(0, 0), (4, 4)], [1, 1], [(2, 2)], [1])
-    _, timesteps = play(world, state, *[[NONE, NONE]] * 50)
+    env = make_env("Foraging-5x5-2p-1f-v2")
+    state = env.place([(0, 0), (4, 4)], [1, 1], [(2, 2)], [1])
+    _, timesteps = play(env, state, *[[NONE, NONE]] * 50)
     assert [bool(timestep.truncated) for timestep in timesteps] == [False] * 49 + [True]
     assert not any(timestep.terminated for timestep in timesteps)
 
 
 def test_the_last_food_eaten_at_the_limit_only_terminates():
-    world = make("Foraging-5x5-2p-1f-v2")
-    state = world.place([(2, 1), (4, 4)], [1, 1], [(2, 2)], [1])._replace(time=jnp.asarray(49))
-    _, (timestep,) = play(world, state, [LOAD, NONE])
+    env = make_env("Foraging-5x5-2p-1f-v2")
+    state = env.place([(2, 1), (4, 4)], [1, 1], [(2, 2)], [1])._replace(time=jnp.asarray(49))
+    _, (timestep,) = play(env, state, [LOAD, NONE])
     assert timestep.terminated
     assert not timestep.truncated
 
@@ -150,9 +150,9 @@ def test_the_last_food_eaten_at_the_limit_only_terminates():
 
 
 def test_observations_list_foods_then_oneself_then_the_others():
-    world = make("Foraging-8x8-3p-2f-v2")
-    start = world.place([(7, 0), (1, 2), (0, 7)], [1, 2, 1], [(5, 5), (2, 2)], [2, 3])
-    seen = world.observe(start)
+    env = make_env("Foraging-8x8-3p-2f-v2")
+    start = env.place([(7, 0), (1, 2), (0, 7)], [1, 2, 1], [(5, 5), (2, 2)], [2, 3])
+    seen = env.observe(start)
     food = [2, 2, 3, 5, 5, 2]
     a, b, c = [7, 0, 1], [1, 2, 2], [0, 7, 1]
     assert seen.obs.tolist() == [food + a + b + c, food + b + a + c, food + c + a + b]
@@ -163,17 +163,17 @@ def test_observations_list_foods_then_oneself_then_the_others():
 
 
 def test_eaten_food_gives_its_place_in_the_list_to_the_next():
-    world = make("Foraging-8x8-2p-2f-v2")
-    start = world.place([(2, 1), (7, 7)], [1, 1], [(2, 2), (5, 5)], [1, 1])
-    _, (timestep,) = play(world, start, [LOAD, NONE])
+    env = make_env("Foraging-8x8-2p-2f-v2")
+    start = env.place([(2, 1), (7, 7)], [1, 1], [(2, 2), (5, 5)], [1, 1])
+    _, (timestep,) = play(env, start, [LOAD, NONE])
     assert timestep.observation.obs[0, :6].tolist() == [5, 5, 1, -1, -1, 0]
 
 
 def test_sight_hides_what_is_far_and_counts_from_the_corner_of_the_window():
-    world = make("Foraging-2s-8x8-3p-2f-v2")
-    start = world.place([(4, 4), (0, 0), (3, 1)], [1, 2, 1], [(2, 2), (5, 5)], [3, 1])
+    env = make_env("Foraging-2s-8x8-3p-2f-v2")
+    start = env.place([(4, 4), (0, 0), (3, 1)], [1, 2, 1], [(2, 2), (5, 5)], [3, 1])
     nothing = [-1, -1, 0]
-    assert world.observe(start).obs.tolist() == [
+    assert env.observe(start).obs.tolist() == [
         [0, 0, 3, 3, 3, 1] + [2, 2, 1] + nothing * 2,
         # Near the first row or column other agents are seen as far as 4, though food only 2 off.
         [2, 2, 3, *nothing] + [0, 0, 2] + [4, 4, 1] + [3, 1, 1],
@@ -182,9 +182,9 @@ def test_sight_hides_what_is_far_and_counts_from_the_corner_of_the_window():
 
 
 def test_grids_show_agents_food_and_where_one_may_go():
-    world = make("Foraging-grid-1s-5x5-2p-1f-v2")
-    start = world.place([(0, 0), (1, 1)], [1, 2], [(1, 2)], [3])
-    seen = world.observe(start).obs.reshape(2, 3, 3, 3)
+    env = make_env("Foraging-grid-1s-5x5-2p-1f-v2")
+    start = env.place([(0, 0), (1, 1)], [1, 2], [(1, 2)], [3])
+    seen = env.observe(start).obs.reshape(2, 3, 3, 3)
     assert seen[0, 0].tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 2]]
     assert seen[0, 1].tolist() == [[0, 0, 0]] * 3
     assert seen[0, 2].tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 0]]
@@ -193,11 +193,11 @@ def test_grids_show_agents_food_and_where_one_may_go():
 
 @pytest.mark.parametrize("name", [*PAPER_MAPS, "Foraging-grid-2s-9x9-4p-3f-v3"])
 def test_shapes_are_those_the_spec_announces(name):
-    world = make(name)
-    spec = world.spec
-    state, seen = jax.eval_shape(world.reset, KEY)
+    env = make_env(name)
+    spec = env.spec
+    state, seen = jax.eval_shape(env.reset, KEY)
     action = jax.ShapeDtypeStruct((spec.agents,), jnp.int32)
-    after, timestep = jax.eval_shape(world.step, KEY, state, action)
+    after, timestep = jax.eval_shape(env.step, KEY, state, action)
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), after
     )
@@ -214,24 +214,24 @@ def test_shapes_are_those_the_spec_announces(name):
 
 
 def draw(name, count=20_000):
-    world = make(name)
+    env = make_env(name)
     keys = jax.random.split(jax.random.key(7), count)
-    return jax.device_get(jax.jit(jax.vmap(lambda key: world.reset(key)[0]))(keys))
+    return jax.device_get(jax.jit(jax.vmap(lambda key: env.reset(key)[0]))(keys))
 
 
 @pytest.mark.parametrize("name", ["Foraging-5x5-9p-2f-v2", "Foraging-10x10-3p-5f-v2"])
 def test_nothing_begins_where_it_may_not(name):
-    world, state = make(name), draw(name, 4000)
-    agents = state.agent_row * world.size + state.agent_col
+    env, state = make_env(name), draw(name, 4000)
+    agents = state.agent_row * env.size + state.agent_col
     assert (np.diff(np.sort(agents, axis=1)) > 0).all()
     assert np.isin(state.agent_level, [1, 2]).all()
     there = state.food_level > 0
-    food = np.where(there, state.food_row * world.size + state.food_col, -1)
+    food = np.where(there, state.food_row * env.size + state.food_col, -1)
     assert not (food[:, :, None] == agents[:, None, :]).any()
-    for expand_dims_like in (state.food_row, state.food_col):
-        assert (there <= ((expand_dims_like >= 1) & (expand_dims_like <= world.size - 2))).all()
+    for axis in (state.food_row, state.food_col):
+        assert (there <= ((axis >= 1) & (axis <= env.size - 2))).all()
     assert (there[:, :-1] >= there[:, 1:]).all(), "absent foods come last"
-    pairs = (there[:, :, None] & there[:, None, :]) & ~np.eye(world.foods, dtype=bool)[None]
+    pairs = (there[:, :, None] & there[:, None, :]) & ~np.eye(env.foods, dtype=bool)[None]
     rows = np.abs(state.food_row[:, :, None] - state.food_row[:, None, :])
     cols = np.abs(state.food_col[:, :, None] - state.food_col[:, None, :])
     assert (np.maximum(rows, cols)[pairs] >= 2).all()
@@ -281,8 +281,8 @@ def test_one_agent_of_level_one_finds_food_it_can_eat():
 
 
 def test_placed_foods_may_be_fewer_and_in_any_order():
-    world = make("Foraging-8x8-2p-3f-v2")
-    state = world.place([(0, 0), (1, 1)], [1, 2], [(6, 1), (2, 4)], [1, 2])
+    env = make_env("Foraging-8x8-2p-3f-v2")
+    state = env.place([(0, 0), (1, 1)], [1, 2], [(6, 1), (2, 4)], [1, 2])
     assert state.food_row.tolist()[:2] == [2, 6]
     assert state.food_level.tolist() == [2, 1, 0]
     assert state.total == 3
@@ -299,15 +299,15 @@ def test_placed_foods_may_be_fewer_and_in_any_order():
 )
 def test_placing_the_wrong_number_is_told(places):
     with pytest.raises(UserError, match="need positions"):
-        make("Foraging-8x8-2p-2f-v2").place(*places)
+        make_env("Foraging-8x8-2p-2f-v2").place(*places)
 
 
 # --- ids ------------------------------------------------------------------------------------
 
 
 def test_ids_are_parsed_whole():
-    world = make("Foraging-grid-3s-12x12-4p-2f-coop-v3", reward="individual", penalty=0.1)
-    assert world == Foraging(
+    env = make_env("Foraging-grid-3s-12x12-4p-2f-coop-v3", reward="individual", penalty=0.1)
+    assert env == Foraging(
         size=12,
         players=4,
         foods=2,
@@ -318,12 +318,12 @@ def test_ids_are_parsed_whole():
         reward="individual",
         penalty=0.1,
     )
-    assert world.spec.id == "lbf:Foraging-grid-3s-12x12-4p-2f-coop-v3"
-    assert registry.make("lbf:Foraging-5x5-2p-1f-v2") == make("Foraging-5x5-2p-1f-v2")
+    assert env.spec.id == "lbf:Foraging-grid-3s-12x12-4p-2f-coop-v3"
+    assert registry.make_env("lbf:Foraging-5x5-2p-1f-v2") == make_env("Foraging-5x5-2p-1f-v2")
 
 
 def test_rules_are_stamped():
-    rules = make("Foraging-2s-8x8-3p-2f-v2", penalty=0.1).spec.rules
+    rules = make_env("Foraging-2s-8x8-3p-2f-v2", penalty=0.1).spec.rules
     assert rules["version"] == 2
     assert rules["sight"] == 2
     assert rules["penalty"] == 0.1
@@ -354,7 +354,7 @@ def test_rules_are_stamped():
 )
 def test_bad_ids_are_told_in_one_line_with_an_example(name, cause):
     with pytest.raises(UserError) as told:
-        make(name)
+        make_env(name)
     message = str(told.value)
     assert cause in message
     assert "\n" not in message
@@ -363,7 +363,7 @@ def test_bad_ids_are_told_in_one_line_with_an_example(name, cause):
 
 def test_the_example_is_the_nearest_map():
     with pytest.raises(UserError, match="for example 'Foraging-15x15-8p-1f-coop-v2'"):
-        make("Foraging-15x15-8p-1f-coop")
+        make_env("Foraging-15x15-8p-1f-coop")
 
 
 @pytest.mark.parametrize(
@@ -375,7 +375,7 @@ def test_the_example_is_the_nearest_map():
 )
 def test_bad_options_are_told(options, cause):
     with pytest.raises(UserError, match="^" + cause.replace("?", r"\?")):
-        make(PAPER_MAPS[0], **options)
+        make_env(PAPER_MAPS[0], **options)
 
 
 # --- pictures -------------------------------------------------------------------------------
@@ -383,9 +383,9 @@ def test_bad_options_are_told(options, cause):
 
 @pytest.mark.parametrize("size", [5, 8, 15, 20])
 def test_pictures_are_about_as_large_for_every_grid(size):
-    world = make(f"Foraging-{size}x{size}-3p-1f-v2")
+    env = make_env(f"Foraging-{size}x{size}-3p-1f-v2")
     crowd = [(0, 0), (1, 1), (1, 1)]
-    picture = world.render(world.place(crowd, [1, 2, 1], [(3, 2)], [3]))
+    picture = env.render(env.place(crowd, [1, 2, 1], [(3, 2)], [3]))
     assert picture.dtype == np.uint8
     assert picture.shape[0] == picture.shape[1]
     assert picture.shape[2] == 3
@@ -393,22 +393,22 @@ def test_pictures_are_about_as_large_for_every_grid(size):
 
 
 def test_pictures_show_who_is_where():
-    world = make("Foraging-8x8-2p-1f-v2")
-    one = world.render(world.place([(0, 0), (5, 5)], [1, 2], [(2, 2)], [1]))
-    other = world.render(world.place([(0, 0), (5, 5)], [1, 2], [(2, 2)], [2]))
-    moved = world.render(world.place([(0, 1), (5, 5)], [1, 2], [(2, 2)], [1]))
+    env = make_env("Foraging-8x8-2p-1f-v2")
+    one = env.render(env.place([(0, 0), (5, 5)], [1, 2], [(2, 2)], [1]))
+    other = env.render(env.place([(0, 0), (5, 5)], [1, 2], [(2, 2)], [2]))
+    moved = env.render(env.place([(0, 1), (5, 5)], [1, 2], [(2, 2)], [1]))
     assert (one != other).any()
     assert (one != moved).any()
 
 
 def test_the_mask_leaves_exactly_the_actions_that_change_something_or_stay():
     """An action is masked where the original would replace it by staying, as a step shows."""
-    world = registry.make("lbf:Foraging-6x6-2p-2f-coop-v2", mask=True)
-    state = world.place([[1, 1], [3, 2]], [1, 1], [[2, 1], [4, 4]], [2, 2])
+    env = registry.make_env("lbf:Foraging-6x6-2p-2f-coop-v2", mask=True)
+    state = env.place([[1, 1], [3, 2]], [1, 1], [[2, 1], [4, 4]], [2, 2])
     expected = [[1, 1, 0, 1, 1, 1], [1, 1, 1, 1, 1, 0]]
-    np.testing.assert_array_equal(world.observe(state).avail, np.array(expected, bool))
-    corner = world.place([[0, 0], [5, 5]], [1, 1], [[2, 2], [4, 4]], [2, 2])
+    np.testing.assert_array_equal(env.observe(state).avail, np.array(expected, bool))
+    corner = env.place([[0, 0], [5, 5]], [1, 1], [[2, 2], [4, 4]], [2, 2])
     expected = [[1, 0, 1, 0, 1, 0], [1, 1, 0, 1, 0, 0]]
-    np.testing.assert_array_equal(world.observe(corner).avail, np.array(expected, bool))
-    plain = registry.make("lbf:Foraging-6x6-2p-2f-coop-v2")
+    np.testing.assert_array_equal(env.observe(corner).avail, np.array(expected, bool))
+    plain = registry.make_env("lbf:Foraging-6x6-2p-2f-coop-v2")
     assert plain.observe(corner).avail.all()

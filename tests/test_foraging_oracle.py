@@ -14,7 +14,7 @@ pytest.importorskip("lbforaging")
 from scipy.stats import chi2_contingency
 
 from lbf_oracle import begin, original, record
-from perla.envs.foraging import PAPER_MAPS, make
+from perla.envs.foraging import PAPER_MAPS, make_env
 
 CONFIGURATIONS = [(name, 0.0) for name in PAPER_MAPS] + [
     ("Foraging-1s-8x8-3p-3f-v3", 0.0),
@@ -37,25 +37,25 @@ BATCH = 50
 )
 @pytest.mark.parametrize(("name", "penalty"), CONFIGURATIONS)
 def test_agrees_with_the_original(name, penalty, episodes):
-    world = make(name, penalty=penalty, reward="individual")
-    common = replace(world, reward="common")
+    env = make_env(name, penalty=penalty, reward="individual")
+    common = replace(env, reward="common")
 
     @jax.jit
     @jax.vmap
     def replay(players, player_levels, foods, food_levels, actions):
         def both(state, action):
             _, shared = common.step(jax.random.key(0), state, action)
-            state, own = world.step(jax.random.key(0), state, action)
+            state, own = env.step(jax.random.key(0), state, action)
             return state, (own, shared.reward)
 
-        start = world.place(players, player_levels, foods, food_levels)
-        return world.observe(start), jax.lax.scan(both, start, actions)[1]
+        start = env.place(players, player_levels, foods, food_levels)
+        return env.observe(start), jax.lax.scan(both, start, actions)[1]
 
     overlaps = eaten = 0
     for seed in range(-(-episodes // BATCH)):
-        theirs = record(world, min(BATCH, episodes), seed)
+        theirs = record(env, min(BATCH, episodes), seed)
         first, (ours, shared) = jax.device_get(replay(*theirs[:4], theirs.action))
-        took_place = np.arange(world.limit)[None, :] < theirs.length[:, None]
+        took_place = np.arange(env.limit)[None, :] < theirs.length[:, None]
 
         assert first.obs.dtype == ours.observation.obs.dtype == np.float32
         np.testing.assert_array_equal(first.obs, theirs.first)
@@ -76,35 +76,35 @@ def test_agrees_with_the_original(name, penalty, episodes):
         )
         overlaps, eaten = overlaps + theirs.overlaps, eaten + theirs.eaten
     assert eaten > 0, "the recorded policy must eat, or nothing was compared"
-    assert overlaps > 0 or world.players < 6, "crowded worlds must show agents that overlap"
+    assert overlaps > 0 or env.players < 6, "crowded environments must show agents that overlap"
 
 
-def draws_of_the_original(world, count):
-    env, rng = original(world), np.random.default_rng(0)
-    env.reset(seed=0)
+def draws_of_the_original(env, count):
+    original_env, rng = original(env), np.random.default_rng(0)
+    original_env.reset(seed=0)
     rows = []
     for _ in range(count):
-        begin(env, world, rng)
-        cells = np.flatnonzero(env.field)
-        none = [-1] * (world.foods - len(cells))
+        begin(original_env, env, rng)
+        cells = np.flatnonzero(original_env.field)
+        none = [-1] * (env.foods - len(cells))
         rows.append(
-            [player.position[0] * world.size + player.position[1] for player in env.players]
-            + [player.level for player in env.players]
+            [player.position[0] * env.size + player.position[1] for player in original_env.players]
+            + [player.level for player in original_env.players]
             + [*cells, *none]
-            + [*env.field.ravel()[cells], *none]
+            + [*original_env.field.ravel()[cells], *none]
         )
     return np.asarray(rows)
 
 
-def draws_of_ours(world, count):
+def draws_of_ours(env, count):
     keys = jax.random.split(jax.random.key(0), count)
-    state = jax.device_get(jax.jit(jax.vmap(lambda key: world.reset(key)[0]))(keys))
+    state = jax.device_get(jax.jit(jax.vmap(lambda key: env.reset(key)[0]))(keys))
     there = state.food_level > 0
     return np.concatenate(
         [
-            state.agent_row * world.size + state.agent_col,
+            state.agent_row * env.size + state.agent_col,
             state.agent_level,
-            np.where(there, state.food_row * world.size + state.food_col, -1),
+            np.where(there, state.food_row * env.size + state.food_col, -1),
             np.where(there, state.food_level, -1),
         ],
         axis=1,
@@ -137,9 +137,9 @@ def chance_of_one_distribution(one, other):
     ],
 )
 def test_first_states_are_drawn_as_the_original_draws_them(name):
-    world = make(name)
-    n, f = world.players, world.foods
-    theirs, ours = draws_of_the_original(world, 3000), draws_of_ours(world, 12000)
+    env = make_env(name)
+    n, f = env.players, env.foods
+    theirs, ours = draws_of_the_original(env, 3000), draws_of_ours(env, 12000)
     looks = {f"column {k}": lambda draw, k=k: draw[:, k] for k in range(2 * (n + f))}
     looks["foods placed"] = lambda draw: (draw[:, 2 * n : 2 * n + f] >= 0).sum(1)
     looks["levels"] = lambda draw: draw[:, n : 2 * n].sum(1) * 100 + draw[:, 2 * n + f]
@@ -151,18 +151,18 @@ def test_first_states_are_drawn_as_the_original_draws_them(name):
 
 
 def test_the_original_breaks_the_same_way_where_a_cancelled_move_lets_another_in():
-    world = make("Foraging-5x5-3p-1f-v3")
-    env = original(world)
-    env.reset(seed=0)
+    env = make_env("Foraging-5x5-3p-1f-v3")
+    original_env = original(env)
+    original_env.reset(seed=0)
     cells, actions = [(0, 0), (0, 1), (0, 3)], [4, 4, 3]
-    env.field[:] = 0
-    env.field[3, 3] = 1
-    for player, cell in zip(env.players, cells, strict=True):
+    original_env.field[:] = 0
+    original_env.field[3, 3] = 1
+    for player, cell in zip(original_env.players, cells, strict=True):
         player.position = cell
-    env._gen_valid_moves()
-    env.step(actions)
-    assert [player.position for player in env.players] == [(0, 1), (0, 1), (0, 3)]
-    state = world.place(cells, [1, 1, 1], [(3, 3)], [1])
-    state, _ = world.step(jax.random.key(0), state, jnp.asarray(actions))
+    original_env._gen_valid_moves()
+    original_env.step(actions)
+    assert [player.position for player in original_env.players] == [(0, 1), (0, 1), (0, 3)]
+    state = env.place(cells, [1, 1, 1], [(3, 3)], [1])
+    state, _ = env.step(jax.random.key(0), state, jnp.asarray(actions))
     assert state.agent_row.tolist() == [0, 0, 0]
     assert state.agent_col.tolist() == [1, 1, 3]

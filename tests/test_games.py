@@ -109,7 +109,7 @@ def test_a_critic_is_fitted_once_for_all_its_aggregates():
 def test_a_sum_learns_by_rows_what_its_regime_shows():
     """Under uniform data action 0 pays less than the others (−5.3 against −4 on average), under
     balanced data more (1.3 against −4)."""
-    game = matrix.make("overgeneralisation-n2-a3")
+    game = matrix.make_env("overgeneralisation-n2-a3")
     config = make("vdn", **figure1.REPLAYING | {"hidden_size": 16})
     earned = outcomes(game, config, REGIMES[1:], seeds=2, collections=250)
     np.testing.assert_array_equal(earned, [[0.0, 0.0], [8.0, 8.0]])

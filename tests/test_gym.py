@@ -1,9 +1,9 @@
-"""Gymnasium's tuple worlds are as they were registered, in the shape that learners ask for."""
+"""The bridge to Gymnasium: multi-agent environments equal the registered originals."""
 
 import sys
 
 import gymnasium
-import lbforaging  # noqa: F401  It registers its worlds.
+import lbforaging  # noqa: F401  It registers its environments.
 import numpy as np
 import pytest
 import rware  # noqa: F401  So does this.
@@ -13,8 +13,8 @@ from perla.analysis.load import load
 from perla.analysis.stats import interval
 from perla.cli import main
 from perla.envs.bridges.gym import Gym
-from perla.envs.processes.pool import draw, first
-from perla.envs.registry import factory, make
+from perla.envs.processes.pool import first_observation, sample_actions
+from perla.envs.registry import env_factory, make_env
 from perla.errors import UserError
 from perla.loops.host import Trainer
 from perla.methods import recipes
@@ -48,24 +48,24 @@ class Team(gymnasium.Env):
         return self.see(), self.rewards, now and terminated, now and truncated, self.info
 
 
-def play(world, actions=None):
+def play(bridge, actions=None):
     """The time steps of one episode."""
-    world.reset(0)
+    bridge.reset(0)
     steps = []
     while not steps or not (steps[-1].terminated or steps[-1].truncated):
-        steps.append(world.step(np.zeros(2, np.int32) if actions is None else actions))
+        steps.append(bridge.step(np.zeros(2, np.int32) if actions is None else actions))
     return steps
 
 
-# --- The worlds of others -----------------------------------------------------------------------
+# --- Environments of other libraries ------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("id", "facts"), [
     (LBF, (2, 9, 18, (6, 6), 50)),
     (RWARE, (2, 71, 142, (5, 5), 500)),
 ])  # fmt: skip
-def test_the_facts_of_a_world(id, facts):
-    spec = make(id).spec
+def test_the_facts_of_an_environment(id, facts):
+    spec = make_env(id).spec
     assert (spec.agents, spec.obs, spec.state, spec.actions, spec.limit) == facts
     assert (spec.id, spec.reward, spec.continuous, spec.mortal) == (id, "individual", False, False)
     assert spec.rules["gymnasium"] == gymnasium.__version__
@@ -74,21 +74,21 @@ def test_the_facts_of_a_world(id, facts):
 
 @pytest.mark.parametrize("id", [LBF, RWARE])
 def test_side_by_side_with_the_original(id):
-    world, original = make(id), gymnasium.make(id.split(":")[2], disable_env_checker=True)
+    bridge, original = make_env(id), gymnasium.make(id.split(":")[2], disable_env_checker=True)
     random = np.random.default_rng(0)
-    first(world)
+    first_observation(bridge)
     earned = False
     for seed in range(30 if id == LBF else 2):
         seen, _ = original.reset(seed=seed)
-        observation = world.reset(seed)
-        for time in range(1, world.spec.limit + 1):
+        observation = bridge.reset(seed)
+        for time in range(1, bridge.spec.limit + 1):
             np.testing.assert_array_equal(observation.obs, np.stack(seen))
             np.testing.assert_array_equal(observation.state, np.concatenate(seen))
             assert observation.avail.all()
             assert observation.alive is None
-            action = draw(world.spec, random, observation.avail)
+            action = sample_actions(bridge.spec, random, observation.avail)
             seen, rewards, done, _, _ = original.step(tuple(int(a) for a in action))
-            timestep = world.step(action)
+            timestep = bridge.step(action)
             observation = timestep.observation
             np.testing.assert_array_equal(timestep.reward, np.float32(rewards))
             assert bool(timestep.terminated | timestep.truncated) == done
@@ -99,31 +99,34 @@ def test_side_by_side_with_the_original(id):
                 gone = id == LBF and original.unwrapped.field.sum() == 0
                 assert timestep.terminated == gone
                 assert timestep.truncated == (not gone)
-                assert gone or time == world.spec.limit
+                assert gone or time == bridge.spec.limit
                 break
     assert earned == (id == LBF)
 
 
 def test_what_ends_at_the_last_step_for_a_reason_of_its_own_has_terminated():
-    world = make(LBF)
-    world.reset(0)
+    bridge = make_env(LBF)
+    bridge.reset(0)
     for _ in range(49):
-        world.step(np.zeros(2, np.int32))
-    world.env.unwrapped.field[:] = 0
-    timestep = world.step(np.zeros(2, np.int32))
+        bridge.step(np.zeros(2, np.int32))
+    bridge.env.unwrapped.field[:] = 0
+    timestep = bridge.step(np.zeros(2, np.int32))
     assert (timestep.terminated, timestep.truncated) == (True, False)
 
 
 @pytest.mark.parametrize("id", [LBF, RWARE])
 @pytest.mark.parametrize("limit", [7, 520])
 def test_the_limit_can_be_chosen(id, limit):
-    steps = play(make(id, limit=limit))
+    steps = play(make_env(id, limit=limit))
     assert len(steps) == limit
     assert (steps[-1].terminated, steps[-1].truncated) == (False, True)
 
 
 def test_it_is_the_same_problem_as_our_own_foraging():
-    theirs, ours = make(LBF, reward="common").spec, make(LBF.replace("gym:lbforaging", "lbf")).spec
+    theirs, ours = (
+        make_env(LBF, reward="common").spec,
+        make_env(LBF.replace("gym:lbforaging", "lbf")).spec,
+    )
     for name in ("agents", "obs", "state", "actions", "limit", "reward"):
         assert getattr(theirs, name) == getattr(ours, name)
     (common,) = play(Gym("team", Team(), reward="common", limit=1))
@@ -132,7 +135,7 @@ def test_it_is_the_same_problem_as_our_own_foraging():
 
 @pytest.mark.parametrize("id", [LBF, RWARE])
 def test_it_is_trained_on(id):
-    made = factory(id, limit=6)
+    made = env_factory(id, limit=6)
     config = recipes.make("ippo", **SMALL)
     trainer = Trainer(made(), made, config, seeds=(0,), steps=32, eval_episodes=2)
     try:
@@ -145,40 +148,40 @@ def test_it_is_trained_on(id):
         trainer.close()
 
 
-# --- Any world ----------------------------------------------------------------------------------
+# --- Any environment ----------------------------------------------------------------------------
 
 
 def test_unequal_agents_are_padded_and_masked():
-    world = Gym("team", Team())
-    assert (world.spec.obs, world.spec.state, world.spec.actions) == (4, 7, (2, 4))
-    seen = world.reset(0)
+    bridge = Gym("team", Team())
+    assert (bridge.spec.obs, bridge.spec.state, bridge.spec.actions) == (4, 7, (2, 4))
+    seen = bridge.reset(0)
     np.testing.assert_array_equal(seen.avail, [[1, 1, 0, 0], [1, 1, 1, 1]])
-    seen = world.step(np.array([1, 2])).observation
+    seen = bridge.step(np.array([1, 2])).observation
     np.testing.assert_array_equal(seen.obs, [[1, 1, 1, 1], [0, 1, 0, 0]])
     np.testing.assert_array_equal(seen.state, [1, 1, 1, 1, 0, 1, 0])
-    assert world.env.actions == [(1, 7)]  # The other's choices begin with 5.
+    assert bridge.env.actions == [(1, 7)]  # The other's choices begin with 5.
 
 
-def test_legal_moves_and_a_state_of_the_worlds_own():
+def test_legal_moves_and_a_state_of_the_environments_own():
     env = Team(action_mask=[[1, 0], np.array([0, 1, 1, 0])])
     env.state = lambda: np.arange(6).reshape(2, 3)
-    world = Gym("team", env)
-    assert world.spec.state == 6
-    seen = world.reset(0)
+    bridge = Gym("team", env)
+    assert bridge.spec.state == 6
+    seen = bridge.reset(0)
     np.testing.assert_array_equal(seen.avail, [[1, 0, 0, 0], [0, 1, 1, 0]])
     np.testing.assert_array_equal(seen.state, np.arange(6))
     env.info["action_mask"] = [[1, 1, 1], [1, 1, 1, 1]]
     with pytest.raises(ValueError, match=r"agent 0's action_mask has shape \(3,\), expected \(2,"):
-        world.reset(0)
+        bridge.reset(0)
 
 
 def test_continuous_actions_are_scaled_to_the_bounds():
     env = Team(done=Tuple((Box(np.float32([0, -2]), np.float32([1, 4])), Box(-1, 1, (3, 1)))))
-    world = Gym("team", env)
-    assert world.spec.continuous
-    assert world.spec.actions == (2, 3)
-    np.testing.assert_array_equal(world.reset(0).avail, [[1, 1, 0], [1, 1, 1]])
-    world.step(np.array([[-1, 0.5, 9], [-3, 0, 3]], np.float32))
+    bridge = Gym("team", env)
+    assert bridge.spec.continuous
+    assert bridge.spec.actions == (2, 3)
+    np.testing.assert_array_equal(bridge.reset(0).avail, [[1, 1, 0], [1, 1, 1]])
+    bridge.step(np.array([[-1, 0.5, 9], [-3, 0, 3]], np.float32))
     ((one, other),) = env.actions
     np.testing.assert_allclose(one, [0, 2.5])
     np.testing.assert_array_equal(other, [[-1], [0], [1]])
@@ -186,11 +189,11 @@ def test_continuous_actions_are_scaled_to_the_bounds():
 
 
 def test_parts_of_an_action_are_chosen_at_once():
-    world = Gym("team", Team(done=Tuple((MultiDiscrete([2, 3]), Discrete(6)))))
-    assert world.spec.actions == (6, 6)
+    bridge = Gym("team", Team(done=Tuple((MultiDiscrete([2, 3]), Discrete(6)))))
+    assert bridge.spec.actions == (6, 6)
     for action in range(6):
-        world.step(np.array([action, 0]))
-    assert [tuple(one) for one, _ in world.env.actions] == [
+        bridge.step(np.array([action, 0]))
+    assert [tuple(one) for one, _ in bridge.env.actions] == [
         (0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2),
     ]  # fmt: skip
 
@@ -204,18 +207,19 @@ def test_ends_and_limits_are_told_apart():
     assert last(Team(end=(2, True, False))) == (2, True, False)
     assert last(Team(end=(4, False, True))) == (4, False, True)
     assert last(Team(end=(2, (True, True), (False, False)))) == (2, True, False)
-    # A world that keeps its own limit and ends just there has met it; with Gymnasium's it has not.
+    # An end at the limit is a truncation if the environment keeps its own limit, and a termination
+    # if Gymnasium keeps it.
     assert last(Team(end=(4, True, False))) == (4, False, True)
     clock = gymnasium.envs.registration.EnvSpec("Team-v0", Team, max_episode_steps=4)
     env = gymnasium.make(clock, disable_env_checker=True, end=(4, True, False))
     assert last(env) == (4, True, False)
-    with pytest.raises(ValueError, match=r"after 2 steps, .*said to be 4: --env-option limit=2"):
+    with pytest.raises(ValueError, match=r"after 2 steps, .*limit is 4; set --env-option limit=2"):
         play(Gym("team", Team(end=(2, False, True))))
-    with pytest.raises(ValueError, match="some agents' episode ends and others' goes on"):
+    with pytest.raises(ValueError, match="the episode ends for some agents only"):
         play(Gym("team", Team(end=(2, np.array([True, False]), False))))
 
 
-def test_the_limit_of_a_registered_world_is_counted_here(monkeypatch):
+def test_the_limit_of_a_registered_environment_is_counted_here(monkeypatch):
     monkeypatch.delitem(gymnasium.registry, "Team-v0", raising=False)
     gymnasium.register("Team-v0", Team, max_episode_steps=3, kwargs={"end": (3, True, False)})
     for options, last in (
@@ -223,7 +227,7 @@ def test_the_limit_of_a_registered_world_is_counted_here(monkeypatch):
         ({"limit": 2}, (2, False, True)),
         ({"limit": 5, "end": (0, False, False)}, (5, False, True)),
     ):
-        steps = play(make("gym:Team-v0", **options))
+        steps = play(make_env("gym:Team-v0", **options))
         assert (len(steps), bool(steps[-1].terminated), bool(steps[-1].truncated)) == last
 
 
@@ -241,19 +245,23 @@ def test_one_reward_for_all_is_asked_for():
 @pytest.mark.parametrize(
     ("id", "options", "message"),
     [
-        ("gym:lbforagin:Foraging-8x8-2p-2f-coop-v3", {}, "there is no module 'lbforagin' here"),
+        (
+            "gym:lbforagin:Foraging-8x8-2p-2f-coop-v3",
+            {},
+            "there is no module 'lbforagin'; install it",
+        ),
         ("gym:Foraging-8x8-2p-2f-cop-v3", {}, "did you mean 'Foraging-8x8-2p-2f-coop-v3'"),
-        ("gym:CartPole-v1", {}, "has one agent: its space is a Box; where there are several"),
+        ("gym:CartPole-v1", {}, "has one agent: its space is a Box; a multi-agent environment"),
         (LBF, {"limit": 0}, "limit 0: expected"),
         (LBF, {"reward": "team"}, "reward team: expected"),
         (LBF, {"max_episode_steps": 9}, "is no option; the limit is called limit"),
         (LBF, {"colour": 3}, "cannot be made with colour=3: .*unexpected keyword argument"),
-        ("rware-tiny-2ag-v2", {}, "lacks its family; did you mean 'gym:"),
+        ("rware-tiny-2ag-v2", {}, "has no family; did you mean 'gym:"),
     ],
 )
 def test_mistakes_end_in_a_line(id, options, message):
     with pytest.raises(UserError, match=message) as told:
-        make(id, **options)
+        make_env(id, **options)
     assert len(str(told.value)) < 200
 
 
@@ -263,7 +271,7 @@ def test_mistakes_end_in_a_line(id, options, message):
         (
             Tuple((Sequence(Discrete(2)), Discrete(2))),
             None,
-            "agent 0 observes Sequence.*no row of numbers",
+            "agent 0 observes Sequence.*no vector of fixed size",
         ),
         (None, Tuple((Box(0, np.inf, (1,)), Box(0, 1, (1,)))), "agent 0 acts by .*finite bounds"),
         (None, Tuple((Discrete(2), Box(0, 1, (1,)))), "learners here need one kind"),
@@ -276,7 +284,7 @@ def test_spaces_that_hold_no_numbers(seen, done, message):
         Gym("team", Team(seen, done))
 
 
-def test_a_world_that_says_no_limit_is_asked_for_one():
+def test_an_environment_that_says_no_limit_is_asked_for_one():
     env = Team()
     del env.max_steps
     with pytest.raises(UserError, match="--env-option limit=N"):
@@ -284,12 +292,12 @@ def test_a_world_that_says_no_limit_is_asked_for_one():
     assert Gym("team", env, limit=3).spec.limit == 3
 
 
-def test_a_world_without_pictures_says_so():
+def test_an_environment_without_pictures_says_so():
     with pytest.raises(UserError, match=r"team cannot be drawn here \(NotImplementedError"):
         Gym("team", Team()).render()
     env = Team()
     env.render = lambda: None
-    with pytest.raises(UserError, match=r"draws no picture; .*render_mode='rgb_array'"):
+    with pytest.raises(UserError, match=r"draws no image; .*render_mode='rgb_array'"):
         Gym("team", env).render()
     env.render = lambda mode: np.full((3, 4, 4), 7.0) if mode == "rgb_array" else None
     picture = Gym("team", env).render()

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import host_worlds
+import host_envs
 import probes
 from perla.algos import ppo
 from perla.algos.values import estimate
@@ -67,7 +67,7 @@ TRAIN = [
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     """A family of worlds called `tiny`."""
-    monkeypatch.setitem(registry.FAMILIES, "tiny", "host_worlds")
+    monkeypatch.setitem(registry.FAMILIES, "tiny", "host_envs")
     monkeypatch.setenv("PERLA_CORES", "2")
 
 
@@ -78,7 +78,7 @@ def trainer():
 
     def build(algo="ippo", seeds=(0,), steps=600, workers=2, say=lambda text: None, world=None,
               **settings):  # fmt: skip
-        factory = partial(host_worlds.make, "patience", **(world or {}))
+        factory = partial(host_envs.make_env, "patience", **(world or {}))
         config = make_config(algo, **(SMALL if algo == "ippo" else {}) | settings)
         made.append(
             Trainer(factory(), factory, config, seeds=seeds, steps=steps, eval_episodes=4,
@@ -241,9 +241,9 @@ def test_evaluations_play_every_episode_once_and_to_its_end(trainer, tmp_path):
 
 def test_no_more_worlds_are_held_than_are_asked_for(trainer, monkeypatch):
     held = []
-    monkeypatch.setattr(host_worlds.Patience, "reset", lambda env, seed, reset=(
-        host_worlds.Patience.reset): held.append(env) or reset(env, seed))  # fmt: skip
-    monkeypatch.setattr(host_worlds.Patience, "close", lambda env: held.remove(env))
+    monkeypatch.setattr(host_envs.Patience, "reset", lambda env, seed, reset=(
+        host_envs.Patience.reset): held.append(env) or reset(env, seed))  # fmt: skip
+    monkeypatch.setattr(host_envs.Patience, "close", lambda env: held.remove(env))
     one = trainer(num_envs=2)
     one.init()
     assert [len(copies) for copies in one._pool.ranges] == [1, 1, 1, 1]
@@ -259,7 +259,7 @@ def test_killed_and_resumed_the_learner_goes_on(tmp_path):
         "if __name__ == '__main__':\n"
         "    from perla.cli import main\n"
         "    from perla.envs import registry\n"
-        "    registry.FAMILIES['tiny'] = 'host_worlds'\n"
+        "    registry.FAMILIES['tiny'] = 'host_envs'\n"
         "    sys.exit(main(sys.argv[1:]))\n"
     )
     settings = ["--steps", "1920", "--num-evaluations", "20", "--checkpoint-seconds", "0"]

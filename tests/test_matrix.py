@@ -1,4 +1,4 @@
-"""Matrix games: what they pay, when they end, what they are called; files of payoffs."""
+"""Matrix games: payoffs, ends of episodes, names, and files of payoffs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from perla.envs.matrix import (
     Overgeneralisation,
     State,
     Table,
-    make,
+    make_env,
 )
 from perla.envs.wrappers import AutoReset
 from perla.errors import UserError
@@ -53,7 +53,7 @@ def payoff(game, *action):
     ],
 )
 def test_known_games_pay_what_the_literature_says(name, table):
-    game = make(name)
+    game = make_env(name)
     for row, column in np.ndindex(len(table), len(table)):
         assert payoff(game, row, column) == table[row][column]
     np.testing.assert_array_equal(game.table(), table)
@@ -61,7 +61,7 @@ def test_known_games_pay_what_the_literature_says(name, table):
 
 @pytest.mark.parametrize(("agents", "each"), [(2, 5), (3, 3), (5, 2), (4, 4)])
 def test_all_none_or_some_play_the_first_action(agents, each):
-    table = make(f"overgeneralisation-n{agents}-a{each}").table()
+    table = make_env(f"overgeneralisation-n{agents}-a{each}").table()
     for joint in product(range(each), repeat=agents):
         firsts = joint.count(0)
         assert table[joint] == (8 if firsts == agents else -12 if firsts > 0 else 0)
@@ -73,7 +73,7 @@ def test_all_none_or_some_play_the_first_action(agents, each):
     ids=["all", "all but one", "one alone", "most"],
 )
 def test_twenty_agents_need_no_table(others, paid):
-    game = make("overgeneralisation-n20-a3")
+    game = make_env("overgeneralisation-n20-a3")
     assert payoff(game, 0, *others) == paid
     assert payoff(game, 2, *[1] * 19) == 0
     with pytest.raises(UserError, match="more than 1,048,576 payoffs"):
@@ -84,7 +84,7 @@ def test_twenty_agents_need_no_table(others, paid):
 @pytest.mark.parametrize("p", [0.0, 1 / 3, 0.375, 0.4365, 0.8, 1.0])
 def test_the_worth_of_the_first_action_is_the_known_one(agents, p):
     """D(p) = 20 p^(N−1) − 12 (1 − p)^(N−1): what action 0 has over another if others have p."""
-    worth = make(f"overgeneralisation-n{agents}-a3").table().astype(float)
+    worth = make_env(f"overgeneralisation-n{agents}-a3").table().astype(float)
     for _ in range(agents - 1):
         worth = worth @ np.array([p, (1 - p) / 4, 3 * (1 - p) / 4])
     first, second, third = worth
@@ -99,12 +99,12 @@ def test_the_worth_of_the_first_action_is_the_known_one(agents, p):
 
 
 def test_random_games_are_what_their_names_say():
-    game, again, other = (make(f"random-n3-a4-s{seed}").table() for seed in (0, 0, 1))
+    game, again, other = (make_env(f"random-n3-a4-s{seed}").table() for seed in (0, 0, 1))
     np.testing.assert_array_equal(game, again)
     assert (game != other).all()
     assert game.shape == (4, 4, 4)
-    assert payoff(make("random-n3-a4-s0"), 1, 2, 3) == game[1, 2, 3]
-    many = make("random-n6-a6-s5").payoff.values
+    assert payoff(make_env("random-n3-a4-s0"), 1, 2, 3) == game[1, 2, 3]
+    many = make_env("random-n6-a6-s5").payoff.values
     assert abs(many.mean()) < 4.5 / np.sqrt(many.size)
     assert abs(many.std() - 1) < 4.5 / np.sqrt(2 * many.size)
 
@@ -121,7 +121,7 @@ def test_random_games_are_what_their_names_say():
     ],
 )
 def test_repeated_games_add_up_and_are_truncated(name, best, optimum):
-    game = make(name)
+    game = make_env(name)
     state, _ = game.reset(KEY)
     timesteps = []
     for _ in range(game.limit):
@@ -136,7 +136,7 @@ def test_repeated_games_add_up_and_are_truncated(name, best, optimum):
 
 
 def test_a_game_that_is_played_once_terminates():
-    game = make("climbing")
+    game = make_env("climbing")
     state, timestep = STEP(game, game.reset(KEY)[0], jnp.array([1, 2]))
     assert timestep.terminated
     assert not timestep.truncated
@@ -147,7 +147,7 @@ def test_a_game_that_is_played_once_terminates():
 
 @pytest.mark.parametrize("name", ["climbing", "overgeneralisation-n20-a15", "random-n3-a2-s1-t7"])
 def test_shapes_are_those_the_spec_announces(name):
-    game = make(name)
+    game = make_env(name)
     spec = game.spec
     state, seen = jax.eval_shape(game.reset, KEY)
     action = jax.ShapeDtypeStruct((spec.agents,), jnp.int32)
@@ -163,14 +163,14 @@ def test_shapes_are_those_the_spec_announces(name):
     assert timestep.reward.dtype == jnp.float32
     assert spec.id == f"matrix:{name}"
     assert spec.reward == "common"
-    assert registry.make(spec.id).spec == spec
+    assert registry.make_env(spec.id).spec == spec
 
 
 @pytest.mark.parametrize("name", ["climbing", "climbing-t3"])
 def test_copies_follow_their_own_episodes(name):
-    game = make(name)
+    game = make_env(name)
     copies = AutoReset(game, 40)
-    assert copies.chunk == (40 if game.limit == 1 else 13)
+    assert copies.reset_batch == (40 if game.limit == 1 else 13)
     state, seen = jax.jit(copies.reset)(KEY)
     step = jax.jit(copies.step)
     for time in range(1, 5):
@@ -190,15 +190,15 @@ def test_copies_follow_their_own_episodes(name):
 
 
 def test_sizes_of_a_fixed_game_may_be_said():
-    assert make("climbing-n2-a3").spec == make("climbing").spec
-    assert make("penalty-25-n2-a3-t25").spec.id == "matrix:penalty-25-t25"
-    assert make("climbing-t1").spec == make("climbing").spec
+    assert make_env("climbing-n2-a3").spec == make_env("climbing").spec
+    assert make_env("penalty-25-n2-a3-t25").spec.id == "matrix:penalty-25-t25"
+    assert make_env("climbing-t1").spec == make_env("climbing").spec
 
 
 def test_rules_are_stamped():
-    assert make("climbing").spec.rules["payoff"] == [[11, -30, 0], [-30, 7, 0], [0, 6, 5]]
-    assert make("overgeneralisation-n20-a3").spec.rules["payoff"].startswith("8 if all")
-    digests = {make(f"random-n4-a4-s{seed}").spec.rules["payoff"] for seed in (0, 0, 1)}
+    assert make_env("climbing").spec.rules["payoff"] == [[11, -30, 0], [-30, 7, 0], [0, 6, 5]]
+    assert make_env("overgeneralisation-n20-a3").spec.rules["payoff"].startswith("8 if all")
+    digests = {make_env(f"random-n4-a4-s{seed}").spec.rules["payoff"] for seed in (0, 0, 1)}
     assert len(digests) == 2
     assert all(digest.startswith("sha256:") for digest in digests)
 
@@ -228,20 +228,20 @@ def test_rules_are_stamped():
 )
 def test_bad_names_are_told_in_one_line(name, told):
     with pytest.raises(UserError) as error:
-        make(name)
+        make_env(name)
     assert told in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_there_are_no_options():
     with pytest.raises(UserError, match="unknown matrix option 'limit'"):
-        registry.make("matrix:climbing", limit=25)
+        registry.make_env("matrix:climbing", limit=25)
 
 
 def test_a_forgotten_family_is_guessed():
     for name in ("climbing", "overgeneralisation-n4-a3"):
         with pytest.raises(UserError, match=f"did you mean 'matrix:{name}'"):
-            registry.make(name)
+            registry.make_env(name)
 
 
 def test_every_example_is_a_game(tmp_path, monkeypatch, capsys):
@@ -251,7 +251,7 @@ def test_every_example_is_a_game(tmp_path, monkeypatch, capsys):
     assert main(["list", "envs"]) == 0
     listed = capsys.readouterr().out
     for name in EXAMPLES:
-        assert make(name).spec.id == f"matrix:{name}"
+        assert make_env(name).spec.id == f"matrix:{name}"
         assert f"matrix:{name} " in listed
 
 
@@ -265,7 +265,7 @@ def written(tmp_path, monkeypatch):
 
     def write(text, suffix=""):
         (tmp_path / "payoffs.json").write_text(text if isinstance(text, str) else json.dumps(text))
-        return registry.make(f"matrix:payoffs.json{suffix}")
+        return registry.make_env(f"matrix:payoffs.json{suffix}")
 
     return write
 
@@ -289,7 +289,7 @@ def test_agents_may_differ_in_their_actions(written):
 
 def test_the_largest_table_is_held():
     agents = MOST.bit_length() - 1
-    assert make(f"random-n{agents}-a2-s0").payoff.values.size == MOST
+    assert make_env(f"random-n{agents}-a2-s0").payoff.values.size == MOST
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path, monkeypatch):
         ("bytes.json", "not JSON"),
     ):
         with pytest.raises(UserError, match=f"^{name}: {told}"):
-            make(name)
+            make_env(name)
 
 
 # --- pictures -------------------------------------------------------------------------------
@@ -352,7 +352,7 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path, monkeypatch):
     ["climbing", "overgeneralisation-n20-a3", "random-n3-a4-s0", "overgeneralisation-n2-a9999"],
 )
 def test_pictures_show_what_was_played(name):
-    game = make(name)
+    game = make_env(name)
     start, _ = game.reset(KEY)
     played = [State(jnp.full(game.spec.agents, action), jnp.int32(1)) for action in range(2)]
     pictures = [game.render(state) for state in (start, *played)]
@@ -391,9 +391,9 @@ def test_games_are_told_apart_by_what_they_pay():
 
 @pytest.mark.parametrize("tabulated", [False, True])
 def test_balanced_data_hold_every_payoff_equally_often(tabulated):
-    game = make("overgeneralisation-n3-a4")
+    game = make_env("overgeneralisation-n3-a4")
     payoff = Table(game.table()) if tabulated else game.payoff
-    joint = payoff.balanced(jax.random.key(0), 9_000)
+    joint = payoff.sample_payoff_balanced(jax.random.key(0), 9_000)
     levels, level, counts = np.unique(game.payoff(joint), return_inverse=True, return_counts=True)
     joint = np.asarray(joint)
     np.testing.assert_array_equal(levels, [-12, 0, 8])
@@ -406,6 +406,8 @@ def test_balanced_data_hold_every_payoff_equally_often(tabulated):
 
 def test_uniform_data_hold_every_joint_action_equally_often():
     game = MatrixGame("uneven", Table(np.zeros((2, 3), np.float32)))
-    _, each = np.unique(game.draw("uniform", jax.random.key(0), 6_000), axis=0, return_counts=True)
+    _, each = np.unique(
+        game.sample_joint_actions("uniform", jax.random.key(0), 6_000), axis=0, return_counts=True
+    )
     assert len(each) == 6
     np.testing.assert_allclose(each, 1_000, atol=150)

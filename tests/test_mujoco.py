@@ -1,4 +1,4 @@
-"""Multi-agent MuJoCo is gymnasium-robotics' own, to the bit, in the shape that learners ask for."""
+"""Multi-agent MuJoCo: equal to the original of gymnasium-robotics, to the bit."""
 
 import os
 import sys
@@ -9,13 +9,13 @@ import pytest
 
 from perla.cli import main
 from perla.envs.bridges import mujoco
-from perla.envs.processes.pool import Pool, first
-from perla.envs.registry import factory, make
+from perla.envs.processes.pool import Pool, first_observation
+from perla.envs.registry import env_factory, make_env
 from perla.errors import UserError
 
 mamujoco_v1 = pytest.importorskip("gymnasium_robotics").mamujoco_v1
 
-WORLDS = [
+ENVIRONMENTS = [
     ("Hopper-3x1", 0),
     ("Hopper-3x1", 1),
     ("Hopper-3x1", 2),
@@ -35,8 +35,8 @@ FACTS = {
 
 
 @pytest.mark.parametrize("name", FACTS)
-def test_the_facts_of_a_world(name):
-    spec = make(f"mamujoco:{name}").spec
+def test_the_facts_of_an_environment(name):
+    spec = make_env(f"mamujoco:{name}").spec
     assert (spec.agents, spec.obs, spec.state, spec.actions, spec.limit) == FACTS[name]
     assert spec.continuous
     assert spec.id == f"mamujoco:{name}"
@@ -44,18 +44,18 @@ def test_the_facts_of_a_world(name):
     assert spec.rules["mujoco"]
 
 
-@pytest.mark.parametrize(("name", "agent_obsk"), WORLDS)
+@pytest.mark.parametrize(("name", "agent_obsk"), ENVIRONMENTS)
 def test_side_by_side_with_the_original(name, agent_obsk):
-    world = make(f"mamujoco:{name}", agent_obsk=agent_obsk)
+    env = make_env(f"mamujoco:{name}", agent_obsk=agent_obsk)
     scenario, _, factorisation = name.partition("-")
     original = mamujoco_v1.parallel_env(scenario, factorisation, agent_obsk=agent_obsk)
-    spec, agents = world.spec, original.possible_agents
+    spec, agents = env.spec, original.possible_agents
     random = np.random.default_rng(0)
-    first(world)
+    first_observation(env)
     ends = 0
     for seed in (3, 4):
         seen, _ = original.reset(seed=seed)
-        check(world.reset(seed), seen, original, spec)
+        check(env.reset(seed), seen, original, spec)
         for time in range(1, spec.limit + 1):
             action = random.uniform(-1, 1, (spec.agents, spec.max_actions)).astype(np.float32)
             actions = {}
@@ -64,7 +64,7 @@ def test_side_by_side_with_the_original(name, agent_obsk):
                 # The bounds lie evenly around 0, where scaling is one product.
                 np.testing.assert_array_equal(box.low, -box.high)
                 actions[agent] = row[: len(box.high)] * box.high
-            timestep = world.step(action)
+            timestep = env.step(action)
             seen, rewards, terminations, truncations, _ = original.step(actions)
             check(timestep.final, seen, original, spec)
             check(timestep.observation, seen, original, spec)
@@ -78,7 +78,7 @@ def test_side_by_side_with_the_original(name, agent_obsk):
                 ends += bool(timestep.terminated or timestep.truncated)
                 break
     assert ends or spec.limit >= 100
-    world.close()
+    env.close()
     original.close()
 
 
@@ -97,10 +97,10 @@ def check(observation, seen, original, spec):
 
 def test_what_lies_beyond_the_bounds_costs_no_more_than_the_bound():
     name = "mamujoco:Swimmer-2x1"
-    world, beyond = make(name), np.float32([[[3.0], [-2.0]]])
-    world.reset(int(np.random.SeedSequence((5,), spawn_key=(0,)).generate_state(1)[0]))
-    want = world.step(np.sign(beyond[0]))
-    with closing(Pool(factory(name), world.spec, [["the only one"]])) as pool:
+    env, beyond = make_env(name), np.float32([[[3.0], [-2.0]]])
+    env.reset(int(np.random.SeedSequence((5,), spawn_key=(0,)).generate_state(1)[0]))
+    want = env.step(np.sign(beyond[0]))
+    with closing(Pool(env_factory(name), env.spec, [["the only one"]])) as pool:
         pool.reset(0, [(5,)])
         pool.receive(0)
         pool.step(0, beyond)
@@ -111,25 +111,25 @@ def test_what_lies_beyond_the_bounds_costs_no_more_than_the_bound():
 
 def test_all_copies_order_their_features_alike():
     """In the library some of Pusher's do not: its joints' order is drawn for each."""
-    seen = [make("mamujoco:Pusher-3p").reset(3).obs for _ in range(6)]
+    seen = [make_env("mamujoco:Pusher-3p").reset(3).obs for _ in range(6)]
     for other in seen[1:]:
         np.testing.assert_array_equal(other, seen[0])
 
 
 def test_an_episode_is_truncated_at_its_limit_and_not_terminated():
-    world = make("mamujoco:Reacher-2x1")
-    world.reset(0)
-    ends = [world.step(np.zeros((2, 1), np.float32))[2:4] for _ in range(50)]
+    env = make_env("mamujoco:Reacher-2x1")
+    env.reset(0)
+    ends = [env.step(np.zeros((2, 1), np.float32))[2:4] for _ in range(50)]
     assert [bool(t) for _, t in ends] == [False] * 49 + [True]
     assert not any(t for t, _ in ends)
 
 
 def test_options_reach_the_task():
-    plain, keen = (make("mamujoco:Swimmer-2x1", **options) for options in
+    plain, keen = (make_env("mamujoco:Swimmer-2x1", **options) for options in
                    ({}, {"forward_reward_weight": 3.0, "ctrl_cost_weight": 0.0}))  # fmt: skip
     action = np.full((2, 1), 0.5, np.float32)
-    for world in (plain, keen):
-        world.reset(1)
+    for env in (plain, keen):
+        env.reset(1)
     assert keen.spec.rules["forward_reward_weight"] == 3.0
     cost = 1e-4 * 2 * 0.25
     assert keen.step(action).reward[0] == pytest.approx(3 * (plain.step(action).reward[0] + cost))
@@ -147,12 +147,12 @@ def test_options_reach_the_task():
         ("mamujoco:Hopper-3x1", {"agent_conf": "3x1"}, "Hopper-3x1: agent_conf is no option"),
         ("mamujoco:Hopper-3x1", {"scenario": "Ant"}, "Hopper-3x1: scenario is no option"),
         ("mamujoco:Hopper-3x1", {"frame_skip": "two"}, "3x1 cannot be made with frame_skip=two: "),
-        ("Hopper-3x1", {}, "lacks its family; did you mean 'mamujoco:Hopper-3x1'"),
+        ("Hopper-3x1", {}, "has no family; did you mean 'mamujoco:Hopper-3x1'"),
     ],
 )
 def test_mistakes_end_in_a_line(id, options, message):
     with pytest.raises(UserError, match=message):
-        make(id, **options)
+        make_env(id, **options)
 
 
 def test_a_missing_extra_is_told_in_a_line(monkeypatch, capsys):
@@ -165,10 +165,10 @@ def test_a_missing_extra_is_told_in_a_line(monkeypatch, capsys):
 
 def test_pictures_without_a_display(monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
-    world = make("mamujoco:Hopper-3x1")
-    world.reset(0)
+    env = make_env("mamujoco:Hopper-3x1")
+    env.reset(0)
     try:
-        picture = world.render()
+        picture = env.render()
     except UserError as error:  # EGL and OSMesa are the system's, and not every system's.
         if "cannot draw here" not in str(error):
             raise
@@ -180,7 +180,7 @@ def test_pictures_without_a_display(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_where_nothing_can_be_drawn_a_line_says_so(monkeypatch):
-    blind = make("mamujoco:Hopper-3x1")
+    blind = make_env("mamujoco:Hopper-3x1")
     blind.reset(0)
     monkeypatch.setenv("MUJOCO_GL", "nothing")
     with pytest.raises(UserError, match="cannot draw here with MUJOCO_GL=nothing"):
@@ -190,4 +190,4 @@ def test_where_nothing_can_be_drawn_a_line_says_so(monkeypatch):
 
 def test_every_example_can_be_made():
     for name in mujoco.EXAMPLES:
-        first(make(f"mamujoco:{name}"))
+        first_observation(make_env(f"mamujoco:{name}"))

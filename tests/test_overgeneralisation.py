@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from perla.envs.registry import make
+from perla.envs.registry import make_env
 from perla.experiments.matrix.fitted_critic import outcomes, threshold
 from perla.loops.anakin import Trainer
 from perla.methods import recipes as methods
@@ -15,7 +15,7 @@ from perla.methods.aggregators import Entropic, Max, Mean
 
 
 def game(agents, actions):
-    return make(f"matrix:overgeneralisation-n{agents}-a{actions}")
+    return make_env(f"matrix:overgeneralisation-n{agents}-a{actions}")
 
 
 @pytest.mark.parametrize(("agents", "found"), [(2, 0.375), (3, 0.4365), (5, 0.468), (20, 0.493)])

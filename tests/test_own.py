@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from perla.cli import main
-from perla.envs.processes.pool import first
+from perla.envs.processes.pool import first_observation
 from perla.envs.protocol import HostEnv, Spec
-from perla.envs.registry import make
+from perla.envs.registry import make_env
 from perla.errors import UserError
 from perla.loops.anakin import Trainer
 from perla.methods import recipes
@@ -22,12 +22,12 @@ from perla.methods import recipes
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 MORTAL = Spec("own", 2, 3, 4, (2, 3), 5, "common", mortal=True)
-WORLD = """
+SOURCE = """
 import jax, jax.numpy as jnp
 import numpy as np
 from perla.envs.protocol import Observation, Spec, TimeStep
 
-class World:
+class MyEnv:
     spec = Spec("own", 2, 3, 4, (2, 3), 5, "common")
     obs, state, avail, alive = (2, 3), (4,), (2, 3), None
     reward, flag, number, later, final = (2,), (), jnp.float32, jnp.int32, None
@@ -50,17 +50,17 @@ class World:
         return np.zeros((4, 4, 3), np.uint8)
 
 def make(**changes):
-    world = World()
+    env = MyEnv()
     for name, value in changes.items():
-        setattr(world, name, value)
-    return world
+        setattr(env, name, value)
+    return env
 """
 
-HOSTED = """
+HOST_SOURCE = """
 import numpy as np
 from perla.envs.protocol import Observation, Spec, TimeStep
 
-class World:
+class MyEnv:
     spec = Spec("own", 2, 3, 4, (2, 3), 5, "common")
     obs, alive = (2, 3), None
 
@@ -79,7 +79,7 @@ class World:
     def close(self):
         pass
 """
-HOSTED += WORLD[WORLD.index("\ndef make") :]
+HOST_SOURCE += SOURCE[SOURCE.index("\ndef make") :]
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def here(tmp_path, monkeypatch):
     before = set(sys.modules)
     path = list(sys.path)
 
-    def write(name: str, text: str = WORLD) -> None:
+    def write(name: str, text: str = SOURCE) -> None:
         file = tmp_path / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
@@ -105,7 +105,7 @@ def here(tmp_path, monkeypatch):
 
 def refused(id: str, **options) -> str:
     with pytest.raises(UserError) as told:
-        make(id, **options)
+        make_env(id, **options)
     assert "\n" not in str(told.value)
     return str(told.value)
 
@@ -116,15 +116,15 @@ def refused(id: str, **options) -> str:
 def test_on_the_current_directory_in_packages_and_as_classes(here):
     here("ours_flat.py")
     here("ours_package/__init__.py", "")
-    here("ours_package/world.py")
-    assert make("ours_flat:make").spec.id == "own"
-    assert make("ours_package.world:make").spec.agents == 2
-    assert type(make("ours_flat:World")).__name__ == "World"
+    here("ours_package/env.py")
+    assert make_env("ours_flat:make").spec.id == "own"
+    assert make_env("ours_package.env:make").spec.agents == 2
+    assert type(make_env("ours_flat:MyEnv")).__name__ == "MyEnv"
 
 
 def test_options_are_the_functions_arguments(here):
-    here("ours.py", WORLD + "\ndef sized(agents: int = 2):\n    return World()\n")
-    assert make("ours:sized", agents=2).spec.agents == 2
+    here("ours.py", SOURCE + "\ndef sized(agents: int = 2):\n    return MyEnv()\n")
+    assert make_env("ours:sized", agents=2).spec.agents == 2
     assert "unexpected keyword argument 'agent'" in refused("ours:sized", agent=2)
     # A bridge's, where there is none.
     assert "unexpected keyword argument 'limit'" in refused("ours:sized", limit=2)
@@ -134,18 +134,16 @@ def test_options_are_the_functions_arguments(here):
 
 
 def test_what_cannot_be_found(here):
-    here("ours_world.py")
+    here("ours_env.py")
     here("ours_package/__init__.py", "")
-    here("ours_package/world.py")
-    assert "did you mean 'ours_world'?" in refused("ours_wrold:make")
-    assert "did you mean 'ours_package.world'?" in refused("ours_package.wrold:make")
+    here("ours_package/env.py")
+    assert "did you mean 'ours_env'?" in refused("ours_evn:make")
+    assert "did you mean 'ours_package.env'?" in refused("ours_package.evn:make")
     assert "'nowhere.at_all'" in refused("nowhere.at_all:make")
-    assert "unknown function of ours_world 'mkae'; did you mean 'make'?" in refused(
-        "ours_world:mkae"
-    )
+    assert "unknown function of ours_env 'mkae'; did you mean 'make'?" in refused("ours_env:mkae")
     assert "did you mean 'lbf'?" in refused("lfb:Foraging-8x8-2p-2f-coop-v2")
-    assert "is a Spec" in refused("ours_world:World.spec") or "unknown function" in refused(
-        "ours_world:World.spec"
+    assert "is a Spec" in refused("ours_env:MyEnv.spec") or "unknown function" in refused(
+        "ours_env:MyEnv.spec"
     )
     for id in (":make", ".x:make"):
         assert "module" in refused(id)
@@ -154,7 +152,7 @@ def test_what_cannot_be_found(here):
 def test_what_does_not_work(here):
     here("ours_broken.py", "x = 1\ny = missing\n")
     here("ours_needy.py", "import nowhere_to_be_found\n")
-    here("ours.py", WORLD + "\nNUMBER = 3\ndef fails(): return 1 / 0\ndef other(): return {}\n")
+    here("ours.py", SOURCE + "\nNUMBER = 3\ndef fails(): return 1 / 0\ndef other(): return {}\n")
     said = refused("ours_broken:make")
     assert "ours_broken cannot be imported: NameError at ours_broken.py:2: name 'missing'" in said
     assert "it needs nowhere_to_be_found" in refused("ours_needy:make")
@@ -194,18 +192,18 @@ def test_what_is_not_as_its_spec_says(changes, says, here):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"actions": (2,)}, "1 entries, and spec.agents = 2"),
-        ({"actions": (2, 0)}, "every agent has at least 1"),
+        ({"actions": (2,)}, "1 entries, but spec.agents = 2"),
+        ({"actions": (2, 0)}, "every agent needs at least 1"),
         ({"limit": 0}, "spec.limit = 0: expected 1 or more"),
         ({"obs": 2.5}, "spec.obs = 2.5"),
         ({"reward": "shared"}, "unknown ours:make: spec.reward 'shared'"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-@pytest.mark.parametrize("world", [WORLD, HOSTED], ids=["jax", "host"])
-def test_specs_that_cannot_be(world, changes, says, here):
-    here("ours.py", world)
-    spec = make("ours:make").spec
+@pytest.mark.parametrize("source", [SOURCE, HOST_SOURCE], ids=["jax", "host"])
+def test_specs_that_cannot_be(source, changes, says, here):
+    here("ours.py", source)
+    spec = make_env("ours:make").spec
     for name, value in changes.items():
         object.__setattr__(spec, name, value)  # In tests alone a Spec checks its types itself.
     assert says in refused("ours:make", spec=spec)
@@ -222,10 +220,10 @@ def test_specs_that_cannot_be(world, changes, says, here):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_a_world_of_the_host_first_gives(changes, says, here):
-    here("ours.py", HOSTED)
+def test_what_a_host_environment_first_gives(changes, says, here):
+    here("ours.py", HOST_SOURCE)
     with pytest.raises(UserError) as told:
-        first(make("ours:make", **changes))
+        first_observation(make_env("ours:make", **changes))
     assert says in str(told.value)
     assert "\n" not in str(told.value)
 
@@ -243,51 +241,51 @@ def test_episodes_are_truncated_at_the_limit_alone(limit, says, here):
     here("ours.py")
     spec = Spec("own", 2, 3, 4, (2, 3), limit, "common")
     if says is None:
-        make("ours:make", spec=spec)
+        make_env("ours:make", spec=spec)
     else:
         assert says in refused("ours:make", spec=spec)
 
 
 def test_the_episode_that_is_played_may_terminate(here):
     here("ours.py")
-    world = make("ours:make")
+    env = make_env("ours:make")
 
     def step(key, state, action):
-        after, timestep = world.step(key, state, action)
+        after, timestep = env.step(key, state, action)
         return after, timestep._replace(terminated=state["time"] > 1)
 
-    assert make("ours:make", step=step).spec.limit == 5
+    assert make_env("ours:make", step=step).spec.limit == 5
 
 
 def test_a_spec_that_fails(here):
     broken = "    @property\n    def spec(self): return 1 / 0\n\n    def render"
-    for world in (WORLD, HOSTED):
-        here("ours_spec.py", world.replace("    def render", broken))
+    for source in (SOURCE, HOST_SOURCE):
+        here("ours_spec.py", source.replace("    def render", broken))
         assert "ours_spec:make: spec fails: ZeroDivisionError at ours_spec" in refused(
             "ours_spec:make"
         )
         del sys.modules["ours_spec"]
 
 
-def test_who_keeps_the_state_tells_worlds_apart(here):
-    here("ours.py", WORLD + "\nWorld.close = lambda self: None\n")
-    here("ours_host.py", HOSTED)
-    assert not isinstance(make("ours:make"), HostEnv)
-    assert isinstance(make("ours_host:make"), HostEnv)
+def test_who_keeps_the_state_tells_environments_apart(here):
+    here("ours.py", SOURCE + "\nMyEnv.close = lambda self: None\n")
+    here("ours_host.py", HOST_SOURCE)
+    assert not isinstance(make_env("ours:make"), HostEnv)
+    assert isinstance(make_env("ours_host:make"), HostEnv)
     assert "reset gives obs of shape (2, 4)" in refused("ours:make", obs=(2, 4))
-    jitted = jax.jit(make("ours:make").step)
-    assert not isinstance(make("ours:make", step=jitted), HostEnv)
+    jitted = jax.jit(make_env("ours:make").step)
+    assert not isinstance(make_env("ours:make", step=jitted), HostEnv)
 
 
 def test_states_hold_no_keys(here):
     here("ours.py")
-    world = make("ours:make")
+    env = make_env("ours:make")
 
     def reset(key):
-        return {"key": key}, world.see()
+        return {"key": key}, env.see()
 
     def step(key, state, action):
-        return state, world.step(key, {"time": jnp.int32(0)}, action)[1]
+        return state, env.step(key, {"time": jnp.int32(0)}, action)[1]
 
     assert "keep jax.random.key_data of it" in refused("ours:make", reset=reset, step=step)
 
@@ -297,7 +295,7 @@ def test_states_hold_no_keys(here):
 
 def test_the_example_is_an_environment(here, monkeypatch):
     monkeypatch.chdir(EXAMPLES)
-    env = make("rendezvous:make", cells=4)
+    env = make_env("rendezvous:make", cells=4)
     assert env.spec.obs == 4
     state, _ = env.reset(jax.random.key(0))
     state = state._replace(at=jnp.array([0, 2]), time=jnp.int32(18))
@@ -341,11 +339,11 @@ def test_it_is_trained_on_and_resumed_from_the_command_line(here, monkeypatch, t
         ("return None", "a picture has shape (); expected [height, width, 3]"),
     ],
 )
-def test_a_world_that_cannot_be_drawn_finishes_its_run(
+def test_an_environment_that_cannot_be_drawn_finishes_its_run(
     render, says, here, monkeypatch, tmp_path, capsys
 ):
     monkeypatch.setenv("PERLA_CACHE", "off")
-    here("ours_plain.py", WORLD.replace("return np.zeros((4, 4, 3), np.uint8)", render))
+    here("ours_plain.py", SOURCE.replace("return np.zeros((4, 4, 3), np.uint8)", render))
     out = tmp_path / "run"
     tiny = ("--num-envs", "4", "--rollout-length", "8", "--hidden-size", "8", "--num-layers", "1")
     budget = ("--steps", "32", "--num-evaluations", "1", "--eval-episodes", "2")
@@ -365,7 +363,7 @@ def test_a_world_that_cannot_be_drawn_finishes_its_run(
 @pytest.mark.slow
 def test_agents_learn_to_meet(monkeypatch, here):
     monkeypatch.chdir(EXAMPLES)
-    env = make("rendezvous:make")
+    env = make_env("rendezvous:make")
     config = recipes.make("perla-ippo", hidden_size=32)
     trainer = Trainer(env, config, seeds=(0,), steps=60_000, eval_episodes=64)
     population, (before,) = trainer.advance(trainer.init(), 0)

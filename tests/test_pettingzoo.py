@@ -1,4 +1,4 @@
-"""PettingZoo's worlds are as their modules make them, in the shape that learners ask for."""
+"""The bridge to PettingZoo: environments equal the originals of their modules."""
 
 import functools
 import subprocess
@@ -16,8 +16,8 @@ from pettingzoo.utils.conversions import parallel_to_aec
 from perla.cli import main
 from perla.envs.bridges.pettingzoo import PettingZoo
 from perla.envs.bridges.to_pettingzoo import parallel
-from perla.envs.processes.pool import draw, first
-from perla.envs.registry import factory, make
+from perla.envs.processes.pool import first_observation, sample_actions
+from perla.envs.registry import env_factory, make_env
 from perla.errors import UserError
 from perla.loops.host import Trainer
 from perla.methods import recipes
@@ -32,7 +32,7 @@ KNIGHTS = "pettingzoo:pettingzoo.butterfly.knights_archers_zombies_v11"
 CONTINUOUS = {"continuous_actions": True}
 SMALL = {"num_envs": 2, "rollout_length": 8, "hidden_size": 8, "num_layers": 1, "update_epochs": 1}
 
-WORLDS = {
+ENVIRONMENTS = {
     "spread": (SPREAD, simple_spread_v3, {}),
     "spread continuous": (SPREAD, simple_spread_v3, CONTINUOUS),
     "speaker": (SPEAKER, simple_speaker_listener_v4, {"max_cycles": 7}),
@@ -104,22 +104,22 @@ class Band(ParallelEnv):
         )
 
 
-def play(world):
+def play(bridge):
     """The time steps of one episode."""
-    world.reset(0)
+    bridge.reset(0)
     steps = []
     while not steps or not (steps[-1].terminated or steps[-1].truncated):
-        steps.append(world.step(np.zeros(world.spec.agents, np.int32)))
+        steps.append(bridge.step(np.zeros(bridge.spec.agents, np.int32)))
     return steps
 
 
-# --- The worlds of others -----------------------------------------------------------------------
+# --- Environments of other libraries ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FACTS)
-def test_the_facts_of_a_world(name):
-    id, _, options = WORLDS[name]
-    spec = make(id, **options).spec
+def test_the_facts_of_an_environment(name):
+    id, _, options = ENVIRONMENTS[name]
+    spec = make_env(id, **options).spec
     assert (spec.agents, spec.obs, spec.state, spec.actions, spec.limit) == FACTS[name]
     assert (spec.id, spec.reward, spec.mortal) == (id, "individual", True)
     assert spec.continuous == ("continuous" in name)
@@ -127,21 +127,21 @@ def test_the_facts_of_a_world(name):
     assert spec.rules["pettingzoo"]
 
 
-@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_side_by_side_with_the_original(name):
-    id, module, options = WORLDS[name]
-    world, original = make(id, **options), module.parallel_env(**options)
+    id, module, options = ENVIRONMENTS[name]
+    bridge, original = make_env(id, **options), module.parallel_env(**options)
     agents, random = original.possible_agents, np.random.default_rng(0)
-    first(world)
+    first_observation(bridge)
     deaths = ends = 0
     for seed in (3, 4):
         seen, _ = original.reset(seed=seed)
-        observation = world.reset(seed)
+        observation = bridge.reset(seed)
         living = set(agents)
-        for time in range(1, world.spec.limit + 1):
-            check(observation, seen, living, original, world.spec)
-            action = draw(world.spec, random, observation.avail)
-            timestep = world.step(action)
+        for time in range(1, bridge.spec.limit + 1):
+            check(observation, seen, living, original, bridge.spec)
+            action = sample_actions(bridge.spec, random, observation.avail)
+            timestep = bridge.step(action)
             actions = {
                 agent: theirs(original.action_space(agent), action[agents.index(agent)])
                 for agent in original.agents
@@ -154,11 +154,11 @@ def test_side_by_side_with_the_original(name):
             living -= {agent for agent, over in terminated.items() if over}
             assert timestep.terminated == (not living)
             assert timestep.truncated == (bool(living) and any(truncated.values()))
-            assert timestep.truncated == (bool(living) and time == world.spec.limit)
+            assert timestep.truncated == (bool(living) and time == bridge.spec.limit)
             deaths += len(living) < len(agents)
             if timestep.terminated or timestep.truncated:
                 assert not original.agents
-                check(observation, seen, living, original, world.spec)
+                check(observation, seen, living, original, bridge.spec)
                 ends += 1
                 break
     assert ends == 2
@@ -191,7 +191,7 @@ def check(observation, seen, living, original, spec):
     (KNIGHTS, {}, "ippo"),
 ])  # fmt: skip
 def test_it_is_trained_on(id, options, algo):
-    made = factory(id, limit=6, **options)
+    made = env_factory(id, limit=6, **options)
     config = recipes.make(algo, **SMALL)
     trainer = Trainer(made(), made, config, seeds=(0,), steps=32, eval_episodes=2)
     try:
@@ -204,23 +204,23 @@ def test_it_is_trained_on(id, options, algo):
         trainer.close()
 
 
-def test_a_picture_is_the_worlds_own():
-    world = make(SPREAD)
-    world.reset(0)
-    picture = world.render()
+def test_a_picture_is_the_environments_own():
+    bridge = make_env(SPREAD)
+    bridge.reset(0)
+    picture = bridge.render()
     assert (picture.shape, picture.dtype) == ((700, 700, 3), np.uint8)
     assert picture.min() < picture.max()
 
 
-def test_our_own_worlds_come_back_as_they_went():
+def test_our_own_environments_come_back_as_they_went():
     """Exported and bridged, foraging with masked actions is what it was."""
     import jax
 
-    env = make("lbf:Foraging-5x5-2p-1f-coop-v2", mask=True)
-    world = PettingZoo("round", parallel(env), limit=env.spec.limit)
-    seen = world.reset(3)
+    env = make_env("lbf:Foraging-5x5-2p-1f-coop-v2", mask=True)
+    bridge = PettingZoo("round", parallel(env), limit=env.spec.limit)
+    seen = bridge.reset(3)
     for name in ("agents", "obs", "state", "actions", "limit"):
-        assert getattr(world.spec, name) == getattr(env.spec, name)
+        assert getattr(bridge.spec, name) == getattr(env.spec, name)
     key, begun = jax.random.split(jax.random.key(3))
     state, want = env.reset(begun)
     for _ in range(5):
@@ -230,44 +230,44 @@ def test_our_own_worlds_come_back_as_they_went():
         action = np.int32([np.flatnonzero(row)[-1] for row in seen.avail])
         key, now = jax.random.split(key)
         state, timestep = jax.jit(env.step)(now, state, action)
-        want, seen = timestep.final, world.step(action).final
+        want, seen = timestep.final, bridge.step(action).final
 
 
 def test_what_steps_it_imports_no_jax():
     code = (
         "import sys\n"
-        "from perla.envs.registry import make\n"
-        f"make({SPREAD!r}).reset(0)\n"
-        "make('gym:lbforaging:Foraging-5x5-2p-1f-coop-v3').reset(0)\n"
-        "make('mpe2.simple_spread_v3:parallel_env').reset(0)\n"
+        "from perla.envs.registry import make_env\n"
+        f"make_env({SPREAD!r}).reset(0)\n"
+        "make_env('gym:lbforaging:Foraging-5x5-2p-1f-coop-v3').reset(0)\n"
+        "make_env('mpe2.simple_spread_v3:parallel_env').reset(0)\n"
         "assert 'jax' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-# --- Any world ----------------------------------------------------------------------------------
+# --- Any environment ----------------------------------------------------------------------------
 
 
 def test_unequal_agents_are_padded_and_masked():
-    world = PettingZoo("band", Band())
-    assert (world.spec.obs, world.spec.state, world.spec.actions) == (3, 5, (2, 3))
-    seen = world.reset(0)
+    bridge = PettingZoo("band", Band())
+    assert (bridge.spec.obs, bridge.spec.state, bridge.spec.actions) == (3, 5, (2, 3))
+    seen = bridge.reset(0)
     np.testing.assert_array_equal(seen.avail, [[1, 1, 0], [1, 1, 1]])
-    timestep = world.step(np.zeros(2, np.int32))
+    timestep = bridge.step(np.zeros(2, np.int32))
     np.testing.assert_array_equal(timestep.final.obs, [[1, 1, 0], [-1, -1, -1]])
     np.testing.assert_array_equal(timestep.final.state, [1, 1, -1, -1, -1])
     np.testing.assert_array_equal(timestep.reward, [1, 2])
 
 
 def test_masks_are_found_in_the_observation_and_in_the_info():
-    world = PettingZoo("band", Band(masks={"drum": [0, 1], "flute": np.int8([1, 0, 1])}))
-    assert world.spec.obs == 3
-    np.testing.assert_array_equal(world.reset(0).avail, [[0, 1, 0], [1, 0, 1]])
+    bridge = PettingZoo("band", Band(masks={"drum": [0, 1], "flute": np.int8([1, 0, 1])}))
+    assert bridge.spec.obs == 3
+    np.testing.assert_array_equal(bridge.reset(0).avail, [[0, 1, 0], [1, 0, 1]])
 
 
 def test_whoever_leaves_sees_nothing_and_does_nothing():
-    world = PettingZoo("band", Band({"flute": (2, "terminated"), "drum": (3, "terminated")}))
-    steps = play(world)
+    bridge = PettingZoo("band", Band({"flute": (2, "terminated"), "drum": (3, "terminated")}))
+    steps = play(bridge)
     assert [step.final.alive.tolist() for step in steps] == [
         [True, True], [True, False], [False, False],
     ]  # fmt: skip
@@ -279,7 +279,7 @@ def test_whoever_leaves_sees_nothing_and_does_nothing():
     np.testing.assert_array_equal([step.reward for step in steps], [[1, 2], [1, 2], [1, 0]])
     common = play(PettingZoo("band", Band({"flute": (2, "terminated")}), reward="common"))
     np.testing.assert_array_equal([step.reward[0] for step in common], [3, 3, 1, 1])
-    assert world.reset(0).alive.all()
+    assert bridge.reset(0).alive.all()
 
 
 def test_where_nobody_is_mortal_nobody_may_leave():
@@ -290,7 +290,9 @@ def test_where_nobody_is_mortal_nobody_may_leave():
     last = play(PettingZoo("band", Band(both), mortal=False))[-1]
     assert last.terminated
     np.testing.assert_array_equal(last.final.obs, [[2, 2, 0], [-2, -2, -2]])
-    with pytest.raises(ValueError, match="flute has left while others go on; --env-option mort"):
+    with pytest.raises(
+        ValueError, match="flute has left while others go on; set --env-option mort"
+    ):
         play(PettingZoo("band", Band({"flute": (2, "terminated")}), mortal=False))
 
 
@@ -309,15 +311,15 @@ def test_ends_and_limits_are_told_apart():
     assert last({"drum": cut, "flute": end}) == (4, False, True, [True, False])
     # Who is cut while others go on has left.
     assert last({"drum": (2, "truncated")}) == (4, False, True, [False, True])
-    with pytest.raises(ValueError, match=r"after 2 steps, .* to be 4: --env-option limit=2"):
+    with pytest.raises(ValueError, match=r"after 2 steps, .*limit is 4; set --env-option limit=2"):
         last(dict.fromkeys(("drum", "flute"), (2, "truncated")))
 
 
 def test_an_agent_who_joins_is_refused():
     env = Band()
     env.absent = ("flute",)
-    world = PettingZoo("band", env)
-    assert world.reset(0).alive.tolist() == [True, False]
+    bridge = PettingZoo("band", env)
+    assert bridge.reset(0).alive.tolist() == [True, False]
     step = env.step
 
     def join(actions):
@@ -327,12 +329,12 @@ def test_an_agent_who_joins_is_refused():
 
     env.step = join
     with pytest.raises(ValueError, match="joins in the middle of an episode"):
-        world.step(np.zeros(2, np.int32))
+        bridge.step(np.zeros(2, np.int32))
 
 
 def test_the_state_can_be_chosen():
-    assert make(SPREAD).spec.rules["state"] == "own"
-    assert make(KNIGHTS, state="observations").spec.state == 4 * 135
+    assert make_env(SPREAD).spec.rules["state"] == "own"
+    assert make_env(KNIGHTS, state="observations").spec.state == 4 * 135
     assert PettingZoo("band", Band()).spec.rules["state"] == "observations"
     with pytest.raises(UserError, match=r"band offers no state\(\) of its own"):
         PettingZoo("band", Band(), state="own")
@@ -340,7 +342,7 @@ def test_the_state_can_be_chosen():
 
 @pytest.fixture
 def module(monkeypatch):
-    """Makes modules of worlds."""
+    """Makes modules of environments."""
 
     def build(name, **members):
         made = types.ModuleType(name)
@@ -352,16 +354,16 @@ def module(monkeypatch):
 
 def test_turns_that_can_be_played_at_once_are(module):
     module("turns", env=lambda: parallel_to_aec(Band()))
-    assert make("pettingzoo:turns").spec.actions == (2, 3)
+    assert make_env("pettingzoo:turns").spec.actions == (2, 3)
     aec = functools.partial(simple_spread_v3.env, max_cycles=3)
     module("spread", env=aec)
-    assert len(play(make("pettingzoo:spread"))) == 3
+    assert len(play(make_env("pettingzoo:spread"))) == 3
     still = aec()
     still.metadata["is_parallelizable"] = False
     module("still", env=lambda: still)
     try:
         with pytest.raises(UserError, match="take turns; learners here need agents that act at"):
-            make("pettingzoo:still")
+            make_env("pettingzoo:still")
     finally:
         still.metadata["is_parallelizable"] = True
 
@@ -377,22 +379,22 @@ def test_a_users_function_may_return_one(module):
         return made[-1]
 
     module("ours_zoo", band=band, turns=lambda: simple_spread_v3.env(), fails=lambda: Band)
-    world = make("ours_zoo:band", leave=True)
-    assert isinstance(world, PettingZoo)
-    assert world.env is made[-1]
-    assert (world.spec.id, world.spec.rules["options"]) == ("ours_zoo:band", {"leave": True})
-    assert play(world)[-1].final.alive.tolist() == [False, True]
-    world = make("ours_zoo:band", limit=2, reward="common", mortal=False, state="observations")
-    assert (world.spec.limit, world.spec.reward, world.spec.mortal) == (2, "common", False)
-    assert world.spec.rules["options"] == {}
-    assert make("ours_zoo:turns").spec.agents == 3
+    bridge = make_env("ours_zoo:band", leave=True)
+    assert isinstance(bridge, PettingZoo)
+    assert bridge.env is made[-1]
+    assert (bridge.spec.id, bridge.spec.rules["options"]) == ("ours_zoo:band", {"leave": True})
+    assert play(bridge)[-1].final.alive.tolist() == [False, True]
+    bridge = make_env("ours_zoo:band", limit=2, reward="common", mortal=False, state="observations")
+    assert (bridge.spec.limit, bridge.spec.reward, bridge.spec.mortal) == (2, "common", False)
+    assert bridge.spec.rules["options"] == {}
+    assert make_env("ours_zoo:turns").spec.agents == 3
     with pytest.raises(UserError, match="which is no environment"):
-        make("ours_zoo:fails")
+        make_env("ours_zoo:fails")
 
 
 def test_a_users_function_may_return_one_of_gymnasium(module):
     import gymnasium
-    import lbforaging  # noqa: F401  It registers its worlds.
+    import lbforaging  # noqa: F401  It registers its environments.
 
     name = "Foraging-5x5-2p-1f-coop-v3"
     module(
@@ -401,16 +403,16 @@ def test_a_users_function_may_return_one_of_gymnasium(module):
         alone=lambda: gymnasium.make("CartPole-v1"),
         limited=lambda limit: gymnasium.make(name, disable_env_checker=True, sight=limit),
     )
-    world, same = make("ours_gym:forage"), make(f"gym:lbforaging:{name}")
-    assert (world.spec.actions, world.spec.limit) == (same.spec.actions, same.spec.limit)
-    np.testing.assert_array_equal(world.reset(5).obs, same.reset(5).obs)
-    assert make("ours_gym:forage", limit=7, reward="common").spec.limit == 7
+    bridge, same = make_env("ours_gym:forage"), make_env(f"gym:lbforaging:{name}")
+    assert (bridge.spec.actions, bridge.spec.limit) == (same.spec.actions, same.spec.limit)
+    np.testing.assert_array_equal(bridge.reset(5).obs, same.reset(5).obs)
+    assert make_env("ours_gym:forage", limit=7, reward="common").spec.limit == 7
     # What the function takes is the function's.
-    assert make("ours_gym:limited", limit=1).spec.limit == same.spec.limit
+    assert make_env("ours_gym:limited", limit=1).spec.limit == same.spec.limit
     with pytest.raises(UserError, match="unexpected keyword argument 'mortal'"):
-        make("ours_gym:forage", mortal=True)
+        make_env("ours_gym:forage", mortal=True)
     with pytest.raises(UserError, match="ours_gym:alone has one agent"):
-        make("ours_gym:alone")
+        make_env("ours_gym:alone")
 
 
 # --- Mistakes -----------------------------------------------------------------------------------
@@ -420,7 +422,7 @@ def test_a_users_function_may_return_one_of_gymnasium(module):
     ("id", "options", "message"),
     [
         ("pettingzoo:mpe2.simple_spred_v3", {}, "did you mean 'mpe2.simple_spread_v3'"),
-        ("pettingzoo:mpe3.simple_spread_v3", {}, "there is no module 'mpe3' here; install it"),
+        ("pettingzoo:mpe3.simple_spread_v3", {}, "there is no module 'mpe3'; install it"),
         ("pettingzoo:not a module", {}, "'not a module' is no module"),
         ("pettingzoo:pettingzoo.sisl", {}, "the module has neither parallel_env nor env"),
         ("pettingzoo:mpe2.simple_tag_v3", {}, "sets its agents against each other"),
@@ -431,20 +433,20 @@ def test_a_users_function_may_return_one_of_gymnasium(module):
         (SPREAD, {"mortal": "maybe"}, "mortal maybe: expected"),
         (SPREAD, {"state": "obs"}, "unknown state of pettingzoo:mpe2.simple_spread_v3 'obs'"),
         (SPREAD, {"render_mode": "human"}, "render_mode is no option"),
-        ("mpe2.simple_spread_v3", {}, "lacks its family; did you mean 'pettingzoo:mpe2"),
+        ("mpe2.simple_spread_v3", {}, "has no family; did you mean 'pettingzoo:mpe2"),
     ],
 )
 def test_mistakes_end_in_a_line(id, options, message):
     with pytest.raises(UserError, match=message) as told:
-        make(id, **options)
+        make_env(id, **options)
     assert len(str(told.value)) < 200
 
 
-def test_a_world_that_needs_another_package_names_it(monkeypatch, tmp_path):
+def test_an_environment_that_needs_another_package_names_it(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "needy_zoo.py").write_text("import nowhere_to_be_found\n")
     with pytest.raises(UserError, match="needy_zoo needs nowhere_to_be_found, which is not inst"):
-        make("pettingzoo:needy_zoo")
+        make_env("pettingzoo:needy_zoo")
 
 
 def test_a_missing_extra_is_told_in_a_line(monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""Copies in processes of their own do what one copy does, and no fault of theirs spoils a run."""
+"""The pool of environments: it equals stepping each alone, and survives faults."""
 
 import os
 import re
@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import host_worlds
+import host_envs
 from perla.envs.processes import pool as pools
-from perla.envs.processes.pool import Pool, first
+from perla.envs.processes.pool import Pool, first_observation
 from perla.envs.protocol import HostEnv
 from perla.errors import UserError
 
@@ -25,17 +25,17 @@ ENTROPY = {0: [(5, 6), (5, 7), (8,)], 1: [(7,), (9, 9, 9)]}
 pytestmark = pytest.mark.xdist_group("pool")
 
 
-def make(**options):
-    return partial(host_worlds.make, "patience", **options)
+def make_factory(**options):
+    return partial(host_envs.make_env, "patience", **options)
 
 
 @pytest.fixture
 def pool():
-    """Makes pools, and ends them."""
+    """Make pools, and close them."""
     made = []
 
     def build(said=None, workers=2, step_seconds=60.0, restarts=10, **options):
-        factory = make(**options)
+        factory = make_factory(**options)
         say = (lambda text: None) if said is None else said.append
         made.append(
             Pool(
@@ -63,8 +63,7 @@ def actions(step, group, copies):
 
 
 def play(pool, steps):
-    """All that the pool says of so many steps, in which one group is stepped while the other waits;
-    and who was lost."""
+    """The results of so many steps, in which one group is stepped while the other waits."""
     seen = []
     for step in range(steps):
         for group, copies in enumerate(GROUPS.values()):
@@ -74,25 +73,25 @@ def play(pool, steps):
 
 
 def serial(steps, **options):
-    """The same with one copy at a time and no pool."""
-    worlds = {(g, c): make(**options)() for g, n in enumerate(GROUPS.values()) for c in range(n)}
-    episodes = dict.fromkeys(worlds, 0)
+    """The same without a pool, one environment at a time."""
+    envs = {
+        (g, c): make_factory(**options)() for g, n in enumerate(GROUPS.values()) for c in range(n)
+    }
+    episodes = dict.fromkeys(envs, 0)
 
     def begin(which):
         group, copy = which
         chance = np.random.SeedSequence(ENTROPY[group][copy], spawn_key=(episodes[which],))
         episodes[which] += 1
-        return worlds[which].reset(int(chance.generate_state(1)[0]))
+        return envs[which].reset(int(chance.generate_state(1)[0]))
 
-    starts = [
-        [begin(which) for which in worlds if which[0] == group] for group in range(len(GROUPS))
-    ]
+    starts = [[begin(which) for which in envs if which[0] == group] for group in range(len(GROUPS))]
     outcomes = []
     for step in range(steps):
         for group, copies in enumerate(GROUPS.values()):
             row = []
             for copy, action in enumerate(actions(step, group, copies)):
-                timestep = worlds[group, copy].step(action)
+                timestep = envs[group, copy].step(action)
                 if timestep.terminated or timestep.truncated:
                     timestep = timestep._replace(observation=begin((group, copy)))
                 row.append(timestep)
@@ -114,7 +113,7 @@ def same(batch, rows):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_pool_is_its_copies_stepped_one_by_one_to_the_bit(pool, end, workers):
     many = pool(end=end, workers=workers)
-    assert isinstance(make()(), HostEnv)
+    assert isinstance(make_factory()(), HostEnv)
     starts, outcomes = serial(8, end=end)
     for have, want in zip(begin(many), starts, strict=True):
         same(have, want)
@@ -141,17 +140,17 @@ FAULTS = {
     "nan": "`obs` holds numbers that are not finite",
     "infinite reward": "`reward` holds numbers that are not finite",
     "size": r"`obs` has shape \(2, 1\), expected \(2, 2\)",
-    "apart": "`obs` of `observation` is not that of `final`",
+    "apart": "`obs` differs between `observation` and `final`",
     "no action": "`avail` leaves agent 0 no action",
-    "endless": "goes on after 3 steps, where its spec says that it is truncated",
-    "early": "truncated after 2 steps, and its spec says 3",
+    "endless": "not truncated after 3 steps, although spec.limit is 3",
+    "early": "truncated after 2 steps, but spec.limit is 3",
     "kill": "its process was killed by SIGKILL",
     "exit": "SystemExit: 3",
     "hang": "no answer within 2 s, so its process was killed",
-    "reset": "ValueError: no world today",
+    "reset": "ValueError: no game today",
 }
 WHOLE = ("kill", "exit", "hang")
-"""Faults that cost a process, and so the episodes of all its copies."""
+"""Faults that end a process, and so the episodes of all its environments."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -205,7 +204,7 @@ def test_after_a_fault_elsewhere_a_group_begins_as_it_would_have(pool):
     many.reset(1, ENTROPY[1])  # which the new process is about to be asked for anyway
     after, lost = many.receive(1)
     np.testing.assert_array_equal(after.observation.state, before.state)
-    np.testing.assert_array_equal(many.memory.episode[3:], 0)
+    np.testing.assert_array_equal(many.arrays.episode[3:], 0)
     assert not lost.any()
 
 
@@ -241,7 +240,7 @@ def test_no_process_outlives_its_pool(pool):
             os.kill(pid, 0)
 
 
-# --- What worlds have started -------------------------------------------------------------------
+# --- Programs that environments have started ----------------------------------------------------
 
 
 @pytest.fixture
@@ -277,7 +276,7 @@ def test_closing_waits_until_a_process_has_let_go_of_all_its_copies(pool, games)
 
 
 @pytest.mark.parametrize("fault", WHOLE)
-def test_what_a_world_has_started_ends_with_its_process(pool, games, tmp_path, fault):
+def test_what_an_environment_has_started_ends_with_its_process(pool, games, tmp_path, fault):
     path, played = games
     trigger, said = tmp_path / "trigger", []
     many = pool(said, workers=1, game=path, fault=fault, trigger=str(trigger), step_seconds=2.0)
@@ -295,23 +294,23 @@ def test_what_a_world_has_started_ends_with_its_process(pool, games, tmp_path, f
 def test_where_no_episode_can_begin_a_process_lets_go_of_its_copies(pool, games):
     path, played = games
     many = pool(workers=1, game=path, fault="reset", trigger="always", restarts=0)
-    with pytest.raises(UserError, match="no world today"):
+    with pytest.raises(UserError, match="no game today"):
         begin(many)
     assert not played()
     assert Path(f"{path}.ended").exists()
 
 
-def test_what_a_world_has_started_ends_with_whoever_trains(games, tmp_path):
+def test_what_an_environment_has_started_ends_with_whoever_trains(games, tmp_path):
     path, played = games
     script = tmp_path / "train.py"
     script.write_text(
         "import sys, time\n"
         "from functools import partial\n"
-        "import host_worlds\n"
+        "import host_envs\n"
         "from perla.envs.processes.pool import Pool\n"
         "if __name__ == '__main__':\n"
-        "    make = partial(host_worlds.make, 'patience', game=sys.argv[1])\n"
-        "    pool = Pool(make, host_worlds.Patience().spec, [['one', 'other']], workers=2)\n"
+        "    make = partial(host_envs.make_env, 'patience', game=sys.argv[1])\n"
+        "    pool = Pool(make, host_envs.Patience().spec, [['one', 'other']], workers=2)\n"
         "    pool.reset(0, [(1,), (2,)])\n"
         "    pool.receive(0)\n"
         "    print('begun', flush=True)\n"
@@ -329,9 +328,9 @@ def test_what_a_world_has_started_ends_with_whoever_trains(games, tmp_path):
     assert not played(10.0)
 
 
-def test_a_world_that_is_not_what_its_spec_says_is_refused():
-    world = make()()
-    world._see = lambda: host_worlds.Patience._see(world)._replace(state=np.zeros(5))
+def test_an_environment_that_is_not_what_its_spec_says_is_refused():
+    env = make_factory()()
+    env._see = lambda: host_envs.Patience._see(env)._replace(state=np.zeros(5))
     message = r"tiny:patience: in the first observation `state` has shape \(5,\), expected \(4,\)"
     with pytest.raises(UserError, match=message):
-        first(world)
+        first_observation(env)

@@ -1,4 +1,4 @@
-"""Worlds with SMAC's interface: who may do what, who is alive, how episodes end, who won."""
+"""Environments with SMAC's interface: masks, `alive`, ends of episodes, wins."""
 
 import json
 import subprocess
@@ -15,9 +15,9 @@ from fake_smac import ADVANCE, ATTACK, NOOP, STOP
 from perla.algos.create import create
 from perla.cli import main
 from perla.envs.bridges import smac
-from perla.envs.processes.pool import draw, first, pace
+from perla.envs.processes.pool import first_observation, sample_actions, seconds_per_step
 from perla.envs.protocol import HostEnv
-from perla.envs.registry import make
+from perla.envs.registry import make_env
 from perla.errors import UserError
 from perla.loops.evaluate import evaluate
 from perla.loops.progress import row, scores
@@ -45,8 +45,8 @@ MAPS = {
 }
 
 
-def world(kind="skirmish", **options):
-    return make("fake_smac:make", kind=kind, **options)
+def fake_env(kind="skirmish", **options):
+    return make_env("fake_smac:make", kind=kind, **options)
 
 
 def play(env, *actions, seed=0):
@@ -57,8 +57,8 @@ def play(env, *actions, seed=0):
 # What the interface says becomes what learners ask for.
 
 
-def test_the_facts_of_a_world():
-    env = world()
+def test_the_facts_of_an_environment():
+    env = fake_env()
     spec = env.spec
     assert isinstance(env, HostEnv)
     assert (spec.agents, spec.obs, spec.state, spec.limit) == (2, 6, 7, 8)
@@ -68,11 +68,11 @@ def test_the_facts_of_a_world():
     assert not spec.continuous
     assert spec.id == "fake_smac:make"
     assert spec.rules == {"kind": "skirmish", "seeded": "every episode"}
-    first(env)
+    first_observation(env)
 
 
-def test_masks_are_the_worlds_own():
-    env = world(lives=(1, 2))
+def test_masks_are_the_environments_own():
+    env = fake_env(lives=(1, 2))
     seen = env.reset(0)
     np.testing.assert_array_equal(seen.avail, [[0, 1, 1, 0, 0]] * 2)
     step, after = play(env, (ADVANCE, STOP), (ATTACK, STOP))
@@ -81,8 +81,8 @@ def test_masks_are_the_worlds_own():
     np.testing.assert_array_equal(after.final.avail, [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0]])
 
 
-def test_observations_and_states_are_the_worlds_own():
-    env, theirs = world(), fake_smac.Skirmish()
+def test_observations_and_states_are_the_environments_own():
+    env, theirs = fake_env(), fake_smac.Skirmish()
     theirs.reset(seed=3)
     (step,) = play(env, (ADVANCE, ADVANCE), seed=3)
     theirs.step([ADVANCE, ADVANCE])
@@ -94,7 +94,7 @@ def test_observations_and_states_are_the_worlds_own():
 
 
 def test_who_can_only_do_nothing_is_dead():
-    steps = play(world(lives=(2, 2)), (ADVANCE, STOP), (STOP, STOP), (NOOP, ADVANCE))
+    steps = play(fake_env(lives=(2, 2)), (ADVANCE, STOP), (STOP, STOP), (NOOP, ADVANCE))
     assert [step.final.alive.tolist() for step in steps] == [
         [True, True], [False, True], [False, True],
     ]  # fmt: skip
@@ -103,7 +103,7 @@ def test_who_can_only_do_nothing_is_dead():
 
 def test_the_team_earns_together():
     _, one, two = play(
-        world(lives=(2, 2)), (ADVANCE, ADVANCE), (ATTACK, ATTACK), (NOOP, ATTACK + 1)
+        fake_env(lives=(2, 2)), (ADVANCE, ADVANCE), (ATTACK, ATTACK), (NOOP, ATTACK + 1)
     )
     np.testing.assert_array_equal(one.reward, [2.0, 2.0])
     np.testing.assert_array_equal(two.reward, [1.0, 1.0])
@@ -111,13 +111,13 @@ def test_the_team_earns_together():
 
 
 def test_a_battle_that_is_won_has_terminated():
-    *_, last = play(world(lives=(1, 1)), (ADVANCE, ADVANCE), (ATTACK, ATTACK + 1))
+    *_, last = play(fake_env(lives=(1, 1)), (ADVANCE, ADVANCE), (ATTACK, ATTACK + 1))
     assert (last.terminated, last.truncated, last.won) == (True, False, 1.0)
     np.testing.assert_array_equal(last.reward, [2.0 + fake_smac.WIN] * 2)
 
 
 def test_a_battle_that_is_lost_has_terminated():
-    steps = play(world(lives=(2, 2)), (ADVANCE, ADVANCE), (STOP, STOP), (NOOP, STOP))
+    steps = play(fake_env(lives=(2, 2)), (ADVANCE, ADVANCE), (STOP, STOP), (NOOP, STOP))
     assert [step.terminated.item() for step in steps] == [False, False, True]
     assert [step.won for step in steps] == [0, 0, 0]
     assert not steps[-1].final.alive.any()
@@ -125,7 +125,7 @@ def test_a_battle_that_is_lost_has_terminated():
 
 @pytest.mark.parametrize("kind", ["skirmish", "modern"])
 def test_a_battle_that_is_cut_was_truncated(kind):
-    steps = play(world(kind), *[(STOP, STOP)] * 8)
+    steps = play(fake_env(kind), *[(STOP, STOP)] * 8)
     assert [step.truncated.item() for step in steps] == [False] * 7 + [True]
     assert not any(step.terminated for step in steps)
     assert steps[-1].won == 0
@@ -134,44 +134,44 @@ def test_a_battle_that_is_cut_was_truncated(kind):
 @pytest.mark.parametrize("kind", ["skirmish", "modern"])
 def test_a_battle_that_is_won_at_the_last_moment_was_not_cut(kind):
     actions = [(STOP, STOP)] * 6 + [(ADVANCE, ADVANCE), (ATTACK, ATTACK + 1)]
-    last = play(world(kind, lives=(1, 1)), *actions)[-1]
+    last = play(fake_env(kind, lives=(1, 1)), *actions)[-1]
     assert (last.terminated, last.truncated, last.won) == (True, False, 1.0)
 
 
-def test_a_world_that_calls_its_limit_an_end_is_believed():
-    last = play(world(continuing_episode=False), *[(STOP, STOP)] * 8)[-1]
+def test_an_environment_that_calls_its_limit_an_end_is_believed():
+    last = play(fake_env(continuing_episode=False), *[(STOP, STOP)] * 8)[-1]
     assert (last.terminated, last.truncated) == (True, False)
 
 
-def test_a_world_that_knows_of_no_battle_does_not_say_who_won():
-    *_, last = play(world("silent", lives=(1, 1)), (ADVANCE, ADVANCE), (ATTACK, ATTACK + 1))
+def test_an_environment_that_knows_of_no_battle_does_not_say_who_won():
+    *_, last = play(fake_env("silent", lives=(1, 1)), (ADVANCE, ADVANCE), (ATTACK, ATTACK + 1))
     assert last.terminated
     assert last.won is None
 
 
 def test_all_chance_of_an_episode_follows_from_its_seed():
-    one, other = world(), world()
+    one, other = fake_env(), fake_env()
     other.reset(9)
     states = [one.reset(seed).state.tolist() for seed in range(8)]
     assert states == [other.reset(seed).state.tolist() for seed in range(8)]
     assert len({tuple(state) for state in states}) > 1
 
 
-def test_a_world_that_takes_no_seed_is_stamped():
-    env = world("unseeded")
+def test_an_environment_that_takes_no_seed_is_stamped():
+    env = fake_env("unseeded")
     assert env.spec.rules["seeded"] == "never"
     np.testing.assert_array_equal(env.reset(0).state, env.reset(1).state)
 
 
-def test_pictures_are_the_worlds_own():
-    env = world()
+def test_pictures_are_the_environments_own():
+    env = fake_env()
     play(env, (STOP, STOP))
     assert env.render().shape == (8, 8, 3)
     assert env.render().max() == 20
 
 
-def test_closing_lets_go_of_the_world():
-    env = world()
+def test_closing_lets_go_of_the_environment():
+    env = fake_env()
     env.close()
     assert env.env.closed
 
@@ -180,16 +180,16 @@ def test_closing_lets_go_of_the_world():
     ("kind", "message"),
     [
         ("blind", r"fake_smac:make returns .* MultiAgentEnv, which lacks get_env_info$"),
-        ("vague", "get_env_info tells no state_shape, episode_limit"),
+        ("vague", "get_env_info lacks state_shape, episode_limit"),
     ],
 )
-def test_a_world_that_lacks_something_ends_in_a_line(kind, message):
+def test_an_environment_that_lacks_something_ends_in_a_line(kind, message):
     with pytest.raises(UserError, match=message):
-        world(kind)
+        fake_env(kind)
 
 
-def test_a_world_without_a_picture_says_so_in_a_line():
-    env = smac.Skirmish("mine", fake_smac.Skirmish(), {})
+def test_an_environment_without_a_picture_says_so_in_a_line():
+    env = smac.SMAC("mine", fake_smac.Skirmish(), {})
     env.env = fake_smac.Blind()
     with pytest.raises(UserError, match=r"mine: cannot be drawn here \(NotImplementedError"):
         env.render()
@@ -205,25 +205,25 @@ def installed(monkeypatch, tmp_path):
 
 
 def test_options_reach_the_constructor_and_are_stamped(installed):
-    env = make("smac:3m", difficulty=7, reward_scale=False)
+    env = make_env("smac:3m", difficulty=7, reward_scale=False)
     assert (env.env.map_name, env.env.difficulty, env.env.reward_scale) == ("3m", "7", False)
     assert env.spec.rules == {
         "map_name": "3m", "difficulty": "7", "reward_scale": False, "smac": "unknown",
         "game": "Base75689", "seeded": "first episode",
     }  # fmt: skip
     assert env.spec.id == "smac:3m"
-    drawn = make("smac:v2-10gen_zerg").spec.rules["seeded"]
+    drawn = make_env("smac:v2-10gen_zerg").spec.rules["seeded"]
     assert drawn == "first episode, but its teams and places"
 
 
 def test_starcraft_is_told_to_say_where_it_cuts(installed):
-    assert play(make("smac:3m"), *[(STOP, STOP)] * 8)[-1].truncated
-    assert play(make("smac:v2-10gen_zerg"), *[(STOP, STOP)] * 8)[-1].truncated
+    assert play(make_env("smac:3m"), *[(STOP, STOP)] * 8)[-1].truncated
+    assert play(make_env("smac:v2-10gen_zerg"), *[(STOP, STOP)] * 8)[-1].truncated
 
 
 def test_starcraft_is_started_with_the_first_seed_and_goes_on_from_there(installed):
     def states(*seeds):
-        env = make("smac:3m")
+        env = make_env("smac:3m")
         return [env.reset(seed).state.tolist() for seed in seeds]
 
     many = states(*range(1, 9))
@@ -233,17 +233,17 @@ def test_starcraft_is_started_with_the_first_seed_and_goes_on_from_there(install
 
 def test_an_episode_that_the_game_broke_off_is_a_fault_and_no_end(installed):
     with pytest.raises(RuntimeError, match="StarCraft II failed"):
-        play(make("smac:3m", start="break"), (STOP, STOP), (STOP, STOP))
+        play(make_env("smac:3m", start="break"), (STOP, STOP), (STOP, STOP))
 
 
 def test_a_game_that_does_not_start_is_told_in_a_line(installed):
     message = r"^smac:3m: StarCraft II does not start \(ConnectionError: no answer\)$"
     with pytest.raises(UserError, match=message):
-        make("smac:3m", start="ill").reset(0)
+        make_env("smac:3m", start="ill").reset(0)
 
 
 def test_smacv2_draws_the_published_teams(installed):
-    env = make("smac:v2-10gen_terran", units=6, enemies=7, difficulty="8")
+    env = make_env("smac:v2-10gen_terran", units=6, enemies=7, difficulty="8")
     env.reset(0)
     assert env.env.capability == {
         "n_units": 6, "n_enemies": 7, "written": True,
@@ -259,12 +259,12 @@ def test_smacv2_draws_the_published_teams(installed):
     assert env.env.difficulty == "8"
     rules = env.spec.rules
     assert (rules["units"], rules["enemies"], rules["obs_own_pos"]) == (6, 7, True)
-    assert make("smac:v2-10gen_zerg").spec.rules["enemies"] == 5
+    assert make_env("smac:v2-10gen_zerg").spec.rules["enemies"] == 5
 
 
 def test_smaclite_is_cut_where_smac_cuts(installed):
-    assert make("smac:lite-2s3z").spec.limit == 120
-    env = make("smac:lite-2s3z", limit=3, use_cpp_rvo2=True)
+    assert make_env("smac:lite-2s3z").spec.limit == 120
+    env = make_env("smac:lite-2s3z", limit=3, use_cpp_rvo2=True)
     assert env.env.use_cpp_rvo2
     assert env.spec.rules == {
         "map_name": "2s3z", "limit": 3, "use_cpp_rvo2": True, "smaclite": "unknown",
@@ -276,7 +276,7 @@ def test_smaclite_is_cut_where_smac_cuts(installed):
 
 
 def test_smaclite_begins_without_the_last_actions_of_another_episode(installed):
-    env = make("smac:lite-2s3z")
+    env = make_env("smac:lite-2s3z")
     (step,) = play(env, (STOP, STOP))
     assert step.final.state[7:].any()
     assert not env.reset(0).state[7:].any()
@@ -296,12 +296,12 @@ def test_smaclite_begins_without_the_last_actions_of_another_episode(installed):
         ("smac:v2-10gen_zerg", {"units": 0}, "units 0 is not a whole number of 1 or more"),
         ("smac:lite-2s3z", {"limit": 1.5}, "limit 1.5 is not a whole number of 1 or more"),
         ("smac:lite-2s3z", {"difficulty": 7}, "unknown option of smac:lite-2s3z 'difficulty'"),
-        ("3s5z", {}, "lacks its family; did you mean 'smac:3s5z'"),
+        ("3s5z", {}, "has no family; did you mean 'smac:3s5z'"),
     ],
 )
 def test_mistakes_end_in_a_line(installed, id, options, message):
     with pytest.raises(UserError, match=message):
-        make(id, **options)
+        make_env(id, **options)
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_a_package_that_cannot_be_imported_is_told_in_a_line(monkeypatch):
 
     monkeypatch.setattr(smac.importlib, "import_module", fails)
     with pytest.raises(UserError, match=r"^smac:3m needs smac \(TypeError: too new\); pip install"):
-        smac.make("3m")
+        smac.make_env("3m")
 
 
 def test_a_missing_game_is_told_in_a_line(installed, monkeypatch, capsys):
@@ -342,7 +342,7 @@ def test_a_missing_game_is_told_in_a_line(installed, monkeypatch, capsys):
     monkeypatch.delenv("SC2PATH")
     monkeypatch.setenv("HOME", str(installed))
     with pytest.raises(UserError, match=str(installed / "StarCraftII")):
-        make("smac:3m")
+        make_env("smac:3m")
 
 
 def test_the_maps_are_known(capsys):
@@ -361,7 +361,7 @@ def test_the_facts_of_the_maps(name, monkeypatch, tmp_path):
         (tmp_path / path).mkdir(parents=True)
     monkeypatch.setenv("SC2PATH", str(tmp_path))
     for last, state in zip((False, True), MAPS[name][4:], strict=True):
-        spec = make(f"smac:{name}", state_last_action=last).spec
+        spec = make_env(f"smac:{name}", state_last_action=last).spec
         facts = (spec.agents, spec.limit, spec.actions[0], spec.obs)
         assert (*facts, spec.state) == (*MAPS[name][:4], state)
 
@@ -369,8 +369,8 @@ def test_the_facts_of_the_maps(name, monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", smac.LIMITS)
 def test_smaclites_own_maps(name):
     pytest.importorskip("smaclite.env", reason="SMAClite is not installed")
-    env = make(f"smac:lite-{name}")
-    first(env)
+    env = make_env(f"smac:lite-{name}")
+    first_observation(env)
     if name in MAPS:
         spec = env.spec
         facts = (spec.agents, spec.limit, spec.actions[0], spec.obs, spec.state)
@@ -383,11 +383,11 @@ def test_smaclites_own_maps(name):
 
 def test_random_actions_are_legal():
     avail = np.array([[[0, 1, 0, 1, 1], [1, 0, 0, 0, 0]]] * 500, bool)
-    drawn = draw(world().spec, np.random.default_rng(0), avail)
+    drawn = sample_actions(fake_env().spec, np.random.default_rng(0), avail)
     assert drawn.shape == (500, 2)
     assert np.take_along_axis(avail, drawn[..., None], -1).all()
     assert set(drawn[:, 0]) == {1, 3, 4}
-    assert pace(world(), 40) > 0
+    assert seconds_per_step(fake_env(), 40) > 0
 
 
 def test_the_bridge_imports_no_jax():
@@ -405,10 +405,10 @@ class Contest:
         return state, timestep._replace(won=timestep.reward[0])
 
     def render(self, state):
-        raise AssertionError("nothing draws this world")
+        raise AssertionError("nothing draws this environment")
 
 
-def test_worlds_of_jax_may_say_who_won_as_well():
+def test_environments_in_jax_may_say_who_won_as_well():
     actor = (
         create(make_config("ippo", hidden_size=8, num_layers=1), Contest.spec)
         .init(jax.random.key(0))

@@ -98,7 +98,9 @@ def played(config: TD, world: probes.Probe):
         scene = begin(copies, learner.actor, key)
         length = config.length(world.spec.limit) + late
         _, steps, _ = rollout(copies, learner.actor, scene, key, length, whole_episodes=whole)
-        last = {name: getattr(steps, name) for name in ("last", "last_is_first", "last_hidden_state")}
+        last = {
+            name: getattr(steps, name) for name in ("last", "last_is_first", "last_hidden_state")
+        }
         return learner, jax.tree.map(lambda x: x[late:], steps)._replace(**last)
 
     return algorithm, *run(jax.random.key(0))
@@ -177,7 +179,7 @@ def test_the_ring_keeps_the_newest():
 @pytest.mark.parametrize("algo", ["vdn", "cw-qmix", "qplex", "qtran-alt"])
 def test_without_a_discount_nothing_that_follows_is_kept(algo):
     """In a game of one step the discount changes nothing that is learnt."""
-    world = matrix.make("climbing")
+    world = matrix.make_env("climbing")
 
     @partial(jax.jit, static_argnums=0)
     def update(algorithm, learner, trajectory, key):

@@ -10,7 +10,7 @@ import pytest
 from perla.algos import telemetry
 from perla.algos.values import MarginalSchedule, estimate
 from perla.distributions import Categorical
-from perla.envs.registry import make as make_env
+from perla.envs.registry import make_env
 from perla.errors import UserError
 from perla.loops.anakin import Trainer
 from perla.marginal.estimators import draw
@@ -152,7 +152,9 @@ def test_a_rung_is_the_estimator_of_its_k(scene, candidate):
     net, context, policy, _ = scene
     value = Embedded(estimator=Sampled(num_samples="auto"))
     fixed_fields = Embedded(estimator=Sampled(num_samples=CANDIDATES[candidate]))
-    found = estimate(value, net, context, policy, KEY, MarginalSchedule(candidate=jnp.int32(candidate)))
+    found = estimate(
+        value, net, context, policy, KEY, MarginalSchedule(candidate=jnp.int32(candidate))
+    )
     expected = estimate(fixed_fields, net, context, policy, KEY)
     np.testing.assert_allclose(found.value, expected.value, atol=1e-6)
 

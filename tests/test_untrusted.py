@@ -188,17 +188,17 @@ class Bare:
 bound = functools.partial(run, "touch wrong", shell=True)
 length = functools.partial(len)
 
-def unknown() -> "NowhereImported": return matrix.make("climbing")
-def anything() -> Any: return matrix.make("climbing")
-def maybe() -> matrix.MatrixGame | None: return matrix.make("climbing")
-def told() -> matrix.MatrixGame: return matrix.make("climbing")
+def unknown() -> "NowhereImported": return matrix.make_env("climbing")
+def anything() -> Any: return matrix.make_env("climbing")
+def maybe() -> matrix.MatrixGame | None: return matrix.make_env("climbing")
+def told() -> matrix.MatrixGame: return matrix.make_env("climbing")
 
 @functools.cache
-def cached(): return matrix.make("climbing")
+def cached(): return matrix.make_env("climbing")
 
 class Builder:
-    def __call__(self, game): return matrix.make(game)
-    def build(self): return matrix.make("climbing")
+    def __call__(self, game): return matrix.make_env(game)
+    def build(self): return matrix.make_env("climbing")
 
 built = functools.partial(Builder(), "climbing")
 method = Builder().build
@@ -226,7 +226,7 @@ method = Builder().build
 def test_what_makes_no_environment_is_not_called(name, why):
     Path("makers.py").write_text(MAKERS)
     with pytest.raises(UserError) as told:
-        registry.make(f"makers:{name}")
+        registry.make_env(f"makers:{name}")
     assert str(told.value).startswith(f"makers:{name} makes no environment: ")
     assert why in str(told.value)
     assert not Path("wrong").exists()
@@ -237,7 +237,7 @@ def test_what_makes_no_environment_is_not_called(name, why):
 )
 def test_what_may_make_one_is_called(name):
     Path("makers.py").write_text(MAKERS)
-    assert registry.make(f"makers:{name}").spec.id == "matrix:climbing"
+    assert registry.make_env(f"makers:{name}").spec.id == "matrix:climbing"
 
 
 @pytest.mark.parametrize(
@@ -249,14 +249,14 @@ def test_the_standard_library_is_not_even_imported(id):
     pytest.importorskip("gymnasium")
     before = "antigravity" in sys.modules
     with pytest.raises(UserError, match="is a module of Python's standard library"):
-        registry.make(id)
+        registry.make_env(id)
     assert ("antigravity" in sys.modules) == before
 
 
 def test_a_file_called_like_one_of_its_modules_is_the_users_own(here):
     Path("antigravity.py").write_text(OURS)
     try:
-        assert registry.make("antigravity:make").spec.id == "matrix:climbing"
+        assert registry.make_env("antigravity:make").spec.id == "matrix:climbing"
     finally:
         sys.modules.pop("antigravity", None)
 
@@ -264,15 +264,15 @@ def test_a_file_called_like_one_of_its_modules_is_the_users_own(here):
 def test_what_makes_whatever_its_arguments_name_is_not_called():
     for id, options in (
         ("perla:make", {"env": "hostile:make"}),
-        ("perla.envs.registry:make", {"id": "hostile:make"}),
+        ("perla.envs.registry:make_env", {"id": "hostile:make"}),
     ):
         with pytest.raises(UserError, match="makes what its arguments name"):
-            registry.make(id, **options)
+            registry.make_env(id, **options)
     pytest.importorskip("gymnasium")
     with pytest.raises(UserError, match="makes what its arguments name"):
-        registry.make("gymnasium:make", id="hostile:X-v0")
+        registry.make_env("gymnasium:make", id="hostile:X-v0")
     with pytest.raises(UserError, match="makes what its options name"):
-        registry.make("gym:GymV26Environment-v0", env_id="hostile:X-v0")
+        registry.make_env("gym:GymV26Environment-v0", env_id="hostile:X-v0")
     assert nothing_ran()
 
 
@@ -282,7 +282,7 @@ def test_a_module_of_pettingzoos_is_held_to_the_same():
     sys.path.insert(0, os.getcwd())
     try:
         with pytest.raises(UserError, match=r"subprocess\.run is of Python's standard library"):
-            registry.make("pettingzoo:hostile", args="touch called", shell=True)
+            registry.make_env("pettingzoo:hostile", args="touch called", shell=True)
     finally:
         sys.path.remove(os.getcwd())
     assert not Path("called").exists()

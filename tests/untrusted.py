@@ -43,7 +43,7 @@ from perla.envs import matrix
 
 def make(game: str = "climbing"):
     Path("called").touch()
-    return matrix.make(game)
+    return matrix.make_env(game)
 """
 """A user's own environment, which is one."""
 

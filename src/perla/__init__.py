@@ -29,9 +29,9 @@ def make(env: str, **options: Any) -> Env | HostEnv:
 
     Raises `UserError` for an unknown name or option.
     """
-    from perla.envs.registry import make
+    from perla.envs.registry import make_env
 
-    return make(env, **options)
+    return make_env(env, **options)
 
 
 def train(

@@ -24,12 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from perla.envs.foraging import Foraging
-from perla.envs.processes.pool import Pool, draw, first, pace
+from perla.envs.processes.pool import Pool, first_observation, sample_actions, seconds_per_step
 from perla.envs.processes.worker import Factory
 from perla.envs.protocol import Env, HostEnv, Spec
-from perla.envs.registry import factory, make
+from perla.envs.registry import env_factory, make_env
 from perla.envs.wrappers import AutoReset
-from perla.envs.wrappers import draw as uniform
+from perla.envs.wrappers import sample_actions as sample_jax_actions
 from perla.loops.host import Trainer
 from perla.loops.worlds import halves
 from perla.machine import cores
@@ -68,7 +68,7 @@ def measure(
     action masks, from which its actions are drawn. Worlds of the host are measured otherwise: see
     `_measure_host`.
     """
-    env = make(env_id)
+    env = make_env(env_id)
     if isinstance(env, HostEnv):
         with closing(env):
             return _measure_host(env_id, env, seconds, _HOST_ROUNDS * rounds)
@@ -111,15 +111,15 @@ def _measure_host(
     the pool of `copies` in as many processes; and for IPPO under two presets. What each takes for a
     step is given as a multiple of what the bare copies take in the same round (the median), whose
     actions are uniform, as the pool's are."""
-    workers, make_env = cores(), factory(env_id)
+    workers, factory = cores(), env_factory(env_id)
     with ExitStack() as stack:
         contenders = {
-            ("bare", workers): stack.enter_context(_bare(make_env, workers)),
-            ("pool", copies): stack.enter_context(_pooled(env, make_env, copies, workers)),
+            ("bare", workers): stack.enter_context(_bare(factory, workers)),
+            ("pool", copies): stack.enter_context(_pooled(env, factory, copies, workers)),
         }
         for preset in ("cleanrl", "default"):
             config = learner("ippo", preset)
-            trainer = Trainer(env, make_env, config, seeds=(0,), steps=10**9, workers=workers)
+            trainer = Trainer(env, factory, config, seeds=(0,), steps=10**9, workers=workers)
             stack.enter_context(closing(trainer))
             contenders[f"ippo, {preset}", config.num_envs] = _trained(trainer)
         speeds: dict[tuple[str, int], list[float]] = {which: [] for which in contenders}
@@ -156,13 +156,13 @@ def _trained(trainer: Trainer) -> Run:
 
 
 @contextmanager
-def _bare(make_env: Factory, processes: int) -> Iterator[Run]:
+def _bare(factory: Factory, processes: int) -> Iterator[Run]:
     """A bare copy in each of so many processes, stepped all at once."""
     context = multiprocessing.get_context("spawn")
     pipes, started = [], []
     for _ in range(processes):
         ours, theirs = context.Pipe()
-        process = context.Process(target=_alone, args=(theirs, make_env), daemon=True)
+        process = context.Process(target=_alone, args=(theirs, factory), daemon=True)
         process.start()
         pipes.append(ours)
         started.append(process)
@@ -182,24 +182,26 @@ def _bare(make_env: Factory, processes: int) -> Iterator[Run]:
             process.join()
 
 
-def _alone(pipe: Connection, make_env: Factory) -> None:
+def _alone(pipe: Connection, factory: Factory) -> None:
     """Step one copy as often as is asked for, until that is never."""
-    with closing(make_env()) as env:
+    with closing(factory()) as env:
         while steps := pipe.recv():
-            pace(env, steps)
+            seconds_per_step(env, steps)
             pipe.send(steps)
 
 
 @contextmanager
-def _pooled(env: HostEnv, make_env: Factory, copies: int, workers: int) -> Iterator[Run]:
+def _pooled(env: HostEnv, factory: Factory, copies: int, workers: int) -> Iterator[Run]:
     """The pool, whose halves are stepped in turn."""
     spec, random = env.spec, np.random.default_rng(0)
     groups = [[f"copy {copy}" for copy in range(copies)[half]] for half in halves(copies)]
-    pool = Pool(make_env, spec, groups, alive=first(env).alive is not None, workers=workers)
+    pool = Pool(
+        factory, spec, groups, alive=first_observation(env).alive is not None, workers=workers
+    )
 
     def act(group: int) -> None:
         timestep, _ = pool.receive(group)
-        pool.step(group, draw(spec, random, timestep.observation.avail))
+        pool.step(group, sample_actions(spec, random, timestep.observation.avail))
 
     def run() -> int:
         for _ in range(_HOST_STEPS):
@@ -256,7 +258,9 @@ def _ours(env: Env, copies: int) -> Run:
     def step(carried, key):
         state, avail = carried
         key_action, key_step = jax.random.split(key)
-        state, timestep = world.step(key_step, state, uniform(key_action, env.spec, avail))
+        state, timestep = world.step(
+            key_step, state, sample_jax_actions(key_action, env.spec, avail)
+        )
         return (state, timestep.observation.avail), timestep
 
     state, observation = jax.jit(world.reset)(jax.random.key(0))
@@ -285,7 +289,7 @@ def _theirs(env: Any, spec: Spec, copies: int) -> Run:
 
     def step(carried, key):
         state, avail = carried
-        state, timestep = world.step(state, uniform(key, spec, avail))
+        state, timestep = world.step(state, sample_jax_actions(key, spec, avail))
         seen = timestep.observation
         return (state, seen.action_mask), (seen, timestep.reward, timestep.discount)
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 
 from perla.envs.protocol import HostEnv
-from perla.envs.registry import make
+from perla.envs.registry import make_env
 from perla.flops import matrix_rate
 from perla.loops.anakin import Trainer
 from perla.methods.presets import DENSE, RECURRENT
@@ -70,7 +70,7 @@ class _Contender:
         self.case = case
         networks = {"mlp": DENSE, "gru": RECURRENT}
         config = make_config(case.algo, case.preset, **networks[case.actor])
-        env = make(env_id)
+        env = make_env(env_id)
         assert not isinstance(env, HostEnv), "how fast worlds of the host train, they decide"
         self.trainer = Trainer(env, config, seeds=tuple(range(case.seeds)), steps=steps)
         self.steps = steps

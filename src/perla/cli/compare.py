@@ -77,7 +77,7 @@ def compare_command(argv: Sequence[str]) -> int:
 
 def _train_and_compare(arguments: argparse.Namespace) -> int:
     from perla.cli import flags
-    from perla.envs.registry import make
+    from perla.envs.registry import make_env
     from perla.methods.settings import configure
     from perla.suites.suite import Grid, Suite
 
@@ -89,7 +89,7 @@ def _train_and_compare(arguments: argparse.Namespace) -> int:
     envs = tuple(arguments.env or (ENV,))
     options = dict(map(option, arguments.env_option))
     for env in envs:
-        make(env, **options)  # so that a wrong name is told before anything runs
+        make_env(env, **options)  # so that a wrong name is told before anything runs
     grid = Grid(
         env=envs,
         env_options=options,

@@ -1,1 +1,1 @@
-"""Worlds: what they must offer, and those that are built in."""
+"""Environments: their interfaces, the built-in ones, and bridges to other libraries."""

@@ -1,6 +1,6 @@
-"""Checks of environments that perla did not write, and their errors in one line.
+"""Checks of a user's environment, with error messages of one line.
 
-Worker processes import this: JAX is imported only where an environment of JAX is traced.
+Worker processes import this module: it imports JAX only to trace an environment in JAX.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def explain_errors(what: str, but: type[Exception] | tuple[()] = ()) -> Iterator[None]:
-    """Other people's mistakes, `but` some, as one line: what failed, where and why."""
+    """Turn exceptions of a user's code, except `but`, into a `UserError` that says what failed,
+    where and why."""
     try:
         yield
     except UserError:
@@ -42,12 +43,12 @@ def explain_errors(what: str, but: type[Exception] | tuple[()] = ()) -> Iterator
 
 
 def check_spec(id: str, spec: Any) -> None:
-    """Raise `UserError` unless there can be a world, of JAX or of the host, with this `spec`."""
+    """Raise `UserError` unless `spec` is a valid `Spec`, for an `Env` or a `HostEnv`."""
     if not isinstance(spec, Spec):
         raise UserError(f"{id}: spec is {describe_value(spec)}, not a perla.envs.protocol.Spec")
     if len(spec.actions) != spec.agents:
         raise UserError(
-            f"{id}: spec.actions = {spec.actions}: {len(spec.actions)} entries, and "
+            f"{id}: spec.actions = {spec.actions}: {len(spec.actions)} entries, but "
             f"spec.agents = {spec.agents}"
         )
     for name, least in (("agents", 1), ("obs", 1), ("state", 1), ("limit", 1)):
@@ -55,57 +56,59 @@ def check_spec(id: str, spec: Any) -> None:
         if not (name == "limit" and value is None) and not (isinstance(value, int) and value > 0):
             raise UserError(f"{id}: spec.{name} = {value!r}: expected {least} or more")
     if min(spec.actions) < 1:
-        raise UserError(f"{id}: spec.actions = {spec.actions}: every agent has at least 1")
+        raise UserError(f"{id}: spec.actions = {spec.actions}: every agent needs at least 1")
     if spec.reward not in ("common", "individual"):
         raise nearest(str(spec.reward), ("common", "individual"), what=f"{id}: spec.reward")
 
 
-def check_alive(gives: str, seen: Observation, spec: Spec) -> None:
-    """Raise `UserError` unless there is an `alive` where the `spec` says so, and there alone."""
-    if (seen.alive is not None) != spec.mortal:
+def check_alive(gives: str, observation: Observation, spec: Spec) -> None:
+    """Raise `UserError` unless `alive` is set exactly if `spec.mortal` is true."""
+    if (observation.alive is not None) != spec.mortal:
         raise UserError(
             f"{gives} {'no ' if spec.mortal else ''}alive; spec.mortal is {spec.mortal}"
         )
 
 
 def describe_value(value: Any) -> str:
-    """What `value` is, in a few words."""
+    """A few words that describe `value`, for error messages."""
     if isinstance(value, (str, int, float)) or hasattr(value, "dtype"):
         return f"{value!r}"[:60]
     name = "None" if value is None else type(value).__name__
     return name if value is None else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
-# --- Environments of JAX ------------------------------------------------------------------------
+# --- Environments in JAX ------------------------------------------------------------------------
 
 
 def check_traced(id: str, env: Env) -> None:
-    """Raise `UserError` unless `env`, which is of JAX, gives what its valid `spec` says: shapes and
-    types without computing any, the limit by playing one episode."""
+    """Raise `UserError` unless `env`, an environment in JAX with a valid `spec`, conforms to it.
+
+    Shapes and types are traced without computing anything; the limit is checked in one episode.
+    """
     import jax
     import jax.numpy as jnp
 
     spec = env.spec
     key = jax.random.key(0)
     with explain_errors(f"{id}: reset fails"):
-        begun = jax.eval_shape(env.reset, key)
-    if not (isinstance(begun, tuple) and len(begun) == 2 and isinstance(begun[1], Observation)):
-        raise UserError(f"{id}: reset returns {_a(begun)}, not (state, Observation)")
-    state, observation = begun
+        result = jax.eval_shape(env.reset, key)
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Observation)):
+        raise UserError(f"{id}: reset returns {_describe(result)}, not (state, Observation)")
+    state, observation = result
     _check_observation(f"{id}: reset gives", observation, spec)
     shape = (spec.agents, spec.max_actions) if spec.continuous else (spec.agents,)
     action = jax.ShapeDtypeStruct(shape, jnp.float32 if spec.continuous else jnp.int32)
     with explain_errors(f"{id}: step fails"):
-        made = jax.eval_shape(env.step, key, state, action)
-    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], TimeStep)):
-        raise UserError(f"{id}: step returns {_a(made)}, not (state, TimeStep)")
-    after, timestep = made
+        result = jax.eval_shape(env.step, key, state, action)
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], TimeStep)):
+        raise UserError(f"{id}: step returns {_describe(result)}, not (state, TimeStep)")
+    after, timestep = result
     _check_state(id, state, after)
     for name in ("observation", "final"):
-        seen = getattr(timestep, name)
-        if not isinstance(seen, Observation):
-            raise UserError(f"{id}: step gives {_a(seen)} as {name}, not an Observation")
-        _check_observation(f"{id}: step's {name} gives", seen, spec)
+        value = getattr(timestep, name)
+        if not isinstance(value, Observation):
+            raise UserError(f"{id}: step gives {_describe(value)} as {name}, not an Observation")
+        _check_observation(f"{id}: step's {name} gives", value, spec)
     gives = f"{id}: step gives"
     _check_array(gives, "reward", timestep.reward, (spec.agents,), np.float32, "agents")
     _check_array(gives, "terminated", timestep.terminated, (), np.bool_, "a scalar")
@@ -113,59 +116,67 @@ def check_traced(id: str, env: Env) -> None:
     if timestep.won is not None:
         _check_array(gives, "won", timestep.won, (), np.float32, "a scalar")
     if spec.limit is not None:
-        with explain_errors(f"{id}: an episode fails"):
-            time, ended, cut = map(int, jax.jit(partial(_play, env, spec.limit))(key))
-        if cut and time != spec.limit:
-            raise UserError(
-                f"{id}: an episode is truncated after {time} steps, and spec.limit is "
-                f"{spec.limit}: it may be truncated there alone"
-            )
-        if not (cut or ended):
-            raise UserError(
-                f"{id}: an episode goes on after {time} steps, and spec.limit is {spec.limit}: it "
-                "must be truncated there"
-            )
+        _check_limit(id, env, spec.limit, key)
+
+
+def _check_limit(id: str, env: Env, limit: int, key: PRNGKeyArray) -> None:
+    import jax
+
+    with explain_errors(f"{id}: an episode fails"):
+        time, terminated, truncated = map(int, jax.jit(partial(_play, env, limit))(key))
+    if truncated and time != limit:
+        raise UserError(
+            f"{id}: an episode is truncated after {time} steps, and spec.limit is {limit}: it may "
+            "be truncated at the limit only"
+        )
+    if not (truncated or terminated):
+        raise UserError(
+            f"{id}: an episode goes on after {time} steps, and spec.limit is {limit}: it must be "
+            "truncated at the limit"
+        )
 
 
 def _play(env: Env, limit: int, key: PRNGKeyArray) -> tuple[Any, Any, Any]:
-    """The steps of an episode of random actions, `limit` at most; whether it then is terminated,
-    and whether truncated."""
+    """Play at most `limit` steps of an episode with random actions: the number of steps, and
+    whether the episode is then terminated or truncated."""
     import jax
     import jax.numpy as jnp
 
-    from perla.envs.wrappers import draw
+    from perla.envs.wrappers import sample_actions
 
-    state, seen = env.reset(key)
+    state, observation = env.reset(key)
 
-    def going(carry: Any) -> Any:
+    def running(carry: Any) -> Any:
         time, terminated, truncated, *_ = carry
         return (time < limit) & ~terminated & ~truncated
 
     def step(carry: Any) -> Any:
-        time, *_, state, seen = carry
+        time, *_, state, observation = carry
         key_action, key_step = jax.random.split(jax.random.fold_in(key, time))
-        state, timestep = env.step(key_step, state, draw(key_action, env.spec, seen.avail))
+        state, timestep = env.step(
+            key_step, state, sample_actions(key_action, env.spec, observation.avail)
+        )
         return time + 1, timestep.terminated, timestep.truncated, state, timestep.observation
 
-    start = jnp.int32(0), jnp.bool_(False), jnp.bool_(False), state, seen
-    return jax.lax.while_loop(going, step, start)[:3]
+    start = jnp.int32(0), jnp.bool_(False), jnp.bool_(False), state, observation
+    return jax.lax.while_loop(running, step, start)[:3]
 
 
-def _check_observation(gives: str, seen: Observation, spec: Spec) -> None:
+def _check_observation(gives: str, observation: Observation, spec: Spec) -> None:
     agents, actions = spec.agents, spec.max_actions
-    _check_array(gives, "obs", seen.obs, (agents, spec.obs), np.float32, "agents × obs")
-    _check_array(gives, "state", seen.state, (spec.state,), np.float32, "state")
-    _check_array(gives, "avail", seen.avail, (agents, actions), np.bool_, "agents × actions")
-    check_alive(gives, seen, spec)
-    if seen.alive is not None:
-        _check_array(gives, "alive", seen.alive, (agents,), np.bool_, "agents")
+    _check_array(gives, "obs", observation.obs, (agents, spec.obs), np.float32, "agents × obs")
+    _check_array(gives, "state", observation.state, (spec.state,), np.float32, "state")
+    _check_array(gives, "avail", observation.avail, (agents, actions), np.bool_, "agents × actions")
+    check_alive(gives, observation, spec)
+    if observation.alive is not None:
+        _check_array(gives, "alive", observation.alive, (agents,), np.bool_, "agents")
 
 
 def _check_array(
     gives: str, name: str, array: Any, shape: tuple[int, ...], dtype: Any, axes: str
 ) -> None:
     if not hasattr(array, "shape") or not hasattr(array, "dtype"):
-        raise UserError(f"{gives} {name} as {_a(array)}, not as an array")
+        raise UserError(f"{gives} {name} as {_describe(array)}, not as an array")
     if array.shape != shape:
         raise UserError(f"{gives} {name} of shape {array.shape}; the spec says {shape} ({axes})")
     if array.dtype != dtype:
@@ -173,15 +184,18 @@ def _check_array(
 
 
 def _check_state(id: str, before: Any, after: Any) -> None:
-    """States follow each other in loops, and are saved: they are alike, of plain arrays."""
+    """Raise `UserError` unless `step` keeps the state's structure, shapes and types, which compiled
+    loops need, and all its leaves are plain arrays, which checkpoints need."""
     import jax
 
     first, then = str(jax.tree.structure(before)), str(jax.tree.structure(after))
     if first != then:
-        raise UserError(f"{id}: step's state is built otherwise than reset's: {then}, not {first}")
+        raise UserError(
+            f"{id}: step's state differs in structure from reset's: {then}, not {first}"
+        )
     leaves = zip(jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True)
     for (path, old), new in leaves:
-        where = f"{id}: the state's leaf {jax.tree_util.keystr(path) or 'of its own'}"
+        where = f"{id}: the state's leaf {jax.tree_util.keystr(path) or '(the state itself)'}"
         if (old.shape, old.dtype) != (new.shape, new.dtype):
             raise UserError(
                 f"{where} is {old.dtype}{list(old.shape)} after reset and "
@@ -193,6 +207,6 @@ def _check_state(id: str, before: Any, after: Any) -> None:
             )
 
 
-def _a(value: Any) -> str:
+def _describe(value: Any) -> str:
     shaped = hasattr(value, "shape") and hasattr(value, "dtype")
     return "an array" if shaped else describe_value(value)

@@ -1,9 +1,9 @@
-"""A user's own environment by the name of what makes it: `package.module:function`.
+"""A user's own environment, made by `package.module:function`.
 
-The module is looked for on the current directory first, then among the installed ones. What the
-function returns says what kind of environment it is: one of perla's, of JAX or of the host, or
-another library's, which is then wrapped. Before anything is trained on one of JAX, it is traced
-(`perla.envs.checks`). Worker processes import this: no JAX.
+The module is searched for in the current directory first, then among the installed ones. The
+function may return a perla `Env` or `HostEnv`, or another library's environment, which is wrapped.
+An `Env` is traced and checked against its spec before training (`perla.envs.checks`). Worker
+processes import this module, so it does not import JAX.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from perla.envs.protocol import Env, HostEnv
 from perla.errors import UserError, nearest
 
 MEMBERS = ("spec", "reset", "step", "render")
-"""What an environment has: the protocol `perla.envs.protocol.Env`. The host's have `close`, too."""
-BRIDGED = ("limit", "reward", "mortal", "state")
+"""Members of an environment (`perla.envs.protocol.Env`); a `HostEnv` has `close`, too."""
+BRIDGE_OPTIONS = ("limit", "reward", "mortal", "state")
 """Options of the bridges to other libraries: PettingZoo's has all, Gymnasium's the first two."""
 
 
-def make(id: str, families: Iterable[str], /, **options: Any) -> Env | HostEnv:
-    """The environment that the function of `id`, `package.module:function`, returns.
+def make_env(id: str, families: Iterable[str], /, **options: Any) -> Env | HostEnv:
+    """The environment returned by the function of `id`, `package.module:function`.
 
-    `options` are its arguments; those of `BRIDGED` that it does not take are for the bridge that
-    wraps what it returns. `families` are the prefixes that are no module, for those who have
-    mistyped one. Raises `UserError`, one line that says what to mend, where there is no such module
-    or function, where it is no maker of environments (`perla.envs.makers`), where either fails, and
-    where what comes of it is no environment or another than its `spec` says.
+    `options` are its arguments; those of `BRIDGE_OPTIONS` that it does not take go to the bridge
+    that wraps its environment. `families` are the known prefixes, suggested if an id is mistyped.
+    Raises `UserError`, in one line, if the module or function does not exist or raises, if the
+    function cannot make an environment (`perla.envs.makers`), or if the result is no environment or
+    breaks the contract of its `spec`.
     """
     module_name, _, function_name = id.partition(":")
     with _current_directory():
@@ -43,59 +43,68 @@ def make(id: str, families: Iterable[str], /, **options: Any) -> Env | HostEnv:
         module = _module(module_name, families)
         function = _function(module, module_name, function_name)
         makers.check_maker(id, function)
-        taken = inspect.signature(function)
-        free = any(one.kind is one.VAR_KEYWORD for one in taken.parameters.values())
-        bridged = set() if free else set(options) & set(BRIDGED) - set(taken.parameters)
-        ours = {name: options.pop(name) for name in bridged}
+        signature = inspect.signature(function)
+        any_keyword = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+        taken = set(options) if any_keyword else set(signature.parameters)
+        bridge_options = {
+            name: options.pop(name) for name in BRIDGE_OPTIONS if name in options.keys() - taken
+        }
         try:
-            taken.bind(**options)
+            signature.bind(**options)
         except TypeError as error:
             raise _unexpected(id, error) from None
         with explain_errors(f"{id} fails"):
-            made = function(**options)
+            env = function(**options)
+    return _wrap(id, env, options, bridge_options)
+
+
+def _wrap(
+    id: str, env: Any, options: dict[str, Any], bridge_options: dict[str, Any]
+) -> Env | HostEnv:
+    """Recognise the kind of `env`; wrap it if it is another library's, else check it."""
     from perla.envs.bridges import smac
 
-    # Whatever kind of environment there is, here it is told by what the function returned.
-    skirmish = smac.like(made)  # SMAClite's are Gymnasium's as well.
-    zoo = not skirmish and _is(made, "pettingzoo", "ParallelEnv", "AECEnv")
-    gymnasium = not skirmish and _is(made, "gymnasium", "Env")
-    known = BRIDGED if zoo else BRIDGED[:2] if gymnasium else ()
-    for name in ours:
+    is_smac = smac.has_interface(env)  # SMAClite's environments are Gymnasium's as well.
+    is_pettingzoo = not is_smac and _is_instance(env, "pettingzoo", "ParallelEnv", "AECEnv")
+    is_gymnasium = not is_smac and _is_instance(env, "gymnasium", "Env")
+    known = BRIDGE_OPTIONS if is_pettingzoo else BRIDGE_OPTIONS[:2] if is_gymnasium else ()
+    for name in bridge_options:
         if name not in known:
             raise _unexpected(id, f"got an unexpected keyword argument {name!r}")
     rules = {"options": options}
-    if skirmish:
+    if is_smac:
         with explain_errors(f"{id}: get_env_info fails"):
-            return smac.own(id, made, options)
-    if zoo:
+            return smac.wrap(id, env, options)
+    if is_pettingzoo:
         from perla.envs.bridges import pettingzoo
 
-        return pettingzoo.PettingZoo(id, pettingzoo.parallel(id, made), **ours, rules=rules)
-    if gymnasium:
+        parallel_env = pettingzoo.parallel(id, env)
+        return pettingzoo.PettingZoo(id, parallel_env, **bridge_options, rules=rules)
+    if is_gymnasium:
         from perla.envs.bridges import gym
 
-        return gym.Gym(id, made, **ours, rules=rules)
+        return gym.Gym(id, env, **bridge_options, rules=rules)
     with explain_errors(f"{id}: spec fails"):
-        missing = [name for name in MEMBERS if not hasattr(made, name)]
+        missing = [name for name in MEMBERS if not hasattr(env, name)]
         if missing:
             raise UserError(
-                f"{id} returns {describe_value(made)}, which is no environment: it lacks "
+                f"{id} returns {describe_value(env)}, which is no environment: it lacks "
                 f"{', '.join(missing)}"
             )
-        check_spec(id, made.spec)
-    if not isinstance(made, HostEnv):
-        check_traced(id, made)
-    return made
+        check_spec(id, env.spec)
+    if not isinstance(env, HostEnv):
+        check_traced(id, env)
+    return env
 
 
-def _unexpected(id: str, what: object) -> UserError:
-    return UserError(f"{id}: {what}; --env-option gives its arguments by name")
+def _unexpected(id: str, message: object) -> UserError:
+    return UserError(f"{id}: {message}; --env-option gives its arguments by name")
 
 
-def _is(made: Any, package: str, *kinds: str) -> bool:
-    """Whether `made` is of one of the `kinds` of a `package`, which then has been imported."""
+def _is_instance(env: Any, package: str, *kinds: str) -> bool:
+    """True if `env` is an instance of one of the classes `kinds` of an imported `package`."""
     module = sys.modules.get(package)
-    return module is not None and any(isinstance(made, getattr(module, kind)) for kind in kinds)
+    return module is not None and any(isinstance(env, getattr(module, kind)) for kind in kinds)
 
 
 def _module(name: str, families: Iterable[str]) -> Any:
@@ -110,10 +119,10 @@ def _module(name: str, families: Iterable[str]) -> Any:
     families = list(families)
     if "." in name:
         above = name.rpartition(".")[0]
-        found = [f"{above}.{module}" for module in _modules_in(above)] or _modules_here()
-        if found:
-            raise nearest(name, found, what="module")
-        raise UserError(f"no module {name!r} on the current directory or among those installed")
+        known = [f"{above}.{module}" for module in _modules_in(above)] or _modules_here()
+        if known:
+            raise nearest(name, known, what="module")
+        raise UserError(f"no module {name!r} in the current directory or among those installed")
     raise nearest(name, [*families, *_modules_here()], what="environment family or module")
 
 
@@ -145,7 +154,7 @@ def _function(module: Any, module_name: str, name: str) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def _current_directory() -> Iterator[None]:
-    """Modules of the current directory can be imported, as they can in `python -m`."""
+    """Make the modules of the current directory importable, as `python -m` does."""
     here = os.getcwd()
     sys.path.insert(0, here)
     importlib.invalidate_caches()

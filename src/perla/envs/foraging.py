@@ -1,16 +1,14 @@
 """Level-Based Foraging in pure JAX: agents on a grid gather food that may need several of them.
 
 The rules are those of `lbforaging` (Christianos et al., 2020; Papoudakis et al., 2021), step for
-step and number for number; `tests/test_foraging_oracle.py` plays both side by side. What differs
-is said where it does: the time limit is `truncated` here and an ordinary end there.
+step and number for number; `tests/test_foraging_oracle.py` plays both side by side. Differences are
+documented where they occur; the main one is that the time limit truncates an episode here and
+terminates it there.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -19,37 +17,24 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from perla.envs.foraging_ids import PAPER_MAPS, parse_name
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.envs.render import draw_grid
 from perla.errors import UserError, nearest
 from perla.types import Array, Bool, Float, Int, PRNGKeyArray
 
-PAPER_MAPS = (
-    "Foraging-5x5-2p-1f-v2",
-    "Foraging-5x5-2p-1f-coop-v2",
-    "Foraging-5x5-2p-2f-v2",
-    "Foraging-8x8-2p-2f-coop-v2",
-    "Foraging-8x8-3p-3f-v2",
-    "Foraging-10x10-5p-1f-coop-v2",
-    "Foraging-10x10-3p-5f-v2",
-    "Foraging-10x10-5p-3f-v2",
-    "Foraging-10x10-8p-1f-coop-v2",
-    "Foraging-15x15-8p-1f-coop-v2",
-    "Foraging-20x20-10p-3f-v2",
-)
-"""The ten maps of the paper's benchmark, and the large one of its study of scale."""
 EXAMPLES = PAPER_MAPS
-"""Names that are suggested where one is wrong."""
+"""Names that are suggested for a wrong one."""
 
 NONE, NORTH, SOUTH, WEST, EAST, LOAD = range(6)
-"""The actions of every agent; north is one row less, west one column less."""
+"""The actions of every agent; north is the previous row, west the previous column."""
 
 
 class State(NamedTuple):
-    """The whole of a world, in fixed slots.
+    """The state of an episode, in arrays of fixed size.
 
-    Foods stand in row-major order from the first step to the last: an eaten food keeps its slot
-    with level 0, and slots of food that was never there have level 0 and come last.
+    Foods stay in row-major order throughout the episode: an eaten food keeps its slot with level 0,
+    and unused slots have level 0 and come last.
     """
 
     agent_row: Int[Array, "*batch agent"]
@@ -76,62 +61,61 @@ class Foraging:
     so that clearing the grid returns exactly 1, summed over agents and steps. Loaders that fail
     lose `penalty` each. Episodes terminate when all food is gone.
 
-    Moves are simultaneous. An action that cannot be done (off the grid, onto food, loading beside
-    no food) becomes staying. A cell that one agent alone heads for (staying heads for one's own
-    cell) is taken; a cell that several head for is entered by none of them. Agents may therefore
-    swap and follow each other. It also means, in the original as here, that agents can come to
-    overlap: where B stays because C contests B's target, A may enter B's cell, for A alone headed
-    for it.
+    Moves are simultaneous. An impossible action (off the grid, onto food, loading beside no food)
+    becomes NONE. An agent enters its target cell unless another agent has the same target; the
+    target of NONE is the agent's own cell. Agents may therefore swap and follow each other. As in
+    the original, agents can also overlap: if B stays because C has the same target as B, A may
+    enter B's cell, because no other agent has it as its target.
 
-    Raises `UserError` for a world that cannot be.
+    Raises `UserError` for impossible sizes or options.
     """
 
     size: int
     """Rows, and columns, of the grid."""
     players: int
     foods: int
-    """Most foods of an episode; fewer are placed where the grid has no room for more."""
+    """Foods of an episode; fewer are placed if the grid has no room for all."""
     sight: int | None = None
-    """Cells seen in each direction; None sees everything."""
+    """Number of cells seen in each direction; None: the whole grid."""
     coop: bool = False
-    """Every food has the sum of the three lowest agent levels, S; otherwise it is drawn."""
+    """Every food's level is S, the sum of the three lowest agent levels; otherwise it is random."""
     version: Literal[2, 3] = 2
-    """Food levels where not `coop`: 2 draws from 1..S-1 (from 1 where S is 1) as lbforaging 1.x
-    did; 3 draws from 1..S as lbforaging 2.0.0 does, which makes harder worlds."""
+    """Food levels without `coop`: version 2 samples from 1..S-1 (1 if S is 1), as lbforaging 1.x
+    did; version 3 samples from 1..S, as lbforaging 2.0.0 does, which is harder."""
     grid: bool = False
-    """Observe layers of the cells around oneself in place of a list of foods and agents."""
+    """Observe layers of the cells around the agent instead of a list of foods and agents."""
     reward: Literal["common", "individual"] = "common"
-    """Common gives every agent the sum of all agents' rewards."""
+    """With "common" every agent receives the sum of all agents' rewards."""
     penalty: float = 0.0
-    """What a loader loses where loading fails."""
+    """Penalty of each loader for a failed load."""
     mask: bool = False
-    """Mark actions that cannot be done (they would become staying) as unavailable. The original
-    masks nothing, so this is another, easier problem: jumanji's version masks in this way."""
+    """Mask impossible actions, which would become NONE. The original masks nothing, so this is an
+    easier problem; jumanji's version masks in this way."""
     limit: int = 50
     """Steps after which an episode is truncated."""
 
     def __post_init__(self) -> None:
-        def need(fine: bool, message: str) -> None:
-            if not fine:
+        size, players, foods = self.size, self.players, self.foods
+        inner = f"inner {size - 2}x{size - 2} cells"
+        checks = (
+            (size >= 5, f"a grid of size {size} is too small: foraging needs 5 or more"),
+            (players >= 1, f"{players} players cannot forage: at least 1 is needed"),
+            (
+                players < size**2,
+                f"{players} players do not fit a {size}x{size} grid with its food",
+            ),
+            (foods >= 1, f"{foods} foods leave nothing to forage: at least 1 is needed"),
+            (foods <= (size - 2) ** 2, f"{foods} foods do not fit the {inner}"),
+            (
+                self.sight is None or self.sight >= 1,
+                f"a sight of {self.sight} sees nothing: at least 1 is needed",
+            ),
+            (self.version in (2, 3), f"version v{self.version} is unknown: there are v2 and v3"),
+            (self.limit >= 1, f"a limit of {self.limit} steps is too small: at least 1 is needed"),
+        )
+        for valid, message in checks:
+            if not valid:
                 raise UserError(f"{message}; for example {PAPER_MAPS[3]!r}")
-
-        need(self.size >= 5, f"a grid of size {self.size} is too small: foraging needs 5 or more")
-        need(self.players >= 1, f"{self.players} players cannot forage: at least 1 is needed")
-        need(
-            self.players < self.size**2,
-            f"{self.players} players do not fit a {self.size}x{self.size} grid with its food",
-        )
-        need(self.foods >= 1, f"{self.foods} foods leave nothing to forage: at least 1 is needed")
-        need(
-            self.foods <= (self.size - 2) ** 2,
-            f"{self.foods} foods do not fit the inner {self.size - 2}x{self.size - 2} cells",
-        )
-        need(
-            self.sight is None or self.sight >= 1,
-            f"a sight of {self.sight} sees nothing: at least 1 is needed",
-        )
-        need(self.version in (2, 3), f"version v{self.version} is unknown: there are v2 and v3")
-        need(self.limit >= 1, f"a limit of {self.limit} steps ends before it begins")
         if self.reward not in ("common", "individual"):
             raise nearest(str(self.reward), ("common", "individual"), what="reward")
         number = isinstance(self.penalty, (int, float))
@@ -142,13 +126,14 @@ class Foraging:
 
     @property
     def window(self) -> int:
-        """Cells seen in each direction, told as a number even where everything is seen."""
+        """Number of cells seen in each direction: `sight`, or `size` if it is None."""
         return self.size if self.sight is None else self.sight
 
     @property
     def spec(self) -> Spec:
-        """The facts of this world."""
+        """Sizes and rules of the environment."""
         obs = 3 * ((2 * self.window + 1) ** 2 if self.grid else self.foods + self.players)
+        upper = "S-1, at least 1" if self.version == 2 else "S"
         sight = "" if self.window == self.size else f"-{self.window}s"
         return Spec(
             id=f"lbf:Foraging{'-grid' * self.grid}{sight}-{self.size}x{self.size}"
@@ -159,40 +144,36 @@ class Foraging:
             actions=(6,) * self.players,
             limit=self.limit,
             reward=self.reward,
-            rules=self._rules,
+            rules={
+                "version": self.version,
+                "size": self.size,
+                "players": self.players,
+                "foods": self.foods,
+                "sight": self.window,
+                "coop": self.coop,
+                "agent_level": "uniform 1..2",
+                "food_level": "S" if self.coop else f"uniform 1..{upper}",
+                "S": "sum of the three lowest agent levels",
+                "penalty": self.penalty,
+                "mask": self.mask,
+                "reward": self.reward,
+                "limit": self.limit,
+                "limit_is": "truncation",
+                "observation": "grid" if self.grid else "vector",
+                "state": "all observations, concatenated",
+                "overlap": "as lbforaging: one may enter the cell of an agent "
+                "whose own move failed",
+            },
         )
 
-    @property
-    def _rules(self) -> Mapping[str, Any]:
-        upper = "S-1, at least 1" if self.version == 2 else "S"
-        return {
-            "version": self.version,
-            "size": self.size,
-            "players": self.players,
-            "foods": self.foods,
-            "sight": self.window,
-            "coop": self.coop,
-            "agent_level": "uniform 1..2",
-            "food_level": "S" if self.coop else f"uniform 1..{upper}",
-            "S": "sum of the three lowest agent levels",
-            "penalty": self.penalty,
-            "mask": self.mask,
-            "reward": self.reward,
-            "limit": self.limit,
-            "limit_is": "truncation",
-            "observation": "grid" if self.grid else "vector",
-            "state": "all observations, concatenated",
-            "overlap": "as lbforaging: one may enter the cell of an agent whose own move failed",
-        }
-
     def reset(self, key: PRNGKeyArray) -> tuple[State, Observation]:
-        """Begin an episode: agents first, on any cells; then foods, away from the border, from
-        agents and from each other.
+        """Begin an episode: place agents on any cells, then foods away from the border, from agents
+        and from each other.
 
-        The original throws darts: uniform cells, again until one is allowed, at most 1,000 times.
-        Here every cell draws one score and each thing takes the best of the cells still allowed,
-        which is the same distribution without the cap; the cap matters only where hardly a cell
-        is left. Where none is left, both place fewer foods.
+        The original samples by rejection: uniform cells until one is allowed, at most 1,000 times.
+        Here every cell gets a random score, and each agent or food takes the allowed cell with the
+        highest: the same distribution without the cap, which matters only if hardly any cell is
+        allowed. If none is, both place fewer foods.
         """
         key_cell, key_agent, key_food = jax.random.split(key, 3)
         row, col = (jnp.asarray(axis.ravel()) for axis in np.indices((self.size, self.size)))
@@ -207,22 +188,21 @@ class Foraging:
             rows, cols = jnp.abs(row - row[cell]), jnp.abs(col - col[cell])
             block = jnp.maximum(rows, cols) <= 1
             cross = (jnp.minimum(rows, cols) == 0) & (rows + cols == 2)
-            found = allowed.any()
-            return allowed & ~(block | cross), jnp.where(found, cell, self.size**2)
+            placed = allowed.any()
+            return allowed & ~(block | cross), jnp.where(placed, cell, self.size**2)
 
-        free = jnp.ones(self.size**2, bool)
-        free, agent_cell = jax.lax.scan(place_agent, free, length=self.players)
+        everywhere = jnp.ones(self.size**2, bool)
+        free, agent_cell = jax.lax.scan(place_agent, everywhere, length=self.players)
         inner = (jnp.minimum(row, col) >= 1) & (jnp.maximum(row, col) <= self.size - 2)
         _, food_cell = jax.lax.scan(place_food, free & inner, length=self.foods)
         food_cell = jnp.sort(food_cell)
-
         agent_level = jax.random.randint(key_agent, (self.players,), 1, 3)
-        # S, the sum of the three lowest levels (of all, where there are fewer agents).
-        most = jnp.sort(agent_level)[:3].sum()
+        # S, the sum of the three lowest levels (of all, if there are fewer agents).
+        lowest_sum = jnp.sort(agent_level)[:3].sum()
         if self.coop:
-            food_level = jnp.full(self.foods, most)
+            food_level = jnp.full(self.foods, lowest_sum)
         else:
-            upper = most if self.version == 3 else jnp.maximum(most - 1, 1)
+            upper = lowest_sum if self.version == 3 else jnp.maximum(lowest_sum - 1, 1)
             food_level = jax.random.randint(key_food, (self.foods,), 1, upper + 1)
         food_level = jnp.where(food_cell < self.size**2, food_level, 0)
         state = State(
@@ -246,27 +226,27 @@ class Foraging:
     ) -> State:
         """The first state of an episode with these positions and levels.
 
-        Positions are `(row, column)`: `players` is [agent, 2], `foods` [food, 2]. Foods may come
-        in any order, and be fewer than the world's; level 0 means no food. They must keep off
-        the border and apart, as `reset` does: what an agent beside two foods loads is undefined.
-        Raises `UserError` where the numbers of agents or foods are not the world's.
+        Positions are `(row, column)`: `players` is [agent, 2], `foods` [food, 2]. Foods may be in
+        any order, and fewer than `self.foods`; level 0 means no food. They must be away from the
+        border and from each other, as after `reset`: loading beside two foods is undefined. Raises
+        `UserError` for a wrong number of agents or foods.
         """
         players, player_levels, foods, food_levels = (
-            jnp.asarray(given, jnp.int32) for given in (players, player_levels, foods, food_levels)
+            jnp.asarray(x, jnp.int32) for x in (players, player_levels, foods, food_levels)
         )
         if players.shape != (self.players, 2) or player_levels.shape != (self.players,):
             raise UserError(
                 f"{self.players} agents need positions [{self.players}, 2] and as many levels, "
                 f"not {list(players.shape)} and {list(player_levels.shape)}"
             )
-        given = food_levels.shape[0] if food_levels.ndim == 1 else -1
-        if foods.shape != (given, 2) or given > self.foods:
+        count = food_levels.shape[0] if food_levels.ndim == 1 else -1
+        if foods.shape != (count, 2) or count > self.foods:
             raise UserError(
                 f"at most {self.foods} foods need positions [foods, 2] and as many levels, "
                 f"not {list(foods.shape)} and {list(food_levels.shape)}"
             )
-        foods = jnp.pad(foods, ((0, self.foods - given), (0, 0)))
-        food_levels = jnp.pad(food_levels, (0, self.foods - given))
+        foods = jnp.pad(foods, ((0, self.foods - count), (0, 0)))
+        food_levels = jnp.pad(food_levels, (0, self.foods - count))
         cell = foods[:, 0] * self.size + foods[:, 1]
         order = jnp.argsort(jnp.where(food_levels > 0, cell, self.size**2))
         return State(
@@ -283,7 +263,7 @@ class Foraging:
     def step(
         self, key: PRNGKeyArray, state: State, action: Int[Array, " agent"]
     ) -> tuple[State, TimeStep]:
-        """Move, then load. Nothing is random: `key` is not used."""
+        """Move the agents and load food. The step is deterministic: `key` is not used."""
         row, col = state.agent_row, state.agent_col
         food = state.food_level > 0
         beside = food[None, :] & (
@@ -293,10 +273,9 @@ class Foraging:
 
         to_row = row + (action == SOUTH) - (action == NORTH)
         to_col = col + (action == EAST) - (action == WEST)
-        off = jnp.minimum(to_row, to_col) < 0
-        off = off | (jnp.maximum(to_row, to_col) >= self.size)
-        onto = food[None, :] & _same(to_row, to_col, state.food_row, state.food_col)
-        stays = off | onto.any(1)
+        off_grid = (jnp.minimum(to_row, to_col) < 0) | (jnp.maximum(to_row, to_col) >= self.size)
+        onto_food = food[None, :] & _same(to_row, to_col, state.food_row, state.food_col)
+        stays = off_grid | onto_food.any(1)
         to_row, to_col = jnp.where(stays, row, to_row), jnp.where(stays, col, to_col)
         contested = _same(to_row, to_col, to_row, to_col).sum(1) > 1
 
@@ -326,29 +305,29 @@ class Foraging:
         )
 
     def observe(self, state: State) -> Observation:
-        """What is seen of `state`; for critics, everyone's observations one after another.
+        """The observations of `state`; the global state is all observations, concatenated.
 
-        Vectors list `(row, column, level)` of the foods in sight in row-major order, of oneself,
-        and of the other agents in sight in their own order; what is not there is `(-1, -1, 0)`
-        and comes last in its list. Coordinates count from the corner of one's window, clipped to
-        the grid. As in the original, an agent nearer than `sight` to the first row or column
-        sees other agents, though not food, as far as `2 * sight` from that border.
+        Vector observations list `(row, column, level)` of the foods in sight in row-major order,
+        of the agent itself, and of the other agents in sight by index. Absent entries are
+        `(-1, -1, 0)` and come last in their list. Coordinates are relative to the corner of the
+        agent's window, clipped to the grid. As in the original, an agent nearer than `sight` to the
+        first row or column sees other agents, but not food, up to `2 * sight` from that border.
 
-        Grids are three layers of the cells at most `sight` away, `[3, side, side]` flattened:
-        agents' levels (of the last agent, where several overlap), foods' levels, and 1 where a
-        cell lies on the grid and is empty.
+        Grid observations are three layers of the cells at most `sight` away, `[3, side, side]`
+        flattened: levels of agents (the last agent's, if several overlap), levels of foods, and 1
+        for empty cells of the grid.
 
-        All actions are always available, as the original masks none, unless `mask` says so.
+        As in the original all actions are available, unless `mask` is set.
         """
-        obs = self._layers(state) if self.grid else self._vectors(state)
+        obs = self._grid_observations(state) if self.grid else self._vector_observations(state)
         return Observation(
             obs=obs,
             state=obs.reshape(-1),
-            avail=self._possible(state) if self.mask else jnp.ones((self.players, 6), bool),
+            avail=self._action_mask(state) if self.mask else jnp.ones((self.players, 6), bool),
         )
 
-    def _possible(self, state: State) -> Bool[Array, "agent action"]:
-        """Actions that can be done: moves onto the grid and off food, loading beside food."""
+    def _action_mask(self, state: State) -> Bool[Array, "agent action"]:
+        """Possible actions: moves within the grid and not onto food, loading beside food."""
         food = (state.food_level > 0)[None, :]
         rows = state.agent_row[:, None] - state.food_row[None, :]
         cols = state.agent_col[:, None] - state.food_col[None, :]
@@ -363,7 +342,7 @@ class Foraging:
         beside = (food & (jnp.abs(rows) + jnp.abs(cols) == 1)).any(1)
         return jnp.stack([jnp.ones(self.players, bool), *moves, beside], axis=-1)
 
-    def _vectors(self, state: State) -> Float[Array, "agent feature"]:
+    def _vector_observations(self, state: State) -> Float[Array, "agent feature"]:
         n, sight = self.players, self.window
         row, col, level = state.agent_row, state.agent_col, state.agent_level
         top, left = row - jnp.minimum(row, sight), col - jnp.minimum(col, sight)
@@ -378,10 +357,10 @@ class Foraging:
         )
 
         own = jnp.stack([row - top, col - left, level], -1)[:, None, :]
-        # The others' slot k holds agent k, or k + 1 from the viewer's own place on.
-        passed = jnp.asarray(np.arange(n)[:, None] > np.arange(n - 1)[None, :])
+        # Slot k of the other agents holds agent k, or k + 1 from the observing agent's index on.
+        before = jnp.asarray(np.arange(n)[:, None] > np.arange(n - 1)[None, :])
         other_row, other_col, other_level = (
-            jnp.where(passed, value[None, :-1], value[None, 1:]) for value in (row, col, level)
+            jnp.where(before, value[None, :-1], value[None, 1:]) for value in (row, col, level)
         )
         other_row, other_col = other_row - top[:, None], other_col - left[:, None]
         if sight < self.size - 1:
@@ -389,17 +368,17 @@ class Foraging:
             others = _pack((low >= 0) & (high <= 2 * sight), other_row, other_col, other_level)
         else:
             others = jnp.stack([other_row, other_col, other_level], -1)
-        listed = jnp.concatenate([foods, own, others], axis=1)
-        return listed.reshape(n, -1).astype(jnp.float32)
+        items = jnp.concatenate([foods, own, others], axis=1)
+        return items.reshape(n, -1).astype(jnp.float32)
 
-    def _layers(self, state: State) -> Float[Array, "agent feature"]:
+    def _grid_observations(self, state: State) -> Float[Array, "agent feature"]:
         row, col = state.agent_row, state.agent_col
         reach = jnp.arange(-self.window, self.window + 1)
         rows, cols = row[:, None] + reach[None, :], col[:, None] + reach[None, :]
 
-        def layer(thing_row, thing_col, value):
-            at_row = (rows[:, :, None] == thing_row[None, None, :]).astype(jnp.float32)
-            at_col = (cols[:, :, None] == thing_col[None, None, :]).astype(jnp.float32)
+        def layer(item_row, item_col, value):
+            at_row = (rows[:, :, None] == item_row[None, None, :]).astype(jnp.float32)
+            at_col = (cols[:, :, None] == item_col[None, None, :]).astype(jnp.float32)
             return jnp.einsum("irk,ick,k->irc", at_row, at_col, value.astype(jnp.float32))
 
         later = np.triu(np.ones((self.players, self.players), bool), 1)
@@ -410,11 +389,11 @@ class Foraging:
         inside_cols = (cols >= 0) & (cols < self.size)
         inside = inside_rows[:, :, None] & inside_cols[:, None, :]
         access = inside & (agents == 0) & (foods == 0)
-        layers = jnp.stack([agents, foods, access.astype(jnp.float32)], axis=1)
-        return layers.reshape(self.players, -1)
+        layers = [agents, foods, access.astype(jnp.float32)]
+        return jnp.stack(layers, axis=1).reshape(self.players, -1)
 
     def render(self, state: State) -> np.ndarray:
-        """A picture of `state`: uint8 `[height, width, 3]`, square, about 400 pixels wide."""
+        """An image of `state`: uint8 `[height, width, 3]`, square, about 400 pixels wide."""
         state = jax.device_get(state)
         agents = zip(state.agent_row, state.agent_col, state.agent_level, strict=True)
         foods = zip(state.food_row, state.food_col, state.food_level, strict=True)
@@ -426,7 +405,7 @@ class Foraging:
 
 
 def _distance(one: Int[Array, " agent"], other: Int[Array, " item"]) -> Int[Array, "agent item"]:
-    """How far apart they are along one axis."""
+    """Distances along one axis."""
     return jnp.abs(one[:, None] - other[None, :])
 
 
@@ -436,7 +415,7 @@ def _same(
     other_row: Int[Array, " item"],
     other_col: Int[Array, " item"],
 ) -> Bool[Array, "agent item"]:
-    """Whether they are in the same cell."""
+    """True for pairs in the same cell."""
     return (row[:, None] == other_row[None, :]) & (col[:, None] == other_col[None, :])
 
 
@@ -446,7 +425,7 @@ def _pack(
     col: Int[Array, "agent item"],
     level: Int[Array, "#agent item"],
 ) -> Int[Array, "agent item 3"]:
-    """`(row, column, level)` of what is seen, in order; then `(-1, -1, 0)` for the rest."""
+    """`(row, column, level)` of the `seen` items, in order, then `(-1, -1, 0)` for the others."""
     items = seen.shape[1]
     earlier = np.tril(np.ones((items, items), bool), -1)
     slot = (seen[:, None, :] & earlier[None, :, :]).sum(-1)
@@ -459,56 +438,13 @@ def _pack(
     return jnp.stack(list(values), axis=-1)
 
 
-_PIECES = (
-    ("Foraging", r"Foraging", True),
-    ("-grid", r"grid", False),
-    ("a sight such as '2s'", r"(?P<sight>\d+)s", False),
-    ("a size such as '8x8'", r"(?P<rows>\d+)x(?P<cols>\d+)", True),
-    ("the number of players, such as '2p'", r"(?P<players>\d+)p", True),
-    ("the number of foods, such as '2f'", r"(?P<foods>\d+)f", True),
-    ("-coop", r"coop", False),
-    ("the version, 'v2' or 'v3'", r"v(?P<version>\d+)", True),
-)
-"""The grammar of ids: what a piece is, how it is written, and whether it must be there."""
+def make_env(name: str, /, **options: Any) -> Foraging:
+    """The environment of a name such as `Foraging-8x8-2p-2f-coop-v2`.
 
-
-def make(name: str, /, **options: Any) -> Foraging:
-    """The world of an id such as `Foraging-8x8-2p-2f-coop-v2`.
-
-    The grammar is `Foraging[-grid][-{k}s]-{s}x{s}-{p}p-{f}f[-coop]-v2|-v3`, for any size s,
-    players p, foods f and sight k. Options: `reward` ("common" or "individual"), `penalty` and
-    `mask`. Raises `UserError` for an id or option that is none.
+    `perla.envs.foraging_ids.parse_name` has the grammar. Options: `reward` ("common" or
+    "individual"), `penalty` and `mask`. Raises `UserError` for an unknown name or option.
     """
     for option in options:
         if option not in ("reward", "penalty", "mask"):
             raise nearest(option, ("reward", "penalty", "mask"), what="foraging option")
-    words = name.split("-")
-    found: dict[str, str] = {}
-    for what, pattern, required in _PIECES:
-        match = re.fullmatch(pattern, words[0]) if words else None
-        if match:
-            found |= match.groupdict() | {words.pop(0): ""}
-        elif required:
-            where = f"{words[0]!r} stands" if words else "it ends"
-            raise _malformed(name, f"{what} is missing where {where}")
-    if words:
-        raise _malformed(name, f"nothing may follow the version, yet {'-'.join(words)!r} does")
-    if found["rows"] != found["cols"]:
-        raise _malformed(name, f"grids are square, and {found['rows']}x{found['cols']} is not")
-    if found["version"] not in ("2", "3"):
-        raise _malformed(name, f"there is no version v{found['version']}, only v2 and v3")
-    return Foraging(
-        size=int(found["rows"]),
-        players=int(found["players"]),
-        foods=int(found["foods"]),
-        sight=int(found["sight"]) if "sight" in found else None,
-        coop="coop" in found,
-        version=3 if found["version"] == "3" else 2,
-        grid="grid" in found,
-        **options,
-    )
-
-
-def _malformed(name: str, cause: str) -> UserError:
-    close = difflib.get_close_matches(name, PAPER_MAPS, n=1, cutoff=0.0)
-    return UserError(f"foraging id {name!r}: {cause}; for example {close[0]!r}")
+    return Foraging(**parse_name(name), **options)

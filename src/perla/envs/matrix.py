@@ -1,7 +1,7 @@
-"""Matrix games in pure JAX: everyone chooses at once, and all earn what the joint action pays.
+"""Matrix games in pure JAX: all agents act at once and receive the payoff of the joint action.
 
-They are small enough to be solved by hand and hard enough to be lost: what an agent should do
-depends on what the others do, and the safe choice is not the best one.
+They are small enough to be solved by hand but hard to learn: an agent's best action depends on the
+others', and the safe action is not the best one.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ EXAMPLES = {
     "climbing-t25": "played 25 times an episode; -t… may follow every game",
     "path/to/payoffs.json": "your own game: nested lists, an axis for each agent's actions",
 }
-"""Names of games, and what they are."""
+"""Names of games, with a description."""
 
 MOST = 2**20
-"""Payoffs of the largest table, and actions of all agents together in the largest game."""
+"""Largest number of payoffs of a table, and of actions of all agents together."""
 
-Data = Literal["uniform", "balanced"]
-"""How joint actions are drawn. `uniform`: all alike. `balanced`: every payoff that there is comes
-as often as any other, and so does, within a payoff, every joint action."""
+DataDistribution = Literal["uniform", "balanced"]
+"""A distribution of joint actions. `uniform`: all joint actions are equally likely. `balanced`
+(payoff-balanced): all distinct payoffs are equally likely, and so are the joint actions of each."""
 
 LARGEST = float(np.finfo(np.float32).max)
-"""No payoff is larger."""
+"""Largest absolute payoff."""
 
 
 @runtime_checkable
 class Payoff(Protocol):
-    """What joint actions pay, to every agent the same."""
+    """The common payoff of joint actions."""
 
     @property
     def actions(self) -> tuple[int, ...]:
@@ -57,16 +57,15 @@ class Payoff(Protocol):
 
     @property
     def rule(self) -> Any:
-        """The whole of it, as plain data that results are stamped with."""
+        """A complete description as plain data, written into every result."""
         ...
 
     def __call__(self, joint: Int[Array, "*batch agent"]) -> Float[Array, "*batch"]:
-        """The payoffs of joint actions; of an action that an agent does not have, unspecified."""
+        """The payoffs of joint actions; undefined for actions that an agent does not have."""
         ...
 
-    def balanced(self, key: PRNGKeyArray, size: int) -> Int[Array, "size agent"]:
-        """Joint actions: every payoff that there is comes as often as any other, and so does,
-        within a payoff, every joint action."""
+    def sample_payoff_balanced(self, key: PRNGKeyArray, size: int) -> Int[Array, "size agent"]:
+        """Sample joint actions with equally likely payoffs, uniformly within each payoff."""
         ...
 
 
@@ -75,15 +74,15 @@ class Overgeneralisation:
     """8 if all agents play action 0, −12 if some but not all do, 0 if none does.
 
     With 2 agents of 3 actions this is the game of QTRAN (Son et al., 2019) and the paper's Table 1.
-    The paper scales it to 20 agents and to 15 actions, and says of the larger games only that 8 is
-    paid when all choose the first action; that −12 and 0 generalise as above is our reading.
+    The paper scales it to 20 agents and to 15 actions, and states for the larger games only that
+    the payoff is 8 if all choose the first action; −12 and 0 as above are our interpretation.
 
-    It is computed from the actions, so no table of |A|^N payoffs is needed.
+    Payoffs are computed from the actions, without a table of |A|^N entries.
     """
 
     agents: int
     each: int
-    """Actions of every agent."""
+    """Number of actions of every agent."""
 
     @property
     def actions(self) -> tuple[int, ...]:
@@ -92,7 +91,7 @@ class Overgeneralisation:
 
     @property
     def rule(self) -> str:
-        """In words."""
+        """The rule in words."""
         return "8 if all play action 0, -12 if some but not all do, 0 if none does"
 
     def __call__(self, joint: Int[Array, "*batch agent"]) -> Float[Array, "*batch"]:
@@ -100,27 +99,28 @@ class Overgeneralisation:
         first = joint == 0
         return jnp.where(first.all(-1), 8.0, jnp.where(first.any(-1), -12.0, 0.0))
 
-    def balanced(self, key: PRNGKeyArray, size: int) -> Int[Array, "size agent"]:
-        """Joint actions, a third of each payoff, all alike within it."""
-        key_level, key_first, key_who, key_other = jax.random.split(key, 4)
-        # So many of N agents play action 0: none, all, or some but not all, of which there are
+    def sample_payoff_balanced(self, key: PRNGKeyArray, size: int) -> Int[Array, "size agent"]:
+        """Sample joint actions with equally likely payoffs, uniformly within each payoff."""
+        key_payoff, key_count, key_order, key_other = jax.random.split(key, 4)
+        # The number n of agents that play action 0 is 0, N, or in between, where there are
         # C(N, n) (A − 1)^(N − n) joint actions.
         some = np.arange(1, self.agents)
-        ways = [math.comb(self.agents, n) * (self.each - 1) ** (self.agents - n) for n in some]
-        drawn = jax.random.categorical(key_first, jnp.log(jnp.array(ways, float)), shape=(size,))
-        level = jax.random.randint(key_level, (size,), 0, 3)
-        first = jnp.select([level == 0, level == 1], [0, self.agents], jnp.asarray(some)[drawn])
-        place = jax.random.uniform(key_who, (size, self.agents)).argsort(-1).argsort(-1)
+        weights = [math.comb(self.agents, n) * (self.each - 1) ** (self.agents - n) for n in some]
+        logits = jnp.log(jnp.array(weights, float))
+        index = jax.random.categorical(key_count, logits, shape=(size,))
+        payoff = jax.random.randint(key_payoff, (size,), 0, 3)
+        count = jnp.select([payoff == 0, payoff == 1], [0, self.agents], jnp.asarray(some)[index])
+        rank = jax.random.uniform(key_order, (size, self.agents)).argsort(-1).argsort(-1)
         other = jax.random.randint(key_other, (size, self.agents), 1, self.each)
-        return jnp.where(place < first[:, None], 0, other)
+        return jnp.where(rank < count[:, None], 0, other)
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Payoffs that are looked up."""
+    """A table of payoffs."""
 
     values: Float[np.ndarray, "*joint"]
-    """An axis for each agent's actions."""
+    """The payoffs, with an axis for each agent's actions."""
 
     @property
     def actions(self) -> tuple[int, ...]:
@@ -129,7 +129,7 @@ class Table:
 
     @property
     def rule(self) -> Any:
-        """The payoffs as nested lists, or their digest where they are many."""
+        """The payoffs as nested lists, or their digest if there are more than 64."""
         if self.values.size <= 64:
             return self.values.tolist()
         return f"sha256:{hashlib.sha256(self.values.astype('<f4').tobytes()).hexdigest()}"
@@ -138,20 +138,20 @@ class Table:
         """The payoffs of joint actions."""
         return jnp.asarray(self.values)[tuple(jnp.moveaxis(joint, -1, 0))]
 
-    def balanced(self, key: PRNGKeyArray, size: int) -> Int[Array, "size agent"]:
-        """Joint actions, as many of each payoff, all alike within it."""
-        levels, level, counts = np.unique(self.values, return_inverse=True, return_counts=True)
-        by_level = jnp.asarray(np.argsort(level.reshape(-1), kind="stable"))
-        before = jnp.asarray(np.cumsum(counts) - counts)
-        key_level, key_place = jax.random.split(key)
-        drawn = jax.random.randint(key_level, (size,), 0, len(levels))
-        place = jax.random.randint(key_place, (size,), 0, jnp.asarray(counts)[drawn])
-        which = by_level[before[drawn] + place]
-        return jnp.stack(jnp.unravel_index(which, self.values.shape), -1)
+    def sample_payoff_balanced(self, key: PRNGKeyArray, size: int) -> Int[Array, "size agent"]:
+        """Sample joint actions with equally likely payoffs, uniformly within each payoff."""
+        payoffs, inverse, counts = np.unique(self.values, return_inverse=True, return_counts=True)
+        by_payoff = jnp.asarray(np.argsort(inverse.reshape(-1), kind="stable"))
+        starts = jnp.asarray(np.cumsum(counts) - counts)
+        key_payoff, key_offset = jax.random.split(key)
+        index = jax.random.randint(key_payoff, (size,), 0, len(payoffs))
+        offset = jax.random.randint(key_offset, (size,), 0, jnp.asarray(counts)[index])
+        joint = by_payoff[starts[index] + offset]
+        return jnp.stack(jnp.unravel_index(joint, self.values.shape), -1)
 
 
 class State(NamedTuple):
-    """Where a game stands; payoffs do not depend on it."""
+    """The state of an episode; payoffs do not depend on it."""
 
     action: Int[Array, "*batch agent"]
     """The joint action played last; −1 before the first."""
@@ -161,21 +161,20 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class MatrixGame:
-    """A common-payoff game played `limit` times, an [`Env`][perla.envs.protocol.Env].
+    """A common-payoff game of `limit` steps, an [`Env`][perla.envs.protocol.Env].
 
-    Agents and critics see nothing but the constant 1. (EPyMARL's stateless matrix games show a
-    constant 0, from which the weights of a first layer learn nothing.) Agents with fewer actions
-    than others have the rest masked.
+    Observations and the state are the constant 1. (In EPyMARL's stateless matrix games they are
+    the constant 0, from which the weights of a first layer learn nothing.) Agents with fewer
+    actions than others have the rest masked.
 
-    A game that is played once *terminates*: nothing follows. One that is played more often is
-    *truncated* after `limit` steps, as time limits are everywhere in this house: no observation
-    tells the time, so the only value that a critic can learn is that of playing on for ever.
+    A game of one step *terminates*. A longer game is *truncated* after `limit` steps: observations
+    do not contain the time, so the only value that a critic can learn is that of an endless game.
 
-    Raises `UserError` for a game that cannot be.
+    Raises `UserError` for an impossible game.
     """
 
     name: str
-    """What users call it, after the family."""
+    """The name, without the family."""
     payoff: Payoff
     limit: int = 1
     """Steps of an episode."""
@@ -183,11 +182,13 @@ class MatrixGame:
     def __post_init__(self) -> None:
         check_actions(self.name, self.payoff.actions)
         if self.limit < 1:
-            raise UserError(f"{self.name}: a limit of {self.limit} steps ends before it begins")
+            raise UserError(
+                f"{self.name}: a limit of {self.limit} steps is too small: at least 1 is needed"
+            )
 
     @property
     def spec(self) -> Spec:
-        """The facts of this world."""
+        """Sizes and rules of the environment."""
         actions, once = self.payoff.actions, self.limit == 1
         return Spec(
             id=f"matrix:{self.name}" + ("" if once else f"-t{self.limit}"),
@@ -207,14 +208,14 @@ class MatrixGame:
         )
 
     def reset(self, key: PRNGKeyArray) -> tuple[State, Observation]:
-        """Begin an episode; all begin alike, and `key` is not used."""
+        """Begin an episode; all first states are the same, and `key` is not used."""
         agents = len(self.payoff.actions)
         return State(jnp.full(agents, -1), jnp.zeros((), jnp.int32)), self.observe()
 
     def step(
         self, key: PRNGKeyArray, state: State, action: Int[Array, " agent"]
     ) -> tuple[State, TimeStep]:
-        """Play once. Nothing is random: `key` is not used."""
+        """Play one step. The step is deterministic: `key` is not used."""
         state = State(action, state.time + 1)
         over = state.time >= self.limit
         observation = self.observe()
@@ -227,35 +228,38 @@ class MatrixGame:
         )
 
     def observe(self) -> Observation:
-        """What is seen at any moment."""
+        """The observation of every step."""
         spec = self.spec
         avail = np.arange(spec.max_actions)[None, :] < np.array(spec.actions)[:, None]
         return Observation(
             obs=jnp.ones((spec.agents, 1)), state=jnp.ones(1), avail=jnp.asarray(avail)
         )
 
-    def draw(self, data: Data, key: PRNGKeyArray, size: int) -> Int[Array, "size agent"]:
-        """Joint actions, drawn as `data` says, whatever policies there are."""
-        if data == "balanced":
-            return self.payoff.balanced(key, size)
+    def sample_joint_actions(
+        self, distribution: DataDistribution, key: PRNGKeyArray, size: int
+    ) -> Int[Array, "size agent"]:
+        """Sample joint actions from `distribution`, independently of any policy."""
+        if distribution == "balanced":
+            return self.payoff.sample_payoff_balanced(key, size)
         shape = size, len(self.payoff.actions)
-        most = jnp.broadcast_to(jnp.asarray(self.payoff.actions), shape)
-        return jax.random.randint(key, shape, 0, most)
+        numbers = jnp.broadcast_to(jnp.asarray(self.payoff.actions), shape)
+        return jax.random.randint(key, shape, 0, numbers)
 
     def table(self) -> Float[np.ndarray, "*joint"]:
         """The payoffs of all joint actions, an axis for each agent's.
 
-        Raises `UserError` where there are more than `MOST`.
+        Raises `UserError` if there are more than `MOST`.
         """
         check_table(self.name, self.payoff.actions)
         joint = np.moveaxis(np.indices(self.payoff.actions), 0, -1)
         return np.asarray(self.payoff(jnp.asarray(joint)))
 
     def render(self, state: State) -> np.ndarray:
-        """A picture: uint8 `[height, width, 3]`, at most about 400 pixels wide.
+        """An image: uint8 `[height, width, 3]`, at most about 400 pixels wide.
 
-        Of two agents it shows the payoffs, rows the first one's actions, and frames what was
-        played; of more agents it has a row for each, and the payoff at the action it played.
+        For two agents it shows the table of payoffs, with the first agent's actions as rows and the
+        last joint action framed. For more agents it has a row for each agent, with the payoff at
+        the agent's last action.
         """
         actions, played = self.payoff.actions, np.asarray(state.action)
         begun = bool(played[0] >= 0)
@@ -278,21 +282,21 @@ TABLES = {"climbing": ((11, -30, 0), (-30, 7, 0), (0, 6, 5))} | {
 }
 """The games of Claus and Boutilier (1998), 2 agents of 3 actions; rows are the first agent's.
 
-They stand as in EPyMARL's benchmark (Papoudakis et al., 2021). The penalty games are the original
-ones up to the names of an agent's actions: there the 10s are on the diagonal.
+They are as in EPyMARL's benchmark (Papoudakis et al., 2021). The penalty games are the original
+ones up to the order of an agent's actions: there the 10s are on the diagonal.
 """
 
 _NAME = re.compile(r"(.+?)(?:-n(\d{1,6}))?(?:-a(\d{1,6}))?(?:-s(\d{1,6}))?(?:-t(\d{1,6}))?")
 _NUMBERS = {"n": "number of agents", "a": "number of actions", "s": "seed", "t": "limit"}
-"""What may follow a game, in this order."""
+"""Numbers that may follow a game's name, in this order."""
 
 
-def make(name: str, /, **options: Any) -> MatrixGame:
+def make_env(name: str, /, **options: Any) -> MatrixGame:
     """The game of a name such as `climbing`, `overgeneralisation-n20-a3` or `my/payoffs.json`.
 
-    The grammar is `{game}[-n{agents}][-a{actions}][-s{seed}][-t{steps}]`; a game without `-t` is
-    played once. Raises `UserError` for a name that is none, for a file that
-    holds no payoffs, and for any option, as there are none.
+    The grammar is `{game}[-n{agents}][-a{actions}][-s{seed}][-t{steps}]`; without `-t` an episode
+    has one step. There are no options. Raises `UserError` for an unknown name, for a file without
+    valid payoffs, and for any option.
     """
     for option in options:
         raise UserError(f"unknown matrix option {option!r}; a matrix game's name says everything")
@@ -305,45 +309,45 @@ def make(name: str, /, **options: Any) -> MatrixGame:
         return MatrixGame(f"{game}-n{agents}-a{each}", Overgeneralisation(agents, each), limit)
     if game == "random":
         agents, each, seed = _take(name, game, given, "nas")
-        drawn = f"{game}-n{agents}-a{each}-s{seed}"
-        return MatrixGame(drawn, draw(drawn, (each,) * agents, seed), limit)
+        full_name = f"{game}-n{agents}-a{each}-s{seed}"
+        return MatrixGame(full_name, random_table(full_name, (each,) * agents, seed), limit)
     if game in TABLES:
-        # Their sizes may be said, since those of other games are.
+        # Their sizes are allowed in the name, since other games require them.
         _take(name, game, dict(given.items() - {("n", 2), ("a", 3)}), "")
         return MatrixGame(game, Table(np.array(TABLES[game], np.float32)), limit)
     if game.endswith(".json"):
         _take(name, game, given, "")
-        return MatrixGame(game, read(game), limit)
+        return MatrixGame(game, read_table(game), limit)
     if re.search(r"[./\\]", game):
         raise UserError(f"{game}: payoffs are read from JSON files, whose names end in .json")
     raise nearest(game, [*TABLES, "overgeneralisation", "random"], what="matrix game")
 
 
 def _take(name: str, game: str, given: Mapping[str, int], wanted: str) -> list[int]:
-    """The numbers that a game needs, if it is given these and no others."""
-    trouble = [f"lacks its {_NUMBERS[which]}" for which in wanted if which not in given]
-    trouble += [f"takes no '{which}{given[which]}'" for which in given if which not in wanted]
-    if trouble:
+    """The numbers that a game requires. Raises `UserError` if `given` has others."""
+    problems = [f"lacks its {_NUMBERS[which]}" for which in wanted if which not in given]
+    problems += [f"takes no '{which}{given[which]}'" for which in given if which not in wanted]
+    if problems:
         example = next((known for known in EXAMPLES if known.startswith(game)), game)
-        raise UserError(f"matrix game {name!r} {trouble[0]}; for example {example!r}")
+        raise UserError(f"matrix game {name!r} {problems[0]}; for example {example!r}")
     return [given[which] for which in wanted]
 
 
 # --- Tables -------------------------------------------------------------------------------------
 
 
-def draw(name: str, actions: tuple[int, ...], seed: int) -> Table:
+def random_table(name: str, actions: tuple[int, ...], seed: int) -> Table:
     """Independent standard normal payoffs of agents with so many `actions`."""
     check_table(name, actions)
     return Table(np.random.default_rng(seed).standard_normal(actions, np.float32))
 
 
-def read(path: str) -> Table:
+def read_table(path: str) -> Table:
     """The payoffs in a JSON file: nested lists of numbers, an axis for each agent's actions.
 
     `[[11, -30, 0], [-30, 7, 0], [0, 6, 5]]` is the climbing game; the outermost list is the first
-    agent's. Agents may have different numbers of actions. Raises `UserError` that names the file
-    and the entry if it holds anything else.
+    agent's. Agents may have different numbers of actions. Raises `UserError`, which names the file
+    and the entry, for any other content.
     """
     with explained(Path(path)):
         text = read_regular(Path(path), follow=True)
@@ -367,7 +371,7 @@ def read(path: str) -> Table:
 
 
 def _entries(value: Any, shape: Sequence[int], place: tuple[int, ...] = ()) -> Iterator[float]:
-    """The numbers in lists of this `shape`, row by row; `UserError` where they are not."""
+    """The numbers in nested lists of this `shape`, row by row. Raises `UserError` for others."""
     where = "".join(f"[{index}]" for index in place)
     if not shape:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -402,7 +406,7 @@ def check_actions(name: str, actions: Sequence[int]) -> None:
 
 
 def check_table(name: str, actions: Sequence[int]) -> None:
-    """Raise `UserError` unless the payoffs of their joint actions can be tabulated."""
+    """Raise `UserError` if there are too many joint actions for a table."""
     check_actions(name, actions)
     if sum(map(math.log2, actions)) > math.log2(MOST):
         raise UserError(f"{name}: more than {MOST:,} payoffs, the most that a table holds")

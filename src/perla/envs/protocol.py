@@ -1,11 +1,12 @@
 """Interfaces of environments.
 
-A pure-JAX environment is an [`Env`][]: unbatched, stateless, jittable. `jax.vmap` makes many of it,
-and `perla.envs.wrappers.AutoReset` lets one episode follow another.
+An environment written in JAX is an [`Env`][]: unbatched, stateless, jittable.
+`perla.envs.wrappers.AutoReset` steps many of them with `jax.vmap` and resets those whose episode
+ends.
 
-Any other environment is a [`HostEnv`][]: one copy, which keeps its own state, NumPy in and out.
-`perla.envs.processes.pool.Pool` steps many in worker processes, which import no JAX; so nothing
-here does.
+Any other environment is a [`HostEnv`][]: unbatched, with a state of its own, NumPy arrays in and
+out. `perla.envs.processes.pool.Pool` steps many in worker processes. These import no JAX, so this
+module does not either.
 """
 
 from __future__ import annotations
@@ -32,65 +33,65 @@ if TYPE_CHECKING:
     from perla.types import Actions, PRNGKeyArray
 
     Array: TypeAlias = Any
-    """JAX's; NumPy's, where the world is the host's."""
+    """A JAX array; a NumPy array in a host environment."""
 
 
 class Observation(NamedTuple):
-    """What agents and critics see at one moment."""
+    """The inputs of agents and critics at one time step."""
 
     obs: Float[Array, "*batch agent feature"]
     """Each agent's own observation τᵢ."""
     state: Float[Array, "*batch state"]
-    """The global state s, for critics that see it."""
+    """The global state s, for centralised critics."""
     avail: Bool[Array, "*batch agent action"]
-    """Discrete: actions that may be chosen; every agent has at least one. Continuous: dimensions
-    that an agent's action has."""
+    """Discrete actions: the action mask; every agent has at least one available action.
+    Continuous actions: the dimensions that an agent's action has."""
     alive: Bool[Array, "*batch agent"] | None = None
-    """Agents that still take part: what the others do is not learnt from. None: all do, always."""
+    """Agents that are alive; steps of dead agents are not trained on. None: all, always."""
 
 
 class TimeStep(NamedTuple):
     """The outcome of one environment transition."""
 
     observation: Observation
-    """What the next action is chosen from."""
+    """The observation that the next action is chosen from."""
     reward: Float[Array, "*batch agent"]
-    """The reward of this transition; equal for all agents where the reward is common."""
+    """The reward of this transition; equal for all agents if the reward is common."""
     terminated: Bool[Array, "*batch"]
-    """The episode reached an end of its own: nothing follows, its value is zero."""
+    """The episode ended in a terminal state, whose value is zero."""
     truncated: Bool[Array, "*batch"]
-    """The episode was cut (a time limit): value learners bootstrap from `final`."""
+    """The episode was cut by the time limit: learners bootstrap from the value of `final`."""
     final: Observation
-    """What this transition led to. It differs from `observation` only where an episode ended
-    and another has begun."""
+    """The observation of the successor state. It differs from `observation` only if an episode
+    ended and auto-reset began another."""
     won: Float[Array, "*batch"] | None = None
-    """1 where the episode ends here and is won, else 0; None, or NaN, where the world does not say.
-    Of this evaluations make `win_rate`, and learners nothing."""
+    """1 if the episode ends here and is won, else 0; None or NaN if the environment does not say.
+    Evaluations report its mean as `win_rate`; learners do not use it."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """The facts of a world that learners, evaluators and result files need."""
+    """Sizes and rules of an environment, for learners, evaluations and result files."""
 
     id: str
-    """The name its users know, after the family: `lbf:Foraging-8x8-2p-2f-coop-v2`."""
+    """The environment's name with its family: `lbf:Foraging-8x8-2p-2f-coop-v2`."""
     agents: int
     obs: int
     """Features of one agent's observation."""
     state: int
     """Features of the global state."""
     actions: tuple[int, ...]
-    """Number of discrete actions of each agent, or dimensions of its continuous action."""
+    """Number of discrete actions of each agent, or of dimensions of its continuous action."""
     limit: int | None
-    """Steps after which an episode is truncated; None if it never is. It is truncated there and
-    nowhere else: learners make room for so many truncations and no more."""
+    """Steps after which an episode is truncated; None if it never is. Episodes are truncated at no
+    other step: replay buffers are sized for that many truncations."""
     reward: Literal["common", "individual"]
     rules: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Everything that changes the dynamics or the reward; stamped into every result."""
+    """Everything that changes the dynamics or the reward; written into every result."""
     continuous: bool = False
-    """Whether actions are vectors, each dimension in [-1, 1], and not one of several choices."""
+    """Actions are vectors in [-1, 1], not discrete choices."""
     mortal: bool = False
-    """Whether agents may cease to take part; observations then say who is `alive`."""
+    """Agents may die before the episode ends; observations then have an `alive` mask."""
 
     @property
     def max_actions(self) -> int:
@@ -98,22 +99,22 @@ class Spec:
         return max(self.actions)
 
     def bounded(self, action: Any) -> Any:
-        """What the world is given of an `action`: where it is continuous, the nearest in [-1, 1].
-        Learners keep what was drawn, whose probability they know."""
+        """`action`, clipped to [-1, 1] if it is continuous. The environment receives the clipped
+        action; learners keep the sampled one, whose log-probability they know."""
         return action.clip(-1.0, 1.0) if self.continuous else action
 
 
 State = TypeVar("State")
-"""A world's own bookkeeping: any pytree of arrays."""
+"""The state of an `Env`: any pytree of arrays."""
 
 
 @runtime_checkable
 class Env(Protocol[State]):
-    """A pure-JAX world: one copy, no auto-reset."""
+    """An environment in JAX: unbatched, without auto-reset."""
 
     @property
     def spec(self) -> Spec:
-        """The facts of this world."""
+        """Sizes and rules of the environment."""
         ...
 
     def reset(self, key: PRNGKeyArray) -> tuple[State, Observation]:
@@ -121,59 +122,58 @@ class Env(Protocol[State]):
         ...
 
     def step(self, key: PRNGKeyArray, state: State, action: Actions) -> tuple[State, TimeStep]:
-        """Make one transition. After an episode's end the result is unspecified: reset."""
+        """Make one transition. After the end of an episode the result is undefined: reset first."""
         ...
 
     def render(self, state: State) -> np.ndarray:
-        """A picture of `state`: uint8 `[height, width, 3]`."""
+        """An image of `state`: uint8 `[height, width, 3]`."""
         ...
 
 
-# The metaclass of protocols has no public name, and mypy takes no class for a base that it must ask
-# for.
-class _Hosted(type(Protocol)):  # type: ignore[misc]
-    """Worlds of JAX may have all that `HostEnv` names. What tells them apart is that a world that
-    keeps its own state can be stepped by an action alone."""
+# `type(Protocol)` because the metaclass of protocols has no public name, which mypy rejects as a
+# base class.
+class _HostEnvMeta(type(Protocol)):  # type: ignore[misc]
+    """Tells a `HostEnv` from an `Env` with a `close` method: its `step` takes an action alone."""
 
-    def __instancecheck__(cls, world: Any) -> bool:
-        if not super().__instancecheck__(world):
+    def __instancecheck__(cls, env: Any) -> bool:
+        if not super().__instancecheck__(env):
             return False
-        with suppress(ValueError):  # What is not written in Python may not say what it takes.
+        with suppress(ValueError):  # Functions not written in Python may lack a signature.
             try:
-                inspect.signature(world.step).bind(None)
+                inspect.signature(env.step).bind(None)
             except TypeError:
                 return False
         return True
 
 
 @runtime_checkable
-class HostEnv(Protocol, metaclass=_Hosted):
-    """A world that is not JAX: one copy, no auto-reset. All arrays are NumPy's.
+class HostEnv(Protocol, metaclass=_HostEnvMeta):
+    """An environment outside JAX: unbatched, without auto-reset, with NumPy arrays.
 
-    Anything that it raises, and numbers that are not finite, cost the episode and not the run.
+    An exception or a number that is not finite ends the episode, not the run.
     """
 
     @property
     def spec(self) -> Spec:
-        """The facts of this world."""
+        """Sizes and rules of the environment."""
         ...
 
     def reset(self, seed: int) -> Observation:
-        """Begin an episode, all of whose chance follows from `seed` (0 to 2³² − 1)."""
+        """Begin an episode. Everything random in it is determined by `seed` (0 to 2³² − 1)."""
         ...
 
     def step(self, action: np.ndarray) -> TimeStep:
-        """Make one transition, which leads to both `observation` and `final`.
+        """Make one transition; its `observation` and `final` are the same.
 
-        `action`: int32 `[agent]`, or, where actions are continuous, float32 `[agent, action]` in
-        [-1, 1]. It is never called after an episode's end.
+        `action`: int32 `[agent]`, or, if continuous, float32 `[agent, dimension]` in [-1, 1].
+        `step` is never called after the end of an episode.
         """
         ...
 
     def render(self) -> np.ndarray:
-        """A picture of the present moment: uint8 `[height, width, 3]`."""
+        """An image of the current state: uint8 `[height, width, 3]`."""
         ...
 
     def close(self) -> None:
-        """Let go of what it holds; nothing follows."""
+        """Release all resources. No other method is called afterwards."""
         ...

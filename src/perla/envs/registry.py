@@ -1,4 +1,4 @@
-"""From the names that users know to worlds: `make("lbf:Foraging-8x8-2p-2f-coop-v2")`."""
+"""Environments by name: `make_env("lbf:Foraging-8x8-2p-2f-coop-v2")`."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ FAMILIES: dict[str, str] = {
     "pettingzoo": "perla.envs.bridges.pettingzoo",
     "gym": "perla.envs.bridges.gym",
 }
-"""Every family: its prefix, and the module that makes its worlds, imported where it is asked for.
+"""Families of environments: prefix → module, which is imported on demand.
 
-Such a module has `make(name, **options)`, for the rest of the id and the family's own options,
-and `EXAMPLES`, names that it knows."""
+Such a module has `make_env(name, **options)`, where `name` is the id without its prefix and the
+options are the family's, and `EXAMPLES`, names that it knows."""
 
 LOADING = ("pettingzoo", "gym")
-"""Families that import what an id, or an option of one of their environments, names. All others
-know all of their environments themselves, and their options are plain values."""
+"""Families whose ids or options may name code, which is imported. The other families have a fixed
+list of environments, and options that are plain values."""
 
 Trust: TypeAlias = bool | Collection[str]
-"""What the user vouches for of the code that a file names: all of it, none, or the environments of
-these ids, each with the options that the file gives it."""
+"""Code named in a file that the user trusts: all (True), none (False), or the environments with
+these ids, each with the options in the file."""
 
 
 def names_code(id: str) -> bool:
-    """Whether making the environment `id` imports and calls what the id names."""
+    """True if making the environment `id` imports and calls code that the id names."""
     family, colon, _ = id.partition(":")
     return bool(colon) and (family in LOADING or family not in FAMILIES)
 
 
 def check_trust(ids: Collection[str], trust: Trust, *, source: Path) -> None:
-    """Raise `UserError` unless nothing but what the user trusts runs where the environments `ids`,
-    which the file `source` names, are made; or where `trust` names one that the file does not."""
+    """Raise `UserError` if one of the environments `ids`, named by the file `source`, is code that
+    the user does not trust, or if `trust` names an environment that the file does not."""
     if trust is True:
         return
     trusted = () if trust is False else (trust,) if isinstance(trust, str) else trust
@@ -60,29 +60,29 @@ def check_trust(ids: Collection[str], trust: Trust, *, source: Path) -> None:
             )
 
 
-def make(id: str, /, **options: Any) -> Env | HostEnv:
-    """The world called `id`, a family's prefix and a name: `lbf:Foraging-8x8-2p-2f-coop-v2`.
+def make_env(id: str, /, **options: Any) -> Env | HostEnv:
+    """The environment `id`, a family's prefix and a name: `lbf:Foraging-8x8-2p-2f-coop-v2`.
 
-    What is before the colon may also be a module of the user's own, and what follows the function
-    in it that makes the world: `my_package.my_world:make`. `options` are the family's (for
-    foraging: `reward`, `penalty`) or the function's own. Raises `UserError` for an unknown family,
-    name or option.
+    An id may also name a function in a module of the user's that makes an environment:
+    `my_package.my_env:make`. `options` are the options of the family (for foraging `reward`,
+    `penalty` and `mask`) or the arguments of the function. Raises `UserError` for an unknown
+    family, name or option.
     """
-    return factory(id, **options)()
+    return env_factory(id, **options)()
 
 
-def factory(id: str, /, **options: Any) -> Callable[[], Any]:
-    """What makes the world called `id`, again and again: a function that processes can be sent."""
+def env_factory(id: str, /, **options: Any) -> Callable[[], Any]:
+    """A picklable function that makes the environment `id`, for worker processes."""
     family, colon, name = id.partition(":")
     if not colon:
         known = {name: family for family in FAMILIES for name in _module(family).EXAMPLES}
         (close,) = difflib.get_close_matches(id, known, n=1, cutoff=0.0)
-        raise UserError(f"environment {id!r} lacks its family; did you mean '{known[close]}:{id}'?")
+        raise UserError(f"environment {id!r} has no family; did you mean '{known[close]}:{id}'?")
     if family in FAMILIES:
-        return partial(_module(family).make, name, **options)
+        return partial(_module(family).make_env, name, **options)
     from perla.envs import custom
 
-    return partial(custom.make, id, tuple(FAMILIES), **options)
+    return partial(custom.make_env, id, tuple(FAMILIES), **options)
 
 
 def _module(family: str) -> Any:

@@ -1,4 +1,4 @@
-"""Pictures of worlds, drawn with pillow alone: no display, no fonts to install."""
+"""Images of environments, drawn with Pillow alone: without a display and without extra fonts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FOOD, _FOOD_EDGE, _LEAF, _STALK = "#E69F00", "#9C6B00", "#009E73", "#5B4636"
 _INK, _CHALK = "#2B2100", "#FFFFFF"
 
 _FINE = 4
-"""Drawn this much larger and then shrunk, so that edges come out smooth."""
+"""Images are drawn this many times larger and then shrunk, for smooth edges."""
 
 
 def draw_grid(
@@ -32,8 +32,8 @@ def draw_grid(
     """A square grid with agents (blue discs) and foods (orange apples): uint8 `[px, px, 3]`.
 
     `agents` and `foods` are `(row, column, level)`; the level is written on each. Agents that
-    share a cell are drawn smaller, side by side. The picture is `width` pixels wide, less what
-    does not divide into whole cells, plus a margin.
+    share a cell are drawn smaller, side by side. The image is `width` pixels wide, rounded down to
+    whole cells, plus a margin.
     """
     cell = max(width // size, 16) * _FINE
     margin = 6 * _FINE
@@ -55,11 +55,11 @@ def draw_grid(
     crowd = Counter((row, col) for row, col, _ in agents)
     drawn: Counter[tuple[int, int]] = Counter()
     for row, col, level in agents:
-        here, k = crowd[row, col], drawn[row, col]
+        total, index = crowd[row, col], drawn[row, col]
         drawn[row, col] += 1
-        # Sharers stand in a row across their cell.
-        aside = (k - (here - 1) / 2) * 0.9 / here
-        _disc(draw, *centre(row, col + aside), 0.36 * cell / max(1, 0.85 * here), level)
+        # Agents that share a cell stand in a row across it.
+        offset = (index - (total - 1) / 2) * 0.9 / total
+        _disc(draw, *centre(row, col + offset), 0.36 * cell / max(1, 0.85 * total), level)
     return _shrink(image)
 
 
@@ -71,8 +71,8 @@ def draw_table(
 ) -> np.ndarray:
     """A table of numbers, blue above and orange below zero: uint8 `[height, width, 3]`.
 
-    Cells whose value is NaN are empty; `marked` ones, `(row, column)`, are framed. The longer side
-    is about `width` pixels; of tables that are longer than that only the beginning is shown.
+    Cells whose value is NaN are empty; those in `marked`, `(row, column)`, are framed. The longer
+    side is about `width` pixels; only the first `width` rows and columns are shown.
     """
     values = values[:width, :width]
     rows, columns = values.shape
@@ -98,7 +98,7 @@ def draw_table(
 
 
 class Disc(NamedTuple):
-    """Something round on a plane; lengths are shares of the plane's side, and y points upwards."""
+    """A disc on a plane. Lengths are fractions of the plane's side, and y points upwards."""
 
     x: float
     y: float
@@ -109,7 +109,7 @@ class Disc(NamedTuple):
 
 
 def draw_plane(discs: Sequence[Disc], *, width: int = 400) -> np.ndarray:
-    """A square of `width` pixels with `discs` on it, later ones on top: uint8 `[px, px, 3]`."""
+    """A square of `width` pixels with `discs`, later ones on top: uint8 `[px, px, 3]`."""
     side = width * _FINE
     image = Image.new("RGB", (side, side), _PAPER)
     draw = ImageDraw.Draw(image)
@@ -123,8 +123,8 @@ def draw_plane(discs: Sequence[Disc], *, width: int = 400) -> np.ndarray:
 
 
 def draw_text(text: str, *, width: int = 640) -> np.ndarray:
-    """Lines of `text` on a sheet `width` pixels wide and as high as three quarters of that, in
-    letters that fit: uint8 `[height, width, 3]`."""
+    """Lines of `text` in the largest font that fits, on an image in the format 4:3, `width` pixels
+    wide: uint8 `[height, width, 3]`."""
     size = (width, width * 3 // 4)
     image = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(image)

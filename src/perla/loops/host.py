@@ -21,7 +21,7 @@ import numpy as np
 
 from perla.algos.create import create
 from perla.algos.protocol import Algorithm, LearnerState, Trajectory
-from perla.envs.processes.pool import STEP_SECONDS, Pool, Say, first
+from perla.envs.processes.pool import STEP_SECONDS, Pool, Say, first_observation
 from perla.envs.processes.worker import Factory
 from perla.envs.protocol import HostEnv, Observation
 from perla.flops import Work, work
@@ -87,7 +87,7 @@ class Trainer:
     def _first(self) -> Observation:
         # Of a copy that is let go of at once: it may be a game, which nobody plays until a film.
         with closing(self.factory()) as env:
-            return first(env)
+            return first_observation(env)
 
     @cached_property
     def _pool(self) -> Pool:

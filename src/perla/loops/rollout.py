@@ -42,7 +42,7 @@ class RolloutStats(NamedTuple):
 def begin(env: AutoReset, actor: AnyActor, key: PRNGKeyArray) -> RunnerState:
     """Every copy at its first step."""
     state, observation = env.reset(key)
-    copies = env.copies
+    copies = env.num_envs
     return RunnerState(
         state,
         observation,
@@ -100,7 +100,7 @@ def rollout(
         )
         return (runner_state, valid & ~ended if whole_episodes else valid), (record, stats)
 
-    start = (runner_state, jnp.ones(env.copies, bool))
+    start = (runner_state, jnp.ones(env.num_envs, bool))
     (runner_state, _), (record, stats) = jax.lax.scan(
         step, start, jax.random.split(key_steps, length)
     )

@@ -20,7 +20,7 @@ import jax
 from perla import machine
 from perla.envs.processes.pool import STEP_SECONDS
 from perla.envs.protocol import Env, HostEnv
-from perla.envs.registry import Trust, factory
+from perla.envs.registry import Trust, env_factory
 from perla.errors import UserError
 from perla.files import write_atomic
 from perla.flops import Work
@@ -254,7 +254,7 @@ def build(
 ) -> tuple[Env | HostEnv, Loop]:
     """The world and the trainer of `run`; nothing is compiled and no process started yet."""
     backend.prepare()
-    make = factory(run.env, **run.env_options)
+    make = env_factory(run.env, **run.env_options)
     env = make()
     _check_memory(run, env)
     lasts: Any = {"seeds": run.seeds, "steps": run.steps, "eval_episodes": run.eval_episodes}

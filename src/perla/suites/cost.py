@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from perla import machine
-from perla.envs.processes.pool import pace
+from perla.envs.processes.pool import seconds_per_step
 from perla.envs.protocol import Env, HostEnv
-from perla.envs.registry import make
+from perla.envs.registry import make_env
 from perla.flops import Work, element_rate, matrix_rate
 from perla.loops import host
 from perla.loops.anakin import Trainer
@@ -52,7 +52,7 @@ class Costs:
     def seconds(self, run: Run) -> float:
         """About how long `run` will take if the machine is its own."""
         key = shape(run)
-        env = make(run.env, **run.env_options)
+        env = make_env(run.env, **run.env_options)
         if key not in self.traced:
             self.traced[key] = self._trace(run, env)
         step, evaluation, absolute = self.traced[key]
@@ -68,7 +68,7 @@ class Costs:
         step = 0.0
         if isinstance(env, HostEnv):
             trainer = host.Trainer(env, lambda: env, run.config, **lasts)
-            step = pace(env) / machine.cores()
+            step = seconds_per_step(env) / machine.cores()
             env.close()
         else:
             trainer = Trainer(env, run.config, **lasts)

@@ -1,1 +1,1 @@
-"""Bridges to other libraries' environments."""
+"""Bridges between perla's environments and other libraries'."""

@@ -1,10 +1,10 @@
-"""Gymnasium's environments of several agents: those whose spaces are tuples, one for each agent.
+"""Multi-agent environments of Gymnasium, whose spaces are tuples with one space per agent.
 
-`gym:lbforaging:Foraging-8x8-2p-2f-coop-v3`, a module to import and the id that it registers, or
-`gym:SomeId-v0`. The environment is as it was registered, without Gymnasium's clock: the steps are
-counted here. Some worlds report their own time limit as an ordinary end; of those that are known
-(`CLOCKS`) the limit is lifted, so that an end is an end. `tests/test_gym.py` steps both side by
-side.
+Ids are `gym:lbforaging:Foraging-8x8-2p-2f-coop-v3`, a module to import and the id that it
+registers, or `gym:SomeId-v0`. The environment is made without Gymnasium's `TimeLimit`: the bridge
+counts the steps. Some environments report their own time limit as a termination; the limit of the
+known ones (`LIMIT_ATTRIBUTES`) is disabled, so that `terminated` means a terminal state.
+`tests/test_gym.py` compares with the original step by step.
 """
 
 from __future__ import annotations
@@ -27,31 +27,34 @@ EXAMPLES = {
     "lbforaging:Foraging-8x8-2p-2f-coop-v3": "the original of lbf:Foraging-8x8-2p-2f-coop-v3",
     "rware:rware-tiny-2ag-v2": "robots that fetch shelves; also -small, -4ag, -easy, -hard, …",
 }
-"""Names of worlds, and what they are."""
+"""Names of environments, with a description."""
 
-CLOCKS = {"lbforaging": "_max_episode_steps", "rware": "max_steps"}
-"""Packages whose worlds fold their limit into `terminated`, and what they call it."""
+LIMIT_ATTRIBUTES = {"lbforaging": "_max_episode_steps", "rware": "max_steps"}
+"""Packages whose environments fold their limit into `terminated`, and the limit's attribute."""
 
-FAR = 2**30
-"""A limit that no episode meets."""
+NO_LIMIT = 2**30
+"""A limit that no episode reaches."""
 
-OURS = ("id", "render_mode", "disable_env_checker", "max_episode_steps")
-"""Arguments of `gymnasium.make` that are set here."""
+RESERVED_OPTIONS = ("id", "render_mode", "disable_env_checker", "max_episode_steps")
+"""Arguments of `gymnasium.make` that the bridge sets."""
 
 LOADERS = ("GymV21Environment-v0", "GymV26Environment-v0")
-"""Environments that import and make whatever their options name."""
+"""Environments that import and call whatever code their options name."""
 
 
 class Gym:
-    """A Gymnasium environment with tuples for spaces, a [`HostEnv`][perla.envs.protocol.HostEnv].
+    """A Gymnasium environment with tuple spaces as a [`HostEnv`][perla.envs.protocol.HostEnv].
 
-    `limit` is the number of steps after which an episode is truncated, found in the environment by
-    default. With `reward` "common" every agent earns the sum of all agents' rewards. Legal moves
-    are those of `info["action_mask"]`, an entry for each agent, where there is one; the global
-    state is what the environment's `state()` returns, or else the observations one after another.
-    `folds` says that the environment reports its own limit as an end, so that an end at that step
-    is taken for the limit; by default it does, unless Gymnasium keeps the limit or it is lifted.
-    Raises `UserError` for an environment of a single agent, or with spaces that are no numbers.
+    `limit` is the number of steps after which an episode is truncated; by default it is read from
+    the environment. With `reward` "common" every agent receives the sum of all agents' rewards. The
+    action mask is `info["action_mask"]`, with an entry for each agent, if there is one. The global
+    state is the environment's `state()`, if it has one, or the concatenated observations.
+
+    `folds_limit` says that the environment reports its own limit as a termination, so that a
+    termination at that step is a truncation. It is true by default, unless Gymnasium's registry
+    has the limit or the bridge disables it.
+
+    Raises `UserError` for a single-agent environment, or if a space is not numeric.
     """
 
     def __init__(
@@ -61,27 +64,29 @@ class Gym:
         *,
         limit: Any = None,
         reward: Any = "individual",
-        folds: bool | None = None,
+        folds_limit: bool | None = None,
         rules: Mapping[str, Any] | None = None,
     ) -> None:
         self.env = env
-        seen, done = (_tuple(id, space) for space in (env.observation_space, env.action_space))
-        if len(seen) != len(done):
-            raise UserError(f"{id} has {len(seen)} observations and {len(done)} actions")
-        self.spaces = spaces.Spaces(id, [f"agent {i}" for i in range(len(done))], seen, done)
-        bare = env.unwrapped
-        limit = spaces.limit(id, limit, env.spec, bare)
-        package = type(bare).__module__.partition(".")[0]
-        if package in CLOCKS:
-            setattr(bare, CLOCKS[package], FAR)
-        told = package in CLOCKS or getattr(env.spec, "max_episode_steps", None) is not None
-        self.folds = not told if folds is None else folds
-        self.offers = callable(getattr(bare, "state", None))
+        observed, acted = (_tuple(id, space) for space in (env.observation_space, env.action_space))
+        agents = len(acted)
+        if len(observed) != agents:
+            raise UserError(f"{id} has {len(observed)} observations and {agents} actions")
+        self.spaces = spaces.Spaces(id, [f"agent {i}" for i in range(agents)], observed, acted)
+        inner = env.unwrapped
+        limit = spaces.limit(id, limit, env.spec, inner)
+        package = type(inner).__module__.partition(".")[0]
+        disabled = package in LIMIT_ATTRIBUTES
+        if disabled:
+            setattr(inner, LIMIT_ATTRIBUTES[package], NO_LIMIT)
+        registered = getattr(env.spec, "max_episode_steps", None) is not None
+        self.folds_limit = not (disabled or registered) if folds_limit is None else folds_limit
+        self.has_state = callable(getattr(inner, "state", None))
         self.time = 0
         first = self.reset(0)
         self.spec = Spec(
             id=id,
-            agents=len(done),
+            agents=agents,
             obs=first.obs.shape[1],
             state=first.state.size,
             actions=self.spaces.actions,
@@ -103,36 +108,41 @@ class Gym:
 
     def step(self, action: np.ndarray) -> TimeStep:
         """One step of the environment."""
-        theirs = tuple(act.theirs(a) for act, a in zip(self.spaces.acts, action, strict=True))
-        seen, rewards, terminated, truncated, info = self.env.step(theirs)
+        native = tuple(
+            act.to_native(a) for act, a in zip(self.spaces.agent_actions, action, strict=True)
+        )
+        observations, rewards, all_terminated, all_truncated, info = self.env.step(native)
         self.time += 1
-        last = self.time == self.spec.limit
-        over, cut = self._all(terminated), self._all(truncated)
-        if cut and not (over or last):
-            raise spaces.cut(self.spec.id, self.time, int(self.spec.limit or 0))
-        over = over and not (last and self.folds)
-        observation = self._observation(seen, info)
+        at_limit = self.time == self.spec.limit
+        terminated, truncated = (
+            self._same_for_all(all_terminated),
+            self._same_for_all(all_truncated),
+        )
+        if truncated and not (terminated or at_limit):
+            raise spaces.early_truncation(self.spec.id, self.time, int(self.spec.limit or 0))
+        terminated = terminated and not (at_limit and self.folds_limit)
+        observation = self._observation(observations, info)
         return TimeStep(
-            observation, self._reward(rewards), np.bool_(over), np.bool_(last and not over),
-            observation,
+            observation, self._reward(rewards), np.bool_(terminated),
+            np.bool_(at_limit and not terminated), observation,
         )  # fmt: skip
 
     def render(self) -> np.ndarray:
-        """The environment's own picture; `UserError` where it has none."""
-        bare = self.env.unwrapped
-        # Some are asked for a picture at every call, as was the custom once.
-        asks = "mode" in inspect.signature(bare.render).parameters
-        draw = (lambda: bare.render(mode="rgb_array")) if asks else self.env.render
-        return spaces.picture(self.spec.id, draw)
+        """The environment's own image. Raises `UserError` if it has none."""
+        inner = self.env.unwrapped
+        # Environments for older versions of Gym take the mode as an argument.
+        takes_mode = "mode" in inspect.signature(inner.render).parameters
+        draw = (lambda: inner.render(mode="rgb_array")) if takes_mode else self.env.render
+        return spaces.check_picture(self.spec.id, draw)
 
     def close(self) -> None:
-        """Let go of the environment."""
+        """Close the environment."""
         self.env.close()
 
-    def _observation(self, seen: Any, info: Mapping[str, Any]) -> Observation:
-        masks = info.get("action_mask", [None] * len(self.spaces.acts))
-        state = self.env.unwrapped.state() if self.offers else None
-        return self.spaces.observation(list(seen), list(masks), state)
+    def _observation(self, observations: Any, info: Mapping[str, Any]) -> Observation:
+        masks = info.get("action_mask", [None] * len(self.spaces.agent_actions))
+        state = self.env.unwrapped.state() if self.has_state else None
+        return self.spaces.observation(list(observations), list(masks), state)
 
     def _reward(self, rewards: Any) -> np.ndarray:
         each, agents = np.asarray(rewards, np.float32), self.spec.agents
@@ -144,50 +154,51 @@ class Gym:
             raise ValueError(f"rewards of shape {each.shape} for {agents} agents")
         return np.full(agents, each.sum()) if self.spec.reward == "common" else each
 
-    def _all(self, flags: Any) -> bool:
-        """One truth of a flag for each agent, which must be the same."""
+    def _same_for_all(self, flags: Any) -> bool:
+        """The common value of a flag per agent. Raises `ValueError` if the flags differ."""
         ended = np.asarray(flags, bool)
         if ended.any() != ended.all():
-            raise ValueError("some agents' episode ends and others' goes on; gym: ends it for all")
+            raise ValueError("the episode ends for some agents only; gym: needs one end for all")
         return bool(ended.all())
 
 
-def make(name: str, /, **options: Any) -> Gym:
+def make_env(name: str, /, **options: Any) -> Gym:
     """The environment of a name such as `lbforaging:Foraging-8x8-2p-2f-coop-v3`.
 
-    Options: `limit` and `reward` (`individual` or `common`), see `Gym`; all others are the
-    environment's own. Raises `UserError` for a name or option that is none, where Gymnasium or the
-    module is not installed, and for an environment of a single agent.
+    Options: `limit` and `reward` (`individual` or `common`) as in `Gym`; all others are the
+    environment's own. Raises `UserError` for an unknown name or option, if Gymnasium or the module
+    is not installed, and for a single-agent environment.
     """
-    gymnasium = optional.load("gymnasium", extra="gym")
+    gymnasium = optional.import_optional("gymnasium", extra="gym")
     id = f"gym:{name}"
-    module, _, world = name.rpartition(":")
+    module, _, env_name = name.rpartition(":")
     if module:
-        optional.module(module, id=id)
-    if world not in gymnasium.registry:
-        (close,) = difflib.get_close_matches(world, list(gymnasium.registry), n=1, cutoff=0.0)
-        raise UserError(f"unknown environment of Gymnasium {world!r}; did you mean {close!r}?")
-    for option in OURS:
+        optional.import_module(module, id=id)
+    if env_name not in gymnasium.registry:
+        (close,) = difflib.get_close_matches(env_name, list(gymnasium.registry), n=1, cutoff=0.0)
+        raise UserError(f"unknown environment of Gymnasium {env_name!r}; did you mean {close!r}?")
+    for option in RESERVED_OPTIONS:
         if option in options:
             hint = "; the limit is called limit" if option == "max_episode_steps" else ""
             raise UserError(f"{id}: {option} is no option{hint}")
-    ours = {name: options[name] for name in ("limit", "reward") if name in options}
-    own = {name: value for name, value in options.items() if name not in ours}
-    if world in LOADERS:
+    env_options = {
+        name: value for name, value in options.items() if name not in ("limit", "reward")
+    }
+    if env_name in LOADERS:
         raise UserError(f"{id} makes what its options name; give that one's own id")
-    spec = gymnasium.spec(world)
+    spec = gymnasium.spec(env_name)
     return Gym(
         id,
-        _built(id, gymnasium, spec, own),
-        limit=ours.get("limit", spec.max_episode_steps),
-        reward=ours.get("reward", "individual"),
-        folds=None if spec.max_episode_steps is None else False,
-        rules={"options": own},
+        _build(id, gymnasium, spec, env_options),
+        limit=options.get("limit", spec.max_episode_steps),
+        reward=options.get("reward", "individual"),
+        folds_limit=None if spec.max_episode_steps is None else False,
+        rules={"options": env_options},
     )
 
 
-def _built(id: str, gymnasium: Any, spec: Any, options: dict[str, Any]) -> Any:
-    """The environment as registered, without Gymnasium's clock and checks, which know one agent."""
+def _build(id: str, gymnasium: Any, spec: Any, options: dict[str, Any]) -> Any:
+    """The registered environment, without Gymnasium's time limit and its single-agent checks."""
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -202,8 +213,8 @@ def _built(id: str, gymnasium: Any, spec: Any, options: dict[str, Any]) -> Any:
                 **({"render_mode": "rgb_array"} if draws else {}),
                 **options,
             )
-    except Exception as error:  # Each environment refuses in its own way.
-        raise optional.refused(id, options, error) from None
+    except Exception as error:  # Environments raise anything for bad arguments.
+        raise optional.construction_error(id, options, error) from None
 
 
 def _tuple(id: str, space: Any) -> list[Any]:
@@ -211,7 +222,7 @@ def _tuple(id: str, space: Any) -> list[Any]:
 
     if not isinstance(space, Tuple):
         raise UserError(
-            f"{id} has one agent: its space is a {type(space).__name__}; where there are several, "
-            "it is a Tuple, one space for each"
+            f"{id} has one agent: its space is a {type(space).__name__}; a multi-agent environment "
+            "has a Tuple with one space per agent"
         )
     return list(space)

@@ -1,9 +1,9 @@
-"""JaxMARL's cooperative worlds (Rutherford et al., 2024), as they are: `jaxmarl:SMAX-3s5z`.
+"""JaxMARL's cooperative environments (Rutherford et al., 2024): `jaxmarl:SMAX-3s5z`.
 
-The world's own `step_env` makes every transition; episodes follow each other in perla's
-`AutoReset`, never in JaxMARL's `step`. JaxMARL reports a time limit as an ordinary end. Here it is
-a truncation, and an episode that ends at its last step for a reason of its own has terminated: a
-world that can do so is stepped with its clock set back, and the steps are counted outside.
+Every transition is made by JaxMARL's `step_env`; episodes are reset by perla's `AutoReset`, not by
+JaxMARL's `step`. JaxMARL reports its time limit as a termination, the bridge as a truncation. To
+tell a terminal state at the limit from the limit itself, environments with terminal states are
+stepped with their clock set back, and the bridge counts the steps.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ EXAMPLES = {
     "hanabi": "two to five players, a card game of hints",
     "switch_riddle": "prisoners who share a light bulb",
 }
-"""Names of worlds, and what they are."""
+"""Names of environments, with a description."""
 
 PAST = -(2**30)
-"""A clock set back so far that no limit is in sight."""
+"""A clock value that is far from every limit."""
 
 REFUSED = dict.fromkeys(
     ("MPE_simple_adversary_v3", "MPE_simple_push_v3", "MPE_simple_tag_v3"),
@@ -49,19 +49,19 @@ REFUSED = dict.fromkeys(
     "storm": "is a social dilemma, and learners here cooperate",
     "coin_game": "is a social dilemma, and learners here cooperate",
 }
-"""Worlds of JaxMARL that are none of ours, and why."""
+"""Environments of JaxMARL that are not supported, and why."""
 
 
-def _pictured(env: Any, state: Any) -> np.ndarray:
-    """What the world's own `render` prints."""
+def _draw_printed(env: Any, state: Any) -> np.ndarray:
+    """An image of the text that the environment's own `render` prints."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         env.render(state)
     return draw_text(printed.getvalue())
 
 
-def _particles(env: Any, state: Any) -> np.ndarray:
-    """Agents and landmarks on a square four units wide, in JaxMARL's colours."""
+def _draw_particles(env: Any, state: Any) -> np.ndarray:
+    """MPE's agents and landmarks on a square four units wide, in JaxMARL's colours."""
     return draw_plane(
         [
             Disc(float((x + 2) / 4), float((y + 2) / 4), float(radius) / 4, tuple(colour))
@@ -72,8 +72,8 @@ def _particles(env: Any, state: Any) -> np.ndarray:
     )
 
 
-def _units(env: Any, state: Any) -> np.ndarray:
-    """Units that live, allies blue and enemies orange, by the letter of their kind."""
+def _draw_units(env: Any, state: Any) -> np.ndarray:
+    """SMAX's living units, labelled by type: allies blue, enemies orange."""
     units, size = state.state, np.array([env.map_width, env.map_height])
     at = np.asarray(units.unit_positions) / size
     kinds, alive = np.asarray(units.unit_types), np.asarray(units.unit_alive)
@@ -93,13 +93,13 @@ def _units(env: Any, state: Any) -> np.ndarray:
 
 
 def _won(env: Any, state: Any) -> Bool[Array, ""]:
-    """No enemy lives and an ally does: to die together is a draw."""
+    """True if all enemies are dead and an ally lives; otherwise it is a loss or a draw."""
     alive = state.state.unit_alive
     return alive[: env.num_allies].any() & ~alive[env.num_allies :].any()
 
 
-def _kitchen(env: Any, state: Any) -> np.ndarray:
-    """JaxMARL's own picture of a kitchen."""
+def _draw_kitchen(env: Any, state: Any) -> np.ndarray:
+    """JaxMARL's own image of Overcooked."""
     from jaxmarl.viz.overcooked_visualizer import OvercookedVisualizer
 
     border = env.agent_view_size - 2
@@ -114,8 +114,8 @@ def _kitchen(env: Any, state: Any) -> np.ndarray:
     )
 
 
-def _kitchen_v2(env: Any, state: Any) -> np.ndarray:
-    """JaxMARL's own picture of a kitchen of the second version."""
+def _draw_kitchen_v2(env: Any, state: Any) -> np.ndarray:
+    """JaxMARL's own image of Overcooked v2."""
     import jax
     from jaxmarl.viz.overcooked_v2_visualizer import OvercookedV2Visualizer
 
@@ -142,37 +142,37 @@ def _layouts_v2() -> Mapping[str, Any]:
 
 
 def _hanabi_limit(env: Any) -> int:
-    """Turns that no game exceeds: every card drawn, the last round, and a hint for every token
-    there is at first, or that a discard or a finished colour gives back."""
+    """An upper bound on the turns of a game: one for every card drawn, the last round, and a hint
+    for every token, at the start or returned by a discard or a finished colour."""
     drawn = env.deck_size - env.num_agents * env.hand_size
     return int(2 * drawn + env.num_agents + env.max_info_tokens + env.num_colors)
 
 
 @dataclass(frozen=True)
-class World:
-    """What there is to know of a world beyond what JaxMARL says of it."""
+class EnvInfo:
+    """Facts about an environment that JaxMARL does not provide."""
 
     id: str
-    """What JaxMARL's `make` calls it."""
+    """The name for JaxMARL's `make`."""
     reward: Literal["common", "individual"]
-    picture: Callable[[Any, Any], np.ndarray]
-    """Draws a state."""
+    draw: Callable[[Any, Any], np.ndarray]
+    """Draws an image of a state."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments that it takes, and of what type."""
+    """The types of its options."""
     variants: tuple[str, Callable[[], Mapping[str, Any]]] | None = None
-    """The argument that the name's second part stands for, and its values by name."""
+    """The argument named by the second part of an id, and its values by name."""
     agents: Callable[[Any], Sequence[str]] = lambda env: env.agents
-    """Who is played by the learner. The rest follow a script."""
+    """The agents that are trained; all others are scripted."""
     limit: Callable[[Any], int] = lambda env: env.max_steps
-    """Steps after which an episode is over at the latest."""
-    ends: bool = False
-    """Whether episodes may end before that. If so, nobody sees the time."""
-    legal: str = ""
-    """The method that tells legal moves, if there is one."""
+    """The time limit in steps."""
+    has_terminal_states: bool = False
+    """Episodes may terminate before the limit. If so, no observation contains the time."""
+    avail_method: str = ""
+    """The name of the method that returns the action mask, if any."""
     alive: Callable[[Any], Bool[Array, " unit"]] | None = None
-    """Who lives, in a world where agents die: learners first."""
+    """The mask of living units, trained agents first, if agents may die."""
     won: Callable[[Any, Any], Bool[Array, ""]] | None = None
-    """Whether an episode that ends in a state is won, in a world where one wins or loses."""
+    """True for a final state of an episode that is won, if episodes can be won."""
 
 
 _MPE = {"max_steps": Count}
@@ -180,17 +180,21 @@ _SPREAD = _MPE | {"local_ratio": float, "action_type": Literal["Discrete", "Cont
 _KITCHEN = {"max_steps": Count, "random_reset": bool}
 
 
-def _mpe(id: str, reward: Literal["common", "individual"], **more: Any) -> World:
-    # MPE compares its clock with the limit before it moves it: one step more.
-    late = {"limit": lambda env: env.max_steps + 1, "picture": _particles}
-    return World(id, reward, **(late | {"options": _MPE} | more))
+def _mpe(id: str, reward: Literal["common", "individual"], **more: Any) -> EnvInfo:
+    # MPE compares its clock with the limit before incrementing it, so episodes have one step more.
+    defaults: dict[str, Any] = {
+        "limit": lambda env: env.max_steps + 1,
+        "draw": _draw_particles,
+        "options": _MPE,
+    }
+    return EnvInfo(id, reward, **(defaults | more))
 
 
-WORLDS: dict[str, World] = {
-    "SMAX": World(
+ENVIRONMENTS: dict[str, EnvInfo] = {
+    "SMAX": EnvInfo(
         "HeuristicEnemySMAX",
         "common",
-        _units,
+        _draw_units,
         options={
             "max_steps": Count,
             "world_steps_per_env_step": Count,
@@ -203,9 +207,9 @@ WORLDS: dict[str, World] = {
             "observation_type": Literal["unit_list", "conic"],
         },
         variants=("scenario", _scenarios),
-        limit=lambda env: env.max_steps + 1,  # It, too, compares before it counts.
-        ends=True,
-        legal="get_avail_actions",
+        limit=lambda env: env.max_steps + 1,  # As MPE, it compares before incrementing.
+        has_terminal_states=True,
+        avail_method="get_avail_actions",
         alive=lambda state: state.state.unit_alive,
         won=_won,
     ),
@@ -242,13 +246,13 @@ WORLDS: dict[str, World] = {
         )
         for n in (3, 6, 9)
     },
-    "overcooked": World(
-        "overcooked", "common", _kitchen, options=_KITCHEN, variants=("layout", _layouts)
+    "overcooked": EnvInfo(
+        "overcooked", "common", _draw_kitchen, options=_KITCHEN, variants=("layout", _layouts)
     ),
-    "overcooked_v2": World(
+    "overcooked_v2": EnvInfo(
         "overcooked_v2",
         "common",
-        _kitchen_v2,
+        _draw_kitchen_v2,
         options=_KITCHEN
         | {
             "agent_view_size": Count,
@@ -260,10 +264,10 @@ WORLDS: dict[str, World] = {
         },
         variants=("layout", _layouts_v2),
     ),
-    "hanabi": World(
+    "hanabi": EnvInfo(
         "hanabi",
         "common",
-        _pictured,
+        _draw_printed,
         options={
             "num_agents": Count,
             "num_colors": Count,
@@ -273,35 +277,35 @@ WORLDS: dict[str, World] = {
             "max_life_tokens": Count,
         },
         limit=_hanabi_limit,
-        ends=True,
-        legal="get_legal_moves",
+        has_terminal_states=True,
+        avail_method="get_legal_moves",
     ),
-    "switch_riddle": World(
+    "switch_riddle": EnvInfo(
         "switch_riddle",
         "common",
-        _pictured,
+        _draw_printed,
         options={"num_agents": Count, "reward_all_die": float, "reward_all_live": float},
-        ends=True,
+        has_terminal_states=True,
     ),
 }
-"""Every world that there is a bridge to."""
+"""The supported environments."""
 
 
 @dataclass(frozen=True, eq=False)
 class JaxMARL:
-    """A world of JaxMARL as an [`Env`][perla.envs.protocol.Env]; its state is JaxMARL's own."""
+    """An environment of JaxMARL as an [`Env`][perla.envs.protocol.Env], with JaxMARL's state."""
 
     spec: Spec
     env: Any
     """JaxMARL's environment."""
-    world: World
+    info: EnvInfo
 
     def reset(self, key: PRNGKeyArray) -> tuple[Any, Observation]:
         """Begin an episode."""
-        with common.foreign():
-            seen, state = self.env.reset(common.raw(key))
-            state = common.settled(state)
-            return state, self._observe(seen, state)
+        with common.allow_broadcasting():
+            observations, state = self.env.reset(common.raw_key(key))
+            state = common.as_arrays(state)
+            return state, self._observe(observations, state)
 
     def step(
         self,
@@ -309,126 +313,134 @@ class JaxMARL:
         state: Any,
         action: Int[Array, " agent"] | Float[Array, "agent action"],
     ) -> tuple[Any, TimeStep]:
-        """Make one transition, by the environment's own `step_env`."""
-        time = clock(state)
-        if self.world.ends:
-            state = at(state, step=jnp.full_like(time, PAST))
-        with common.foreign():
-            seen, state, reward, done, _ = self.env.step_env(
-                common.raw(key), state, self.played(action)
+        """Make one transition with the environment's own `step_env`."""
+        time, may_terminate = get_time(state), self.info.has_terminal_states
+        if may_terminate:
+            state = replace(state, step=jnp.full_like(time, PAST))
+        with common.allow_broadcasting():
+            observations, state, reward, done, _ = self.env.step_env(
+                common.raw_key(key), state, self.native_actions(action)
             )
-            late = time + 1 >= self.world.limit(self.env)
-            terminated = jnp.asarray(done["__all__"]) if self.world.ends else jnp.zeros((), bool)
-            state = common.settled(at(state, step=time + 1, done=terminated | late))
-            observation = self._observe(seen, state)
-            rewards = jnp.stack([reward[name] for name in self.world.agents(self.env)])
-            won = self.world.won(self.env, state) if self.world.won else None
+            at_limit = time + 1 >= self.info.limit(self.env)
+            terminated = jnp.asarray(done["__all__"]) if may_terminate else jnp.zeros((), bool)
+            state = common.as_arrays(replace(state, step=time + 1, done=terminated | at_limit))
+            observation = self._observe(observations, state)
+            rewards = jnp.stack([reward[name] for name in self.info.agents(self.env)])
+            won = self.info.won(self.env, state) if self.info.won else None
         return state, TimeStep(
             observation=observation,
             reward=rewards.astype(jnp.float32),
             terminated=terminated,
-            truncated=late & ~terminated,
+            truncated=at_limit & ~terminated,
             final=observation,
             won=None if won is None else (won & terminated).astype(jnp.float32),
         )
 
     def render(self, state: Any) -> np.ndarray:
-        """A picture of `state`: uint8 `[height, width, 3]`."""
-        with common.foreign():
-            return self.world.picture(self.env, state)
+        """An image of `state`: uint8 `[height, width, 3]`."""
+        with common.allow_broadcasting():
+            return self.info.draw(self.env, state)
 
-    def played(
+    def native_actions(
         self, action: Int[Array, " agent"] | Float[Array, "agent action"]
     ) -> dict[str, Array]:
-        """What everyone does, by name and in the environment's own units."""
-        learners = self.world.agents(self.env)
-        joint = {}
-        for index, name in enumerate(learners):
-            joint[name] = action[index]
+        """The actions of all agents by name, continuous ones scaled to the environment's bounds."""
+        trained = self.info.agents(self.env)
+        actions = {}
+        for index, name in enumerate(trained):
+            actions[name] = action[index]
             if self.spec.continuous:
                 space = self.env.action_space(name)
-                own = action[index, : self.spec.actions[index]]
-                joint[name] = common.scaled(own, space.low, space.high)
-        idle = jnp.zeros_like(joint[learners[0]])  # What a script follows asks for no action.
-        return {name: joint.get(name, idle) for name in self.env.agents}
+                unpadded = action[index, : self.spec.actions[index]]
+                actions[name] = common.scale_action(unpadded, space.low, space.high)
+        ignored = jnp.zeros_like(actions[trained[0]])  # Scripted agents ignore their action.
+        return {name: actions.get(name, ignored) for name in self.env.agents}
 
-    def _observe(self, seen: Mapping[str, Array], state: Any) -> Observation:
-        world, env, spec = self.world, self.env, self.spec
-        learners = world.agents(env)
-        own = [seen[name] for name in learners]
-        whole = seen["world_state"] if "world_state" in seen else common.joined(own)
-        avail = common.has(spec.actions)
-        if world.legal and not spec.continuous:
-            legal = getattr(env, world.legal)(state)
-            avail &= common.rows([legal[name] for name in learners]) > 0
-        alive = world.alive(state)[: spec.agents] if world.alive else None
-        return Observation(common.rows(own), whole.astype(jnp.float32), avail, alive)
+    def _observe(self, observations: Mapping[str, Array], state: Any) -> Observation:
+        info, env, spec = self.info, self.env, self.spec
+        trained = info.agents(env)
+        obs = [observations[name] for name in trained]
+        global_state = (
+            observations["world_state"]
+            if "world_state" in observations
+            else common.concatenate(obs)
+        )
+        avail = common.existing_actions(spec.actions)
+        if info.avail_method and not spec.continuous:
+            masks = getattr(env, info.avail_method)(state)
+            avail &= common.pad_rows([masks[name] for name in trained]) > 0
+        alive = info.alive(state)[: spec.agents] if info.alive else None
+        return Observation(common.pad_rows(obs), global_state.astype(jnp.float32), avail, alive)
 
 
-def clock(state: Any) -> Int[Array, ""]:
-    """Steps that the episode has taken."""
+def get_time(state: Any) -> Int[Array, ""]:
+    """The number of steps of the episode so far."""
     return jnp.asarray(state.state.step if hasattr(state, "state") else state.step)
 
 
-def at(state: Any, **values: Array) -> Any:
-    """`state` with other `values` of `step` or `done`, which some worlds keep one level deeper."""
+def replace(state: Any, **values: Array) -> Any:
+    """`state` with new `values` of `step` or `done`, which some environments keep in
+    `state.state`."""
     if hasattr(state, "state"):
         return state.replace(state=state.state.replace(**values))
     return state.replace(**values)
 
 
-def make(name: str, /, **options: Any) -> JaxMARL:
-    """The world of a name such as `MPE_simple_spread_v3`, `SMAX-3s5z` or `overcooked-coord_ring`.
+def make_env(name: str, /, **options: Any) -> JaxMARL:
+    """The environment of a name: `MPE_simple_spread_v3`, `SMAX-3s5z`, `overcooked-coord_ring`.
 
-    It is JaxMARL's own name, followed, where it comes in scenarios or layouts, by one of these;
-    `SMAX-…` is JaxMARL's `HeuristicEnemySMAX`. Options are those arguments of the environment that
-    are plain values. Raises `UserError` for a name or option that is none, and where JaxMARL is not
-    installed.
+    It is JaxMARL's name, with the scenario or layout appended if the environment has several;
+    `SMAX-…` is JaxMARL's `HeuristicEnemySMAX`. Options are the environment's arguments that are
+    plain values. Raises `UserError` for an unknown name or option, or if JaxMARL is not installed.
     """
     import jax
 
     first, _, second = name.partition("-")
     if name in REFUSED:
         raise UserError(f"jaxmarl:{name} {REFUSED[name]}")
-    if first not in WORLDS:
-        raise nearest(name, [*WORLDS, *EXAMPLES], what="world of jaxmarl")
-    world = WORLDS[first]
-    jaxmarl = optional.load("jaxmarl")
+    if first not in ENVIRONMENTS:
+        raise nearest(name, [*ENVIRONMENTS, *EXAMPLES], what="environment of jaxmarl")
+    info = ENVIRONMENTS[first]
+    jaxmarl = optional.import_optional("jaxmarl")
     id = f"jaxmarl:{name}"
-    arguments = common.chosen(options, world.options, of=id)
-    if world.variants:
-        argument, variants = world.variants
+    arguments = common.check_options(options, info.options, of=id)
+    if info.variants:
+        argument, variants = info.variants
         if second not in variants():
             raise nearest(second, variants(), what=f"{argument} of jaxmarl:{first}")
         arguments[argument] = variants()[second]
     elif second:
-        raise UserError(f"unknown world of jaxmarl {name!r}; did you mean {first!r}?")
-    env = _built(id, jaxmarl, world, arguments, options)
+        raise UserError(f"unknown environment of jaxmarl {name!r}; did you mean {first!r}?")
+    env = _build(id, jaxmarl, info, arguments, options)
 
-    learners = world.agents(env)
-    spaces = [env.action_space(name) for name in learners]
+    trained = info.agents(env)
+    spaces = [env.action_space(name) for name in trained]
     continuous = hasattr(spaces[0], "low")
     actions = tuple(int(space.shape[0] if continuous else space.n) for space in spaces)
-    with common.foreign():
-        seen, _ = jax.eval_shape(env.reset, jax.eval_shape(common.raw, jax.random.key(0)))
-    sizes = [int(np.prod(seen[agent].shape)) for agent in learners]
+    with common.allow_broadcasting():
+        shapes, _ = jax.eval_shape(env.reset, jax.eval_shape(common.raw_key, jax.random.key(0)))
+    sizes = [int(np.prod(shapes[agent].shape)) for agent in trained]
     spec = Spec(
         id=id,
-        agents=len(learners),
+        agents=len(trained),
         obs=max(sizes),
-        state=seen["world_state"].size if "world_state" in seen else sum(sizes),
+        state=shapes["world_state"].size if "world_state" in shapes else sum(sizes),
         actions=actions,
-        limit=world.limit(env),
-        reward=world.reward,
-        rules={"jaxmarl": optional.version("jaxmarl"), "environment": world.id, "options": options},
+        limit=info.limit(env),
+        reward=info.reward,
+        rules={"jaxmarl": optional.version("jaxmarl"), "environment": info.id, "options": options},
         continuous=continuous,
-        mortal=world.alive is not None,
+        mortal=info.alive is not None,
     )
-    return JaxMARL(spec, env, world)
+    return JaxMARL(spec, env, info)
 
 
-def _built(id: str, jaxmarl: Any, world: World, arguments: Any, options: Any) -> Any:
-    """JaxMARL's environment. What it refuses is told by the `options`, without the scenario."""
+def _build(id: str, jaxmarl: Any, info: EnvInfo, arguments: Any, options: Any) -> Any:
+    """JaxMARL's environment. An error message lists the `options`, but not the scenario."""
     fixed = {name: value for name, value in arguments.items() if name not in options}
-    given = {name: value for name, value in arguments.items() if name in options}
-    return common.build(id, lambda **chosen: jaxmarl.make(world.id, **fixed, **chosen), **given)
+    chosen = {name: value for name, value in arguments.items() if name in options}
+
+    def make(**chosen: Any) -> Any:
+        return jaxmarl.make(info.id, **fixed, **chosen)
+
+    return common.build_env(id, make, **chosen)

@@ -1,9 +1,8 @@
-"""Jumanji's cooperative worlds (Bonnet et al., 2024), as they are: `jumanji:RobotWarehouse-v0`.
+"""Jumanji's cooperative environments (Bonnet et al., 2024): `jumanji:RobotWarehouse-v0`.
 
-The world's own `step` makes every transition. Some of these worlds report their time limit as an
-ordinary end. Here it is a truncation in all of them, and an episode that ends at its last step
-for a reason of its own has terminated: the world is stepped with its clock set back, and the
-steps are counted outside.
+Every transition is made by jumanji's `step`. Some environments report their time limit as a
+termination, the bridge as a truncation. To tell a terminal state at the limit from the limit
+itself, environments are stepped with their clock set back, and the bridge counts the steps.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import importlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -30,41 +30,41 @@ EXAMPLES = {
     "Connector-v2": "agents lay wires that may not cross",
     "Cleaner-v0": "agents clean a maze together",
 }
-"""Names of worlds, and what they are."""
+"""Names of environments, with a description."""
 
 PAST = -(2**30)
-"""A clock set back so far that no limit is in sight."""
+"""A clock value that is far from every limit."""
 
 
 @dataclass(frozen=True)
-class World:
-    """What there is to know of a world beyond what jumanji says of it."""
+class EnvInfo:
+    """Facts about an environment that jumanji does not provide."""
 
-    where: str
-    """Its package under `jumanji.environments`."""
-    name: str
-    """Its class."""
+    package: str
+    """The name of its package in `jumanji.environments`."""
+    cls: str
+    """The name of its class."""
     reward: Literal["common", "individual"]
-    own: tuple[str, ...]
+    per_agent: tuple[str, ...]
     """Fields of an observation that have a row for each agent."""
     shared: tuple[str, ...]
-    """Fields that all agents see alike."""
+    """Fields of an observation that all agents have in common."""
     generator: tuple[str, Mapping[str, Any]]
-    """The class that draws first states, and its arguments as jumanji's registry has them."""
+    """The class that samples first states, and its arguments in jumanji's registry."""
     options: Mapping[str, Any]
-    """Arguments of the world itself, and of what type."""
+    """The types of the environment's own arguments."""
     viewer: tuple[str, Callable[[Any], tuple[Any, ...]]]
-    """The class that draws states, and its arguments for a world."""
-    picture: Callable[[Any], Any] = lambda state: state
-    """What the viewer draws of a state."""
+    """The class that draws states, and a function for its arguments."""
+    drawn: Callable[[Any], Any] = lambda state: state
+    """The part of the state that the viewer takes."""
 
 
-WORLDS: dict[str, World] = {
-    "RobotWarehouse-v0": World(
+ENVIRONMENTS: dict[str, EnvInfo] = {
+    "RobotWarehouse-v0": EnvInfo(
         "routing.robot_warehouse",
         "RobotWarehouse",
         "common",
-        own=("agents_view",),
+        per_agent=("agents_view",),
         shared=(),
         generator=(
             "RandomGenerator",
@@ -80,11 +80,11 @@ WORLDS: dict[str, World] = {
         options={"time_limit": Count},
         viewer=("RobotWarehouseViewer", lambda env: (env.grid_size, env.goals)),
     ),
-    "LevelBasedForaging-v0": World(
+    "LevelBasedForaging-v0": EnvInfo(
         "routing.lbf",
         "LevelBasedForaging",
         "individual",
-        own=("agents_view",),
+        per_agent=("agents_view",),
         shared=(),
         generator=(
             "RandomGenerator",
@@ -105,61 +105,61 @@ WORLDS: dict[str, World] = {
         },
         viewer=("LevelBasedForagingViewer", lambda env: (env.grid_size,)),
     ),
-    "Connector-v2": World(
+    "Connector-v2": EnvInfo(
         "routing.connector",
         "Connector",
         "individual",
-        own=(),
+        per_agent=(),
         shared=("grid",),
         generator=("RandomWalkGenerator", {"grid_size": 10, "num_agents": 10}),
         options={"time_limit": Count},
         viewer=("ConnectorViewer", lambda env: ("Connector", env.num_agents)),
-        picture=lambda state: state.grid,
+        drawn=lambda state: state.grid,
     ),
-    "Cleaner-v0": World(
+    "Cleaner-v0": EnvInfo(
         "routing.cleaner",
         "Cleaner",
         "common",
-        own=("agents_locations",),
+        per_agent=("agents_locations",),
         shared=("grid", "agents_locations"),
         generator=("RandomGenerator", {"num_rows": 10, "num_cols": 10, "num_agents": 3}),
         options={"time_limit": Count, "penalty_per_timestep": NonNegative},
         viewer=("CleanerViewer", lambda env: ("Cleaner",)),
     ),
 }
-"""Every world that there is a bridge to."""
+"""The supported environments."""
 
 
 @dataclass(frozen=True, eq=False)
 class Jumanji:
-    """A world of jumanji as an [`Env`][perla.envs.protocol.Env]; its state is jumanji's own.
+    """An environment of jumanji as an [`Env`][perla.envs.protocol.Env], with jumanji's state.
 
-    What chance there is after an episode's beginning comes from the state: `step` needs no key.
+    The state holds the random key of the episode, so `step` does not use its key.
     """
 
     spec: Spec
     env: Any
     """Jumanji's environment."""
-    world: World
+    info: EnvInfo
 
     def reset(self, key: PRNGKeyArray) -> tuple[Any, Observation]:
         """Begin an episode."""
-        with common.foreign():
-            state, timestep = self.env.reset(common.raw(key))
-            return common.settled(state), observe(self.world, timestep.observation)
+        with common.allow_broadcasting():
+            state, timestep = self.env.reset(common.raw_key(key))
+            return common.as_arrays(state), observe(self.info, timestep.observation)
 
     def step(
         self, key: PRNGKeyArray, state: Any, action: Int[Array, " agent"]
     ) -> tuple[Any, TimeStep]:
-        """Make one transition, by the environment's own `step`. `key` is not used."""
+        """Make one transition with the environment's own `step`. `key` is not used."""
         time = state.step_count + 1
-        past = state.replace(step_count=jnp.full_like(state.step_count, PAST))
-        with common.foreign():
-            state, timestep = self.env.step(past, action)
-            observation = observe(self.world, timestep.observation)
+        set_back = state.replace(step_count=jnp.full_like(state.step_count, PAST))
+        with common.allow_broadcasting():
+            state, timestep = self.env.step(set_back, action)
+            observation = observe(self.info, timestep.observation)
             terminated = timestep.last()
         reward = jnp.asarray(timestep.reward, jnp.float32)
-        return common.settled(state.replace(step_count=time)), TimeStep(
+        return common.as_arrays(state.replace(step_count=time)), TimeStep(
             observation=observation,
             reward=jnp.broadcast_to(reward, (self.spec.agents,)),
             terminated=terminated,
@@ -168,34 +168,34 @@ class Jumanji:
         )
 
     def render(self, state: Any) -> np.ndarray:
-        """Jumanji's own picture of `state`: uint8 `[height, width, 3]`."""
+        """Jumanji's own image of `state`: uint8 `[height, width, 3]`."""
         import matplotlib.pyplot
 
-        matplotlib.pyplot.switch_backend("agg")  # Its viewers would open a window.
-        module = importlib.import_module(f"jumanji.environments.{self.world.where}.viewer")
-        name, arguments = self.world.viewer
+        matplotlib.pyplot.switch_backend("agg")  # The viewers would open a window.
+        module = importlib.import_module(f"jumanji.environments.{self.info.package}.viewer")
+        name, arguments = self.info.viewer
         viewer = getattr(module, name)(*arguments(self.env), render_mode="rgb_array")
-        with common.foreign(), warnings.catch_warnings():
+        with common.allow_broadcasting(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            picture = np.array(viewer.render(self.world.picture(state)))[..., :3]
+            image = np.array(viewer.render(self.info.drawn(state)))[..., :3]
         viewer.close()
-        return picture
+        return image
 
 
-def observe(world: World, seen: Any) -> Observation:
-    """What jumanji shows, as rows of numbers. The clock is none of them."""
-    agents = seen.action_mask.shape[0]
-    own = [_flat(getattr(seen, name), agents) for name in world.own]
-    shared = [_flat(getattr(seen, name), 1) for name in world.shared]
-    every = [jnp.broadcast_to(part, (agents, part.shape[1])) for part in shared]
-    whole = [part.reshape(-1) for part in (*shared, *own)]
-    # What is shared and has a row for each agent is there already.
-    if set(world.own) <= set(world.shared):
-        whole = whole[: len(shared)]
+def observe(info: EnvInfo, native: Any) -> Observation:
+    """The observation from jumanji's `native` one, without its clock."""
+    agents = native.action_mask.shape[0]
+    per_agent = [_flat(getattr(native, name), agents) for name in info.per_agent]
+    shared = [_flat(getattr(native, name), 1) for name in info.shared]
+    repeated = [jnp.broadcast_to(part, (agents, part.shape[1])) for part in shared]
+    state = [part.reshape(-1) for part in (*shared, *per_agent)]
+    # Fields that are shared as well are in the state already.
+    if set(info.per_agent) <= set(info.shared):
+        state = state[: len(shared)]
     return Observation(
-        obs=jnp.concatenate([*own, *every], -1),
-        state=jnp.concatenate(whole),
-        avail=seen.action_mask.astype(bool),
+        obs=jnp.concatenate([*per_agent, *repeated], -1),
+        state=jnp.concatenate(state),
+        avail=native.action_mask.astype(bool),
     )
 
 
@@ -203,44 +203,44 @@ def _flat(part: Array, rows: int) -> Float[Array, "row feature"]:
     return part.reshape(rows, -1).astype(jnp.float32)
 
 
-def make(name: str, /, **options: Any) -> Jumanji:
-    """The world that jumanji's registry calls `name`, such as `RobotWarehouse-v0`.
+def make_env(name: str, /, **options: Any) -> Jumanji:
+    """The environment `name` of jumanji's registry, such as `RobotWarehouse-v0`.
 
     Options are the arguments of the environment and of its generator that are plain values
-    (`num_agents`, `time_limit`, …); others are as in jumanji's registry. Raises `UserError` for a
-    name or option that is none, and where jumanji is not installed.
+    (`num_agents`, `time_limit`, …); the others are as in jumanji's registry. Raises `UserError` for
+    an unknown name or option, or if jumanji is not installed.
     """
-    if name not in WORLDS:
-        raise nearest(name, WORLDS, what="world of jumanji")
-    world, id = WORLDS[name], f"jumanji:{name}"
-    optional.load("jumanji")
-    generator, defaults = world.generator
-    known = {argument: type(value) for argument, value in defaults.items()} | dict(world.options)
-    given = common.chosen(options, known, of=id)
-    for argument, value in given.items():
+    if name not in ENVIRONMENTS:
+        raise nearest(name, ENVIRONMENTS, what="environment of jumanji")
+    info, id = ENVIRONMENTS[name], f"jumanji:{name}"
+    optional.import_optional("jumanji")
+    generator, defaults = info.generator
+    known = {argument: type(value) for argument, value in defaults.items()} | dict(info.options)
+    arguments = common.check_options(options, known, of=id)
+    for argument, value in arguments.items():
         if known[argument] is int and value < 1:
             raise UserError(f"{id}: {argument} = {value}: expected 1 or more")
 
-    def build(**given: Any) -> Any:
-        module = importlib.import_module(f"jumanji.environments.{world.where}")
-        generators = importlib.import_module(f"{module.__name__}.generator")
-        first = {name: given.pop(name, value) for name, value in defaults.items()}
-        kind = getattr(importlib.import_module(f"{module.__name__}.env"), world.name)
-        return kind(generator=getattr(generators, generator)(**first), **given)
+    def build(**arguments: Any) -> Any:
+        package = f"jumanji.environments.{info.package}"
+        generators = importlib.import_module(f"{package}.generator")
+        generated = {name: arguments.pop(name, value) for name, value in defaults.items()}
+        cls = getattr(importlib.import_module(f"{package}.env"), info.cls)
+        return cls(generator=getattr(generators, generator)(**generated), **arguments)
 
-    env = common.build(id, build, **given)
-    with common.foreign():
-        _, timestep = jax.eval_shape(env.reset, jax.eval_shape(common.raw, jax.random.key(0)))
-        seen = jax.eval_shape(lambda seen: observe(world, seen), timestep.observation)
+    env = common.build_env(id, build, **arguments)
+    with common.allow_broadcasting():
+        _, timestep = jax.eval_shape(env.reset, jax.eval_shape(common.raw_key, jax.random.key(0)))
+        observation = jax.eval_shape(partial(observe, info), timestep.observation)
         actions = tuple(int(number) for number in np.asarray(env.action_spec.num_values))
     spec = Spec(
         id=id,
         agents=len(actions),
-        obs=seen.obs.shape[1],
-        state=seen.state.shape[0],
+        obs=observation.obs.shape[1],
+        state=observation.state.shape[0],
         actions=actions,
         limit=int(env.time_limit),
-        reward=world.reward,
-        rules={"jumanji": optional.version("jumanji"), "options": given},
+        reward=info.reward,
+        rules={"jumanji": optional.version("jumanji"), "options": arguments},
     )
-    return Jumanji(spec, env, world)
+    return Jumanji(spec, env, info)

@@ -1,8 +1,8 @@
-"""Multi-agent MuJoCo: the robots of Gymnasium's MuJoCo tasks, their joints dealt out to agents.
+"""Multi-agent MuJoCo: robots of Gymnasium's MuJoCo tasks whose joints are divided among agents.
 
-The world is gymnasium-robotics' own (`mamujoco_v1`), number for number; what is added is the shape
-that learners ask for: actions in [-1, 1], agents padded to the largest. `tests/test_mujoco.py`
-steps both side by side.
+The environment is `mamujoco_v1` of gymnasium-robotics, number for number. The bridge scales actions
+from [-1, 1] and pads agents to the largest. `tests/test_mujoco.py` compares with the original step
+by step.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from perla.envs.bridges.optional import refused
+from perla.envs.bridges.optional import construction_error
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.errors import UserError, nearest
 
@@ -40,27 +40,28 @@ EXAMPLES = {
     "ManySegmentSwimmer-10x2": "two segments each",
     "ManySegmentAnt-2x3": "three segments each",
 }
-"""Names that are known to work, and who the agents are."""
+"""Names that are known to work, with a description of the agents."""
 
 SCENARIOS = sorted({name.partition("-")[0] for name in EXAMPLES} | {
     "CoupledHalfCheetah", "InvertedPendulum", "InvertedDoublePendulum",
 })  # fmt: skip
-"""Every robot; with no factorisation behind it, it is one agent that sees and does everything."""
+"""Names of the robots; without a factorisation, a robot is a single agent."""
 
 
 class MultiAgentMujoco:
-    """A robot whose joints are dealt out to agents, a [`HostEnv`][perla.envs.protocol.HostEnv].
+    """A robot divided into agents, a [`HostEnv`][perla.envs.protocol.HostEnv].
 
-    An agent observes its own joints, those up to `agent_obsk` joints away, and what is global; the
-    global state is the observation of the undivided task. All agents earn the task's reward. Agents
-    with fewer features or joints than others are padded with zeros, and `avail` says which
-    dimensions of its action an agent has. Actions are scaled from [-1, 1] to the task's bounds.
+    An agent observes its own joints, the joints up to `agent_obsk` joints away, and the global
+    features. The global state is the observation of the single-agent task, and all agents receive
+    the task's reward. Agents with fewer features or joints than others are padded with zeros, and
+    `avail` masks the padded dimensions of actions. Actions are scaled from [-1, 1] to the task's
+    bounds.
     """
 
     def __init__(self, scenario: str, factorisation: str | None, agent_obsk: int, options: Any):
         self.scenario, self.factorisation = scenario, factorisation
         self.agent_obsk, self.options = agent_obsk, dict(options)
-        with _alone(scenario):
+        with _exclusive(scenario):
             self.env = _module().parallel_env(
                 scenario=scenario,
                 agent_conf=factorisation,
@@ -69,14 +70,14 @@ class MultiAgentMujoco:
                 **self.options,
             )
         env = self.env
-        # Some of Pusher's joints share a label, by which the library sorts, and are otherwise in
-        # the order of a set: another one in every copy of the world.
+        # The library sorts joints by label. Some joints of Pusher share a label and would be in the
+        # order of a set, which differs between processes.
         for lists in getattr(env, "k_dicts", ()):
             for nodes in lists.values():
                 nodes.sort(key=lambda node: (node.label, node.act_ids))
         self.agents: list[str] = list(env.possible_agents)
         boxes = [env.action_space(agent) for agent in self.agents]
-        # Centre and half of the task's bounds: a in [-1, 1] becomes centre + a · half.
+        # Centre and half the width of the task's bounds: a in [-1, 1] becomes centre + a · half.
         self.bounds = [((box.high + box.low) / 2, (box.high - box.low) / 2) for box in boxes]
         sizes = tuple(box.shape[0] for box in boxes)
         self.avail = np.arange(max(sizes)) < np.array(sizes)[:, None]
@@ -100,33 +101,34 @@ class MultiAgentMujoco:
 
     def reset(self, seed: int) -> Observation:
         """Begin an episode."""
-        seen, _ = self.env.reset(seed=seed)
-        return self._observation(seen)
+        observations, _ = self.env.reset(seed=seed)
+        return self._observation(observations)
 
     def step(self, action: np.ndarray) -> TimeStep:
-        """One step of the task; `action`: `[agent, action]` in [-1, 1]."""
+        """One step of the task; `action`: `[agent, dimension]` in [-1, 1]."""
         actions = {
             agent: centre + action[i, : len(half)] * half
             for i, (agent, (centre, half)) in enumerate(zip(self.agents, self.bounds, strict=True))
         }
-        seen, rewards, terminations, truncations, _ = self.env.step(actions)
-        observation = self._observation(seen)
-        one = self.agents[0]  # The others' are the same.
+        observations, rewards, terminations, truncations, _ = self.env.step(actions)
+        observation = self._observation(observations)
+        first = self.agents[0]  # All agents have the same flags.
         return TimeStep(
             observation,
             np.array([rewards[agent] for agent in self.agents], np.float32),
-            np.bool_(terminations[one]),
-            np.bool_(truncations[one] and not terminations[one]),
+            np.bool_(terminations[first]),
+            np.bool_(truncations[first] and not terminations[first]),
             observation,
         )
 
     def render(self) -> np.ndarray:
-        """The task's own camera, drawn without a display; `UserError` where there is no way to."""
+        """The image of the task's own camera, without a display. Raises `UserError` if MuJoCo
+        cannot draw here."""
         if not (os.environ.get("MUJOCO_GL") or os.environ.get("DISPLAY")):
             os.environ["MUJOCO_GL"] = "egl"
         try:
             return np.asarray(self.env.render(), np.uint8)
-        except Exception as error:  # Each backend fails in its own way.
+        except Exception as error:  # Backends raise anything.
             text = " ".join(str(error).split())
             backend = os.environ.get("MUJOCO_GL", "glfw")
             raise UserError(
@@ -135,36 +137,36 @@ class MultiAgentMujoco:
             ) from None
 
     def close(self) -> None:
-        """Let go of the task."""
+        """Close the task."""
         self.env.close()
 
-    def _observation(self, seen: dict[str, np.ndarray]) -> Observation:
+    def _observation(self, observations: dict[str, np.ndarray]) -> Observation:
         obs = np.zeros((len(self.agents), self.spec.obs), np.float32)
         for i, agent in enumerate(self.agents):
-            obs[i, : len(seen[agent])] = seen[agent]
+            obs[i, : len(observations[agent])] = observations[agent]
         return Observation(obs, np.asarray(self.env.state(), np.float32), self.avail)
 
 
 PACKAGES = ("gymnasium-robotics", "gymnasium", "mujoco")
-"""What decides the numbers, and is stamped into results."""
+"""Packages that affect results; their versions are written into every result."""
 
-OURS = ("scenario", "agent_conf", "render_mode")
-"""Arguments of `mamujoco_v1` that are set here."""
+RESERVED_OPTIONS = ("scenario", "agent_conf", "render_mode")
+"""Arguments of `mamujoco_v1` that the bridge sets."""
 
 
-def make(name: str, /, **options: Any) -> MultiAgentMujoco:
-    """The world of a robot and a factorisation, such as `Hopper-3x1`.
+def make_env(name: str, /, **options: Any) -> MultiAgentMujoco:
+    """The environment of a robot and a factorisation, such as `Hopper-3x1`.
 
-    Options: `agent_obsk`, to how many joints away an agent observes (1); all others are the
-    Gymnasium task's own, such as `forward_reward_weight`. Raises `UserError` for a name or option
-    that is none, and where gymnasium-robotics is not installed.
+    Options: `agent_obsk`, the distance in joints up to which an agent observes others (1); all
+    others are the Gymnasium task's own, such as `forward_reward_weight`. Raises `UserError` for an
+    unknown name or option, or if gymnasium-robotics is not installed.
     """
     scenario, _, factorisation = name.partition("-")
     if scenario not in SCENARIOS:
         raise nearest(scenario, SCENARIOS, what="MuJoCo robot")
-    for option in OURS:
+    for option in RESERVED_OPTIONS:
         if option in options:
-            raise UserError(f"mamujoco:{name}: {option} is no option; it is set here")
+            raise UserError(f"mamujoco:{name}: {option} is no option; the bridge sets it")
     agent_obsk = options.pop("agent_obsk", 1)
     if isinstance(agent_obsk, bool) or not isinstance(agent_obsk, int) or agent_obsk < 0:
         raise UserError(f"agent_obsk {agent_obsk!r} is not a whole number of 0 or more")
@@ -173,15 +175,15 @@ def make(name: str, /, **options: Any) -> MultiAgentMujoco:
     except UserError:
         raise
     except TypeError as error:
-        found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        if found is None:
-            raise refused(f"mamujoco:{name}", options, error) from None
-        option = found[1]
+        match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if match is None:
+            raise construction_error(f"mamujoco:{name}", options, error) from None
+        option = match[1]
         raise UserError(
             f"unknown option {option!r} of mamujoco:{name}; known are agent_obsk and those of "
             f"Gymnasium's {scenario}"
         ) from None
-    except Exception as error:  # The library raises no other kind for what it does not know.
+    except Exception as error:  # The library raises plain exceptions for unknown factorisations.
         if "UNKNOWN" not in str(error):
             versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
             raise UserError(
@@ -194,21 +196,21 @@ def make(name: str, /, **options: Any) -> MultiAgentMujoco:
 
 def _module() -> Any:
     try:
-        # On import it tells of other worlds' rewards.
+        # Importing it prints warnings about other environments.
         with redirect_stderr(io.StringIO()):
             from gymnasium_robotics import mamujoco_v1
     except ImportError as error:
         raise UserError(
-            f"mamujoco worlds need gymnasium-robotics and mujoco ({error}); "
+            f"mamujoco environments need gymnasium-robotics and mujoco ({error}); "
             "pip install 'perla[mujoco]'"
         ) from None
     return mamujoco_v1
 
 
 @contextmanager
-def _alone(scenario: str) -> Iterator[None]:
-    """Keep other processes out: of some robots the library writes a description to one place, reads
-    it and removes it."""
+def _exclusive(scenario: str) -> Iterator[None]:
+    """Lock out other processes while the library writes, reads and removes the description file of
+    a robot, which has the same path in all processes."""
     if not scenario.startswith("ManySegment"):
         yield
         return

@@ -1,6 +1,6 @@
-"""Packages that perla does without until somebody asks for their worlds.
+"""Optional packages, imported only for an environment that needs them.
 
-Worker processes import this: no JAX.
+Worker processes import this module, so it does not import JAX.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from perla.envs import makers
 from perla.errors import UserError, nearest
 
 
-def load(package: str, *, extra: str | None = None) -> ModuleType:
-    """An optional package, imported; `UserError` that says how to get it where it is missing.
-    `extra` is perla's name for it, where that is another."""
+def import_optional(package: str, *, extra: str | None = None) -> ModuleType:
+    """Import an optional `package`. Raises `UserError` with the pip command if it is missing.
+    `extra` is the name of perla's extra that installs it (default: the package's)."""
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # Some greet whoever imports them.
+        with contextlib.redirect_stdout(io.StringIO()):  # Some print a greeting when imported.
             return importlib.import_module(package)
     except ModuleNotFoundError as error:
         if error.name != package:
@@ -39,17 +39,17 @@ def version(package: str) -> str:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Those of `packages` that are installed under the name of their module, and their versions."""
-    found = {}
+    """The versions of those `packages` that are installed."""
+    installed = {}
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = version(package)
-    return found
+            installed[package] = version(package)
+    return installed
 
 
-def module(name: str, *, id: str) -> ModuleType:
-    """The module that the world `id` is to be found in; `UserError` where there is none, where it
-    needs another, and where it is one of Python's own."""
+def import_module(name: str, *, id: str) -> ModuleType:
+    """Import the module of the environment `id`. Raises `UserError` if it does not exist, needs a
+    missing package, or belongs to Python's standard library."""
     if not all(part.isidentifier() for part in name.split(".")):
         raise UserError(f"{id}: {name!r} is no module; expected a name such as package.module")
     makers.check_module(id, name)
@@ -66,12 +66,13 @@ def module(name: str, *, id: str) -> ModuleType:
     known = [f"{package}.{one.name}" for one in pkgutil.iter_modules(folder)]
     if known:
         raise nearest(missing, known, what="module")
-    raise UserError(f"{id}: there is no module {missing!r} here; install it, or mend its name")
+    raise UserError(f"{id}: there is no module {missing!r}; install it, or correct its name")
 
 
-def refused(id: str, options: Mapping[str, Any], error: Exception) -> UserError:
-    """The error for a world that cannot be made with these `options`, and why."""
+def construction_error(id: str, options: Mapping[str, Any], error: Exception) -> UserError:
+    """The error for an environment that cannot be made with these `options`."""
     text = " ".join(str(error).split()) or type(error).__name__
-    text = text.partition(" was raised from the environment creator")[0]  # All that it was given.
-    given = ", ".join(f"{name}={value}" for name, value in options.items())
-    return UserError(f"{id} cannot be made{f' with {given}' if given else ''}: {text}")
+    # Gymnasium appends a list of all arguments.
+    text = text.partition(" was raised from the environment creator")[0]
+    arguments = ", ".join(f"{name}={value}" for name, value in options.items())
+    return UserError(f"{id} cannot be made{f' with {arguments}' if arguments else ''}: {text}")

@@ -1,7 +1,7 @@
-"""PettingZoo's environments, whose agents act at once: `pettingzoo:mpe2.simple_spread_v3`.
+"""PettingZoo's parallel environments: `pettingzoo:mpe2.simple_spread_v3`.
 
-What follows the colon is a module with a function `parallel_env`, or with `env` alone, if its
-agents' turns can be played at once. `tests/test_pettingzoo.py` steps both side by side.
+The name is a module with a function `parallel_env`, or with a function `env` whose environment can
+be converted to a parallel one. `tests/test_pettingzoo.py` compares with the original step by step.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ EXAMPLES = {
     "pettingzoo.sisl.pursuit_v5": "pursuers surround evaders",
     "pettingzoo.sisl.multiwalker_v9": "walkers carry a package together; continuous",
 }
-"""Names of worlds, and what they are. Some need packages of their own."""
+"""Names of environments, with a description. Some need packages of their own."""
 
 COMPETITIVE = {
     "simple_adversary", "simple_crypto", "simple_push", "simple_tag", "simple_world_comm",
@@ -42,19 +42,18 @@ COMPETITIVE = {
     "ice_hockey", "maze_craze", "othello", "pong", "quadrapong", "space_war", "surround",
     "tennis", "video_checkers", "volleyball_pong", "warlords",
 }  # fmt: skip
-"""Worlds of PettingZoo that set their agents against each other."""
+"""Competitive environments of PettingZoo."""
 
 
 class PettingZoo:
-    """A parallel environment of PettingZoo, a [`HostEnv`][perla.envs.protocol.HostEnv].
+    """A parallel environment of PettingZoo as a [`HostEnv`][perla.envs.protocol.HostEnv].
 
-    `limit` is the number of steps after which an episode is truncated, found in the environment by
-    default. With `reward` "common" every agent earns the sum of all agents' rewards. Whoever leaves
-    while others go on is no longer `alive`; `mortal` false says that nobody does, and it is a fault
-    if somebody does nevertheless. `state` says what the global state is: "own", what the
-    environment's `state()` returns; "observations", these one after another; by default the former
-    where it is offered. Legal moves are those of `action_mask`, in the observation or the info.
-    Raises `UserError` for spaces that are no numbers.
+    `limit` is the number of steps after which an episode is truncated; by default it is read from
+    the environment. With `reward` "common" every agent receives the sum of all agents' rewards. An
+    agent that leaves while others stay is no longer `alive`; with `mortal` false this is an error.
+    The global `state` is "own", the environment's `state()`, or "observations", the concatenated
+    observations; by default the former if the environment has it. The action mask is `action_mask`
+    in the observation or the info. Raises `UserError` if a space is not numeric.
     """
 
     def __init__(
@@ -69,22 +68,20 @@ class PettingZoo:
         rules: Mapping[str, Any] | None = None,
     ) -> None:
         self.env = env
-        self.agents: list[Any] = list(_possible(id, env))
+        self.agents: list[Any] = list(_possible_agents(id, env))
         self.spaces = spaces.Spaces(
             id,
             [str(agent) for agent in self.agents],
             [env.observation_space(agent) for agent in self.agents],
             [env.action_space(agent) for agent in self.agents],
         )
-        bare = env.unwrapped
-        limit = spaces.limit(id, limit, bare, getattr(bare, "env", None))
+        inner = env.unwrapped
+        limit = spaces.limit(id, limit, inner, getattr(inner, "env", None))
         self.mortal = convert(mortal, bool, name=f"{id}: mortal")
         self.time = 0
-        self.living = dict.fromkeys(self.agents, True)
-        """Who takes part."""
-        self.offers = False
+        self.alive = dict.fromkeys(self.agents, True)
         self.env.reset(seed=0)
-        self.offers = _offers(id, env, state)
+        self.has_state = _has_state(id, env, state)
         first = self.reset(0)
         self.spec = Spec(
             id=id,
@@ -97,9 +94,9 @@ class PettingZoo:
             rules={
                 "reward": reward,
                 "limit": limit,
-                "state": "own" if self.offers else "observations",
+                "state": "own" if self.has_state else "observations",
                 **(rules or {}),
-                **optional.versions("pettingzoo", type(bare).__module__.partition(".")[0]),
+                **optional.versions("pettingzoo", type(inner).__module__.partition(".")[0]),
             },
             continuous=self.spaces.continuous,
             mortal=self.mortal,
@@ -107,103 +104,111 @@ class PettingZoo:
 
     def reset(self, seed: int) -> Observation:
         """Begin an episode."""
-        seen, infos = self.env.reset(seed=seed)
+        observations, infos = self.env.reset(seed=seed)
         self.time = 0
-        self.living = {agent: agent in self.env.agents for agent in self.agents}
+        self.alive = {agent: agent in self.env.agents for agent in self.agents}
         self._check_mortal()
-        return self._observation(seen, infos)
+        return self._observation(observations, infos)
 
     def step(self, action: np.ndarray) -> TimeStep:
         """One step of the environment."""
         actions = {
-            agent: act.theirs(a)
-            for agent, act, a in zip(self.agents, self.spaces.acts, action, strict=True)
+            agent: act.to_native(a)
+            for agent, act, a in zip(self.agents, self.spaces.agent_actions, action, strict=True)
             if agent in self.env.agents
         }
-        seen, rewards, terminations, truncations, infos = self.env.step(actions)
+        observations, rewards, terminations, truncations, infos = self.env.step(actions)
         self.time += 1
-        going = [
+        terminated = self._update_alive(terminations, truncations)
+        observation = self._observation(observations, infos)
+        reward = np.array([rewards.get(agent, 0.0) for agent in self.agents], np.float32)
+        if self.spec.reward == "common":
+            reward = np.full_like(reward, reward.sum())
+        truncated = self.time == self.spec.limit and not terminated
+        return TimeStep(observation, reward, np.bool_(terminated), np.bool_(truncated), observation)
+
+    def _update_alive(
+        self, terminations: Mapping[Any, bool], truncations: Mapping[Any, bool]
+    ) -> bool:
+        """Update `alive` after a step; return True if the episode has terminated.
+
+        Raises `ValueError` if the environment truncates the episode before its limit, or if an
+        agent joins or, where `mortal` is false, leaves during the episode.
+        """
+        staying = [
             agent
-            for agent, lives in self.living.items()
-            if lives
+            for agent, alive in self.alive.items()
+            if alive
             and not terminations.get(agent, False)
             and (agent in self.env.agents or truncations.get(agent, False))
         ]
-        cut = [agent for agent in going if truncations.get(agent, False)]
-        ended = not going
-        over = ended or len(cut) == len(going)
-        if not over:
-            # Who is cut while others go on has left, as if it had come to its end.
-            going = [agent for agent in going if agent not in cut]
-            if any(agent not in self.living for agent in self.env.agents) or any(
-                not self.living[agent] and agent in self.env.agents for agent in self.agents
-            ):
+        truncated = [agent for agent in staying if truncations.get(agent, False)]
+        terminated = not staying
+        ended = terminated or len(truncated) == len(staying)
+        if not ended:
+            # An agent that is truncated while others stay has left, as if it had terminated.
+            staying = [agent for agent in staying if agent not in truncated]
+            if any(not self.alive.get(agent, False) for agent in self.env.agents):
                 raise ValueError(f"{self.spec.id}: an agent joins in the middle of an episode")
-        last = self.time == self.spec.limit
-        if over and not ended and not last:
-            raise spaces.cut(self.spec.id, self.time, int(self.spec.limit or 0))
-        if self.mortal or not over:
-            self.living = {agent: agent in going for agent in self.agents}
+        if ended and not terminated and self.time != self.spec.limit:
+            raise spaces.early_truncation(self.spec.id, self.time, int(self.spec.limit or 0))
+        if self.mortal or not ended:
+            self.alive = {agent: agent in staying for agent in self.agents}
         self._check_mortal()
-        observation = self._observation(seen, infos)
-        each = np.array([rewards.get(agent, 0.0) for agent in self.agents], np.float32)
-        if self.spec.reward == "common":
-            each = np.full_like(each, each.sum())
-        return TimeStep(
-            observation, each, np.bool_(ended), np.bool_(last and not ended), observation
-        )
+        return terminated
 
     def render(self) -> np.ndarray:
-        """The environment's own picture; `UserError` where it has none."""
-        return spaces.picture(self.spec.id, self.env.render)
+        """The environment's own image. Raises `UserError` if it has none."""
+        return spaces.check_picture(self.spec.id, self.env.render)
 
     def close(self) -> None:
-        """Let go of the environment."""
+        """Close the environment."""
         self.env.close()
 
-    def _observation(self, seen: Mapping[Any, Any], infos: Mapping[Any, Any]) -> Observation:
-        living = np.array(list(self.living.values()))
+    def _observation(
+        self, observations: Mapping[Any, Any], infos: Mapping[Any, Any]
+    ) -> Observation:
         return self.spaces.observation(
-            [seen[agent] if lives else None for agent, lives in self.living.items()],
+            [observations[agent] if alive else None for agent, alive in self.alive.items()],
             [infos.get(agent, {}).get("action_mask") for agent in self.agents],
-            self.env.state() if self.offers else None,
-            living if self.mortal else None,
+            self.env.state() if self.has_state else None,
+            np.array(list(self.alive.values())) if self.mortal else None,
         )
 
     def _check_mortal(self) -> None:
-        if not self.mortal and not all(self.living.values()):
-            left = next(agent for agent, lives in self.living.items() if not lives)
+        if not self.mortal and not all(self.alive.values()):
+            left = next(agent for agent, alive in self.alive.items() if not alive)
             raise ValueError(
-                f"{left} has left while others go on; --env-option mortal=true allows for that"
+                f"{left} has left while others go on; set --env-option mortal=true to allow it"
             )
 
 
-def make(name: str, /, **options: Any) -> PettingZoo:
+def make_env(name: str, /, **options: Any) -> PettingZoo:
     """The environment of the module `name`, such as `mpe2.simple_spread_v3`.
 
-    Options: `limit`, `reward` (`individual` or `common`), `mortal` and `state`, see `PettingZoo`;
-    all others are the environment's own. Raises `UserError` for a module or option that is none,
-    where one that is needed is not installed, and for environments whose agents compete or take
-    turns.
+    Options: `limit`, `reward` (`individual` or `common`), `mortal` and `state` as in `PettingZoo`;
+    all others are the environment's own. Raises `UserError` for an unknown module or option, for a
+    missing package, and for environments whose agents compete or take turns.
     """
-    optional.load("pettingzoo")
+    optional.import_optional("pettingzoo")
     id = f"pettingzoo:{name}"
     if re.sub(r"_v\d+$", "", name.rpartition(".")[2]) in COMPETITIVE:
-        raise UserError(f"{id} sets its agents against each other, and learners here cooperate")
-    module = optional.module(name, id=id)
+        raise UserError(f"{id} sets its agents against each other, but learners here cooperate")
+    module = optional.import_module(name, id=id)
     if "render_mode" in options:
-        raise UserError(f"{id}: render_mode is no option; whoever asks for a picture gets one")
-    ours = {name: options[name] for name in OURS if name in options}
-    own = {name: value for name, value in options.items() if name not in ours}
-    return PettingZoo(id, _built(id, module, own), **ours, rules={"options": own})
+        raise UserError(f"{id}: render_mode is no option; it is always rgb_array")
+    bridge_options = {name: options[name] for name in BRIDGE_OPTIONS if name in options}
+    env_options = {name: options[name] for name in options if name not in BRIDGE_OPTIONS}
+    env = _build(id, module, env_options)
+    return PettingZoo(id, env, **bridge_options, rules={"options": env_options})
 
 
-OURS = ("limit", "reward", "mortal", "state")
-"""Options that are not the environment's."""
+BRIDGE_OPTIONS = ("limit", "reward", "mortal", "state")
+"""Options of the bridge; all others are the environment's."""
 
 
 def parallel(id: str, env: Any) -> Any:
-    """`env`, made parallel if it is written in turns; `UserError` if they cannot be at once."""
+    """`env` as a parallel environment. Raises `UserError` if its agents must take turns."""
     from pettingzoo.utils.conversions import aec_to_parallel
     from pettingzoo.utils.env import AECEnv
 
@@ -214,7 +219,7 @@ def parallel(id: str, env: Any) -> Any:
     return aec_to_parallel(env)
 
 
-def _built(id: str, module: ModuleType, options: dict[str, Any]) -> Any:
+def _build(id: str, module: ModuleType, options: dict[str, Any]) -> Any:
     function = getattr(module, "parallel_env", None) or getattr(module, "env", None)
     if function is None:
         raise UserError(f"{id}: the module has neither parallel_env nor env")
@@ -234,27 +239,27 @@ def _built(id: str, module: ModuleType, options: dict[str, Any]) -> Any:
             return build()
     except UserError:
         raise
-    except Exception as error:  # Each environment refuses in its own way.
-        raise optional.refused(id, options, error) from None
+    except Exception as error:  # Environments raise anything for bad arguments.
+        raise optional.construction_error(id, options, error) from None
 
 
-def _possible(id: str, env: Any) -> list[Any]:
+def _possible_agents(id: str, env: Any) -> list[Any]:
     agents = getattr(env, "possible_agents", None)
     if not agents:
-        raise UserError(f"{id} does not say which agents there may be: it lacks possible_agents")
+        raise UserError(f"{id} does not list its agents: it lacks possible_agents")
     return list(agents)
 
 
-def _offers(id: str, env: Any, wanted: Any) -> bool:
-    """Whether the global state is the environment's own."""
-    if wanted not in (None, "own", "observations"):
-        raise nearest(str(wanted), ("own", "observations"), what=f"state of {id}")
-    if wanted == "observations":
+def _has_state(id: str, env: Any, option: Any) -> bool:
+    """True if the global state is the environment's own, by the option `state`."""
+    if option not in (None, "own", "observations"):
+        raise nearest(str(option), ("own", "observations"), what=f"state of {id}")
+    if option == "observations":
         return False
     try:
         env.state()
-    except (NotImplementedError, AttributeError):  # The base class, and wrappers, say so thus.
-        if wanted == "own":
+    except (NotImplementedError, AttributeError):  # Raised by the base class and by wrappers.
+        if option == "own":
             raise UserError(f"{id} offers no state() of its own") from None
         return False
     return True

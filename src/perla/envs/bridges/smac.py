@@ -1,8 +1,7 @@
-"""StarCraft II's skirmishes: SMAC, SMACv2 and SMAClite, and whatever else has their interface.
+"""SMAC, SMACv2 and SMAClite, and other environments with the interface `MultiAgentEnv`.
 
-The three share `MultiAgentEnv`, and so does many a world that was written for PyMARL: masks of
-actions, a state, a team's reward, `battle_won`. What is added is what learners ask for: who is
-alive, and whether an episode ended by itself or was cut.
+Many environments written for PyMARL have this interface: action masks, a state, a common reward,
+`battle_won`. The bridge adds the `alive` mask, and distinguishes termination from truncation.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ EXAMPLES = {
     "MMM2": "1 medivac, 2 marauders and 7 marines against 1 marauder and 1 marine more",
     "corridor": "6 zealots against 24 zerglings",
 }
-"""Maps of SMAC, and who meets whom."""
+"""Maps of SMAC, with the units of both sides."""
 
 TEAMS: dict[str, dict[str, Any]] = {
     "10gen_terran": {
@@ -56,11 +55,11 @@ TEAMS: dict[str, dict[str, Any]] = {
         "exception_unit_types": ["baneling"],
     },
 }
-"""Maps of SMACv2, and how it draws their teams: the units, how likely each is, and those that no
-team consists of alone."""
+"""Maps of SMACv2 and the distribution of their teams: the types of units, their probabilities, and
+the types that cannot make up a whole team."""
 
 SMACV2 = {"obs_own_pos": True, "use_unit_ranges": True}
-"""Where SMACv2's published settings are not the defaults of its constructor."""
+"""Published settings of SMACv2 that differ from its constructor's defaults."""
 
 LIMITS = {
     "10m_vs_11m": 150,
@@ -76,23 +75,23 @@ LIMITS = {
     "bane_vs_bane": 200,
     "corridor": 400,
 }
-"""Maps of SMAClite, and the steps after which SMAC cuts an episode on the map of that name, for
-SMAClite has no such limit of its own."""
+"""Time limits of SMAClite's maps: those of SMAC's maps of the same name, because SMAClite has none
+of its own."""
 
 INTERFACE = ("get_env_info", "get_obs", "get_state", "get_avail_actions", "reset", "step")
-"""What a world must have to be played through this bridge."""
+"""Methods that an environment needs for this bridge."""
 
 INFO = ("n_agents", "n_actions", "obs_shape", "state_shape", "episode_limit")
-"""What its `get_env_info` must tell."""
+"""Keys that its `get_env_info` must return."""
 
 
-class Skirmish:
-    """A world with the interface `MultiAgentEnv`, as a [`HostEnv`][perla.envs.protocol.HostEnv].
+class SMAC:
+    """A `MultiAgentEnv` as a [`HostEnv`][perla.envs.protocol.HostEnv].
 
-    An agent that has no action but the first, which is to do nothing, is dead. Where the world says
-    `episode_limit`, or goes on at its limit, the episode was cut; where it says no more than that
-    it has ended, it has terminated. `restart` makes the world anew with a seed, where it takes one
-    at no other time: this is done once, before the first episode.
+    An agent is dead if only its first action, the no-op, is available. An episode is truncated if
+    the environment reports `episode_limit`, or has not ended at its limit; any other end is a
+    termination. `restart` recreates an environment that takes a seed in its constructor only; it is
+    called once, with the first episode's seed.
     """
 
     def __init__(
@@ -105,7 +104,7 @@ class Skirmish:
         self.env, self.restart = env, restart
         info = env.get_env_info()
         if missing := [name for name in INFO if name not in info]:
-            raise UserError(f"{id}: get_env_info tells no {', '.join(missing)}")
+            raise UserError(f"{id}: get_env_info lacks {', '.join(missing)}")
         agents, actions = int(info["n_agents"]), int(info["n_actions"])
         self.seeded = "seed" in inspect.signature(env.reset).parameters
         seeded = "every episode" if self.seeded else "first episode" if restart else "never"
@@ -122,13 +121,13 @@ class Skirmish:
         )
 
     def reset(self, seed: int) -> Observation:
-        """Begin an episode. `Spec.rules["seeded"]` says which episodes follow from `seed`."""
+        """Begin an episode. `Spec.rules["seeded"]` says which episodes depend on `seed` alone."""
         if self.restart is not None:
             self.env.close()
             self.env, self.restart = self.restart(seed), None
             try:
                 self.env.reset()
-            except Exception as error:  # The game, its maps and its connection, each in its way.
+            except Exception as error:  # The game, its maps and its connection raise anything.
                 raise UserError(
                     f"{self.spec.id}: StarCraft II does not start ({_line(error)})"
                 ) from None
@@ -138,41 +137,41 @@ class Skirmish:
         return self._observation()
 
     def step(self, action: np.ndarray) -> TimeStep:
-        """One step of all agents; `action`: `[agent]`, none of them masked."""
-        # Worlds for PyMARL return three things, and those that follow Gymnasium five.
+        """One step of all agents; `action`: `[agent]`, available actions only."""
+        # PyMARL's environments return three values, those that follow Gymnasium five.
         _, reward, *ends, info = (None, *self.env.step([int(a) for a in action]))[-5:]
         self.time += 1
         if self._breakdowns() != self.breakdowns:
-            raise RuntimeError("StarCraft II failed, and its interface has started it again")
+            raise RuntimeError("StarCraft II failed, and its interface has restarted it")
         limited = bool(info.get("episode_limit"))
         terminated = bool(ends[0]) and not limited
-        cut = limited or any(ends[1:]) or self.time == self.spec.limit
+        truncated = limited or any(ends[1:]) or self.time == self.spec.limit
         observation = self._observation()
         return TimeStep(
             observation,
             np.full(self.spec.agents, float(reward), np.float32),
             np.bool_(terminated),
-            np.bool_(cut and not terminated),
+            np.bool_(truncated and not terminated),
             observation,
             np.float32(info["battle_won"]) if "battle_won" in info else None,
         )
 
     def render(self) -> np.ndarray:
-        """The world's own picture; `UserError` where it has none."""
+        """The environment's own image. Raises `UserError` if it has none."""
         try:
-            modes = "mode" in inspect.signature(self.env.render).parameters
-            picture = self.env.render(**({"mode": "rgb_array"} if modes else {}))
-            return np.asarray(picture, np.uint8).reshape(*np.shape(picture)[:2], 3)
-        except Exception as error:  # Whatever a world without a picture does.
+            takes_mode = "mode" in inspect.signature(self.env.render).parameters
+            image = self.env.render(**({"mode": "rgb_array"} if takes_mode else {}))
+            return np.asarray(image, np.uint8).reshape(*np.shape(image)[:2], 3)
+        except Exception as error:  # Environments without images raise anything.
             raise UserError(f"{self.spec.id}: cannot be drawn here ({_line(error)})") from None
 
     def close(self) -> None:
-        """Let go of the world, and of the game."""
+        """Close the environment and the game."""
         self.env.close()
 
     def _breakdowns(self) -> int:
-        """How often the interface had to start the game again: what it says of an episode that
-        ended so is that it terminated."""
+        """Number of times that the interface has restarted the game. It reports an episode that
+        ends in this way as terminated."""
         return getattr(self.env, "force_restarts", 0)
 
     def _observation(self) -> Observation:
@@ -185,12 +184,13 @@ class Skirmish:
         )
 
 
-def make(name: str, /, **options: Any) -> Skirmish:
-    """The world of a map: `3s5z` is SMAC's, `v2-10gen_terran` SMACv2's, `lite-3s5z` SMAClite's.
+def make_env(name: str, /, **options: Any) -> SMAC:
+    """The environment of a map: `3s5z` of SMAC, `v2-10gen_terran` of SMACv2, `lite-3s5z` of
+    SMAClite.
 
-    Options are the constructor's own, such as `difficulty`; SMACv2's `units` and `enemies` (5 and
-    as many) and SMAClite's `limit` besides. Raises `UserError` for a map or an option that is none,
-    and where a package or StarCraft II is not installed.
+    Options are the constructor's own, such as `difficulty`; in SMACv2 also `units` (5) and
+    `enemies` (default: `units`), and in SMAClite also `limit`. Raises `UserError` for an unknown
+    map or option, or if a package or StarCraft II is not installed.
     """
     kind, hyphen, map_name = name.partition("-")
     if hyphen and kind == "v2":
@@ -202,16 +202,16 @@ def make(name: str, /, **options: Any) -> Skirmish:
     return _smac(f"smac:{name}", name, options)
 
 
-def _smac(id: str, map_name: str, options: dict[str, Any]) -> Skirmish:
-    world = _import("smac.env", id).StarCraft2Env
+def _smac(id: str, map_name: str, options: dict[str, Any]) -> SMAC:
+    constructor = _import("smac.env", id).StarCraft2Env
     maps = _import("smac.env.starcraft2.maps.smac_maps", id).get_smac_map_registry()
     if map_name not in maps:
         raise nearest(map_name, maps, what="map of SMAC")
-    arguments = _arguments(id, world, options)
-    return _starcraft(id, "smac", world, {"map_name": map_name, **arguments}, {})
+    arguments = _arguments(id, constructor, options)
+    return _starcraft(id, "smac", constructor, {"map_name": map_name, **arguments}, {})
 
 
-def _smacv2(id: str, map_name: str, options: dict[str, Any]) -> Skirmish:
+def _smacv2(id: str, map_name: str, options: dict[str, Any]) -> SMAC:
     package = _import("smacv2.env", id)
     if map_name not in TEAMS:
         raise nearest(map_name, TEAMS, what="map of SMACv2")
@@ -219,35 +219,40 @@ def _smacv2(id: str, map_name: str, options: dict[str, Any]) -> Skirmish:
     enemies = _count(id, "enemies", options.pop("enemies", units))
     arguments = SMACV2 | _arguments(id, package.StarCraft2Env, options, ("units", "enemies"))
 
-    def world(**arguments: Any) -> Any:
-        # The constructor writes into what it is given.
-        places = {"dist_type": "surrounded_and_reflect", "p": 0.5, "map_x": 32, "map_y": 32}
+    def constructor(**arguments: Any) -> Any:
+        # Made anew for each call, because the original constructor modifies it.
+        positions = {"dist_type": "surrounded_and_reflect", "p": 0.5, "map_x": 32, "map_y": 32}
         team = {"dist_type": "weighted_teams", "observe": True, **TEAMS[map_name]}
         capability = {"n_units": units, "n_enemies": enemies, "team_gen": team,
-                      "start_positions": places}  # fmt: skip
+                      "start_positions": positions}  # fmt: skip
         return package.StarCraftCapabilityEnvWrapper(capability_config=capability, **arguments)
 
-    # Teams and places come of generators of its own, which take no seed.
+    # Teams and positions come from generators that take no seed.
     seeded = "first episode, but its teams and places"
-    chosen = {"units": units, "enemies": enemies, "seeded": seeded}
-    return _starcraft(id, "smacv2", world, {"map_name": map_name, **arguments}, chosen)
+    rules = {"units": units, "enemies": enemies, "seeded": seeded}
+    return _starcraft(id, "smacv2", constructor, {"map_name": map_name, **arguments}, rules)
 
 
 def _starcraft(
     id: str,
     package: str,
-    world: Callable[..., Any],
+    constructor: Callable[..., Any],
     arguments: dict[str, Any],
-    chosen: dict[str, Any],
-) -> Skirmish:
-    """A world of the game, which `reset` starts."""
-    # Only then does the interface say that an episode was cut; it changes nothing else.
-    told = {**arguments, "continuing_episode": True}
-    rules = {**arguments, **chosen, package: _version(package), "game": _game(id)}
-    return Skirmish(id, world(**told), rules, lambda seed: world(**told, seed=seed))
+    rules: dict[str, Any],
+) -> SMAC:
+    """An environment of StarCraft II; its first `reset` starts the game."""
+    # Makes the interface report truncations; it changes nothing else.
+    all_arguments = {**arguments, "continuing_episode": True}
+    rules = {**arguments, **rules, package: _version(package), "game": _game(id)}
+    return SMAC(
+        id,
+        constructor(**all_arguments),
+        rules,
+        lambda seed: constructor(**all_arguments, seed=seed),
+    )
 
 
-def _smaclite(id: str, map_name: str, options: dict[str, Any]) -> Skirmish:
+def _smaclite(id: str, map_name: str, options: dict[str, Any]) -> SMAC:
     package = _import("smaclite.env", id)
     presets = _import("smaclite.env.maps.map", id).MapPreset
     maps = {preset.value.name: preset.value for preset in presets}
@@ -258,14 +263,14 @@ def _smaclite(id: str, map_name: str, options: dict[str, Any]) -> Skirmish:
         if option not in known:
             raise nearest(option, known, what=f"option of {id}")
     limit = _count(id, "limit", options.pop("limit", LIMITS.get(map_name)))
-    with redirect_stdout(None):  # It prints, for every copy, how it avoids collisions.
+    with redirect_stdout(None):  # Each environment prints how it avoids collisions.
         env = package.SMACliteEnv(maps[map_name], render_mode="rgb_array", **options)
     rules = {"map_name": map_name, "limit": limit, **options, "smaclite": _version("smaclite")}
-    return Skirmish(id, _Lite(env, limit), rules)
+    return SMAC(id, _Lite(env, limit), rules)
 
 
 class _Lite:
-    """SMAClite's world with what its interface lacks."""
+    """A SMAClite environment with the missing parts of the interface `MultiAgentEnv`."""
 
     def __init__(self, env: Any, limit: int) -> None:
         self.env, self.limit = env, limit
@@ -274,31 +279,32 @@ class _Lite:
         return getattr(self.env, name)
 
     def get_env_info(self) -> dict[str, int]:
-        """The sizes."""
+        """Sizes and the time limit, by the keys `INFO`."""
         env = self.env
         sizes = (env.n_agents, env.n_actions, env.obs_size, env.state_size, self.limit)
         return dict(zip(INFO, sizes, strict=True))
 
     def reset(self, seed: int) -> None:
-        """Begin an episode, whose state does not hold the last actions of the one before."""
+        """Begin an episode, and clear the last actions of the previous one, which SMAClite keeps in
+        the state."""
         self.env.last_actions = np.zeros_like(self.env.last_actions)
         self.env.reset(seed=seed)
 
 
-def like(made: Any) -> bool:
-    """Whether `made` is a world with this interface, or was meant to be."""
-    return all(callable(getattr(made, name, None)) for name in INTERFACE[1:4])
+def has_interface(env: Any) -> bool:
+    """True if `env` has at least the characteristic methods of a `MultiAgentEnv`."""
+    return all(callable(getattr(env, name, None)) for name in INTERFACE[1:4])
 
 
-def own(id: str, made: Any, options: Mapping[str, Any]) -> Skirmish:
-    """A user's world with this interface, made with `options`; `UserError` for what it lacks."""
-    missing = [name for name in INTERFACE if not callable(getattr(made, name, None))]
+def wrap(id: str, env: Any, options: Mapping[str, Any]) -> SMAC:
+    """A user's `MultiAgentEnv`, made with `options`. Raises `UserError` for missing methods."""
+    missing = [name for name in INTERFACE if not callable(getattr(env, name, None))]
     if missing:
         raise UserError(
-            f"{id} returns a world with get_avail_actions, a MultiAgentEnv, which lacks "
+            f"{id} returns an environment with get_avail_actions, a MultiAgentEnv, which lacks "
             f"{', '.join(missing)}"
         )
-    return Skirmish(id, made, options)
+    return SMAC(id, env, options)
 
 
 PACKAGES = {
@@ -306,14 +312,14 @@ PACKAGES = {
     "smacv2": "git+https://github.com/oxwhirl/smacv2.git",
     "smaclite": "git+https://github.com/uoe-agents/smaclite.git",
 }
-"""Where the packages are had from; what PyPI calls smac is another project."""
+"""Sources of the packages; `smac` on PyPI is another project."""
 
 
 def _import(module: str, id: str) -> Any:
     package = module.partition(".")[0]
     try:
         return importlib.import_module(module)
-    except Exception as error:  # With a protobuf that is too new for SMAC it is a TypeError.
+    except Exception as error:  # A protobuf that is too new for SMAC raises a TypeError.
         raise UserError(
             f"{id} needs {package} ({_line(error)}); pip install {PACKAGES[package]}"
         ) from None
@@ -324,7 +330,7 @@ def _line(error: Exception) -> str:
 
 
 def _version(package: str) -> str:
-    """Of a package that may have been put on the path rather than installed."""
+    """The version of a package, which may be on the path without being installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -332,7 +338,7 @@ def _version(package: str) -> str:
 
 
 def _game(id: str) -> str:
-    """The newest StarCraft II that is installed."""
+    """The version of the newest StarCraft II that is installed."""
     folder = Path(os.environ.get("SC2PATH", "~/StarCraftII")).expanduser()
     versions = sorted(path.name for path in folder.glob("Versions/Base*"))
     if not versions:
@@ -342,24 +348,25 @@ def _game(id: str) -> str:
         )
     if not (folder / "Maps" / "SMAC_Maps").is_dir():
         raise UserError(
-            f"{id} needs SMAC's maps, which are not in {folder}: unpack SMAC_Maps.zip, of SMAC's "
+            f"{id} needs SMAC's maps, which are not in {folder}: unpack SMAC_Maps.zip, from SMAC's "
             "releases, in its folder Maps"
         )
     return versions[-1]
 
 
 def _arguments(
-    id: str, world: Any, options: Mapping[str, Any], more: Iterable[str] = ()
+    id: str, cls: Any, options: Mapping[str, Any], more: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """`options` as arguments of a constructor; `more` are known and none of its own."""
-    parameters = inspect.signature(world.__init__).parameters
-    decided = {"self", "map_name", "seed", "continuing_episode", "capability_config"}
+    """`options` as arguments of the constructor of `cls`. Raises `UserError` for an unknown option;
+    `more` are further options to suggest."""
+    parameters = inspect.signature(cls.__init__).parameters
+    reserved = {"self", "map_name", "seed", "continuing_episode", "capability_config"}
     known = {name: parameter.default for name, parameter in parameters.items()}
     arguments = {}
     for option, value in options.items():
-        if option not in known or option in decided:
-            raise nearest(option, {*known, *more} - decided, what=f"option of {id}")
-        # Difficulties are digits and letters, and what is written as a digit arrives as a number.
+        if option not in known or option in reserved:
+            raise nearest(option, {*known, *more} - reserved, what=f"option of {id}")
+        # Difficulties are digits or letters, and a digit on the command line arrives as a number.
         arguments[option] = str(value) if isinstance(known[option], str) else value
     return arguments
 

@@ -1,11 +1,12 @@
-"""Many copies of a host world, stepped side by side in processes of their own.
+"""A pool of host environments, stepped in worker processes.
 
-The processes share memory for all that they see and do, so that a message is a few bytes whatever
-the observations are. Each steps several copies of every group: while one group steps, the actions
-of another can be computed.
+Actions, observations and rewards are in shared memory, so that a message is a few bytes whatever
+the size of the observations. Each worker steps several environments of every group: while one
+group steps, the actions of another can be computed.
 
-Gymnasium's `AsyncVectorEnv` is for one agent, a process for each copy, and ends the run where a
-copy fails; stable-baselines3's is alike. What matters here is the opposite of each.
+Gymnasium's `AsyncVectorEnv` and stable-baselines3's `SubprocVecEnv` are for single agents, use one
+process per environment, and end the run when an environment fails. This pool does the opposite of
+each.
 """
 
 from __future__ import annotations
@@ -30,41 +31,43 @@ from perla.envs.processes.worker import (
     Entropy,
     Factory,
     Fault,
-    Memory,
     Share,
-    check,
-    line,
-    place,
-    put,
+    SharedArrays,
+    check_values,
+    describe_error,
+    select,
     serve,
+    write_observation,
 )
 from perla.envs.protocol import HostEnv, Observation, Spec, TimeStep
 from perla.errors import UserError
 
 STEP_SECONDS = 60.0
-"""A step, or an episode's beginning, that takes longer has hung."""
+"""Longest time for a step or a reset; a worker that takes longer is killed."""
 START_SECONDS = 120.0
-"""The same where the process has yet to start, and the world to be made."""
+"""Longest time for the first answer, which includes starting the process and making the
+environments."""
 CLOSE_SECONDS = 5.0
-"""The same where a copy is let go of."""
+"""Longest time for closing one environment."""
 RESTARTS = 10
-"""Faults of a run that are survived."""
+"""Faults that a run survives."""
 
 Say = Callable[[str], None]
 
 
 class Pool:
-    """Groups of copies of one world, each group stepped on its own.
+    """Groups of environments in worker processes; each group is stepped on its own.
 
-    `groups` holds the names of each group's copies; `alive` says whether observations tell which
-    agents take part; `workers` how many processes there are at most. `reset` and `step` begin
-    something in a group and return at once; `receive` waits for it. Neither a copy's process nor
-    its company changes anything: what happens in an episode follows from the copy's entropy, the
-    episode's number and the actions.
+    `groups` holds the names of each group's environments. `alive` says whether observations have
+    an `alive` mask. `workers` is the largest number of processes. `reset` and `step` start the
+    work and return at once; `receive` waits for its result. An episode depends on the
+    environment's entropy, the episode's number and the actions only, not on the worker or on the
+    other environments.
 
-    Where a copy raises, or returns what its `Spec` does not promise, that copy is made anew; where
-    a process dies or takes longer than `step_seconds` over one step, all its copies are. `say` is
-    told which, and at which step. After `restarts` such faults the next is a `UserError`.
+    If an environment raises or breaks the contract of its `Spec`, it is recreated. If a process
+    dies or takes longer than `step_seconds` for one step, all its environments are. `say` is
+    called with a message that names the environment and the step. After `restarts` such faults
+    the next one raises `UserError`.
     """
 
     def __init__(
@@ -88,22 +91,22 @@ class Pool:
         # Never fork: JAX's threads would be left behind with their locks held.
         self.context = multiprocessing.get_context("spawn")
         workers = max(1, min(workers, max(sizes)))
-        copies = int(bounds[-1])
-        self.memory = Memory(self.context, spec, copies, workers, alive)
-        self.lost = np.zeros(copies, bool)
-        """Copies whose episode was dropped since they were last received."""
+        num_envs = int(bounds[-1])
+        self.arrays = SharedArrays(self.context, spec, num_envs, workers, alive)
+        self.lost = np.zeros(num_envs, bool)
+        """Environments whose episode was dropped since the last `receive`."""
         self.entropy: dict[int, Entropy] = {}
         self.faults = 0
-        firsts = {group: copies.start for group, copies in enumerate(self.ranges)}
+        firsts = {group: indices.start for group, indices in enumerate(self.ranges)}
         self.workers = [
             _Worker(
                 self,
                 Share(
                     number,
                     {
-                        # Not the same workers get the smaller shares of all groups.
-                        group: _share(copies, (number + group) % workers, workers)
-                        for group, copies in enumerate(self.ranges)
+                        # Rotated, so that the smaller shares go to different workers.
+                        group: _share(indices, (number + group) % workers, workers)
+                        for group, indices in enumerate(self.ranges)
                     },
                     firsts,
                 ),
@@ -112,47 +115,48 @@ class Pool:
         ]
 
     def reset(self, group: int, entropy: Entropy) -> None:
-        """Let every copy of `group` begin an episode, whose chance follows from its `entropy`.
+        """Begin an episode in every environment of `group`, seeded by its words of `entropy`.
 
-        Raises `UserError` where there have been too many faults.
+        Raises `UserError` after too many faults.
         """
-        own = _slice(self.ranges[group])
-        self._settle(group)  # A process started anew may still be beginning the last's episodes.
-        self.memory.episode[own] = -1
-        self.lost[own] = False
+        rows = _slice(self.ranges[group])
+        self._wait_for(group)  # A restarted process may still be resetting after a fault.
+        self.arrays.episode[rows] = -1
+        self.lost[rows] = False
         self.entropy[group] = entropy
         for worker in self.workers:
             worker.send("begin", group, entropy)
 
     def step(self, group: int, action: np.ndarray, active: Bool[np.ndarray, " env"] | None = None):
-        """Let the `active` copies of `group` (all by default) make a transition, and those whose
-        episode it ends begin another. `action`: `[env, agent]` or `[env, agent, action]`."""
-        own = _slice(self.ranges[group])
-        self.memory.action[own] = self.spec.bounded(action)
-        self.memory.active[own] = True if active is None else active
-        self.memory.active[own] &= ~self.lost[own]
+        """Step the `active` environments of `group` (default: all) and reset those whose episode
+        ends. `action`: `[env, agent]` or `[env, agent, dimension]`."""
+        rows = _slice(self.ranges[group])
+        self.arrays.action[rows] = self.spec.bounded(action)
+        self.arrays.active[rows] = True if active is None else active
+        self.arrays.active[rows] &= ~self.lost[rows]
         for worker in self.workers:
             worker.send("step", group, None)
 
     def receive(self, group: int) -> tuple[TimeStep, Bool[np.ndarray, " env"]]:
-        """What became of the last `reset` (of which only `observation` means anything) or `step`,
-        `[env, ...]`, and the copies of which nothing is known, because their episode was dropped:
-        of them the `observation` is another episode's first, and the rest is nothing's.
+        """The result `[env, ...]` of the last `reset` or `step`, and the environments whose episode
+        was dropped after a fault.
 
-        Raises `UserError` where there have been too many faults.
+        After `reset` only `observation` is defined. For a dropped episode `observation` is the
+        first one of another episode, and nothing else is defined. Raises `UserError` after too
+        many faults.
         """
-        self._settle(group)
-        own = _slice(self.ranges[group])
-        lost = self.lost[own].copy()
-        self.lost[own] = False
-        memory = self.memory
+        self._wait_for(group)
+        rows = _slice(self.ranges[group])
+        lost = self.lost[rows].copy()
+        self.lost[rows] = False
+        arrays = self.arrays
         observation, final = (
-            Observation(*(None if x is None else x[own].copy() for x in seen))
-            for seen in (memory.observation, memory.final)
+            Observation(*(None if x is None else x[rows].copy() for x in source))
+            for source in (arrays.observation, arrays.final)
         )
-        reward = memory.reward[own].copy()
-        terminated, truncated = memory.terminated[own].copy(), memory.truncated[own].copy()
-        won = memory.won[own].copy()
+        reward = arrays.reward[rows].copy()
+        terminated, truncated = arrays.terminated[rows].copy(), arrays.truncated[rows].copy()
+        won = arrays.won[rows].copy()
         if lost.any():
             reward[lost], terminated[lost], truncated[lost] = 0.0, True, False
             for old, new in zip(final, observation, strict=True):
@@ -160,175 +164,175 @@ class Pool:
                     old[lost] = new[lost]
         return TimeStep(observation, reward, terminated, truncated, final, won), lost
 
-    def _settle(self, group: int) -> None:
-        """Wait until nothing is under way in `group`."""
+    def _wait_for(self, group: int) -> None:
+        """Wait until every worker has answered for `group`."""
         while waiting := [worker for worker in self.workers if worker.pending[group]]:
             for worker in waiting:
-                if worker.answers():
-                    worker.hear()
+                if worker.wait_for_answer():
+                    worker.read_answer()
                 else:
-                    worker.check()
+                    worker.check_deadline()
 
     def close(self) -> None:
-        """End all processes, once they have let go of their copies."""
+        """Close all environments, then end all processes."""
         workers, self.workers = self.workers, []
         for worker in workers:
-            worker.hang_up()
+            worker.close_pipe()
         try:
             for worker in workers:
                 worker.join()
         finally:
             for worker in workers:
-                worker.end()
+                worker.kill()
 
-    def fault(self, what: str) -> None:
-        """One fault more: say `what` happened; `UserError` where it is one too many."""
+    def fault(self, message: str) -> None:
+        """Count and report a fault. Raises `UserError` if there are more than `restarts`."""
         self.faults += 1
         if self.faults > self.restarts:
             raise UserError(
-                f"{what}; this is fault {self.faults} of the run, which ends here because no more "
-                f"than {self.restarts} are survived"
+                f"{message}; this is fault {self.faults} of the run, which ends here because it "
+                f"survives at most {self.restarts}"
             )
-        self.say(f"{what}; its episode is dropped and another begun "
+        self.say(f"{message}; its episode is dropped and another begun "
                  f"(fault {self.faults}, of at most {self.restarts})")  # fmt: skip
 
-    def name(self, copy: int) -> str:
-        """The name of a copy."""
-        return f"{self.spec.id}, {self.names[copy]}"
+    def name(self, index: int) -> str:
+        """The name of an environment."""
+        return f"{self.spec.id}, {self.names[index]}"
 
 
 class _Worker:
-    """One process, as its parent sees it; started anew where need be."""
+    """The parent's view of one worker process, which is restarted after a fault."""
 
     def __init__(self, pool: Pool, share: Share) -> None:
         self.pool, self.share = pool, share
         self.pending: Counter[int] = Counter()
-        """Answers that are still to come, by group."""
+        """Number of outstanding answers of each group."""
         self._start()
 
     def _start(self) -> None:
         context, pool = self.pool.context, self.pool
         self.pipe: Connection
-        self.pipe, theirs = context.Pipe()
+        self.pipe, worker_pipe = context.Pipe()
         self.answer = selectors.DefaultSelector()
         self.answer.register(self.pipe, selectors.EVENT_READ)
         self.process: Any = context.Process(
             target=serve,
-            args=(theirs, pool.factory, pool.spec, pool.memory, self.share),
+            args=(worker_pipe, pool.factory, pool.spec, pool.arrays, self.share),
             name=f"perla-worker-{self.share.number}",
             daemon=True,
         )
         self.process.start()
-        theirs.close()
+        worker_pipe.close()
         self.pending.clear()
-        self.patience = max(START_SECONDS, pool.step_seconds)
-        self._wait()
+        self.timeout = max(START_SECONDS, pool.step_seconds)
+        self._reset_deadline()
 
     def send(self, command: str, group: int, entropy: Entropy | None) -> None:
-        """Ask for something in `group`, if any of it is this worker's."""
+        """Send a command for `group`, if the worker has any of its environments."""
         if not self.share.groups[group]:
             return
         if not any(self.pending.values()):
-            self._wait()
+            self._reset_deadline()
         self.pending[group] += 1
-        with suppress(OSError):  # Whoever has died is noticed when its answer is waited for.
+        with suppress(OSError):  # A dead process is noticed while waiting for its answer.
             self.pipe.send((command, group, entropy))
 
-    def answers(self) -> bool:
-        """Wait for an answer, until there is one or it is too late."""
+    def wait_for_answer(self) -> bool:
+        """Wait until there is an answer (True) or the deadline has passed (False)."""
         return bool(self.answer.select(max(0.0, self.deadline - time.monotonic())))
 
-    def hear(self) -> None:
-        """Take an answer, or notice that there will be none."""
+    def read_answer(self) -> None:
+        """Read an answer. Restarts the process if it has died or failed."""
         try:
-            kind, where, what = self.pipe.recv()
+            kind, value, details = self.pipe.recv()
         except (EOFError, OSError):
             self.process.join(5.0)
-            self._anew(f"its process {_ending(self.process.exitcode)}")
+            self._restart(f"its process {_describe_exit(self.process.exitcode)}")
             return
         if kind == "failed":
-            self.pool.memory.hand[self.share.number] = where
-            self._anew(f"an episode cannot begin ({what})")
+            self.pool.arrays.current_env[self.share.number] = value
+            self._restart(f"an episode cannot begin ({details})")
             return
-        self.pending[where] -= 1
-        self.patience = self.pool.step_seconds
-        self._wait()
-        for copy, step, text in what:
-            self.pool.lost[copy] = True
-            self.pool.fault(f"{self.pool.name(copy)}, step {step}: {text}")
+        self.pending[value] -= 1
+        self.timeout = self.pool.step_seconds
+        self._reset_deadline()
+        for index, step, message in details:
+            self.pool.lost[index] = True
+            self.pool.fault(f"{self.pool.name(index)}, step {step}: {message}")
 
-    def check(self) -> None:
-        """Start the process anew if it has been at one step for too long."""
+    def check_deadline(self) -> None:
+        """Restart the process if it has been at one environment's step for too long."""
         if time.monotonic() < self.deadline:
             return
         if self._ticks() != self.ticks:
-            self._wait()
+            self._reset_deadline()
             return
-        self._anew(f"no answer within {self.patience:g} s, so its process was killed")
+        self._restart(f"no answer within {self.timeout:g} s, so its process was killed")
 
     def join(self) -> None:
-        """Wait for the process to end, as long as it takes up one copy after another."""
+        """Wait for the process to end, as long as it goes on to close one environment after
+        another."""
         ticks = -1
         while ticks != (ticks := self._ticks()):
             self.process.join(CLOSE_SECONDS)
 
-    def end(self) -> None:
-        """End the process, whatever it is at, and what its worlds have started."""
-        with suppress(OSError):  # It has yet to make its group, or all of that are gone.
+    def kill(self) -> None:
+        """Kill the process and the programs that its environments have started."""
+        with suppress(OSError):  # Its process group does not exist yet, or no longer.
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
         self.process.join()
-        self.hang_up()
+        self.close_pipe()
 
-    def hang_up(self) -> None:
-        """End the conversation, and the process once it has done what it is at."""
+    def close_pipe(self) -> None:
+        """Close the pipe; the process ends after the command that it is executing."""
         self.answer.close()
         self.pipe.close()
 
-    def _anew(self, what: str) -> None:
-        self.end()
+    def _restart(self, message: str) -> None:
+        self.kill()
         pool, number = self.pool, self.share.number
-        copy = int(pool.memory.hand[number])
-        step = int(pool.memory.time[copy])
+        index = int(pool.arrays.current_env[number])
+        step = int(pool.arrays.time[index])
         for group in pool.entropy:
             pool.lost[_slice(self.share.groups[group])] = True
-        pool.fault(f"{pool.name(copy)}, step {step}, worker {number}: {what}")
+        pool.fault(f"{pool.name(index)}, step {step}, worker {number}: {message}")
         self._start()
         for group, entropy in pool.entropy.items():
             self.send("begin", group, entropy)
 
     def _ticks(self) -> int:
-        return int(self.pool.memory.ticks[self.share.number])
+        return int(self.pool.arrays.ticks[self.share.number])
 
-    def _wait(self) -> None:
+    def _reset_deadline(self) -> None:
         self.ticks = self._ticks()
-        self.deadline = time.monotonic() + self.patience
+        self.deadline = time.monotonic() + self.timeout
 
 
-def draw(spec: Spec, random: np.random.Generator, avail: np.ndarray) -> np.ndarray:
-    """Uniform actions `[*batch, agent]` among those that `avail` (`[*batch, agent, action]`)
-    allows, or `[*batch, agent, action]` where they are continuous."""
+def sample_actions(spec: Spec, random: np.random.Generator, avail: np.ndarray) -> np.ndarray:
+    """Uniform available actions `[*batch, agent]`, or, if continuous, `[*batch, agent, dimension]`
+    in [-1, 1]. `avail`: `[*batch, agent, action]`."""
     if spec.continuous:
         return random.uniform(-1, 1, avail.shape).astype(np.float32)
     return np.where(avail, random.random(avail.shape), -1.0).argmax(-1).astype(np.int32)
 
 
-def pace(env: HostEnv, steps: int = 200) -> float:
-    """Seconds that one copy takes for a step, with what resetting it takes: the mean of `steps`
-    with uniform actions."""
+def seconds_per_step(env: HostEnv, steps: int = 200) -> float:
+    """Mean duration of a step of one environment over `steps` uniform actions, resets included."""
     random = np.random.default_rng(0)
-    began = time.perf_counter()
-    seen = env.reset(0)
+    start = time.perf_counter()
+    observation = env.reset(0)
     for _ in range(steps):
-        timestep = env.step(draw(env.spec, random, seen.avail))
-        seen = timestep.observation
+        timestep = env.step(sample_actions(env.spec, random, observation.avail))
+        observation = timestep.observation
         if timestep.terminated or timestep.truncated:
-            seen = env.reset(int(random.integers(2**32)))
-    return (time.perf_counter() - began) / steps
+            observation = env.reset(int(random.integers(2**32)))
+    return (time.perf_counter() - start) / steps
 
 
-def first(env: HostEnv) -> Observation:
-    """The first observation of a world's episode; `UserError` unless it is what its spec says."""
+def first_observation(env: HostEnv) -> Observation:
+    """The observation after a reset with seed 0. Raises `UserError` if it differs from the spec."""
     spec = env.spec
     with explain_errors(f"{spec.id}: reset fails"):
         observation = env.reset(0)
@@ -338,30 +342,30 @@ def first(env: HostEnv) -> Observation:
         )
     check_alive(f"{spec.id}: reset gives", observation, spec)
     alive = None if observation.alive is None else np.empty((1, spec.agents), bool)
-    into = Observation(
+    buffer = Observation(
         np.empty((1, spec.agents, spec.obs), np.float32),
         np.empty((1, spec.state), np.float32),
         np.empty((1, spec.agents, spec.max_actions), bool),
         alive,
     )
     try:
-        put(observation, place(into, 0))
-        check(place(into, 0))
+        write_observation(observation, select(buffer, 0))
+        check_values(select(buffer, 0))
     except Fault as fault:
-        raise UserError(f"{spec.id}: in the first observation {line(fault)}") from None
+        raise UserError(f"{spec.id}: in the first observation {describe_error(fault)}") from None
     return observation
 
 
-def _share(copies: range, number: int, workers: int) -> range:
-    """Consecutive `copies`, as many for each of the workers as for any other, give or take one."""
-    return copies[len(copies) * number // workers : len(copies) * (number + 1) // workers]
+def _share(indices: range, number: int, workers: int) -> range:
+    """Consecutive `indices` for one of `workers`; the sizes of the shares differ by at most one."""
+    return indices[len(indices) * number // workers : len(indices) * (number + 1) // workers]
 
 
-def _slice(copies: range) -> slice:
-    return slice(copies.start, copies.stop)
+def _slice(indices: range) -> slice:
+    return slice(indices.start, indices.stop)
 
 
-def _ending(code: int | None) -> str:
+def _describe_exit(code: int | None) -> str:
     if code is None or code >= 0:
         return f"ended with status {code}"
     with suppress(ValueError):

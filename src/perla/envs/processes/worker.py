@@ -1,4 +1,7 @@
-"""The process that steps some copies of a host world. It imports no JAX unless the world does."""
+"""The worker process, which steps several host environments.
+
+It imports no JAX unless the environment does.
+"""
 
 from __future__ import annotations
 
@@ -17,35 +20,36 @@ import numpy as np
 from perla.envs.protocol import HostEnv, Observation, Spec, TimeStep
 
 Factory = Callable[[], HostEnv]
-"""Makes a copy of a world. Other processes are sent it, so it must be picklable: a function of a
-module, or a `functools.partial` of one."""
+"""Makes an environment. It is sent to other processes, so it must be picklable: a module-level
+function, or a `functools.partial` of one."""
 
 Entropy = Sequence[Sequence[int]]
-"""Words `[copy, word]`, from which all that is left to chance follows."""
+"""Seed words `[env, word]`; they determine everything random in the episodes."""
 
 
 class Fault(Exception):
-    """A world that does not do what its `Spec` says."""
+    """The environment broke the contract of its `Spec`."""
 
 
 class Share(NamedTuple):
-    """What one worker steps."""
+    """The environments that one worker steps."""
 
     number: int
-    """The worker's own."""
+    """The worker's number."""
     groups: Mapping[int, range]
-    """Its copies in each group."""
+    """This worker's environments in each group."""
     firsts: Mapping[int, int]
-    """The first copy of each group, whoever steps it."""
+    """The first environment of each group, over all workers."""
 
 
-class Memory:
-    """NumPy arrays that processes share, `[copy, ...]` unless said.
+class SharedArrays:
+    """NumPy arrays shared between processes, `[env, ...]` unless stated otherwise.
 
-    `observation` and `final` are `Observation`s of arrays; `action`, `active` (which copies a step
-    is for), `reward`, `terminated`, `truncated` and `won` are of the last step; `episode` counts
-    from the group's beginning and `time` from the episode's; `hand` and `ticks` `[worker]` are the
-    copy that a worker has in hand and how often it has taken one up.
+    `observation` and `final` are `Observation`s of arrays. `action`, `active` (environments that
+    the step is for), `reward`, `terminated`, `truncated` and `won` belong to the last step.
+    `episode` counts from the group's last reset and `time` from the episode's first step.
+    `current_env` `[worker]` is the environment that a worker is stepping, and `ticks` `[worker]`
+    counts how often it has moved on to one.
     """
 
     action: np.ndarray
@@ -56,29 +60,29 @@ class Memory:
     won: np.ndarray
     episode: np.ndarray
     time: np.ndarray
-    hand: np.ndarray
+    current_env: np.ndarray
     ticks: np.ndarray
 
-    def __init__(self, context: Any, spec: Spec, copies: int, workers: int, alive: bool) -> None:
+    def __init__(self, context: Any, spec: Spec, num_envs: int, workers: int, alive: bool) -> None:
         agents, actions = spec.agents, spec.max_actions
         seen: dict[str, Any] = {
-            "obs": ((copies, agents, spec.obs), np.float32),
-            "state": ((copies, spec.state), np.float32),
-            "avail": ((copies, agents, actions), np.bool_),
+            "obs": ((num_envs, agents, spec.obs), np.float32),
+            "state": ((num_envs, spec.state), np.float32),
+            "avail": ((num_envs, agents, actions), np.bool_),
         }
         if alive:
-            seen["alive"] = ((copies, agents), np.bool_)
-        action = (copies, agents, actions) if spec.continuous else (copies, agents)
+            seen["alive"] = ((num_envs, agents), np.bool_)
+        action = (num_envs, agents, actions) if spec.continuous else (num_envs, agents)
         self.layout: dict[str, Any] = {
             "action": (action, np.float32 if spec.continuous else np.int32),
-            "active": ((copies,), np.bool_),
-            "reward": ((copies, agents), np.float32),
-            "terminated": ((copies,), np.bool_),
-            "truncated": ((copies,), np.bool_),
-            "won": ((copies,), np.float32),
-            "episode": ((copies,), np.int64),
-            "time": ((copies,), np.int64),
-            "hand": ((workers,), np.int64),
+            "active": ((num_envs,), np.bool_),
+            "reward": ((num_envs, agents), np.float32),
+            "terminated": ((num_envs,), np.bool_),
+            "truncated": ((num_envs,), np.bool_),
+            "won": ((num_envs,), np.float32),
+            "episode": ((num_envs,), np.int64),
+            "time": ((num_envs,), np.int64),
+            "current_env": ((workers,), np.int64),
             "ticks": ((workers,), np.int64),
             **{f"observation.{name}": kind for name, kind in seen.items()},
             **{f"final.{name}": kind for name, kind in seen.items()},
@@ -113,39 +117,40 @@ def _aligned(shape: tuple[int, ...], dtype: Any) -> int:
     return -(-int(np.prod(shape)) * np.dtype(dtype).itemsize // 64) * 64
 
 
-def place(observation: Observation, copy: int | list[int]) -> Observation:
-    """One copy's own of an `[copy, ...]` observation: views. Of several copies: what they hold."""
-    return Observation(*(None if x is None else x[copy] for x in observation))
+def select(observation: Observation, index: int | list[int]) -> Observation:
+    """Index an `[env, ...]` observation: views for one environment, copies of the data for a
+    list."""
+    return Observation(*(None if x is None else x[index] for x in observation))
 
 
-def put(observation: Observation, into: Observation) -> None:
-    """Write one copy's `observation`; `Fault` unless it has the right shapes."""
-    for name, value, room in zip(Observation._fields, observation, into, strict=True):
-        if room is None or value is None:
-            if room is not value:
-                there = "is there now and was not" if room is None else "was there and is None"
-                raise Fault(f"`{name}` {there} in the first observation")
+def write_observation(observation: Observation, into: Observation) -> None:
+    """Write one environment's `observation`; raise `Fault` if a shape is wrong."""
+    for name, value, target in zip(Observation._fields, observation, into, strict=True):
+        if target is None or value is None:
+            if target is not value:
+                change = "is set but was None" if target is None else "is None but was set"
+                raise Fault(f"`{name}` {change} in the first observation")
             continue
-        write(name, value, room)
+        write_array(name, value, target)
 
 
-def write(name: str, value: Any, room: np.ndarray) -> None:
-    """Write what is called `name`; `Fault` unless it fits."""
+def write_array(name: str, value: Any, target: np.ndarray) -> None:
+    """Write the array called `name`; raise `Fault` if its shape is wrong."""
     value = np.asarray(value)
-    if value.shape != room.shape:
-        raise Fault(f"`{name}` has shape {value.shape}, expected {room.shape}")
-    room[...] = value
+    if value.shape != target.shape:
+        raise Fault(f"`{name}` has shape {value.shape}, expected {target.shape}")
+    target[...] = value
 
 
-def agree(observation: Observation, final: Observation) -> None:
-    """`Fault` unless a step that leads to `final` leads to the same `observation`."""
+def check_same(observation: Observation, final: Observation) -> None:
+    """Raise `Fault` unless a step's `observation` equals its `final`."""
     for name, one, other in zip(Observation._fields, observation, final, strict=True):
         if one is not other and not np.array_equal(one, other):
-            raise Fault(f"`{name}` of `observation` is not that of `final`; a step leads to both")
+            raise Fault(f"`{name}` differs between `observation` and `final`; it must be the same")
 
 
-def check(observation: Observation, **others: np.ndarray) -> None:
-    """`Fault` unless all numbers are finite, and every agent has an action, `[*copies, ...]`."""
+def check_values(observation: Observation, **others: np.ndarray) -> None:
+    """Raise `Fault` unless all `[*batch, ...]` numbers are finite and every agent has an action."""
     for name, value in {**observation._asdict(), **others}.items():
         if value is not None and value.dtype == np.float32 and not np.isfinite(value).all():
             raise Fault(f"`{name}` holds numbers that are not finite")
@@ -154,128 +159,133 @@ def check(observation: Observation, **others: np.ndarray) -> None:
         raise Fault(f"`avail` leaves agent {agent} no action")
 
 
-class Copies:
-    """The copies of one worker."""
+class WorkerEnvs:
+    """The environments of one worker, by their index in the pool."""
 
-    def __init__(self, factory: Factory, spec: Spec, memory: Memory, share: Share) -> None:
-        self.factory, self.spec, self.memory, self.share = factory, spec, memory, share
+    def __init__(self, factory: Factory, spec: Spec, arrays: SharedArrays, share: Share) -> None:
+        self.factory, self.spec, self.arrays, self.share = factory, spec, arrays, share
         self.envs: dict[int, HostEnv] = {}
         self.entropy: dict[int, Entropy] = {}
         self.faults: list[tuple[int, int, str]] = []
-        """(copy, step, what) since they were last told."""
-        own = list(itertools.chain(*share.groups.values()))
-        self.observation = {copy: place(memory.observation, copy) for copy in own}
-        self.final = {copy: place(memory.final, copy) for copy in own}
+        """`(env, step, message)` of the faults since the last answer to the parent."""
+        indices = list(itertools.chain(*share.groups.values()))
+        self.observation = {index: select(arrays.observation, index) for index in indices}
+        self.final = {index: select(arrays.final, index) for index in indices}
 
     def begin(self, group: int, entropy: Entropy) -> None:
-        """Begin an episode in every copy of `group`."""
+        """Begin an episode in every environment of `group`."""
         self.entropy[group] = entropy
-        for copy in self.share.groups[group]:
-            self._begin(group, copy)
+        for index in self.share.groups[group]:
+            self._begin(group, index)
 
     def step(self, group: int) -> None:
-        """Step the active copies of `group`; those whose episode ends begin the next."""
-        memory, own = self.memory, np.array(self.share.groups[group], int)
-        active = own[memory.active[own]].tolist()
-        copies = [copy for copy in active if self._try(self._step, group, copy)]
-        # All at once: to look at each alone takes a twentieth of the time of a quick world's step.
+        """Step the active environments of `group` and reset those whose episode ends."""
+        arrays, indices = self.arrays, np.array(self.share.groups[group], int)
+        active = indices[arrays.active[indices]].tolist()
+        stepped = [index for index in active if self._try(self._step, group, index)]
+        # One check for all environments: checking each costs 5% of a fast environment's step.
         try:
-            check(place(memory.final, copies), reward=memory.reward[copies])
+            check_values(select(arrays.final, stepped), reward=arrays.reward[stepped])
         except Fault:
-            copies = [copy for copy in copies if self._try(self._check, group, copy)]
-        for new, room in zip(memory.final, memory.observation, strict=True):
-            if room is not None:
-                room[copies] = new[copies]
-        for copy in copies:
-            if memory.terminated[copy] or memory.truncated[copy]:
-                self._try(self._begin, group, copy)
+            stepped = [index for index in stepped if self._try(self._check, group, index)]
+        for final, observation in zip(arrays.final, arrays.observation, strict=True):
+            if observation is not None:
+                observation[stepped] = final[stepped]
+        for index in stepped:
+            if arrays.terminated[index] or arrays.truncated[index]:
+                self._try(self._begin, group, index)
 
     def close(self) -> None:
-        """Let go of all copies."""
+        """Close all environments."""
         while self.envs:
-            copy, env = self.envs.popitem()
-            self._take(copy)
+            index, env = self.envs.popitem()
+            self._set_current(index)
             with suppress(Exception):
                 env.close()
 
-    def _try(self, do: Callable[[int, int], None], group: int, copy: int) -> bool:
-        """Do something to a copy. Where that fails it is a fault, the copy is made anew, and what
-        is returned is false."""
+    def _try(self, do: Callable[[int, int], None], group: int, index: int) -> bool:
+        """Call `do(group, index)` and return True. If it raises, record a fault, recreate the
+        environment and return False."""
         try:
-            do(group, copy)
+            do(group, index)
         except Exception as error:
-            self.faults.append((copy, int(self.memory.time[copy]), line(error)))
+            self.faults.append((index, int(self.arrays.time[index]), describe_error(error)))
             with suppress(Exception):
-                self.envs.pop(copy).close()
-            self._begin(group, copy)
+                self.envs.pop(index).close()
+            self._begin(group, index)
             return False
         return True
 
-    def _take(self, copy: int) -> None:
-        self.memory.hand[self.share.number] = copy
-        self.memory.ticks[self.share.number] += 1
+    def _set_current(self, index: int) -> None:
+        self.arrays.current_env[self.share.number] = index
+        self.arrays.ticks[self.share.number] += 1
 
-    def _begin(self, group: int, copy: int) -> None:
-        self._take(copy)
-        memory = self.memory
-        memory.episode[copy] += 1
-        memory.time[copy] = 0
-        if copy not in self.envs:
-            self.envs[copy] = self.factory()
-        words = self.entropy[group][copy - self.share.firsts[group]]
-        chance = np.random.SeedSequence(words, spawn_key=(int(memory.episode[copy]),))
-        seed = int(chance.generate_state(1)[0])
-        put(self.envs[copy].reset(seed), self.observation[copy])
-        check(self.observation[copy])
+    def _begin(self, group: int, index: int) -> None:
+        self._set_current(index)
+        arrays = self.arrays
+        arrays.episode[index] += 1
+        arrays.time[index] = 0
+        if index not in self.envs:
+            self.envs[index] = self.factory()
+        words = self.entropy[group][index - self.share.firsts[group]]
+        sequence = np.random.SeedSequence(words, spawn_key=(int(arrays.episode[index]),))
+        seed = int(sequence.generate_state(1)[0])
+        write_observation(self.envs[index].reset(seed), self.observation[index])
+        check_values(self.observation[index])
 
-    def _step(self, group: int, copy: int) -> None:
-        self._take(copy)
-        memory = self.memory
-        memory.time[copy] += 1
-        timestep: TimeStep = self.envs[copy].step(memory.action[copy].copy())
-        put(timestep.final, self.final[copy])
+    def _step(self, group: int, index: int) -> None:
+        self._set_current(index)
+        arrays = self.arrays
+        arrays.time[index] += 1
+        timestep: TimeStep = self.envs[index].step(arrays.action[index].copy())
+        write_observation(timestep.final, self.final[index])
         if timestep.observation is not timestep.final:
-            agree(timestep.observation, timestep.final)
-        write("reward", timestep.reward, memory.reward[copy])
+            check_same(timestep.observation, timestep.final)
+        write_array("reward", timestep.reward, arrays.reward[index])
         terminated = bool(timestep.terminated)
         truncated = bool(timestep.truncated) and not terminated
-        time, limit = int(memory.time[copy]), self.spec.limit
+        time, limit = int(arrays.time[index]), self.spec.limit
         if truncated and time != limit:
-            raise Fault(f"truncated after {time} steps, and its spec says {limit}")
+            raise Fault(f"truncated after {time} steps, but spec.limit is {limit}")
         if time == limit and not (terminated or truncated):
-            raise Fault(f"goes on after {time} steps, where its spec says that it is truncated")
-        memory.terminated[copy], memory.truncated[copy] = terminated, truncated
-        memory.won[copy] = np.nan if timestep.won is None else timestep.won
+            raise Fault(f"not truncated after {time} steps, although spec.limit is {limit}")
+        arrays.terminated[index], arrays.truncated[index] = terminated, truncated
+        arrays.won[index] = np.nan if timestep.won is None else timestep.won
 
-    def _check(self, group: int, copy: int) -> None:
-        check(self.final[copy], reward=self.memory.reward[copy])
+    def _check(self, group: int, index: int) -> None:
+        check_values(self.final[index], reward=self.arrays.reward[index])
 
 
-def serve(pipe: Connection, factory: Factory, spec: Spec, memory: Memory, share: Share) -> None:
-    """Do what comes through `pipe` until it closes: `("begin", group, entropy)` or
-    `("step", group, None)`. Each is answered by `("done", group, faults)`; an episode that cannot
-    be begun by `("failed", copy, why)`, which is the end.
+def serve(
+    pipe: Connection, factory: Factory, spec: Spec, arrays: SharedArrays, share: Share
+) -> None:
+    """Execute the commands from `pipe` until it closes.
 
-    Its process leads a group of its own: Ctrl-C is for the parent to hear, and whatever the worlds
-    have started can be ended with it."""
+    Commands are `("begin", group, entropy)` and `("step", group, None)`. Each is answered by
+    `("done", group, faults)`. If an episode cannot begin, the answer is
+    `("failed", env, message)` and the process ends.
+
+    The process leads its own process group: Ctrl-C reaches the parent only, and programs that the
+    environments have started can be killed with it.
+    """
     os.setpgid(0, 0)
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    copies = Copies(factory, spec, memory, share)
-    with suppress(EOFError, ConnectionError), closing(copies):
+    envs = WorkerEnvs(factory, spec, arrays, share)
+    with suppress(EOFError, ConnectionError), closing(envs):
         while True:
             command, group, entropy = pipe.recv()
             try:
                 if command == "begin":
-                    copies.begin(group, entropy)
+                    envs.begin(group, entropy)
                 else:
-                    copies.step(group)
+                    envs.step(group)
             except BaseException as error:
-                failed = "failed", int(memory.hand[share.number]), line(error)
-                copies.close()  # Whoever hears of it ends this process at once.
+                failed = "failed", int(arrays.current_env[share.number]), describe_error(error)
+                envs.close()  # The parent kills this process as soon as it receives the message.
                 pipe.send(failed)
                 return
-            pipe.send(("done", group, copies.faults))
-            copies.faults = []
+            pipe.send(("done", group, envs.faults))
+            envs.faults = []
 
 
 def _die_with_parent() -> None:
@@ -285,8 +295,8 @@ def _die_with_parent() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def line(error: BaseException) -> str:
-    """What went wrong, in a line of at most 200 characters."""
+def describe_error(error: BaseException) -> str:
+    """`error` in one line of at most 200 characters."""
     text = " ".join(str(error).split())
     if not isinstance(error, Fault):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__

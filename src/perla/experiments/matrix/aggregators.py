@@ -40,7 +40,7 @@ SIZES: dict[Scale, Size] = {
 
 def world(game: tuple[int, int]) -> matrix.MatrixGame:
     """The paper's game of N agents and |A| actions."""
-    return matrix.make("overgeneralisation-n{}-a{}".format(*game))
+    return matrix.make_env("overgeneralisation-n{}-a{}".format(*game))
 
 
 def climb(game: tuple[int, int], size: Size) -> list[list[float]]:

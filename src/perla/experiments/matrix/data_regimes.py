@@ -17,13 +17,13 @@ import numpy as np
 
 from perla.algos.create import create
 from perla.algos.protocol import LearnerState
-from perla.envs.matrix import Data, MatrixGame
+from perla.envs.matrix import DataDistribution, MatrixGame
 from perla.envs.wrappers import AutoReset
 from perla.loops.rollout import begin, rollout
 from perla.methods.recipes import Method
 from perla.types import Array, Float, Int, Key, PRNGKeyArray
 
-Regime = Literal["on-policy", Data]
+Regime = Literal["on-policy", DataDistribution]
 REGIMES: tuple[Regime, ...] = get_args(Regime)
 ROWS = 4096
 """Joint actions of the balanced set."""
@@ -83,14 +83,14 @@ def outcomes(
     keys = jnp.tile(jax.random.split(jax.random.key(0), (seeds, 2)), (len(regimes), 1))
     keys_learner, keys_data = jax.vmap(jax.random.split, out_axes=1)(keys[:, 0])
     learners = every(algorithm.init, keys_learner, options=ONCE)
-    played = draws(game, get_args(Data), keys_data, collections, config.num_envs)
+    played = draws(game, get_args(DataDistribution), keys_data, collections, config.num_envs)
     joint = every(learn, chosen, learners, played, keys[:, 1])
     return np.asarray(game.payoff(jnp.asarray(joint))).reshape(len(regimes), seeds)
 
 
 def draws(
     game: MatrixGame,
-    data: tuple[Data, ...],
+    data: tuple[DataDistribution, ...],
     keys: Key[Array, " key"],
     collections: int,
     copies: int,
@@ -98,13 +98,15 @@ def draws(
     """Joint actions as each of `data` has them, with every key: by a program of their own, which
     is the same whatever learns from them, so that the cache of programs has it for all methods."""
 
-    def draw(each: Data, key: PRNGKeyArray) -> Int[Array, "collection copy agent"]:
+    def draw(each: DataDistribution, key: PRNGKeyArray) -> Int[Array, "collection copy agent"]:
         count = collections * copies
         if each == "uniform":
-            joint = game.draw(each, key, count)
+            joint = game.sample_joint_actions(each, key, count)
         else:
             key_set, key_rows = jax.random.split(key)
-            joint = jax.random.choice(key_rows, game.draw(each, key_set, ROWS), (count,))
+            joint = jax.random.choice(
+                key_rows, game.sample_joint_actions(each, key_set, ROWS), (count,)
+            )
         return joint.reshape(collections, copies, -1)
 
     def drawn(key: PRNGKeyArray) -> list[Int[Array, "collection copy agent"]]:

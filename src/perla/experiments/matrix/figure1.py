@@ -34,7 +34,7 @@ FEW, MOST = 0.1, 0.9
 do."""
 VERDICTS: tuple[Status, ...] = get_args(Status)
 """What can become of a claim."""
-DATA: tuple[matrix.Data, ...] = get_args(matrix.Data)
+DATA: tuple[matrix.DataDistribution, ...] = get_args(matrix.DataDistribution)
 """Regimes in which nobody chooses what is played."""
 ENUMERATED = 2048
 """Joint actions of the others up to which the aggregates that are compared are taken over all of

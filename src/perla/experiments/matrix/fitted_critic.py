@@ -24,7 +24,7 @@ import optax
 from perla.algos.actor_critic import create_critic
 from perla.algos.values import estimate, taken
 from perla.distributions import Categorical
-from perla.envs.matrix import Data, MatrixGame
+from perla.envs.matrix import DataDistribution, MatrixGame
 from perla.experiments.matrix.data_regimes import ONCE, draws, every
 from perla.methods.aggregators import Aggregator
 from perla.methods.estimators import Auto, Exact, Sampled
@@ -61,7 +61,7 @@ def outcomes(
     aggregators: Sequence[Aggregator],
     *,
     estimator: Auto | Exact | Sampled = AUTO,
-    data: tuple[Data, ...] = ("balanced",),
+    data: tuple[DataDistribution, ...] = ("balanced",),
     seeds: int = 20,
     collections: int = 500,
 ) -> Float[np.ndarray, "aggregator data seed"]:

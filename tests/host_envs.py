@@ -1,4 +1,4 @@
-"""Worlds of the host for tests: NumPy alone, with known values, and with every fault there is."""
+"""Host environments for tests: NumPy alone, with known values, and with every kind of fault."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ EXAMPLES = ("patience",)
 
 
 class Patience:
-    """`probes.PATIENCE` in NumPy: two agents, each of whom sees its sign and the time; at the last
-    of `length` steps both earn 1 if both actions say their signs.
+    """`probes.PATIENCE` in NumPy: two agents observe their sign and the time; at the last of
+    `length` steps both receive reward 1 if both actions equal their signs.
 
-    Where there is a `fault`, the first copy to find the file `trigger` at its second step removes
-    it and does what is called so; with `trigger` "always", every copy does, at every such step.
-    A world with a `game` starts another program, which holds this file open, and takes a moment to
-    end it, which it then marks.
+    With a `fault`, the first environment that finds the file `trigger` at its second step removes
+    the file and commits the fault; with `trigger` "always", every environment does at that step.
+    With a `game`, the environment starts another program that holds this file open; `close` takes
+    a moment to end the program, and then marks it as ended.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Patience:
             with open(self.game, "wb") as file:
                 self.program = subprocess.Popen(["sleep", "1000"], stdout=file)
         if self.fault == "reset" and self._due():
-            raise ValueError("no world today")
+            raise ValueError("no game today")
         return self._see()
 
     def step(self, action: np.ndarray) -> TimeStep:
@@ -105,14 +105,14 @@ class Patience:
         return True
 
     def _see(self) -> Observation:
-        # What the worker has loaded is told where nobody learns from it.
+        # The last feature of the state says whether the worker has imported JAX.
         jax = float("jax" in sys.modules)
         own = np.stack([self.signs, np.full(2, self.time)], -1)
         return Observation(own, np.array([*self.signs, self.time, jax]), np.ones((2, 2), bool))
 
 
 class Echo:
-    """One agent earns, and the picture shows, the two numbers that it acts by."""
+    """The reward of its one agent, and the image, are the two numbers of its action."""
 
     spec = Spec("tiny:echo", 1, 1, 1, (2,), 4, "common", continuous=True)
 
@@ -135,6 +135,6 @@ class Echo:
         return Observation(np.zeros((1, 1)), self.given[0, :1], np.ones((1, 2), bool))
 
 
-def make(name: str, **options) -> Patience:
+def make_env(name: str, **options) -> Patience:
     assert name == "patience"
     return Patience(**options)
