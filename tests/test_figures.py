@@ -32,6 +32,7 @@ def run(method, *, task="lbf:Foraging-8x8-2p-2f-coop-v2", seeds=5, flops=2e6, ev
         environment={"id": task, "rules": {}},
         budget=Budget(1_500_000, seeds, evaluations - 1, 32, 320),
         seeds=tuple(range(seeds)),
+        dropped=(),
         steps=steps,
         metrics={"return": value, "return_sampled": value, "wall_seconds": seconds},
         final=last,
@@ -72,7 +73,7 @@ def drawn():
             ylabel="Absolute return per episode",
         ),
         "ranking": figures.ranking(
-            {f"actor=mlp normalise_rewards=false k={i}": s for i, s in enumerate(scores(30))},
+            {f"actor_network=mlp normalize_rewards=false num_samples={i}": s for i, s in enumerate(scores(30))},
             xlabel="Area under the curve",
         ),
         "profiles": figures.profiles(

@@ -11,7 +11,7 @@ from perla.analysis.load import load as load_run
 from perla.errors import UserError
 from perla.methods.recipes import make
 from perla.runs.store import CLOCKS, Folder
-from perla.suites import display, execute, local, suite, worker
+from perla.suites import display, execute, local, processes, suite, worker
 from perla.suites.executors import Event, Task
 from perla.suites.suite import Grid, Suite
 
@@ -219,12 +219,12 @@ def test_room_is_what_cores_and_memory_allow(monkeypatch):
     monkeypatch.setattr(machine, "accelerators", tuple)
     monkeypatch.setattr(machine, "cores", lambda: 8)
     monkeypatch.setattr(machine, "memory", lambda: 64 * 2**30)
-    assert local.room() == 8
+    assert processes.max_processes() == 8
     monkeypatch.setattr(machine, "memory", lambda: 5 * 2**30)
-    assert local.room() == 2
+    assert processes.max_processes() == 2
     monkeypatch.setattr(machine, "accelerators", lambda: ("2", "3", "5", "7"))
-    assert local.room() == 4
-    assert local.share(3, 4) == {"CUDA_VISIBLE_DEVICES": "7"}
+    assert processes.max_processes() == 4
+    assert processes.share(3, 4) == {"CUDA_VISIBLE_DEVICES": "7"}
 
 
 def test_cores_may_be_fewer(monkeypatch):

@@ -8,9 +8,6 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from perla.runs.spec import Run
 
-FINAL = (1, 2)
-"""A worker's exit statuses of an exception and of a mistake: trying again would not mend them."""
-
 
 class Task(NamedTuple):
     """A run, and the folder that shall hold it."""

@@ -35,8 +35,9 @@ from perla.files import (
     remove_temporaries,
     write_atomic,
 )
-from perla.suites.executors import FINAL, Event, Task
-from perla.suites.local import POLL_SECONDS, PROGRAM, log_of, start
+from perla.suites.executors import Event, Task
+from perla.suites.local import PROGRAM, log_of, start
+from perla.suites.processes import FINAL, POLL_SECONDS
 
 HANDED_ON = ("PERLA_", "JAX_", "XLA_")
 """Beginnings of the environment variables that a run's numbers and speed may depend on."""
