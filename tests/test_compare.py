@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from perla.analysis import stats
 from perla.analysis.compare import check_fair, compare, marl_eval, rows
 from perla.analysis.load import Budget, find, load, load_all
+from perla.config import VERSION
 from perla.envs.protocol import Spec
 from perla.errors import UserError
 from perla.methods.recipes import make
@@ -31,7 +33,7 @@ def folder(tmp_path):
         path = tmp_path / name
         path.mkdir(parents=True)
         spec = Spec(env, 2, 3, 6, (6, 6), 50, "common", rules or {"size": 5, "penalty": 0.0})
-        facts = {"run": run, "environment": store.environment(spec)}
+        facts = {"settings_version": VERSION, "run": run, "environment": store.environment(spec)}
         (path / "config.json").write_bytes(store.dump(facts))
         records = [
             {"seed": seed, "evaluation": k, "step": k * run.steps // 2, "wall_seconds": 60.0 * k}
@@ -102,7 +104,7 @@ def test_runs_are_found_below_a_folder_in_order(folder, tmp_path):
     [
         ("config.json", None, "not a run folder"),
         ("config.json", b"{]", "config.json: damaged"),
-        ("config.json", b'{"run": {"seeds": [0]}}', "config.json: damaged"),
+        ("config.json", b'{"settings_version": %d, "run": {"seeds": [0]}}' % VERSION, "config.json: damaged"),
         ("config.json", b"\xff", "config.json: damaged"),
         ("metrics.jsonl", None, "metrics.jsonl: no evaluation"),
         ("metrics.jsonl", b"", "metrics.jsonl: no evaluation"),
@@ -188,6 +190,47 @@ def test_probabilities_of_improvement_are_of_all_pairs(folder):
             np.testing.assert_allclose(chance, [1 - back.point, 1 - back.high, 1 - back.low])
 
 
+def test_the_optimality_gap_is_the_shortfall_below_the_threshold(pair):
+    ippo, perla = compare(pair, threshold=0.97).methods
+    # Runs above the threshold count as the threshold.
+    assert perla.optimality_gap.point == pytest.approx((0.02 + 0.01) / 5)
+    assert ippo.optimality_gap.point == pytest.approx(np.mean([0.97 - x for x in BAD]))
+    assert 0 <= perla.optimality_gap.low < perla.optimality_gap.high
+    assert "optimality gap to 0.97" in rows(compare(pair, threshold=0.97))[0]
+
+
+def test_performance_profiles_span_the_scores_of_all_methods(pair):
+    compared = compare(pair)
+    ippo, perla = compared.methods
+    assert (compared.taus[0], compared.taus[-1]) == (0.05, 0.99)
+    # No run is above the highest score, and the run with the lowest is not above itself.
+    assert (ippo.profile.point[0], perla.profile.point[0]) == (0.8, 1.0)
+    assert (ippo.profile.point[-1], perla.profile.point[-1]) == (0.0, 0.0)
+    for method in compared.methods:
+        expected = [np.mean(method.runs > tau) for tau in compared.taus]
+        np.testing.assert_allclose(method.profile.point, expected)
+        assert (method.profile.low <= method.profile.point).all()
+        assert (method.profile.point <= method.profile.high).all()
+
+
+@pytest.mark.parametrize("field", ["optimality_gap", "profile"])
+def test_gaps_and_profiles_are_those_of_all_tasks_together(folder, field):
+    finals = {"ippo": [(0.1, 0.4), (0.8, 1.0)], "mappo": [(0.4, 0.4), (0.5, 0.7)]}
+    runs = [
+        load(folder(f"{algo}{env}", algo, final, env=env))
+        for algo, by_task in finals.items()
+        for env, final in zip((TASK, OTHER), by_task, strict=True)
+    ]
+    compared = compare(runs, threshold=0.9, seed=3)
+    for method in compared.methods:
+        scores = np.array(finals[method.name]).T
+        if field == "optimality_gap":
+            expected = stats.bootstrap(lambda x: stats.optimality_gap(x, 0.9), scores, seed=3)
+        else:
+            expected = stats.performance_profile(scores, compared.taus, seed=3)
+        np.testing.assert_allclose(getattr(method, field), expected)
+
+
 def test_several_tasks_are_pooled(folder):
     runs = load_all(
         [
@@ -248,7 +291,9 @@ def test_the_verdict_admits_that_intervals_overlap(folder):
     )
 
 
-@pytest.mark.parametrize(("seeds", "said"), [(1, "in 1 seed: fewer than 3"), (2, "in 2 seeds: ")])
+@pytest.mark.parametrize(
+    ("seeds", "said"), [(1, "in 1 seed: fewer than 3 are too few"), (2, "in 2 seeds: ")]
+)
 def test_few_seeds_are_not_judged(folder, seeds, said):
     runs = load_all([folder("a", "ippo", BAD[:seeds]), folder("b", "mappo", GOOD[:seeds])])
     verdict = compare(runs).verdict
@@ -346,6 +391,8 @@ def test_a_comparison_is_strict_json(pair):
     assert perla["curve"]["steps"] == [0, 50, 100]
     assert facts["improvement"]["perla-ippo"]["ippo"] == {"point": 1.0, "low": 1.0, "high": 1.0}
     assert facts["budget"]["seeds"] == 5
+    assert perla["optimality_gap"]["point"] == pytest.approx(0)
+    assert len(facts["taus"]) == len(perla["profile"]["low"]) == len(perla["profile"]["point"])
     assert facts["verdict"] == compare(pair).verdict
 
 
@@ -361,6 +408,7 @@ def test_rows_are_a_line_for_each_method(pair):
     assert list(ippo) == list(perla)
     assert perla["method"] == "perla-ippo"
     assert perla["absolute greedy return"].startswith("0.970 [")
+    assert perla["optimality gap to 0.873"] == "0.000 [0.000, 0.000]"
     assert ippo["steps to 0.873"] == "– (0 of 5)"
     assert perla["steps to 0.873"] == "100 (5 of 5)"
     assert (ippo["failures"], perla["failures"]) == ("1 of 5", "0 of 5")

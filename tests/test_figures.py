@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perla.analysis import figures, stats
+from perla.analysis import figures, stats, style
 from perla.analysis.compare import compare
 from perla.analysis.load import Budget, Curves
 from perla.analysis.stats import Score
@@ -73,9 +73,13 @@ def drawn():
             ylabel="Absolute return per episode",
         ),
         "ranking": figures.ranking(
-            {f"actor_network=mlp normalize_rewards=false num_samples={i}": s for i, s in enumerate(scores(30))},
+            {
+                f"actor_network=mlp normalize_rewards=false num_samples={i}": s
+                for i, s in enumerate(scores(30))
+            },
             xlabel="Area under the curve",
         ),
+        "compared_profiles": figures.compared_profiles(compare([run(m) for m in METHODS])),
         "profiles": figures.profiles(
             taus,
             {m: stats.performance_profile(table, taus) for m, table in tables.items()},
@@ -102,6 +106,7 @@ KINDS = (
     "counts",
     "against",
     "ranking",
+    "compared_profiles",
     "profiles",
 )
 
@@ -195,4 +200,4 @@ def test_an_interval_that_misses_its_estimate_can_be_drawn():
     ("value", "text"), [(0.0, "0"), (0.25, "0.25"), (250e3, "250k"), (1.5e6, "1.5M"), (3e12, "3T")]
 )
 def test_large_numbers_have_units(value, text):
-    assert figures.thousands(value) == text
+    assert style.thousands(value) == text

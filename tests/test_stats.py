@@ -1,5 +1,7 @@
 """Statistics over seeds and tasks: rliable's, to nine digits, and small cases worked by hand."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from rliable import library, metrics
@@ -53,6 +55,10 @@ def assert_same(ours, theirs):
         (stats.mean, metrics.aggregate_mean),
         (stats.median, metrics.aggregate_median),
         (stats.optimality_gap, metrics.aggregate_optimality_gap),
+        (
+            partial(stats.optimality_gap, gamma=0.4),
+            partial(metrics.aggregate_optimality_gap, gamma=0.4),
+        ),
     ],
 )
 @pytest.mark.parametrize("scores", [TABLE, OTHER, TABLE[:1], TABLE[:, :1]])

@@ -52,7 +52,7 @@ def add_results(parser: Parser) -> None:
         help="what is compared: return (of the greedy policy), return_sampled, … [return]",
     )  # fmt: skip
     parser.add_argument(
-        "--threshold", metavar="X", help="count steps to this value [0.9 of the best final one]"
+        "--threshold", metavar="X", help="target of the steps and of the optimality gap [0.9 of the best final value]"
     )
 
 

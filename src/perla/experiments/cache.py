@@ -110,7 +110,7 @@ class _Calculator:
     """A process that computes one job after another, on its share of the processor cores."""
 
     def __init__(self, cores: Sequence[int]) -> None:
-        self.log = TemporaryFile()
+        self.log = TemporaryFile()  # noqa: SIM115 - closed by `wait`
         self.popen = start_python(
             ["-m", "perla.experiments.worker", ",".join(map(str, cores))],
             {"PERLA_CORES": str(len(cores))},

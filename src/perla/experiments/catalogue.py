@@ -3,7 +3,7 @@
 The paper leaves some of its budgets unstated; this file states ours. At scale `paper` methods have
 the paper's settings (preset `paper-lbf`, the same for all). At `quick` they have the preset
 `default`, which learns fastest here, and fewer steps. `smoke` only shows that the code works. All
-methods of an experiment have equal budgets. Evaluations sample actions, as in the paper and EPyMARL.
+methods of an experiment have equal budgets. As in the paper and EPyMARL, evaluations sample actions.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ TABLE_4: dict[str, Scalar] = {
 """The best settings of the paper's search."""
 
 PAPER_STEPS = 2_000_000
-"""Environment steps of each seed at scale `paper`; the paper does not state its number."""
+"""Environment steps of each seed at scale `paper`; the paper does not state its own."""
 
 SMALL = {"hidden_size": 8, "num_envs": 2, "rollout_length": 8, "update_epochs": 1}
 """Settings of the scale `smoke`: as small as possible."""
@@ -76,7 +76,8 @@ def suites(
         } | grid,
         "quick": grid | {"steps": steps, "seeds": 5, "num_evaluations": 20} | dict(quick or {}),
         "smoke": grid | {
-            "steps": 64, "seeds": 3, "num_evaluations": 2, "eval_episodes": 2, "absolute_episodes": 2,
+            "steps": 64, "seeds": 3, "num_evaluations": 2, "eval_episodes": 2,
+            "absolute_episodes": 2,
         } | dict(smoke or {}),
     }  # fmt: skip
     small = grids["smoke"]
@@ -125,10 +126,10 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
     ),
     "failures": Experiment(
         figure="Fig. 4",
-        claim="PERLA-IPPO fails (final return below 0.1) on no map, where IPPO fails on some, and on "
-        "fewer maps than MAPPO.",
-        rule="IPPO fails on at least one map, PERLA-IPPO on none. In part: PERLA-IPPO fails on fewer "
-        "maps than IPPO and on no more than MAPPO. Not tested: IPPO fails on none.",
+        claim="PERLA-IPPO fails (final return below 0.1) on no map, where IPPO fails on some, and "
+        "on fewer maps than MAPPO.",
+        rule="IPPO fails on at least one map, PERLA-IPPO on none. In part: PERLA-IPPO fails on "
+        "fewer maps than IPPO and on no more than MAPPO. Not tested: IPPO fails on none.",
         suites=suites(
             "failures", **LBF, steps=150_000, quick={"env": QUICK_MAPS}, smoke={"env": SMOKE_MAPS}
         ),
@@ -156,8 +157,8 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
         claim="PERLA-IPPO's gain over IPPO and MAPPO grows with the number of agents, to more than "
         "1000% with 8.",
         rule="Over both, the gain in final return never falls as N grows, its interval at the "
-        "largest N is above 0, and there it exceeds 1000%. In part: it grows over one of them, or to "
-        "less than 1000%.",
+        "largest N is above 0, and there it exceeds 1000%. In part: it grows over one of them, "
+        "or to less than 1000%.",
         suites=suites(
             "scaling",
             env=tuple(f"lbf:Foraging-10x10-{n}p-1f-coop-v2" for n in range(2, 9)),
@@ -189,8 +190,8 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
     ),
     "samples": Experiment(
         figure="Fig. 8",
-        claim="More samples improve learning up to a point: K = 100 has a larger area under the curve "
-        "than K = 5, and K = 250 no larger one than K = 100.",
+        claim="More samples improve learning up to a point: K = 100 has a larger area under the "
+        "curve than K = 5, and K = 250 no larger one than K = 100.",
         rule="The interval of K = 100 lies above that of K = 5, and the interval of K = 250 not "
         "above that of K = 100. In part: only the first is true.",
         suites=suites(
@@ -245,8 +246,8 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
     "theory": Calculation(
         figure="Theorems 1, 3, 4 and 5",
         claim="Averaging over K joint actions reduces the critic's variance as 1/K (Theorem 1) and "
-        "does not change the expected policy gradient (3). The variance of the gradient in excess of "
-        "the decentralised one is bounded, and PERLA's bound is 1/K of the centralised one (4, 5).",
+        "does not change the expected policy gradient (3). The variance of the gradient in "
+        "excess of the decentralised one is bounded, and PERLA's bound is 1/K of the centralised one (4, 5).",
         rule="On random games with known values every variance and mean is within "
         f"{verdicts.SURE} standard errors of the theorem's value, every excess is below its bound, "
         f"and the error falls with slope −1/2 ± {verdicts.SLOPE} in log K. In part: some of these "
@@ -257,7 +258,8 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
     "matrix": Calculation(
         figure="Fig. 1",
         claim="On the smallest matrix game IPPO, MAPPO, QPLEX, WQMIX and MAIC find the best joint "
-        "action; they lose it as the number of agents or actions grows. PERLA finds it on all games.",
+        "action; they lose it as the number of agents or actions grows. PERLA finds it on all "
+        "games.",
         rule="Each single claim is tested with every data distribution that its methods can learn "
         "from, by the share of seeds whose final greedy policies earn 8. A method finds it with at "
         "least 90%; it loses it if it finds it on the smallest game and has at most 10% on the "

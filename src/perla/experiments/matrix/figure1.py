@@ -52,7 +52,8 @@ Q(aᵢ, a₋ᵢ) and each aggregator; and policies that ascend such a critic aft
 off-policy data, as it does not depend on the policy that chose the other agents' actions."""
 
 ON_POLICY: dict[str, Any] = {
-    "num_envs": 32, "rollout_length": 1, "hidden_size": 64, "actor_network": "mlp", "normalize_rewards": False,
+    "num_envs": 32, "rollout_length": 1, "hidden_size": 64, "actor_network": "mlp",
+    "normalize_rewards": False,
 }  # fmt: skip
 """Settings of actor-critic methods that differ from their defaults."""
 REPLAYING = ON_POLICY | fitted_critic.FIT._asdict() | {"gamma": 0.0}
@@ -61,7 +62,7 @@ PPO makes. As episodes have one step, γ = 0 leaves successor states out of the 
 
 
 def config(method: str, game: Game) -> Method:
-    """Return the settings of a method: the name of an algorithm and, for PERLA-IPPO, an aggregator."""
+    """Return the settings of a method: an algorithm's name and, for PERLA-IPPO, an aggregator's."""
     algo, *aggregators = method.split()
     learner = make(algo)
     if not isinstance(learner, PPO):
