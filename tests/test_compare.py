@@ -104,7 +104,11 @@ def test_runs_are_found_below_a_folder_in_order(folder, tmp_path):
     [
         ("config.json", None, "not a run folder"),
         ("config.json", b"{]", "config.json: damaged"),
-        ("config.json", b'{"settings_version": %d, "run": {"seeds": [0]}}' % VERSION, "config.json: damaged"),
+        (
+            "config.json",
+            b'{"settings_version": %d, "run": {"seeds": [0]}}' % VERSION,
+            "config.json: damaged",
+        ),
         ("config.json", b"\xff", "config.json: damaged"),
         ("metrics.jsonl", None, "metrics.jsonl: no evaluation"),
         ("metrics.jsonl", b"", "metrics.jsonl: no evaluation"),

@@ -232,9 +232,9 @@ def test_ray_sends_and_clears_nothing_from_outside(folder):
 
     path = spoil(folder, "checkpoints", link)
     (folder.parent / "outside/.x.1.tmp").write_text("theirs")
-    with pytest.raises(UserError, match="is a symbolic link"), ray.held(folder):
+    with pytest.raises(UserError, match="is a symbolic link"), ray.locked(folder):
         pass
     assert (folder.parent / "outside/.x.1.tmp").exists()
     assert path.name not in ray.contents(folder)
     with pytest.raises(UserError, match="leads out of"):
-        ray.put(folder, ray.Files({"../outside.json": b""}))
+        ray.apply(folder, ray.Files({"../outside.json": b""}))

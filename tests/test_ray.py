@@ -20,7 +20,7 @@ from perla.suites import local
 from perla.suites import ray as on_ray
 from perla.suites.executors import Task
 from perla.suites.local import Local
-from perla.suites.ray import Files, Mirror, Ray, contents, held, put
+from perla.suites.ray import Files, Mirror, Ray, apply, contents, locked
 from test_resume import outcome
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -211,7 +211,7 @@ def test_learning_is_the_same_to_the_bit(cluster, node, cache, tmp_path, monkeyp
 def test_a_failing_cell_is_named_and_the_rest_goes_on(cluster, fakes, tmp_path, capfd):
     rates = fake_worker.BROKEN, fake_worker.CRASHING, fake_worker.MORTAL, 1e-3, 1e-3
     broken, crashing, mortal, good, busy = tasks = fake(tmp_path, *rates)
-    with held(busy.folder):
+    with locked(busy.folder):
         events = list(Ray(cluster.address, retries=1).carry_out(tasks))
     told = {
         task.folder: [(e.kind, e.text) for e in events if e.task == task and e.kind != "started"]
@@ -247,7 +247,7 @@ def test_a_connection_that_is_there_is_used_and_kept(cluster, fakes, tmp_path, m
     finally:
         ray.shutdown()
     node = started.text.removeprefix("on ")
-    there = f"jax is {here['jax']} there and 0.1 where it was asked for"
+    there = f"jax is {here['jax']} there and 0.1 on the submitting machine"
     assert (failed.kind, failed.text) == ("failed", f"{node}: {there}")
 
 
@@ -310,7 +310,7 @@ def test_only_what_has_changed_is_told(tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     write(here, "config.json", "metrics.jsonl", "checkpoints/step_1.safetensors")
     write(there)
-    put(there, Files(contents(here)))
+    apply(there, Files(contents(here)))
     mirror = Mirror(here)
     assert not mirror.checkpointed
     write(here, "metrics.jsonl")
@@ -319,7 +319,7 @@ def test_only_what_has_changed_is_told(tmp_path):
     write(here, "summary.json")
     (here / "checkpoints/step_1.safetensors").unlink()
     assert mirror.checkpointed
-    news = mirror.news(finished=False)
+    news = mirror.changes(finished=False)
     assert list(news.data) == [
         "metrics.jsonl",
         "checkpoints/step_2.safetensors",
@@ -327,9 +327,9 @@ def test_only_what_has_changed_is_told(tmp_path):
     ]
     assert news.gone == ["checkpoints/step_1.safetensors"]
     assert not mirror.checkpointed
-    put(there, news)
+    apply(there, news)
     assert contents(there).keys() == contents(here).keys() - {"summary.json"}
-    put(there, mirror.news(finished=True))
+    apply(there, mirror.changes(finished=True))
     assert contents(there) == contents(here)
 
 

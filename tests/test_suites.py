@@ -104,7 +104,7 @@ def test_a_suite_is_read_from_strict_json(tmp_path):
         ({"preset": "mavva"}, "did you mean 'mava'"),
         ({"settings": {"lrr": 1.0}}, "did you mean 'lr'"),
         ({"settings": {"lr": -1.0}}, "lr -1.0: expected a number > 0"),
-        ({"settings": {"num_samples": 3}}, "k belongs to perla-ippo"),
+        ({"settings": {"num_samples": 3}}, "num_samples belongs to perla-ippo"),
         ({"settings": {"returns": "gea"}}, "did you mean 'gae'"),
     ],
 )
@@ -115,7 +115,7 @@ def test_mistakes_are_named(change, message):
 
 def test_cells_that_cannot_be_told_apart_are_refused():
     grids = [Grid(env=ENV, algo="ippo", steps=10, settings={"lr": lr}) for lr in (1e-3, 1e-4)]
-    with pytest.raises(UserError, match="two cells are called 'ippo on lbf:"):
+    with pytest.raises(UserError, match="two cells have the name 'ippo on lbf:"):
         Suite(name="test", grids=tuple(grids)).cells()
     labelled = tuple(grid.replace(label=f"rate {i}") for i, grid in enumerate(grids))
     assert [cell.method for cell in Suite(name="test", grids=labelled).cells()] == [
@@ -207,7 +207,7 @@ def test_a_folder_of_another_run_is_left_alone(tmp_path):
 
 
 def test_workers_end_with_those_who_started_them(tmp_path):
-    (cell,) = cells(fake_worker.SLOW, evaluations=50, steps=1000)
+    (cell,) = cells(fake_worker.SLOW, num_evaluations=50, steps=1000)
     process = local.start(Task(cell.run, tmp_path / "run"), tmp_path / "log", {}, FAKE)
     process.popen.stdin.close()
     assert process.popen.wait(timeout=60) in (-15, 143)
@@ -237,7 +237,7 @@ def test_cores_may_be_fewer(monkeypatch):
 
 def test_what_happens_is_said_in_lines(tmp_path, capsys):
     todo = cells(1e-3, fake_worker.BROKEN)
-    execute.carry_out(todo, tmp_path, local.Local(1), display.display())
+    execute.carry_out(todo, tmp_path, local.Local(1), display.create_display())
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "2 cells"
     assert any(f"finished  {todo[0].name}" in line and "1 of 2 cells" in line for line in lines)
@@ -248,7 +248,7 @@ def test_time_left_comes_from_the_speed_of_cells_like_it(tmp_path):
     todo = cells(1e-3, 1e-4)
     execute.carry_out(todo[:1], tmp_path, local.Local(1), display.Silent())
     by_folder = {tmp_path / cell.folder: cell for cell in todo}
-    watch = display.Watch(by_folder, {tmp_path / todo[1].folder}, [], 2)
-    _, speed = display.reached(tmp_path / todo[0].folder)
+    watch = display.SuiteProgress(by_folder, {tmp_path / todo[1].folder}, [], 2)
+    _, speed = display.progress_of(tmp_path / todo[0].folder)
     assert watch.seconds_left() == pytest.approx(2 * 100 / speed)
-    assert display.reached(tmp_path / "nowhere") == (0, None)
+    assert display.progress_of(tmp_path / "nowhere") == (0, None)

@@ -88,10 +88,10 @@ def executor(arguments: argparse.Namespace) -> Executor:
 def carry_out(cells: Sequence[Cell], out: Path, arguments: argparse.Namespace) -> Outcome:
     """Carry the cells out below `out`. If it is interrupted, the same command goes on with it."""
     from perla.suites import execute
-    from perla.suites.display import display
+    from perla.suites.display import create_display
 
     try:
-        return execute.carry_out(cells, out, executor(arguments), display(quiet=arguments.quiet))
+        return execute.carry_out(cells, out, executor(arguments), create_display(quiet=arguments.quiet))
     except KeyboardInterrupt:
         tell(f"interrupted; the same command with --out {out} goes on")
         raise SystemExit(130) from None

@@ -3,7 +3,7 @@
 The paper leaves some of its budgets unstated; this file states ours. At scale `paper` methods have
 the paper's settings (preset `paper-lbf`, the same for all). At `quick` they have the preset
 `default`, which learns fastest here, and fewer steps. `smoke` only shows that the code works. All
-methods of an experiment have equal budgets. As in the paper and EPyMARL, evaluations sample actions.
+methods of an experiment have equal budgets. Evaluations sample actions, as in the paper.
 """
 
 from __future__ import annotations
@@ -247,7 +247,8 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
         figure="Theorems 1, 3, 4 and 5",
         claim="Averaging over K joint actions reduces the critic's variance as 1/K (Theorem 1) and "
         "does not change the expected policy gradient (3). The variance of the gradient in "
-        "excess of the decentralised one is bounded, and PERLA's bound is 1/K of the centralised one (4, 5).",
+        "excess of the decentralised one is bounded, and PERLA's bound is 1/K of the centralised "
+        "one (4, 5).",
         rule="On random games with known values every variance and mean is within "
         f"{verdicts.SURE} standard errors of the theorem's value, every excess is below its bound, "
         f"and the error falls with slope −1/2 ± {verdicts.SLOPE} in log K. In part: some of these "

@@ -21,7 +21,7 @@ def write(
     metric: str = "return",
     threshold: float | None = None,
 ) -> Comparison:
-    """Compare `runs`; write summary.json, marl_eval.json and the figures `comparison` and `profiles`.
+    """Compare `runs`; write summary.json, marl_eval.json, `comparison` and `profiles` (figures).
 
     Raises `UserError` as `perla.analysis.compare.compare` does.
     """
