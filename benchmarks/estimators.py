@@ -59,7 +59,9 @@ def noise(env: str, stops: tuple[int, ...] = (1_000, 30_000, 100_000), repeats: 
     def estimates(progress: Progress, estimator: Estimator):
         learner = progress.learner
         _, steps, _ = rollout(trainer.copies, learner.actor, progress.runner_state, progress.key, 8)
-        context, _ = learner.critic.context(steps.observation, learner.critic_hidden_state, steps.is_first)
+        context, _ = learner.critic.context(
+            steps.observation, learner.critic_hidden_state, steps.is_first
+        )
         value = config.value.replace(estimator=estimator)
 
         def one(key):
