@@ -38,12 +38,12 @@ def jobs(count, compute=half):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_results_come_in_order_with_progress(tmp_path, processes):
-    said = []
-    found = cached(jobs(4), tmp_path, processes=processes, say=said.append)
+    messages = []
+    found = cached(jobs(4), tmp_path, processes=processes, say=messages.append)
     assert [value for value, _ in found] == [0.0, 0.5, 1.0, 1.5]
     mine = {process == os.getpid() for _, process in found}
     assert mine == {processes == 1}
-    assert [line.split(": ")[1] for line in said] == [
+    assert [line.split(": ")[1] for line in messages] == [
         f"{done} of 4, 0 min left" for done in (1, 2, 3, 4)
     ]
 
@@ -57,9 +57,9 @@ def test_the_longest_go_first_and_the_estimate_knows(tmp_path, monkeypatch):
 
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     weighed = [Job(f"{n}", [], partial(take, n), weight=n / 2) for n in (2, 8, 4)]
-    said = []
-    assert cached(weighed, tmp_path, processes=1, say=said.append) == [2, 8, 4]
-    assert said == ["8: 1 of 3, 6 min left", "4: 2 of 3, 2 min left", "2: 3 of 3, 0 min left"]
+    messages = []
+    assert cached(weighed, tmp_path, processes=1, say=messages.append) == [2, 8, 4]
+    assert messages == ["8: 1 of 3, 6 min left", "4: 2 of 3, 2 min left", "2: 3 of 3, 0 min left"]
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores cannot be told apart")
@@ -86,17 +86,17 @@ def test_results_are_not_computed_again(tmp_path):
 
 
 def test_a_job_asked_for_twice_is_computed_once(tmp_path):
-    said = []
-    first, second, third = cached([*jobs(1), *jobs(2)], tmp_path, processes=1, say=said.append)
+    messages = []
+    first, second, third = cached([*jobs(1), *jobs(2)], tmp_path, processes=1, say=messages.append)
     assert first == second != third
-    assert len(said) == 2
+    assert len(messages) == 2
 
 
 def test_a_process_that_dies_is_named_and_earlier_results_stay(tmp_path):
     whole = jobs(2)
     cached(whole, tmp_path, processes=1)
     with pytest.raises(
-        UserError, match=r"a process died \(killed by SIGKILL\).*goes on.*--processes 1"
+        UserError, match=r"a process died \(killed by SIGKILL\).*continues.*--processes 1"
     ):
         cached([*whole, Job("a", [], die), Job("b", [], die)], tmp_path, processes=2)
     assert {path.name for path in tmp_path.iterdir()} == {file_name(job) for job in whole}

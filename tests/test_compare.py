@@ -1,4 +1,4 @@
-"""Comparisons: numbers worked by hand, honest sentences, and what is refused as unfair."""
+"""Comparisons: numbers computed by hand, verdicts, and unfair comparisons that are refused."""
 
 import json
 import math
@@ -84,7 +84,7 @@ def test_an_unfinished_run_has_its_curves_and_no_results(folder):
     path = folder("a", final=(0.5, 1.0))
     (path / "summary.json").unlink()
     text = (path / "metrics.jsonl").read_text()
-    (path / "metrics.jsonl").write_text(text[:-20])  # Someone is writing.
+    (path / "metrics.jsonl").write_text(text[:-20])  # A line that is being written.
     run = load(path)
     assert not run.finished
     assert (run.final, run.best, run.absolute, run.flops_per_step) == ({}, {}, {}, None)
@@ -121,7 +121,7 @@ def test_runs_are_found_below_a_folder_in_order(folder, tmp_path):
         ("summary.json", b'{"seeds": [{"seed": 0}]}', "summary.json: damaged"),
     ],
 )
-def test_damage_is_told_in_a_line_with_the_file_s_name(folder, file, content, said):
+def test_damage_is_reported_in_a_line_with_the_file_name(folder, file, content, said):
     path = folder("a")
     (path / file).unlink()
     if content is not None:
@@ -319,7 +319,7 @@ def test_one_sentence_about_many_methods(folder):
 
 
 def faster(run):
-    """`run` with its curve at its end from the beginning."""
+    """Return `run` with a curve that is at its final value from the start."""
     final = run.metrics["return"][:, -1:]
     curve = np.broadcast_to(final, run.metrics["return"].shape)
     return replace(run, metrics=run.metrics | {"return": curve})
@@ -384,7 +384,7 @@ def test_a_label_makes_two_methods_of_one_algorithm(folder):
     assert names == ["ippo", "b"]
 
 
-# --- Ways out -----------------------------------------------------------------------------------
+# --- Output -------------------------------------------------------------------------------------
 
 
 def test_a_comparison_is_strict_json(pair):

@@ -1,4 +1,4 @@
-"""The paper's experiments: their verdicts from made-up results, and every one at scale `smoke`."""
+"""The paper's experiments: verdicts from made-up results, and each at scale `smoke`."""
 
 import json
 from dataclasses import replace
@@ -18,7 +18,7 @@ STEPS = np.array([0.0, 50.0, 100.0])
 
 
 def curves(method, env, final, *, middle=None, error=1.0, agents=2, seeds=5):
-    """A run whose sampled return rises to `final`, seeds apart by a hundredth."""
+    """A run whose sampled return rises to `final`, within a hundredth over seeds."""
     middle = final / 2 if middle is None else middle
     offsets = np.linspace(-0.01, 0.01, seeds)[:, None]
     returns = np.array([[0.0, middle, final]]) + offsets
@@ -218,7 +218,7 @@ def test_experiments_share_cells():
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    """One folder for all, so that what they share is carried out once."""
+    """One folder for all experiments, so that shared cells are carried out once."""
     return tmp_path_factory.mktemp("smoke")
 
 

@@ -16,7 +16,7 @@ METHODS = ("ippo", "mappo", "perla-ippo", "perla-mappo")
 
 
 def run(method, *, task="lbf:Foraging-8x8-2p-2f-coop-v2", seeds=5, flops=2e6, evaluations=21):
-    """A made-up run whose seeds rise at their own pace."""
+    """A made-up run whose seeds learn at different speeds."""
     rng = np.random.default_rng([*method.encode(), *task.encode()])
     steps = np.linspace(0, 1.5e6, evaluations)
     pace = rng.uniform(2, 9, size=(seeds, 1)) + 3 * METHODS.index(method)

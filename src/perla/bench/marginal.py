@@ -114,8 +114,8 @@ class _Benchmark:
             jnp.zeros((1, STATES, FEATURES)),
             jnp.ones((1, STATES, agents, ACTIONS), bool),
         )
-        memory = critic.body.initial_state((STATES,))
-        contexts, _ = critic.context(observation, memory, jnp.zeros((1, STATES), bool))
+        hidden_state = critic.body.initial_state((STATES,))
+        contexts, _ = critic.context(observation, hidden_state, jnp.zeros((1, STATES), bool))
         context = contexts[0]
         logits = jax.random.normal(key_policy, (STATES, agents, ACTIONS))
         policy = Categorical(jax.nn.log_softmax(logits))

@@ -150,8 +150,8 @@ class _Calculator:
         if self.popen.returncode > 0:
             return RuntimeError(self._errors().decode(errors="replace"))
         return UserError(
-            f"a process died ({reason}), perhaps for want of memory; the same command goes on, and "
-            "with --processes 1 it needs less"
+            f"a process died ({reason}), perhaps out of memory; the same command continues, and "
+            "with --processes 1 it needs less memory"
         )
 
     def stop(self) -> None:

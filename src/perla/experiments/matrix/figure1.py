@@ -125,7 +125,7 @@ class Claim(NamedTuple):
     """The axis of the claim. Methods find the best payoff in all of its games; or they lose it: of
     the methods that find it in the first game, none does in the largest."""
     first: bool = False
-    """Whether the claim is about the first game only."""
+    """True if the claim is about the first game only."""
 
 
 PERLA = ("perla-ippo", "perla-mappo", FITTED[0])
@@ -263,7 +263,7 @@ def judge(
         true = {name: min(each) >= MOST for name, each in shares.items()}
         words = [f"{name} {min(each):.0%}" for name, each in shares.items()]
     else:
-        # A method that never finds it cannot lose it.
+        # A method that does not find it at first cannot lose it.
         true = {name: each[-1] <= FEW for name, each in shares.items() if each[0] >= MOST}
         words = [f"{name} {shares[name][0]:.0%} → {shares[name][-1]:.0%}" for name in true]
         never = ", ".join(name for name in shares if name not in true)
