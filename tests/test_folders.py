@@ -18,7 +18,7 @@ from perla.errors import UserError
 from perla.files import append, make_below, write_atomic
 from perla.runs import checkpoint
 from perla.suites import execute, local, suite
-from perla.suites.display import Silent, reached
+from perla.suites.display import Silent, progress_of
 from perla.suites.executors import Event
 from perla.suites.suite import Cell, Grid, Suite, slug
 from untrusted import (  # noqa: F401
@@ -106,7 +106,7 @@ def test_what_is_no_file_of_the_folder_is_refused(refused, folder, entry, spoile
     with pytest.raises(UserError, match=path.name):
         analysis.load(folder)
     assert contents(folder.parent / "outside") == before
-    reached(folder)  # does not wait
+    progress_of(folder)  # does not wait
 
 
 def test_devices_are_refused(refused, folder):
