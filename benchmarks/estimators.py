@@ -1,12 +1,12 @@
-"""What averaging over the others' actions costs, and how near to the exact average it comes.
+"""Benchmark of marginal estimators in training: variance of the average and speed.
 
     python benchmarks/estimators.py noise|speed|analytic [--out benchmarks/estimators-noise.json]
 
-`noise`: while PERLA-IPPO trains, the same critic at the same states is averaged again and again by
-every estimator; a row is the mean variance of its answers, and that relative to 100 independent
-draws. `speed`: steps per second of training on three maps, all contenders in turn in every round;
-medians of the rounds, and those relative to the method without embedding. `analytic`: the same of
-the closed form with 2 to 20 agents.
+`noise`: during training of PERLA-IPPO each estimator averages the same critic at the same states
+repeatedly; rows have the mean variance, and its ratio to that of 100 independent samples. `speed`:
+steps per second of training on three maps, with methods in turn in every round; rows have medians
+over rounds, and their ratio to the method without embedding. `analytic`: the same for the closed
+form, with 2 to 20 agents.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ MAPS = (
     "lbf:Foraging-15x15-8p-1f-coop-v2",
 )
 AGENTS = (2, 3, 5, 8, 12, 20)
-"""With which the closed form is timed."""
+"""Numbers of agents for the closed form."""
 PAPERS = Sampled(num_samples=100)
 
 
 def perla(base: str = "ippo", **settings: Any) -> PPO:
-    """PERLA on `base`, whose value has other `settings`."""
+    """Create PERLA on `base`, with other `settings` of the value."""
     recipe = {"ippo": PERLA_IPPO, "mappo": PERLA_MAPPO}[base]
     config = make(f"perla-{base}", value=recipe["value"].replace(**settings))
     assert isinstance(config, PPO)
@@ -51,21 +51,23 @@ def perla(base: str = "ippo", **settings: Any) -> PPO:
 
 
 def noise(env: str, stops: tuple[int, ...] = (1_000, 30_000, 100_000), repeats: int = 60):
-    """A row for each moment of training and each estimator."""
+    """Yield a row for each training step in `stops` and each estimator."""
     config = perla()
     trainer = Trainer(make_env(env), config, seeds=(0,), steps=400_000)
 
     @partial(jax.jit, static_argnums=1)
-    def answers(progress: Progress, estimator: Estimator):
+    def estimates(progress: Progress, estimator: Estimator):
         learner = progress.learner
         _, steps, _ = rollout(trainer.copies, learner.actor, progress.runner_state, progress.key, 8)
-        context, _ = learner.critic.context(steps.observation, learner.critic_memory, steps.fresh)
+        context, _ = learner.critic.context(
+            steps.observation, learner.critic_hidden_state, steps.is_first
+        )
         value = config.value.replace(estimator=estimator)
 
-        def answer(key):
+        def one(key):
             return estimate(value, learner.critic, context, steps.policy, key).value
 
-        return jax.lax.map(answer, jax.random.split(jax.random.key(0), repeats))
+        return jax.lax.map(one, jax.random.split(jax.random.key(0), repeats))
 
     population = trainer.init()
     for stop in stops:
@@ -75,7 +77,7 @@ def noise(env: str, stops: tuple[int, ...] = (1_000, 30_000, 100_000), repeats: 
             PAPERS,
             *(Sampled(num_samples=k, sampler="latin") for k in (11, 17, 23, 47, 97)),
         ):
-            values = np.asarray(answers(population[0], estimator))
+            values = np.asarray(estimates(population[0], estimator))
             variance = float(np.var(values, axis=0, ddof=1).mean())
             scale = scale or variance
             yield {
@@ -90,11 +92,11 @@ def noise(env: str, stops: tuple[int, ...] = (1_000, 30_000, 100_000), repeats: 
 
 
 PLAIN = {"critic_model": Network(action_fusion="first"), "estimator": PAPERS}
-"""The paper's estimator on a plain network of everything."""
+"""The paper's estimator with a plain network of all inputs."""
 
 
 def speed(env: str, rounds: int = 5) -> Iterator[dict[str, Any]]:
-    """A row for each method: as it is by default, in closed form, and plainly as in the paper."""
+    """Yield a row for each method: with defaults, in closed form, and plain as in the paper."""
     configs = {}
     for base in ("ippo", "mappo"):
         configs |= {
@@ -107,7 +109,7 @@ def speed(env: str, rounds: int = 5) -> Iterator[dict[str, Any]]:
 
 
 def analytic(agents: int, rounds: int = 5) -> Iterator[dict[str, Any]]:
-    """A row for each method with this many agents, PERLA's in closed form."""
+    """Yield a row for each method with this number of agents, PERLA in closed form."""
     configs = {}
     for base in ("ippo", "mappo"):
         configs[base] = make(base)
@@ -116,20 +118,20 @@ def analytic(agents: int, rounds: int = 5) -> Iterator[dict[str, Any]]:
 
 
 def race(env: str, configs: dict[str, PPO], rounds: int) -> Iterator[dict[str, Any]]:
-    """Train all in turn in every round; a row for each, relative to its base without embedding."""
+    """Train all methods in turn in every round; yield a row for each, relative to its base."""
     trainers = {
         name: Trainer(make_env(env), config, seeds=(0,), steps=10**6, eval_episodes=1)
         for name, config in configs.items()
     }
-    # Of the plain version one update is enough: it takes as long as four of the others and more.
+    # One update of the plain version takes longer than four of the others.
     steps = {name: 1 if "plain" in name else 4 * 1024 for name in trainers}
-    fresh = {name: trainer.export(trainer.init()) for name, trainer in trainers.items()}
+    initial = {name: trainer.export(trainer.init()) for name, trainer in trainers.items()}
     for trainer in trainers.values():
         trainer.compile()
     rates: dict[str, list[float]] = {name: [] for name in trainers}
     for _ in range(rounds):
         for name, trainer in trainers.items():
-            population = jax.block_until_ready(trainer.restore(fresh[name]))
+            population = jax.block_until_ready(trainer.restore(initial[name]))
             start = time.perf_counter()
             _, (metrics,) = trainer.advance(population, steps[name])
             rates[name].append(metrics["step"] / (time.perf_counter() - start))
@@ -152,13 +154,13 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     measured = []
-    of, cases = {
+    benchmark, cases = {
         "noise": (noise, MAPS[1:]),
         "speed": (speed, MAPS),
         "analytic": (analytic, AGENTS),
     }[arguments.what]
     for case in cases:
-        for row in of(case):
+        for row in benchmark(case):
             print(row, flush=True)
             measured.append(row)
     if arguments.out:

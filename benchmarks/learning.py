@@ -1,9 +1,9 @@
-"""The learning curves that docs/learning.md shows: run every case, keep small files, draw.
+"""Learning curves of docs/learning.md: train every case, write small files, draw.
 
     python benchmarks/learning.py [--seeds 5] [--only default] [--out docs/results]
 
-Each case is trained by `perla.train` with equal budgets for all methods of its panel. Kept are
-interquartile means over seeds with 95% bootstrap intervals, at every evaluation, and the settings.
+`perla.train` trains each case, with equal budgets for all methods of a panel. The files contain
+interquartile means over seeds with 95% bootstrap intervals at every evaluation, and the settings.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import perla
-from perla.analysis import figures
+from perla.analysis import style
 from perla.analysis.stats import interval, iqm
 
 
 class Panel(NamedTuple):
-    """Cases that are compared, and what is asked of them."""
+    """Methods that are compared, and their goal."""
 
     title: str
     env: str
@@ -30,10 +30,10 @@ class Panel(NamedTuple):
     algos: tuple[str, ...]
     steps: int
     goal: float
-    """The sampled return (IQM over seeds) that must be reached within `steps`."""
+    """Sampled return (IQM over seeds) to be reached within `steps`."""
     evaluations: int = 25
     reference: dict[str, list[tuple[int, float]]] = {}
-    """Published or measured curves of peers: step, return."""
+    """Published or measured curves of other libraries: (step, return)."""
 
 
 MAP = "lbf:Foraging-8x8-2p-2f-coop"
@@ -63,7 +63,7 @@ PANELS = {
 
 
 def curve(result: Any, metric: str) -> dict[str, list[float]]:
-    """A metric of a run: IQM over seeds and its interval at every evaluation."""
+    """Return the IQM over seeds of a metric and its interval, at every evaluation."""
     count = 1 + max(record["evaluation"] for record in result.records)
     table = np.full((len(result.run.seeds), count), np.nan)
     steps = np.zeros_like(table)
@@ -77,7 +77,7 @@ def curve(result: Any, metric: str) -> dict[str, list[float]]:
 
 
 def first_at(curve: dict[str, list[float]], goal: float) -> int | None:
-    """The first step at which the IQM is at least `goal`."""
+    """Return the first step at which the IQM is at least `goal`."""
     reached = [
         step for step, value in zip(curve["step"], curve["iqm"], strict=True) if value >= goal
     ]
@@ -112,28 +112,29 @@ def run(panel: Panel, seeds: int) -> dict[str, Any]:
 
 
 def draw(results: dict[str, Any]) -> bytes:
-    """A panel for each preset: sampled return, with intervals, beside the peers' curves."""
+    """Draw a panel for each preset: sampled returns with intervals, and the reference curves."""
     import io
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter
 
-    with figures.style():
+    with style.style():
         figure = Figure(figsize=(4.2 * len(results), 3.6), dpi=160, layout="constrained")
         FigureCanvasAgg(figure)
         panels = figure.subplots(1, len(results), squeeze=False, sharey=True)[0]
         for axes, result in zip(panels, results.values(), strict=True):
             for i, (algo, case) in enumerate(result["cases"].items()):
-                c, colour = case["curves"]["return_sampled"], figures.COLOURS[i]
-                axes.fill_between(c["step"], c["low"], c["high"], color=colour, alpha=0.15, lw=0)
-                axes.plot(c["step"], c["iqm"], figures.DASHES[i], color=colour, label=algo)
-            for i, (name, points) in enumerate(result["reference"].items()):
-                x, y = zip(*points, strict=True)
-                axes.plot(x, y, "o:", color=figures.COLOURS[i], ms=3, lw=1, label=name)
+                points, colour = case["curves"]["return_sampled"], style.colour(i)
+                axes.fill_between(
+                    points["step"], points["low"], points["high"], color=colour, alpha=0.15, lw=0
+                )
+                axes.plot(points["step"], points["iqm"], style.dash(i), color=colour, label=algo)
+            for i, (name, reference) in enumerate(result["reference"].items()):
+                x, y = zip(*reference, strict=True)
+                axes.plot(x, y, "o:", color=style.colour(i), ms=3, lw=1, label=name)
             axes.set_title(f"{result['title']}\n{result['env']}", fontsize=9)
             axes.set_xlabel("Environment steps of each seed")
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: figures.thousands(value)))
+            style.format_thousands(axes.xaxis)
             axes.set_xlim(0, result["steps"])
             axes.set_ylim(-0.02, 1.02)
             axes.legend(loc="lower right", fontsize=7)
@@ -144,7 +145,7 @@ def draw(results: dict[str, Any]) -> bytes:
 
 
 def main() -> None:
-    """Run, keep, draw."""
+    """Train, write and draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", choices=PANELS, action="append")

@@ -1,4 +1,4 @@
-"""Benchmarks measure what they say; how fast anything is, no test asks."""
+"""Benchmarks measure the right cases; no test depends on speed."""
 
 import json
 import math
@@ -24,22 +24,22 @@ def small(monkeypatch):
     monkeypatch.setattr(marginal, "measure", lambda: measure(rounds=1, agents=(2,)))
 
 
-def test_a_world_of_the_host(monkeypatch):
+def test_a_host_environment(monkeypatch):
     monkeypatch.setitem(registry.FAMILIES, "tiny", "host_envs")
     monkeypatch.setenv("PERLA_CORES", "2")
     monkeypatch.setattr(env, "_HOST_ROUNDS", 1)
     rows = env.measure("tiny:patience", seconds=0.01, rounds=1)
     names = ["bare", "pool", "ippo, cleanrl", "ippo, default"]
-    assert [row["world"] for row in rows] == [f"tiny:patience, {name}" for name in names]
-    assert [row["copies"] for row in rows] == [2, 32, 16, 32]
+    assert [row["environment"] for row in rows] == [f"tiny:patience, {name}" for name in names]
+    assert [row["num_envs"] for row in rows] == [2, 32, 16, 32]
     for row in rows:
         assert row["processes"] == 2
         assert row["time of bare"] == pytest.approx(rows[0]["steps/s"] / row["steps/s"])
 
 
 class Masked:
-    """A world that allows one action of three, another at every step; it notes whether that is
-    done."""
+    """An environment with one legal action of three, another at every step; it records whether
+    actions are legal."""
 
     spec = Spec("masked", 1, 1, 1, (3,), 5, "common")
 
@@ -59,18 +59,18 @@ class Masked:
         return time + 1, TimeStep(seen, jnp.zeros(1), jnp.bool_(False), time == 4, seen)
 
     def render(self, time):
-        raise AssertionError("nobody looks")
+        raise AssertionError("nothing is rendered")
 
 
-def test_actions_are_those_that_a_world_of_jax_allows():
-    world = Masked()
-    assert env._ours(world, 2)() == 400
+def test_actions_of_jax_environments_are_legal():
+    masked = Masked()
+    assert env._run_perla(masked, 2)() == 400
     jax.effects_barrier()
-    assert len(world.legal) == 400
-    assert all(world.legal)
+    assert len(masked.legal) == 400
+    assert all(masked.legal)
 
 
-def test_only_worlds_are_measured_by_name(capsys):
+def test_only_environments_are_measured_by_name(capsys):
     assert main(["bench", "train", "--env", "tiny:patience"]) == 2
     assert "for `perla bench env`, not train" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""Comparisons: numbers worked by hand, honest sentences, and what is refused as unfair."""
+"""Comparisons: numbers computed by hand, verdicts, and unfair comparisons that are refused."""
 
 import json
 import math
@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from perla.analysis import stats
 from perla.analysis.compare import check_fair, compare, marl_eval, rows
 from perla.analysis.load import Budget, find, load, load_all
+from perla.config import VERSION
 from perla.envs.protocol import Spec
 from perla.errors import UserError
 from perla.methods.recipes import make
@@ -31,7 +33,7 @@ def folder(tmp_path):
         path = tmp_path / name
         path.mkdir(parents=True)
         spec = Spec(env, 2, 3, 6, (6, 6), 50, "common", rules or {"size": 5, "penalty": 0.0})
-        facts = {"run": run, "environment": store.environment(spec)}
+        facts = {"settings_version": VERSION, "run": run, "environment": store.environment(spec)}
         (path / "config.json").write_bytes(store.dump(facts))
         records = [
             {"seed": seed, "evaluation": k, "step": k * run.steps // 2, "wall_seconds": 60.0 * k}
@@ -82,7 +84,7 @@ def test_an_unfinished_run_has_its_curves_and_no_results(folder):
     path = folder("a", final=(0.5, 1.0))
     (path / "summary.json").unlink()
     text = (path / "metrics.jsonl").read_text()
-    (path / "metrics.jsonl").write_text(text[:-20])  # Someone is writing.
+    (path / "metrics.jsonl").write_text(text[:-20])  # A line that is being written.
     run = load(path)
     assert not run.finished
     assert (run.final, run.best, run.absolute, run.flops_per_step) == ({}, {}, {}, None)
@@ -102,7 +104,11 @@ def test_runs_are_found_below_a_folder_in_order(folder, tmp_path):
     [
         ("config.json", None, "not a run folder"),
         ("config.json", b"{]", "config.json: damaged"),
-        ("config.json", b'{"run": {"seeds": [0]}}', "config.json: damaged"),
+        (
+            "config.json",
+            b'{"settings_version": %d, "run": {"seeds": [0]}}' % VERSION,
+            "config.json: damaged",
+        ),
         ("config.json", b"\xff", "config.json: damaged"),
         ("metrics.jsonl", None, "metrics.jsonl: no evaluation"),
         ("metrics.jsonl", b"", "metrics.jsonl: no evaluation"),
@@ -115,7 +121,7 @@ def test_runs_are_found_below_a_folder_in_order(folder, tmp_path):
         ("summary.json", b'{"seeds": [{"seed": 0}]}', "summary.json: damaged"),
     ],
 )
-def test_damage_is_told_in_a_line_with_the_file_s_name(folder, file, content, said):
+def test_damage_is_reported_in_a_line_with_the_file_name(folder, file, content, said):
     path = folder("a")
     (path / file).unlink()
     if content is not None:
@@ -188,6 +194,47 @@ def test_probabilities_of_improvement_are_of_all_pairs(folder):
             np.testing.assert_allclose(chance, [1 - back.point, 1 - back.high, 1 - back.low])
 
 
+def test_the_optimality_gap_is_the_shortfall_below_the_threshold(pair):
+    ippo, perla = compare(pair, threshold=0.97).methods
+    # Runs above the threshold count as the threshold.
+    assert perla.optimality_gap.point == pytest.approx((0.02 + 0.01) / 5)
+    assert ippo.optimality_gap.point == pytest.approx(np.mean([0.97 - x for x in BAD]))
+    assert 0 <= perla.optimality_gap.low < perla.optimality_gap.high
+    assert "optimality gap to 0.97" in rows(compare(pair, threshold=0.97))[0]
+
+
+def test_performance_profiles_span_the_scores_of_all_methods(pair):
+    compared = compare(pair)
+    ippo, perla = compared.methods
+    assert (compared.taus[0], compared.taus[-1]) == (0.05, 0.99)
+    # No run is above the highest score, and the run with the lowest is not above itself.
+    assert (ippo.profile.point[0], perla.profile.point[0]) == (0.8, 1.0)
+    assert (ippo.profile.point[-1], perla.profile.point[-1]) == (0.0, 0.0)
+    for method in compared.methods:
+        expected = [np.mean(method.runs > tau) for tau in compared.taus]
+        np.testing.assert_allclose(method.profile.point, expected)
+        assert (method.profile.low <= method.profile.point).all()
+        assert (method.profile.point <= method.profile.high).all()
+
+
+@pytest.mark.parametrize("field", ["optimality_gap", "profile"])
+def test_gaps_and_profiles_are_those_of_all_tasks_together(folder, field):
+    finals = {"ippo": [(0.1, 0.4), (0.8, 1.0)], "mappo": [(0.4, 0.4), (0.5, 0.7)]}
+    runs = [
+        load(folder(f"{algo}{env}", algo, final, env=env))
+        for algo, by_task in finals.items()
+        for env, final in zip((TASK, OTHER), by_task, strict=True)
+    ]
+    compared = compare(runs, threshold=0.9, seed=3)
+    for method in compared.methods:
+        scores = np.array(finals[method.name]).T
+        if field == "optimality_gap":
+            expected = stats.bootstrap(lambda x: stats.optimality_gap(x, 0.9), scores, seed=3)
+        else:
+            expected = stats.performance_profile(scores, compared.taus, seed=3)
+        np.testing.assert_allclose(getattr(method, field), expected)
+
+
 def test_several_tasks_are_pooled(folder):
     runs = load_all(
         [
@@ -248,7 +295,9 @@ def test_the_verdict_admits_that_intervals_overlap(folder):
     )
 
 
-@pytest.mark.parametrize(("seeds", "said"), [(1, "in 1 seed: fewer than 3"), (2, "in 2 seeds: ")])
+@pytest.mark.parametrize(
+    ("seeds", "said"), [(1, "in 1 seed: fewer than 3 are too few"), (2, "in 2 seeds: ")]
+)
 def test_few_seeds_are_not_judged(folder, seeds, said):
     runs = load_all([folder("a", "ippo", BAD[:seeds]), folder("b", "mappo", GOOD[:seeds])])
     verdict = compare(runs).verdict
@@ -270,7 +319,7 @@ def test_one_sentence_about_many_methods(folder):
 
 
 def faster(run):
-    """`run` with its curve at its end from the beginning."""
+    """Return `run` with a curve that is at its final value from the start."""
     final = run.metrics["return"][:, -1:]
     curve = np.broadcast_to(final, run.metrics["return"].shape)
     return replace(run, metrics=run.metrics | {"return": curve})
@@ -335,7 +384,7 @@ def test_a_label_makes_two_methods_of_one_algorithm(folder):
     assert names == ["ippo", "b"]
 
 
-# --- Ways out -----------------------------------------------------------------------------------
+# --- Output -------------------------------------------------------------------------------------
 
 
 def test_a_comparison_is_strict_json(pair):
@@ -346,6 +395,8 @@ def test_a_comparison_is_strict_json(pair):
     assert perla["curve"]["steps"] == [0, 50, 100]
     assert facts["improvement"]["perla-ippo"]["ippo"] == {"point": 1.0, "low": 1.0, "high": 1.0}
     assert facts["budget"]["seeds"] == 5
+    assert perla["optimality_gap"]["point"] == pytest.approx(0)
+    assert len(facts["taus"]) == len(perla["profile"]["low"]) == len(perla["profile"]["point"])
     assert facts["verdict"] == compare(pair).verdict
 
 
@@ -361,6 +412,7 @@ def test_rows_are_a_line_for_each_method(pair):
     assert list(ippo) == list(perla)
     assert perla["method"] == "perla-ippo"
     assert perla["absolute greedy return"].startswith("0.970 [")
+    assert perla["optimality gap to 0.873"] == "0.000 [0.000, 0.000]"
     assert ippo["steps to 0.873"] == "– (0 of 5)"
     assert perla["steps to 0.873"] == "100 (5 of 5)"
     assert (ippo["failures"], perla["failures"]) == ("1 of 5", "0 of 5")

@@ -1,4 +1,4 @@
-"""The paper's experiments: their verdicts from made-up results, and every one at scale `smoke`."""
+"""The paper's experiments: verdicts from made-up results, and each at scale `smoke`."""
 
 import json
 from dataclasses import replace
@@ -18,7 +18,7 @@ STEPS = np.array([0.0, 50.0, 100.0])
 
 
 def curves(method, env, final, *, middle=None, error=1.0, agents=2, seeds=5):
-    """A run whose sampled return rises to `final`, seeds apart by a hundredth."""
+    """A run whose sampled return rises to `final`, within a hundredth over seeds."""
     middle = final / 2 if middle is None else middle
     offsets = np.linspace(-0.01, 0.01, seeds)[:, None]
     returns = np.array([[0.0, middle, final]]) + offsets
@@ -32,6 +32,7 @@ def curves(method, env, final, *, middle=None, error=1.0, agents=2, seeds=5):
         environment={"id": env, "agents": agents, "rules": {}},
         budget=Budget(100, seeds, 2, 32, 320),
         seeds=tuple(range(seeds)),
+        dropped=(),
         steps=STEPS,
         metrics={
             "return": returns,
@@ -73,7 +74,7 @@ def test_lbf(finals, expected):
     assert status("lbf", four(finals)) == expected
 
 
-def test_being_ahead_takes_being_behind_in_nothing():
+def test_a_method_that_is_behind_in_one_is_not_ahead():
     slow_but_better = [
         curves("ippo", MAPS[0], 0.5, middle=0.5),
         curves("perla-ippo", MAPS[0], 0.6, middle=0.0),
@@ -166,8 +167,10 @@ def test_variance(errors, expected):
 )
 def test_samples(finals, expected):
     k = (5, 10, 50, 100, 250)
-    runs = [curves(f"perla-ippo k={n}", MAPS[0], f) for n, f in zip(k, finals, strict=True)]
-    assert list(verdicts.areas(runs)) == list(k)
+    runs = [
+        curves(f"perla-ippo num_samples={n}", MAPS[0], f) for n, f in zip(k, finals, strict=True)
+    ]
+    assert list(verdicts.areas_by_samples(runs)) == list(k)
     assert status("samples", runs) == expected
 
 
@@ -176,7 +179,10 @@ def test_samples(finals, expected):
     [((0.9, 0.5), "holds"), ((0.5, 0.505), "holds in part"), ((0.5, 0.9), "does not hold")],
 )
 def test_grid(finals, expected):
-    labels = ("perla-ippo actor=mlp k=100", "perla-ippo actor=gru k=100")
+    labels = (
+        "perla-ippo actor_network=mlp num_samples=100",
+        "perla-ippo actor_network=gru num_samples=100",
+    )
     runs = [curves(label, MAPS[0], f) for label, f in zip(labels, finals, strict=True)]
     assert status("grid", runs) == expected
 
@@ -188,7 +194,8 @@ def test_every_experiment_is_whole(name):
         runs = [cell.run for cell in experiment.cells(scale)]
         # Equal budgets, and enough seeds to say anything.
         assert (
-            len({(run.steps, run.seeds, run.evaluations, run.eval_episodes) for run in runs}) == 1
+            len({(run.steps, run.seeds, run.num_evaluations, run.eval_episodes) for run in runs})
+            == 1
         )
         assert len(runs[0].seeds) >= 3
     assert {cell.run.preset for cell in experiment.cells("paper")} == {"paper-lbf"}
@@ -211,7 +218,7 @@ def test_experiments_share_cells():
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    """One folder for all, so that what they share is carried out once."""
+    """One folder for all experiments, so that shared cells are carried out once."""
     return tmp_path_factory.mktemp("smoke")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perla.analysis import figures, stats
+from perla.analysis import figures, stats, style
 from perla.analysis.compare import compare
 from perla.analysis.load import Budget, Curves
 from perla.analysis.stats import Score
@@ -16,7 +16,7 @@ METHODS = ("ippo", "mappo", "perla-ippo", "perla-mappo")
 
 
 def run(method, *, task="lbf:Foraging-8x8-2p-2f-coop-v2", seeds=5, flops=2e6, evaluations=21):
-    """A made-up run whose seeds rise at their own pace."""
+    """A made-up run whose seeds learn at different speeds."""
     rng = np.random.default_rng([*method.encode(), *task.encode()])
     steps = np.linspace(0, 1.5e6, evaluations)
     pace = rng.uniform(2, 9, size=(seeds, 1)) + 3 * METHODS.index(method)
@@ -32,6 +32,7 @@ def run(method, *, task="lbf:Foraging-8x8-2p-2f-coop-v2", seeds=5, flops=2e6, ev
         environment={"id": task, "rules": {}},
         budget=Budget(1_500_000, seeds, evaluations - 1, 32, 320),
         seeds=tuple(range(seeds)),
+        dropped=(),
         steps=steps,
         metrics={"return": value, "return_sampled": value, "wall_seconds": seconds},
         final=last,
@@ -72,9 +73,13 @@ def drawn():
             ylabel="Absolute return per episode",
         ),
         "ranking": figures.ranking(
-            {f"actor=mlp normalise_rewards=false k={i}": s for i, s in enumerate(scores(30))},
+            {
+                f"actor_network=mlp normalize_rewards=false num_samples={i}": s
+                for i, s in enumerate(scores(30))
+            },
             xlabel="Area under the curve",
         ),
+        "compared_profiles": figures.compared_profiles(compare([run(m) for m in METHODS])),
         "profiles": figures.profiles(
             taus,
             {m: stats.performance_profile(table, taus) for m, table in tables.items()},
@@ -101,6 +106,7 @@ KINDS = (
     "counts",
     "against",
     "ranking",
+    "compared_profiles",
     "profiles",
 )
 
@@ -194,4 +200,4 @@ def test_an_interval_that_misses_its_estimate_can_be_drawn():
     ("value", "text"), [(0.0, "0"), (0.25, "0.25"), (250e3, "250k"), (1.5e6, "1.5M"), (3e12, "3T")]
 )
 def test_large_numbers_have_units(value, text):
-    assert figures.thousands(value) == text
+    assert style.thousands(value) == text

@@ -18,7 +18,7 @@ from perla.errors import UserError
 from perla.files import append, make_below, write_atomic
 from perla.runs import checkpoint
 from perla.suites import execute, local, suite
-from perla.suites.display import Silent, reached
+from perla.suites.display import Silent, progress_of
 from perla.suites.executors import Event
 from perla.suites.suite import Cell, Grid, Suite, slug
 from untrusted import (  # noqa: F401
@@ -106,7 +106,7 @@ def test_what_is_no_file_of_the_folder_is_refused(refused, folder, entry, spoile
     with pytest.raises(UserError, match=path.name):
         analysis.load(folder)
     assert contents(folder.parent / "outside") == before
-    reached(folder)  # does not wait
+    progress_of(folder)  # does not wait
 
 
 def test_devices_are_refused(refused, folder):
@@ -232,9 +232,9 @@ def test_ray_sends_and_clears_nothing_from_outside(folder):
 
     path = spoil(folder, "checkpoints", link)
     (folder.parent / "outside/.x.1.tmp").write_text("theirs")
-    with pytest.raises(UserError, match="is a symbolic link"), ray.held(folder):
+    with pytest.raises(UserError, match="is a symbolic link"), ray.locked(folder):
         pass
     assert (folder.parent / "outside/.x.1.tmp").exists()
     assert path.name not in ray.contents(folder)
     with pytest.raises(UserError, match="leads out of"):
-        ray.put(folder, ray.Files({"../outside.json": b""}))
+        ray.apply(folder, ray.Files({"../outside.json": b""}))

@@ -1,4 +1,4 @@
-"""The figure of the matrix games: its claims from made-up results, and what a regime is."""
+"""The figure of the matrix games: its claims from made-up results, and its data distributions."""
 
 import json
 
@@ -8,10 +8,18 @@ import pytest
 from perla.cli import main
 from perla.config import tag
 from perla.envs import matrix
-from perla.experiments.cache import place
+from perla.experiments.cache import file_name
 from perla.experiments.matrix import figure1
-from perla.experiments.matrix.data_regimes import REGIMES, outcomes
-from perla.experiments.matrix.figure1 import AGGREGATORS, CLAIMS, FITTED, METHODS, Cell, Claim, Size
+from perla.experiments.matrix.data_distributions import DATA_DISTRIBUTIONS, outcomes
+from perla.experiments.matrix.figure1 import (
+    AGGREGATORS,
+    CLAIMS,
+    FITTED,
+    METHODS,
+    Claim,
+    GameResult,
+    Size,
+)
 from perla.experiments.matrix.fitted_critic import FIT
 from perla.methods.ppo import PPO
 from perla.methods.recipes import RECIPES, make
@@ -22,12 +30,12 @@ SIZE = Size(2, 1, (2, 3), (3, 15), ("ippo", "vdn"))
 FINDS = Claim("they find it", ("ippo", "vdn"), True, "agents")
 
 
-def cells(regime, **earned):
-    """What methods earn in the games of the axis of agents, the first one's seeds first."""
+def results(data, **payoffs):
+    """Payoffs of methods in the games of the axis of agents, the first game first."""
     return [
-        Cell(method, regime, game, list(paid))
-        for method, paids in earned.items()
-        for game, paid in zip(SIZE.axis("agents"), paids, strict=True)
+        GameResult(method, data, game, list(by_seed))
+        for method, by_game in payoffs.items()
+        for game, by_seed in zip(SIZE.axis("agents"), by_game, strict=True)
     ]
 
 
@@ -49,35 +57,37 @@ ALWAYS, NEVER, HALF = (8.0, 8.0), (0.0, -12.0), (8.0, 0.0)
     ],
 )
 def test_a_claim_is_judged_by_the_share_of_seeds(claim, ippo, vdn, verdict):
-    found = cells("uniform", ippo=ippo, vdn=vdn)
+    found = results("uniform", ippo=ippo, vdn=vdn)
     assert figure1.judge(claim, "uniform", found, SIZE)["verdict"] == verdict
 
 
-def test_what_a_method_never_had_it_cannot_lose():
-    found = cells("uniform", ippo=(NEVER, NEVER), vdn=(ALWAYS, HALF))
+def test_a_method_that_never_finds_it_cannot_lose_it():
+    found = results("uniform", ippo=(NEVER, NEVER), vdn=(ALWAYS, HALF))
     row = figure1.judge(FINDS._replace(finds=False), "uniform", found, SIZE)
     assert row["found"] == "vdn 100% → 50%; not found at first by ippo"
 
 
-def test_only_those_that_can_learn_from_a_regime_are_judged_under_it():
-    found = cells("uniform", vdn=(ALWAYS, ALWAYS))
+def test_only_methods_that_can_learn_from_a_distribution_are_judged_with_it():
+    found = results("uniform", vdn=(ALWAYS, ALWAYS))
     row = figure1.judge(FINDS, "uniform", found, SIZE)
     assert row["found"] == "vdn 100%"
     assert figure1.judge(FINDS, "on-policy", found, SIZE) == {}
 
 
-def test_every_claim_is_about_methods_that_there_are():
+def test_every_claim_is_about_known_methods():
     assert {name for claim in CLAIMS for name in claim.methods} <= set(METHODS)
     assert {name.split()[0] for name in LEARNERS} <= set(RECIPES)
     for method in LEARNERS:
-        assert figure1.config(method, (2, 3)).horizon == 1
+        assert figure1.config(method, (2, 3)).rollout_length == 1
 
 
 def test_all_methods_see_as_many_joint_actions_and_take_as_many_steps():
     settings = [figure1.config(method, (5, 3)) for method in LEARNERS]
-    assert {each.copies for each in settings} == {FIT.num_envs}
+    assert {each.num_envs for each in settings} == {FIT.num_envs}
     steps = {
-        each.epochs * each.minibatches if isinstance(each, PPO) else each.updates
+        each.update_epochs * each.num_minibatches
+        if isinstance(each, PPO)
+        else each.updates_per_rollout
         for each in settings
         if each != figure1.config("coma", (5, 3))
     }
@@ -85,33 +95,33 @@ def test_all_methods_see_as_many_joint_actions_and_take_as_many_steps():
 
 
 def test_aggregates_of_a_critic_differ_in_nothing_else():
-    mean, *hopeful = (figure1.config(f"perla-ippo {tag(each)}", (10, 3)) for each in AGGREGATORS)
-    for settings, aggregator in zip(hopeful, AGGREGATORS[1:], strict=True):
+    mean, *optimistic = (figure1.config(f"perla-ippo {tag(each)}", (10, 3)) for each in AGGREGATORS)
+    for settings, aggregator in zip(optimistic, AGGREGATORS[1:], strict=True):
         value = settings.value.replace(aggregator=AGGREGATORS[0])
         assert settings != mean == settings.replace(value=value), aggregator
 
 
 def test_exploration_falls_over_the_first_half():
-    settings, *_ = figure1.part(("vdn",), (2, 3), SIZE._replace(collections=100)).depends
-    assert json.loads(settings)["epsilon_steps"] == 100 * 32 / 2
+    settings, *_ = figure1.create_job(("vdn",), (2, 3), SIZE._replace(collections=100)).depends
+    assert json.loads(settings)["epsilon_decay_steps"] == 100 * 32 / 2
 
 
 def test_a_critic_is_fitted_once_for_all_its_aggregates():
     size = SIZE._replace(methods=METHODS)
-    groups = figure1.together(size)
+    groups = figure1.group_methods(size)
     assert [methods for methods in groups if len(methods) > 1] == [FITTED]
-    places = [place(figure1.part(methods, (2, 3), size)) for methods in groups]
-    assert len(set(places)) == len(METHODS) - len(FITTED) + 1
-    fewer = figure1.part(FITTED[:1], (2, 3), size)
-    assert place(fewer) not in places
+    names = [file_name(figure1.create_job(methods, (2, 3), size)) for methods in groups]
+    assert len(set(names)) == len(METHODS) - len(FITTED) + 1
+    fewer = figure1.create_job(FITTED[:1], (2, 3), size)
+    assert file_name(fewer) not in names
 
 
-def test_a_sum_learns_by_rows_what_its_regime_shows():
+def test_vdn_learns_the_means_of_its_data_distribution():
     """Under uniform data action 0 pays less than the others (−5.3 against −4 on average), under
-    balanced data more (1.3 against −4)."""
+    payoff-balanced data more (1.3 against −4)."""
     game = matrix.make_env("overgeneralisation-n2-a3")
     config = make("vdn", **figure1.REPLAYING | {"hidden_size": 16})
-    earned = outcomes(game, config, REGIMES[1:], seeds=2, collections=250)
+    earned = outcomes(game, config, DATA_DISTRIBUTIONS[1:], seeds=2, collections=250)
     np.testing.assert_array_equal(earned, [[0.0, 0.0], [8.0, 8.0]])
 
 
@@ -124,4 +134,4 @@ def test_smoke(tmp_path, capsys):
     lines = {(row["method"], row["regime"]) for row in verdict["rows"]}
     assert len(lines) == 1 + 1 + 2 + 3
     assert all(row["claim"] in " ".join(said.split()) for row in verdict["claims"])
-    assert {path.stem for path in (tmp_path / "matrix").glob("*.png")} == set(REGIMES)
+    assert {path.stem for path in (tmp_path / "matrix").glob("*.png")} == set(DATA_DISTRIBUTIONS)

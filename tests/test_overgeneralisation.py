@@ -1,4 +1,4 @@
-"""Policies that climb a fitted critic of the matrix games: the mean loses them, hope wins them."""
+"""Policy gradients through fitted critics of matrix games: mean and optimistic aggregators."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def test_the_mean_prefers_action_0_above_a_threshold(agents, found):
 
 
 def test_the_mean_stays_safe_and_the_best_is_found():
-    mean, hope = outcomes(game(2, 3), (Mean(), Max()), data=("uniform", "balanced"), seeds=3)
+    mean, optimistic = outcomes(game(2, 3), (Mean(), Max()), data=("uniform", "balanced"), seeds=3)
     np.testing.assert_array_equal(mean, np.zeros((2, 3)))
-    np.testing.assert_array_equal(hope, np.full((2, 3), 8.0))
+    np.testing.assert_array_equal(optimistic, np.full((2, 3), 8.0))
 
 
 def test_a_critic_knows_no_more_than_it_was_shown():
-    """Of ten agents' 59,049 joint actions 3,200 drawn ones hardly hold the best: nobody can hope
-    for it, once the critic has learnt what it was shown. (Before, agents who are alike may all
+    """3,200 samples of ten agents' 59,049 joint actions hardly contain the best one. Optimism then
+    cannot find it, once the critic has fitted its data. (Before, agents with equal policies may all
     choose it by chance.)"""
     (earned,) = outcomes(game(10, 3), (Max(),), data=("uniform",), seeds=8, collections=100)
     np.testing.assert_array_equal(earned, np.zeros((1, 8)))

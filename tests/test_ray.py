@@ -1,4 +1,4 @@
-"""On Ray, cells end as they do on one machine, whatever dies meanwhile."""
+"""Runs on Ray have the results of one machine, whatever dies meanwhile."""
 
 import inspect
 import os
@@ -20,7 +20,7 @@ from perla.suites import local
 from perla.suites import ray as on_ray
 from perla.suites.executors import Task
 from perla.suites.local import Local
-from perla.suites.ray import Files, Mirror, Ray, contents, held, put
+from perla.suites.ray import Files, Mirror, Ray, apply, contents, locked
 from test_resume import outcome
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -37,21 +37,21 @@ execute.train = partial(execute.train, checkpoint_seconds=0.0)
 execute.resume = partial(execute.resume, checkpoint_seconds=0.0)
 sys.exit(worker.main())
 """)  # fmt: skip
-"""A worker as it is, but for its haste with checkpoints."""
+"""The real worker, with a checkpoint after every interval."""
 
 
 @pytest.fixture(autouse=True)
 def undecorated(monkeypatch):
-    """Ray wants to see a generator; the decorator that checks types hides that it is one."""
+    """Remove the type-checking decorator, which hides from Ray that this is a generator."""
     monkeypatch.setattr(on_ray, "attempt", inspect.unwrap(on_ray.attempt))
 
 
 INTERVALS = 20
-"""Evaluations of every task."""
+"""Evaluations per task."""
 
 
 def real(out, count):
-    """Tasks that really learn. Only their seeds differ, so that one compiles for all."""
+    """Tasks that train. Only their seeds differ, so that one compilation serves all."""
     config = make("ippo", num_envs=2, rollout_length=8, hidden_size=8, update_epochs=1)
     run = Run(
         env=ENV,
@@ -66,7 +66,7 @@ def real(out, count):
 
 
 def fake(out, *rates):
-    """Tasks of the fake worker, which fail as their learning rates say."""
+    """Tasks of the fake worker; their learning rates determine how they fail."""
     config = make("ippo", num_envs=2, rollout_length=5)
     run = Run(env=ENV, algo="ippo", config=config, steps=20_000, num_evaluations=INTERVALS)
     return [
@@ -76,19 +76,19 @@ def fake(out, *rates):
 
 
 def slow(out, count):
-    """Tasks of the fake worker, the first two of which take their time."""
+    """Tasks of the fake worker, the first two of which are slow."""
     return fake(out, *([fake_worker.SLOW] * 2 + [1e-3] * 10)[:count])
 
 
 @pytest.fixture
 def fakes(monkeypatch):
-    """Whose worker is the fake one, here and there."""
+    """Use the fake worker, on this machine and on Ray."""
     monkeypatch.setattr(local, "PROGRAM", FAKE)
     monkeypatch.setattr(on_ray, "PROGRAM", FAKE)
 
 
 def steps(folder):
-    """Those of the checkpoints in a run's folder."""
+    """Return the steps of the checkpoints in a run's folder."""
     names = (folder / "checkpoints").glob("step_*")
     return sorted(int(name.stem.removeprefix("step_")) for name in names)
 
@@ -114,16 +114,16 @@ def node(cluster):
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """Where what was compiled once is found by all others."""
+    """A compilation cache that all tests share."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PERLA_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
 
 class Death(threading.Thread):
-    """Kills a node as soon as one of the first cells is at work on it beyond its first checkpoint.
+    """Kills a node as soon as one of the first two cells has its second checkpoint there.
 
-    They are the ones that surely last until it is dead.
+    These cells are slow, so that they are still running when the node dies.
     """
 
     def __init__(self, cluster, node):
@@ -177,14 +177,14 @@ def check_against_one_machine(cluster, node, tmp_path, tasks, count, *, dies):
     assert retried.text.endswith(f"; goes on from step {resumed:,}")
     _, again = [event for event in starts if event.task == retried.task]
     assert again.text.endswith(f"({cluster.head_node.node_id[:6]}), from step {resumed:,}")
-    # It did not begin again: what was learnt until then has kept even its clocks.
+    # It was resumed: earlier records are unchanged, clocks included.
     kept = before[: 1 + resumed * INTERVALS // retried.task.run.steps]
     assert len(kept) > 1
     assert (death.victim / "metrics.jsonl").read_bytes().splitlines()[: len(kept)] == kept
 
 
 def files(out):
-    """What lies there, whatever the moment that its name tells."""
+    """Return the names of the files, without steps and times."""
     names = [path.relative_to(out).as_posix() for path in out.rglob("*")]
     return sorted({re.sub(r"step_\d+|tfevents.*", "", name) for name in names})
 
@@ -211,7 +211,7 @@ def test_learning_is_the_same_to_the_bit(cluster, node, cache, tmp_path, monkeyp
 def test_a_failing_cell_is_named_and_the_rest_goes_on(cluster, fakes, tmp_path, capfd):
     rates = fake_worker.BROKEN, fake_worker.CRASHING, fake_worker.MORTAL, 1e-3, 1e-3
     broken, crashing, mortal, good, busy = tasks = fake(tmp_path, *rates)
-    with held(busy.folder):
+    with locked(busy.folder):
         events = list(Ray(cluster.address, retries=1).carry_out(tasks))
     told = {
         task.folder: [(e.kind, e.text) for e in events if e.task == task and e.kind != "started"]
@@ -247,13 +247,13 @@ def test_a_connection_that_is_there_is_used_and_kept(cluster, fakes, tmp_path, m
     finally:
         ray.shutdown()
     node = started.text.removeprefix("on ")
-    there = f"jax is {here['jax']} there and 0.1 where it was asked for"
+    there = f"jax is {here['jax']} there and 0.1 on the submitting machine"
     assert (failed.kind, failed.text) == ("failed", f"{node}: {there}")
 
 
 @pytest.fixture
 def hearing():
-    """Ctrl-C is heard, also where the tests run in the background, which ignores it."""
+    """Handle Ctrl-C, also if the tests run in the background, where it is ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -264,7 +264,7 @@ def test_an_interruption_leaves_what_can_be_gone_on_with(
 ):
     pytest.importorskip("ray")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("RAY_TMPDIR", "/tmp")  # Where names are short enough for sockets.
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")  # Paths of sockets must be short.
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
     handler = signal.getsignal(signal.SIGTERM)
@@ -299,18 +299,18 @@ def write(folder, *names):
         (folder / name).write_text(name)
 
 
-def test_what_follows_is_written_after_what_it_follows(tmp_path):
+def test_files_are_written_in_a_resumable_order(tmp_path):
     names = ["config.json", "a.tfevents", "marl_eval.json", "metrics.jsonl"]
     names += ["checkpoints/step_1.safetensors", "checkpoints/step_2.safetensors", "summary.json"]
     write(tmp_path, *reversed(names), ".summary.json.12.tmp")
     assert list(contents(tmp_path)) == names
 
 
-def test_only_what_has_changed_is_told(tmp_path):
+def test_only_changes_are_sent(tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     write(here, "config.json", "metrics.jsonl", "checkpoints/step_1.safetensors")
     write(there)
-    put(there, Files(contents(here)))
+    apply(there, Files(contents(here)))
     mirror = Mirror(here)
     assert not mirror.checkpointed
     write(here, "metrics.jsonl")
@@ -319,7 +319,7 @@ def test_only_what_has_changed_is_told(tmp_path):
     write(here, "summary.json")
     (here / "checkpoints/step_1.safetensors").unlink()
     assert mirror.checkpointed
-    news = mirror.news(finished=False)
+    news = mirror.changes(finished=False)
     assert list(news.data) == [
         "metrics.jsonl",
         "checkpoints/step_2.safetensors",
@@ -327,9 +327,9 @@ def test_only_what_has_changed_is_told(tmp_path):
     ]
     assert news.gone == ["checkpoints/step_1.safetensors"]
     assert not mirror.checkpointed
-    put(there, news)
+    apply(there, news)
     assert contents(there).keys() == contents(here).keys() - {"summary.json"}
-    put(there, mirror.news(finished=True))
+    apply(there, mirror.changes(finished=True))
     assert contents(there) == contents(here)
 
 

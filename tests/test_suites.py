@@ -1,4 +1,4 @@
-"""Suites: their cells, each carried out once, and no failure that stops the rest."""
+"""Suites: each cell is carried out once, and no failure stops the others."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from perla.analysis.load import load as load_run
 from perla.errors import UserError
 from perla.methods.recipes import make
 from perla.runs.store import CLOCKS, Folder
-from perla.suites import display, execute, local, suite, worker
+from perla.suites import display, execute, local, processes, suite, worker
 from perla.suites.executors import Event, Task
 from perla.suites.suite import Grid, Suite
 
@@ -32,12 +32,12 @@ def cells(*rates, algo="ippo", **changes):
 
 
 def outcome(out, cell):
-    """Everything that must not depend on how a cell was carried out."""
+    """The records of a cell, without the clocks, which are the same for every executor."""
     records = Folder.open(out / cell.folder).records()
     return [{k: v for k, v in record.items() if k not in CLOCKS} for record in records]
 
 
-class Heard(display.Silent):
+class Recorder(display.Silent):
     def __init__(self):
         self.events: list[Event] = []
 
@@ -79,7 +79,7 @@ def test_settings_may_stand_anywhere_in_a_configuration():
     assert cell.method == "perla-ippo"
 
 
-def test_a_folder_tells_runs_apart_that_differ_in_anything():
+def test_different_runs_have_different_folders():
     same, other = cells(1e-3)[0], cells(1e-3, steps=101)[0]
     assert same.folder == cells(1e-3)[0].folder
     assert same.folder != other.folder
@@ -104,7 +104,7 @@ def test_a_suite_is_read_from_strict_json(tmp_path):
         ({"preset": "mavva"}, "did you mean 'mava'"),
         ({"settings": {"lrr": 1.0}}, "did you mean 'lr'"),
         ({"settings": {"lr": -1.0}}, "lr -1.0: expected a number > 0"),
-        ({"settings": {"num_samples": 3}}, "k belongs to perla-ippo"),
+        ({"settings": {"num_samples": 3}}, "num_samples belongs to perla-ippo"),
         ({"settings": {"returns": "gea"}}, "did you mean 'gae'"),
     ],
 )
@@ -113,9 +113,9 @@ def test_mistakes_are_named(change, message):
         cells(1e-3, **change)
 
 
-def test_cells_that_cannot_be_told_apart_are_refused():
+def test_cells_with_the_same_name_are_refused():
     grids = [Grid(env=ENV, algo="ippo", steps=10, settings={"lr": lr}) for lr in (1e-3, 1e-4)]
-    with pytest.raises(UserError, match="two cells are called 'ippo on lbf:"):
+    with pytest.raises(UserError, match="two cells have the name 'ippo on lbf:"):
         Suite(name="test", grids=tuple(grids)).cells()
     labelled = tuple(grid.replace(label=f"rate {i}") for i, grid in enumerate(grids))
     assert [cell.method for cell in Suite(name="test", grids=labelled).cells()] == [
@@ -127,14 +127,14 @@ def test_cells_that_cannot_be_told_apart_are_refused():
 
 
 def test_every_cell_is_carried_out_once(tmp_path):
-    heard, todo = Heard(), cells(1e-3, 1e-4, 1e-5)
+    heard, todo = Recorder(), cells(1e-3, 1e-4, 1e-5)
     first = execute.carry_out(todo, tmp_path, local.Local(2), heard)
     assert [run.method for run in first.results] == [cell.method for cell in todo]
     assert not first.failures
     assert sorted(heard.kinds) == ["finished"] * 3 + ["started"] * 3
-    assert not list(tmp_path.rglob("*.log")), "nothing was said"
+    assert not list(tmp_path.rglob("*.log")), "logs of finished cells are removed"
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    again = Heard()
+    again = Recorder()
     second = execute.carry_out(todo, tmp_path, local.Local(2), again)
     assert not again.events
     assert [run.path for run in second.results] == [run.path for run in first.results]
@@ -145,21 +145,21 @@ def test_every_cell_is_carried_out_once(tmp_path):
         assert worker_made == cell.run
 
 
-def test_what_fails_is_named_and_the_rest_goes_on(tmp_path):
+def test_a_failing_cell_is_named_and_the_rest_goes_on(tmp_path):
     todo = cells(fake_worker.BROKEN, fake_worker.CRASHING, 1e-3)
-    heard = Heard()
+    heard = Recorder()
     found = execute.carry_out(todo, tmp_path, local.Local(1, retries=1), heard)
     assert found.failures == {
         todo[0].name: "lr = 0.5: far too much",
         todo[1].name: "ZeroDivisionError: division by zero",
     }
     assert [run.method for run in found.results] == [todo[2].method]
-    assert "retried" not in heard.kinds, "to try again would mend neither"
+    assert "retried" not in heard.kinds, "a retry would fail as well"
 
 
-def test_a_process_that_dies_is_tried_again_from_its_checkpoint(tmp_path):
+def test_a_process_that_dies_is_retried_from_its_checkpoint(tmp_path):
     todo = cells(fake_worker.MORTAL)
-    heard = Heard()
+    heard = Recorder()
     found = execute.carry_out(todo, tmp_path / "cut", local.Local(1), heard)
     assert not found.failures
     assert heard.kinds == ["started", "retried", "started", "finished"]
@@ -174,7 +174,7 @@ def test_a_process_that_dies_is_tried_again_from_its_checkpoint(tmp_path):
 
 @pytest.mark.parametrize("after", [1, 2, 3, 4])
 def test_a_suite_stopped_anywhere_goes_on(tmp_path, after):
-    class Stops(Heard):
+    class Stops(Recorder):
         def consume(self, event):
             super().consume(event)
             if len(self.events) == after:
@@ -206,8 +206,8 @@ def test_a_folder_of_another_run_is_left_alone(tmp_path):
     assert load_run(tmp_path / here.folder).finished
 
 
-def test_workers_end_with_those_who_started_them(tmp_path):
-    (cell,) = cells(fake_worker.SLOW, evaluations=50, steps=1000)
+def test_workers_end_with_their_parent(tmp_path):
+    (cell,) = cells(fake_worker.SLOW, num_evaluations=50, steps=1000)
     process = local.start(Task(cell.run, tmp_path / "run"), tmp_path / "log", {}, FAKE)
     process.popen.stdin.close()
     assert process.popen.wait(timeout=60) in (-15, 143)
@@ -215,16 +215,16 @@ def test_workers_end_with_those_who_started_them(tmp_path):
         assert not Folder.open(tmp_path / "run").finished
 
 
-def test_room_is_what_cores_and_memory_allow(monkeypatch):
+def test_cores_memory_and_accelerators_limit_the_processes(monkeypatch):
     monkeypatch.setattr(machine, "accelerators", tuple)
     monkeypatch.setattr(machine, "cores", lambda: 8)
     monkeypatch.setattr(machine, "memory", lambda: 64 * 2**30)
-    assert local.room() == 8
+    assert processes.max_processes() == 8
     monkeypatch.setattr(machine, "memory", lambda: 5 * 2**30)
-    assert local.room() == 2
+    assert processes.max_processes() == 2
     monkeypatch.setattr(machine, "accelerators", lambda: ("2", "3", "5", "7"))
-    assert local.room() == 4
-    assert local.share(3, 4) == {"CUDA_VISIBLE_DEVICES": "7"}
+    assert processes.max_processes() == 4
+    assert processes.share(3, 4) == {"CUDA_VISIBLE_DEVICES": "7"}
 
 
 def test_cores_may_be_fewer(monkeypatch):
@@ -235,9 +235,9 @@ def test_cores_may_be_fewer(monkeypatch):
 # --- Watching -----------------------------------------------------------------------------------
 
 
-def test_what_happens_is_said_in_lines(tmp_path, capsys):
+def test_events_are_printed_in_lines(tmp_path, capsys):
     todo = cells(1e-3, fake_worker.BROKEN)
-    execute.carry_out(todo, tmp_path, local.Local(1), display.display())
+    execute.carry_out(todo, tmp_path, local.Local(1), display.create_display())
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "2 cells"
     assert any(f"finished  {todo[0].name}" in line and "1 of 2 cells" in line for line in lines)
@@ -248,7 +248,7 @@ def test_time_left_comes_from_the_speed_of_cells_like_it(tmp_path):
     todo = cells(1e-3, 1e-4)
     execute.carry_out(todo[:1], tmp_path, local.Local(1), display.Silent())
     by_folder = {tmp_path / cell.folder: cell for cell in todo}
-    watch = display.Watch(by_folder, {tmp_path / todo[1].folder}, [], 2)
-    _, speed = display.reached(tmp_path / todo[0].folder)
+    watch = display.SuiteProgress(by_folder, {tmp_path / todo[1].folder}, [], 2)
+    _, speed = display.progress_of(tmp_path / todo[0].folder)
     assert watch.seconds_left() == pytest.approx(2 * 100 / speed)
-    assert display.reached(tmp_path / "nowhere") == (0, None)
+    assert display.progress_of(tmp_path / "nowhere") == (0, None)

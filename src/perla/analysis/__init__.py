@@ -1,1 +1,1 @@
-"""Reading and drawing run folders, without JAX."""
+"""Results of run folders, read, compared and drawn without JAX."""

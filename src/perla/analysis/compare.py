@@ -1,10 +1,11 @@
-"""Methods side by side: the numbers of a comparison, and one sentence that says what they show."""
+"""Comparison of methods: statistics of their runs and a verdict in one sentence."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,47 +20,56 @@ from perla.errors import UserError, nearest
 from perla.files import read_regular
 
 FEWEST_SEEDS = 3
-"""Fewer seeds than this are not judged: the intervals of one or two say nothing."""
+"""Least number of seeds for a verdict: intervals of one or two seeds are meaningless."""
 
 METRICS = {"return": "greedy return", "return_sampled": "sampled return"}
-"""Metrics whose name does not say which policy was measured."""
+"""Names in words of metrics whose own name does not name the evaluated policy."""
+
+PROFILE_POINTS = 51
+"""Number of scores τ at which performance profiles are computed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """A method's learning curve over seeds and tasks, all arrays `[evaluation]`."""
+    """A method's learning curve over all seeds and tasks; all arrays are `[evaluation]`."""
 
     value: Score
-    """Interquartile mean and interval of the metric."""
+    """Interquartile mean of the metric, with its interval."""
     steps: np.ndarray
     """Environment steps of each seed."""
     seconds: np.ndarray
     """Wall-clock seconds of all seeds of a task together."""
     flops: np.ndarray | None
-    """Floating-point operations of each seed's training; None where they were not counted."""
+    """Floating-point operations of each seed's training; None if they were not counted."""
 
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """What one method reached. Scores are interquartile means over all its runs."""
+    """Results of a method. Scores are interquartile means over its runs, unless noted."""
 
     name: str
     absolute: Score
-    """The best parameters, evaluated once more."""
+    """The absolute metric: the best parameters in a further evaluation."""
     final: Score
     """The last evaluation."""
     best: Score
-    """The best evaluation, flattered by having been chosen."""
+    """The best evaluation; optimistic, as it is a maximum."""
     area: Score
-    """The area under the learning curve over steps, divided by their span."""
+    """The area under the learning curve over steps, divided by the span of steps."""
+    optimality_gap: Score
+    """Mean shortfall of the absolute metric below `Comparison.threshold`; lower is better."""
+    profile: Score
+    """Performance profile: the fraction of runs whose absolute metric exceeds each of
+    `Comparison.taus`, `[tau]`."""
     steps_to: float
-    """Median over runs of the steps to the threshold, never counting as ∞; NaN if it is never."""
+    """Median over runs of the steps to the threshold. Runs that never reach it count as ∞; a median
+    of ∞ is NaN."""
     reached: int
-    """How many runs reached the threshold."""
+    """Number of runs that reached the threshold."""
     failures: int
-    """How many runs ended below 0.1."""
+    """Number of runs with a final score below 0.1."""
     steps_per_second: float
-    """Environment steps of all seeds a second, evaluations included."""
+    """Environment steps of all seeds per second, evaluations included."""
     curve: Curve
     runs: np.ndarray
     """The absolute metric of every run: `[seed, task]`."""
@@ -67,32 +77,34 @@ class Method:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Methods on the same tasks with the same budget."""
+    """A comparison of methods on the same tasks with the same budget."""
 
     metric: str
     tasks: tuple[str, ...]
     budget: Budget
     threshold: float
-    """The value of the metric that `Method.steps_to` asks for."""
+    """Target value of the metric, for `Method.steps_to` and `Method.optimality_gap`."""
+    taus: np.ndarray
+    """Scores of the performance profiles, from the lowest to the highest of all runs: `[tau]`."""
     methods: tuple[Method, ...]
     """The first is the baseline."""
     improvement: dict[str, dict[str, Score]]
-    """`improvement[x][y]`: the probability that a run of x has a higher absolute metric than a run
-    of y, for all pairs of methods."""
+    """`improvement[x][y]` is the probability that a run of x has a higher absolute metric than a
+    run of y."""
 
     @property
     def verdict(self) -> str:
-        """What the absolute metric and the area under the curve show, in one sentence.
+        """Verdict in a sentence, from the absolute metric and the area under the curve.
 
-        One method is better than another where their 95% intervals do not overlap. The sentence is
-        about the method that wins the most pairs, or if none wins more, has the highest estimate.
+        A method is better than another if their 95% intervals do not overlap. The subject is the
+        method that wins the most pairs or, among equals, has the highest absolute metric.
         """
         leader = max(self.methods, key=lambda method: (self._wins(method), method.absolute.point))
         rivals = [method for method in self.methods if method is not leader]
-        found: dict[str, list[Method]] = {}
+        groups: dict[str, list[Method]] = {}
         for rival in rivals:
-            found.setdefault(_RELATIONS[self._relation(leader, rival)], []).append(rival)
-        claims = [f"{how} {_and(rival.name for rival in own)}" for how, own in found.items()]
+            groups.setdefault(_RELATIONS[self._relation(leader, rival)], []).append(rival)
+        claims = [f"{how} {_and(rival.name for rival in group)}" for how, group in groups.items()]
         seeds = self.budget.seeds
         chances = [
             f"{self.improvement[leader.name][rival.name]}"
@@ -109,25 +121,25 @@ class Comparison:
             scope += f" of {len(self.tasks)} tasks"
         text = ", ".join(evidence)
         if seeds < FEWEST_SEEDS:
-            text = f"fewer than {FEWEST_SEEDS} are not judged ({text})"
-        elif set(found) == {_RELATIONS[0, 0]}:
+            text = f"fewer than {FEWEST_SEEDS} are too few for a verdict ({text})"
+        elif set(groups) == {_RELATIONS[0, 0]}:
             text = f"the intervals overlap ({text})"
         return f"{leader.name} {', and '.join(claims)} {scope}: {text}."
 
     def as_dict(self) -> dict[str, Any]:
-        """The comparison as strict JSON can hold it: arrays are lists, what is not finite null."""
+        """Return the comparison as strict JSON: arrays are lists, and NaN and ∞ are null."""
         return _plain(self) | {"verdict": self.verdict}
 
     def _relation(self, x: Method, y: Method) -> tuple[int, int]:
-        """Whether x (1), y (−1) or neither (0) is ahead at the end, and along the way."""
+        """Return 1 (x is ahead), −1 (y is) or 0, by the absolute metric and by the area."""
         if self.budget.seeds < FEWEST_SEEDS:
             return 0, 0
         return stats.ahead(x.absolute, y.absolute), stats.ahead(x.area, y.area)
 
     def _wins(self, method: Method) -> int:
-        """Over how many more methods it prevails than prevail over it; the end counts first."""
+        """Return wins less losses; the absolute metric decides a pair before the area does."""
         relations = [self._relation(method, other) for other in self.methods]
-        return sum(end or way for end, way in relations)
+        return sum(absolute or area for absolute, area in relations)
 
     def _quote(self, what: str, leader: Method, field: str) -> str:
         rivals = [method for method in self.methods if method is not leader]
@@ -148,7 +160,7 @@ _RELATIONS = {
     (-1, 0): "is worse than",
     (-1, -1): "is worse than",
 }
-"""(ahead at the end, ahead along the way) → how x stands to y."""
+"""(x is ahead in the absolute metric, x is ahead in the area under the curve) → predicate."""
 
 
 def compare(
@@ -158,12 +170,12 @@ def compare(
     threshold: float | None = None,
     seed: int = 0,
 ) -> Comparison:
-    """Compare the methods of `runs`, the first run's being the baseline.
+    """Compare the methods of `runs`; that of the first run is the baseline.
 
-    Of `metric`, more is better, and it has one scale on all tasks, because scores are averaged over
-    them. `threshold` is what steps are counted to; without it, 0.9 of the best final interquartile
-    mean of any method. `seed` is the bootstrap's. Raises `UserError` as `check_fair` does, and
-    where a run lacks the metric.
+    Higher values of `metric` are better, and it has the same scale on all tasks, as scores are
+    averaged over tasks. `threshold` is the target of the steps to threshold and of the optimality
+    gap; by default it is 0.9 of the best method's final interquartile mean. `seed` is that of the
+    bootstrap. Raises `UserError` as `check_fair` does, and if a run lacks the metric.
     """
     check_fair(runs)
     for run in runs:
@@ -175,28 +187,40 @@ def compare(
         for method in dict.fromkeys(run.method for run in runs)
     }
     if threshold is None:
-        finals = [_scores([run.final[metric] for run in own]) for own in by_method.values()]
+        finals = [_scores([run.final[metric] for run in each]) for each in by_method.values()]
         best = max(stats.interquartile_mean(final) for final in finals)
-        threshold = float(best - 0.1 * abs(best))  # 0.9 of it, and below it where it is negative.
-    methods = tuple(_method(name, own, metric, threshold, seed) for name, own in by_method.items())
+        threshold = float(best - 0.1 * abs(best))  # Below the best also if that is negative.
+    scores = np.concatenate([run.absolute[metric] for run in runs])
+    taus = np.linspace(scores.min(), scores.max(), PROFILE_POINTS)
+    methods = tuple(
+        _method(name, each, metric, threshold, taus, seed) for name, each in by_method.items()
+    )
     improvement: dict[str, dict[str, Score]] = {method.name: {} for method in methods}
     for x, y in combinations(methods, 2):
         chance = stats.probability_of_improvement(x.runs, y.runs, seed=seed)
         improvement[x.name][y.name] = chance
-        # P(Y > X) + ½ P(X = Y) is what is left.
+        # P(Y > X) + ½ P(X = Y) is the complement.
         improvement[y.name][x.name] = Score(1 - chance.point, 1 - chance.high, 1 - chance.low)
     return Comparison(
         metric=metric,
         tasks=tasks,
         budget=runs[0].budget,
         threshold=threshold,
+        taus=taus,
         methods=methods,
         improvement=improvement,
     )
 
 
-def _method(name: str, runs: Sequence[Curves], metric: str, threshold: float, seed: int) -> Method:
-    """The numbers of one method from its runs, one for each task."""
+def _method(
+    name: str,
+    runs: Sequence[Curves],
+    metric: str,
+    threshold: float,
+    taus: np.ndarray,
+    seed: int,
+) -> Method:
+    """Summarise one method, from its runs on each task."""
 
     def score(values: Sequence[np.ndarray]) -> Score:
         return stats.bootstrap(stats.interquartile_mean, _scores(values), seed=seed)
@@ -215,6 +239,10 @@ def _method(name: str, runs: Sequence[Curves], metric: str, threshold: float, se
         final=score(final),
         best=score([run.best[metric] for run in runs]),
         area=score([stats.area_under_curve(run.steps, run.metrics[metric]) for run in runs]),
+        optimality_gap=stats.bootstrap(
+            partial(stats.optimality_gap, gamma=threshold), _scores(absolute), seed=seed
+        ),
+        profile=stats.performance_profile(_scores(absolute), taus, seed=seed),
         steps_to=middle if math.isfinite(middle) else math.nan,
         reached=int(np.isfinite(steps_to).sum()),
         failures=stats.failures(_scores(final)),
@@ -229,15 +257,14 @@ def _method(name: str, runs: Sequence[Curves], metric: str, threshold: float, se
     )
 
 
-# --- What makes a comparison fair ---------------------------------------------------------------
+# --- Conditions of a fair comparison ------------------------------------------------------------
 
 
 def check_fair(runs: Sequence[Curves]) -> None:
-    """Raise `UserError`, naming two runs and what is unequal, unless `runs` can be compared.
+    """Raise `UserError` unless `runs` are comparable; name two runs and their difference.
 
-    That takes two methods or more, finished, each with one run on every task; the same steps,
-    number of seeds and evaluations for all; and the same rules wherever the environment is the
-    same.
+    Comparable runs are finished, of two methods or more, with one run of each method on each task.
+    All have the same steps, number of seeds and evaluations, and on each task the same environment.
     """
     for run in runs:
         if not run.finished:
@@ -245,7 +272,7 @@ def check_fair(runs: Sequence[Curves]) -> None:
         if run.dropped:
             raise UserError(
                 f"{run.path}: seed {run.dropped[0]} was dropped, as its numbers were not finite; "
-                "a comparison of the seeds that are left would flatter the method"
+                "a comparison of the remaining seeds would favour the method"
             )
     by_task = _by_task(runs)
     methods = dict.fromkeys(run.method for run in runs)
@@ -253,20 +280,20 @@ def check_fair(runs: Sequence[Curves]) -> None:
         raise UserError(f"nothing to compare: {len(runs)} runs of {len(methods)} method(s)")
     for run in runs[1:]:
         _check_equal(runs[0], run, asdict(runs[0].budget), asdict(run.budget))
-        made = [{"evaluations made": len(one.steps)} for one in (runs[0], run)]
-        _check_equal(runs[0], run, *made)
-    for task, own in by_task.items():
-        first, *others = own.values()
+        counts = [{"evaluations made": len(each.steps)} for each in (runs[0], run)]
+        _check_equal(runs[0], run, *counts)
+    for task, by_method in by_task.items():
+        first, *others = by_method.values()
         for other in others:
             _check_equal(first, other, _flat(first.environment), _flat(other.environment))
         for method in methods:
-            if method not in own:
+            if method not in by_method:
                 other = next(run for run in runs if run.method == method)
                 raise UserError(f"{other.path} and {first.path}: {method} has no run on {task}")
 
 
 def _by_task(runs: Sequence[Curves]) -> dict[str, dict[str, Curves]]:
-    """Task → method → its run. Raises `UserError` where there are two."""
+    """Return task → method → run. Raises `UserError` if a method has two runs on a task."""
     found: dict[str, dict[str, Curves]] = {}
     for run in runs:
         other = found.setdefault(run.task, {}).setdefault(run.method, run)
@@ -285,7 +312,7 @@ def _check_equal(x: Curves, y: Curves, a: Mapping[str, Any], b: Mapping[str, Any
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested facts under dotted names, so that an error can say which one differs."""
+    """Flatten nested facts to dotted names, for an error message."""
     flat: dict[str, Any] = {}
     for name, fact in facts.items():
         if isinstance(fact, Mapping):
@@ -295,11 +322,11 @@ def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-# --- Ways out -----------------------------------------------------------------------------------
+# --- Output -------------------------------------------------------------------------------------
 
 
 def rows(comparison: Comparison) -> list[dict[str, str]]:
-    """A table of the comparison: for each method, column → cell."""
+    """Return a table of the comparison: column → cell, for each method."""
     baseline = comparison.methods[0].name
     table = []
     for method in comparison.methods:
@@ -319,6 +346,7 @@ def rows(comparison: Comparison) -> list[dict[str, str]]:
                     f" ({method.reached} of {count})"
                 ),
                 "steps/s": f"{method.steps_per_second:,.0f}",
+                f"optimality gap to {comparison.threshold:.3g}": f"{method.optimality_gap}",
                 "failures": f"{method.failures} of {count}",
                 f"P(better than {baseline})": "–" if chance is None else f"{chance}",
             }
@@ -327,19 +355,18 @@ def rows(comparison: Comparison) -> list[dict[str, str]]:
 
 
 def marl_eval(runs: Sequence[Curves]) -> dict[str, Any]:
-    """The runs' `marl_eval.json` as one: environment → task → method → seed → step → metrics.
+    """Merge the runs' `marl_eval.json`: environment → task → method → seed → step → metrics.
 
-    Raises `UserError` where a file is missing or damaged, and where two runs are of one method
-    and task.
+    Raises `UserError` if a file is missing or damaged, or if a method has two runs on a task.
     """
     _by_task(runs)
     merged: dict[str, dict[str, dict[str, Any]]] = {}
     for run in runs:
         for family, tasks in _layout(run.path / "marl_eval.json").items():
             for task, methods in tasks.items():
-                own = merged.setdefault(family, {}).setdefault(task, {})
-                for seeds in methods.values():  # One: a run has one algorithm.
-                    own[run.method] = seeds
+                by_method = merged.setdefault(family, {}).setdefault(task, {})
+                for seeds in methods.values():  # One method: a run has one algorithm.
+                    by_method[run.method] = seeds
     return merged
 
 
@@ -354,26 +381,26 @@ def _layout(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value):
-        return {name: _plain(own) for name, own in vars(value).items()}
+        return {name: _plain(each) for name, each in vars(value).items()}
     if isinstance(value, Score):
         return _plain(value._asdict())
     if isinstance(value, Mapping):
-        return {name: _plain(own) for name, own in value.items()}
+        return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, np.ndarray):
         return _plain(value.tolist())
     if isinstance(value, (list, tuple)):
-        return [_plain(own) for own in value]
+        return [_plain(each) for each in value]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     return value
 
 
 def _scores(values: Sequence[np.ndarray]) -> np.ndarray:
-    """Runs' values `[seed, …]`, one for each task, as `[seed, task, …]`."""
+    """Stack values `[seed, …]`, one array for each task, to `[seed, task, …]`."""
     return np.stack(values, axis=1)
 
 
 def _and(words: Any) -> str:
-    """The words as a list in a sentence."""
+    """Join words to a list in a sentence."""
     *most, last = words
     return f"{', '.join(most)} and {last}" if most else last

@@ -1,4 +1,4 @@
-"""Reading run folders, without JAX and without anything of the training side."""
+"""Results of run folders, read without JAX and without the code of training."""
 
 from __future__ import annotations
 
@@ -20,74 +20,75 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run was given; runs are compared where this is equal."""
+    """The budget of a run. Runs are comparable if their budgets are equal."""
 
     steps: int
     """Environment steps of each seed."""
     seeds: int
-    """Independent repetitions."""
+    """Number of seeds."""
     num_evaluations: int
-    """Evaluations spread over the run, after the one that precedes it."""
+    """Evaluations spread evenly over the run, after the one before training."""
     eval_episodes: int
-    """Episodes of an evaluation."""
+    """Episodes per evaluation."""
     absolute_episodes: int
     """Episodes of the absolute metric."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """What is known of one run."""
+    """The learning curves and results of a run."""
 
     path: Path
     method: str
-    """The run's name in results: its algorithm's, unless `dataclasses.replace` gave another."""
+    """The name of the method in results: that of the algorithm, unless it was replaced."""
     algo: str
     preset: str
     env: str
     environment: dict[str, Any]
-    """The facts of the world: its id, agents, limit, rules, …"""
+    """Facts about the environment: id, agents, time limit, rules, …"""
     budget: Budget
     seeds: tuple[int, ...]
-    """Those that count."""
+    """The seeds with results."""
     dropped: tuple[int, ...]
-    """Those that were left out, as some of their numbers were not finite."""
+    """The seeds that were dropped because of numbers that were not finite."""
     steps: np.ndarray
     """Environment steps of a seed at every evaluation, averaged over seeds: `[evaluation]`."""
     metrics: dict[str, np.ndarray]
-    """Each metric by name: `[seed, evaluation]`, NaN where a run has no value."""
+    """Metrics by name: `[seed, evaluation]`, NaN where there is no value."""
     final: dict[str, np.ndarray]
-    """Each metric at the last evaluation: `[seed]`. Empty until the run is finished."""
+    """Metrics at the last evaluation: `[seed]`. Empty until the run is finished."""
     best: dict[str, np.ndarray]
-    """Each metric, and the `step`, at the best evaluation: `[seed]`. Empty as `final` is."""
+    """Metrics and the `step` at the best evaluation: `[seed]`. Empty until the run is finished."""
     absolute: dict[str, np.ndarray]
-    """The best parameters' metrics, evaluated once more: `[seed]`. Empty as `final` is."""
+    """Metrics of the best parameters in a further evaluation: `[seed]`. Empty until the run is
+    finished."""
     flops_per_step: float | None
-    """Floating-point operations of training's matrix products for each environment step."""
+    """Floating-point operations of training's matrix products per environment step."""
     finished: bool
 
     @property
     def task(self) -> str:
-        """The environment's id: runs that share it are of one task."""
+        """The environment's id, which identifies a task."""
         return str(self.environment["id"])
 
     @property
     def wall_seconds(self) -> np.ndarray:
-        """Seconds until every evaluation, on the clock that all seeds share: `[evaluation]`."""
+        """Wall-clock seconds until each evaluation, the same for all seeds: `[evaluation]`."""
         return self.metrics["wall_seconds"].mean(axis=0)
 
 
 def load(path: Path) -> Curves:
-    """The run in the folder `path`; evaluations that some seed lacks are left out.
+    """Load the run in the folder `path`, without evaluations that not every seed has.
 
-    Raises `UserError`, naming the file and the reason, if `path` is no run folder, is damaged,
-    holds what is no file of its own, or has no evaluation yet.
+    Raises `UserError`, with the file and the reason, if `path` is no run folder, is damaged, holds
+    anything but regular files and directories, or has no evaluation yet.
     """
     check_run_folder(path)
     version = _read(path / "config.json", _Version).settings_version
     check_version(version, source=str(path / "config.json"))
     facts = _read(path / "config.json", _Facts)
-    told = [facts.run.env, facts.run.algo, facts.run.preset, facts.environment]
-    check_text(told, name=str(path / "config.json"))
+    texts = [facts.run.env, facts.run.algo, facts.run.preset, facts.environment]
+    check_text(texts, name=str(path / "config.json"))
     run = facts.run
     records = _records(path / "metrics.jsonl")
     finished = (path / "summary.json").exists()
@@ -133,15 +134,15 @@ def load(path: Path) -> Curves:
 
 
 def load_all(paths: Sequence[Path]) -> list[Curves]:
-    """Every run in `paths`, each the folder of a run or one with runs somewhere below, sorted.
+    """Load all runs in `paths`, each a run folder or a folder with run folders below it, sorted.
 
-    Raises `UserError` where there is no run, and as `load` does.
+    Raises `UserError` if there is no run, and as `load` does.
     """
     return [load(folder) for path in paths for folder in find(path)]
 
 
 def find(path: Path) -> list[Path]:
-    """`path` itself if it is a run's folder, else the run folders somewhere below it, sorted.
+    """Return `path` if it is a run folder, and otherwise the run folders below it, sorted.
 
     Raises `UserError` if there is none.
     """
@@ -153,7 +154,7 @@ def find(path: Path) -> list[Path]:
     return below
 
 
-# --- The files, as far as they are read here ----------------------------------------------------
+# --- The parts of the files that are read here --------------------------------------------------
 
 _COUNTERS = ("seed", "evaluation", "step")
 
@@ -210,11 +211,11 @@ def _read(path: Path, kind: type[T]) -> T:
 
 
 def _records(path: Path) -> list[dict[str, float]]:
-    """The whole lines of `metrics.jsonl`; one that is still being written is left out."""
+    """Read the complete lines of `metrics.jsonl`; a line that is being written has no end yet."""
     try:
         lines = read_regular(path).split(b"\n")[:-1]
     except FileNotFoundError:
-        return []  # The first evaluation is still to come.
+        return []  # Before the first evaluation.
     except OSError as error:
         raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
     records = [_decode(path, line, _Record) for line in lines]
@@ -236,7 +237,7 @@ def _numbers(record: _Record) -> dict[str, float]:
 
 
 def _columns(records: Sequence[Mapping[str, float | None]]) -> dict[str, np.ndarray]:
-    """Each name's values, a number for each record; NaN where a record has none."""
+    """Turn records into columns by name, NaN where a record has no value."""
     names = {name for record in records for name in record}
     return {
         name: np.array([record.get(name) for record in records], dtype=float)

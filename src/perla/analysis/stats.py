@@ -1,9 +1,9 @@
-"""Numbers that summarise several seeds and tasks, and how far they can be trusted.
+"""Statistics over seeds and tasks, with bootstrap intervals.
 
-Scores are arrays `[seed, task]`, of curves `[seed, task, evaluation]`; more is better. A statistic
-takes such arrays and reduces their two leading axes. The aggregates are those of Agarwal et al.,
-*Deep Reinforcement Learning at the Edge of the Statistical Precipice* (2021), and agree with its
-library, rliable. What is not a number makes every statistic that sees it not a number.
+Scores are arrays `[seed, task]`, or `[seed, task, evaluation]` for curves; higher is better. A
+statistic reduces the two leading axes. The aggregates are those of Agarwal et al., *Deep
+Reinforcement Learning at the Edge of the Statistical Precipice* (2021), and agree with its library,
+rliable. NaN scores make a statistic NaN.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 LEVEL, RESAMPLES = 0.95, 2000
-"""The share of resamples inside an interval, and their number."""
+"""Confidence level of an interval, and number of bootstrap resamples."""
 
 
 class Score(NamedTuple):
-    """An estimate with its percentile-bootstrap interval: numbers, or arrays of one shape."""
+    """An estimate with its percentile-bootstrap interval: numbers, or arrays of equal shape."""
 
     point: Any
     low: Any
@@ -31,7 +31,7 @@ class Score(NamedTuple):
 
 
 def ahead(x: Score, y: Score) -> int:
-    """1 where x's interval lies above y's, −1 where it lies below, 0 where they touch."""
+    """Return 1 if x's interval lies above y's, −1 if it lies below, 0 if they overlap."""
     return int(x.low > y.high) - int(y.low > x.high)
 
 
@@ -41,10 +41,10 @@ def ahead(x: Score, y: Score) -> int:
 def indices(
     *shapes: tuple[int, ...], resamples: int = RESAMPLES, seed: int = 0
 ) -> list[np.ndarray]:
-    """The seeds that every resample takes: `[seed, task, resample]` for each shape (seeds, tasks).
+    """Draw the seeds of each resample: `[seed, task, resample]` for each shape (seeds, tasks).
 
-    They are drawn with replacement, independently within every task (the strata) and for every
-    shape, from `seed` alone.
+    Seeds are drawn with replacement, independently for each task (stratum) and each shape. Only
+    `seed` determines them.
     """
     generator = np.random.default_rng(seed)
     return [generator.integers(shape[0], size=(*shape, resamples)) for shape in shapes]
@@ -57,15 +57,15 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Score:
-    """`statistic(*scores)` and its stratified percentile-bootstrap interval.
+    """Return `statistic(*scores)` with its stratified percentile-bootstrap interval.
 
-    Every array is `[seed, task, …]`; `statistic` reduces seed and task. The interval says how far
-    the estimate would have moved had other seeds been drawn; from few seeds it is itself rough.
+    Arrays are `[seed, task, …]`, and `statistic` reduces seed and task. The interval estimates the
+    variation of the statistic over other seeds; it is imprecise if there are few of them.
     """
     arrays = [np.asarray(array, dtype=float) for array in scores]
     shapes = [array.shape[:2] for array in arrays]
     drawn = indices(*shapes, resamples=resamples, seed=seed)
-    # [seed, task, resample, …]: to the statistic, resamples are one more axis of data.
+    # [seed, task, resample, …]: the statistic treats resamples as one more axis of data.
     resampled = [
         array[index, np.arange(array.shape[1])[:, None]]
         for array, index in zip(arrays, drawn, strict=True)
@@ -78,9 +78,9 @@ def bootstrap(
 def interval(
     values: npt.ArrayLike, *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[Any, Any]:
-    """The percentile-bootstrap interval of the interquartile mean over the leading axis (seeds).
+    """Return the bootstrap interval (low, high) of the interquartile mean over seeds.
 
-    `values [seed, …]` are of one task: this is `bootstrap` with a single stratum.
+    `values [seed, …]` belong to one task: this is `bootstrap` with a single stratum.
     """
     one_task = np.asarray(values, dtype=float)[:, None]
     estimate = bootstrap(interquartile_mean, one_task, level=level, resamples=resamples, seed=seed)
@@ -91,10 +91,10 @@ def interval(
 
 
 def iqm(values: npt.ArrayLike, axis: int | tuple[int, ...] = 0) -> Any:
-    """The interquartile mean along `axis`: the mean after cutting ⌊n/4⌋ values from either end.
+    """Return the interquartile mean along `axis`: the mean without the ⌊n/4⌋ lowest and highest.
 
-    Over several axes, their values are cut together. Fewer than four values are averaged plainly.
-    Agrees with rliable, and with `scipy.stats.trim_mean(values, 0.25, axis)`.
+    Values of several axes are pooled. The mean of fewer than four values leaves none out. Agrees
+    with rliable and with `scipy.stats.trim_mean(values, 0.25, axis)`.
     """
     values = np.asarray(values, dtype=float)
     axes = (axis,) if isinstance(axis, int) else axis
@@ -103,39 +103,39 @@ def iqm(values: npt.ArrayLike, axis: int | tuple[int, ...] = 0) -> Any:
     count = ordered.shape[-1]
     cut = count // 4
     middle = ordered[..., cut : count - cut].mean(axis=-1)
-    # Sorting puts NaN last, where it would be cut like the highest score.
+    # Sorting puts NaN last, where it would be left out like the highest score.
     middle = np.where(np.isnan(ordered[..., -1]), np.nan, middle)
     return float(middle) if np.ndim(middle) == 0 else middle
 
 
 def interquartile_mean(scores: npt.ArrayLike) -> Any:
-    """The interquartile mean over all runs, seeds and tasks together: `[seed, task, …] → […]`."""
+    """Return the interquartile mean over all runs of all tasks: `[seed, task, …] → […]`."""
     return iqm(scores, axis=(0, 1))
 
 
 def mean(scores: npt.ArrayLike) -> Any:
-    """The mean over tasks of the means over seeds: `[seed, task, …] → […]`."""
+    """Return the mean over tasks of the means over seeds: `[seed, task, …] → […]`."""
     return np.asarray(scores, dtype=float).mean(axis=(0, 1))
 
 
 def median(scores: npt.ArrayLike) -> Any:
-    """The median over tasks of the means over seeds: `[seed, task, …] → […]`."""
+    """Return the median over tasks of the means over seeds: `[seed, task, …] → […]`."""
     return np.median(np.asarray(scores, dtype=float).mean(axis=0), axis=0)
 
 
 def optimality_gap(scores: npt.ArrayLike, gamma: float = 1.0) -> Any:
-    """By how much runs miss `gamma` on average, better ones counting as γ: `[seed, task, …] → […]`.
+    """Return the mean shortfall of runs below the target γ: `[seed, task, …] → […]`.
 
-    Less is better.
+    Runs above γ count as γ. Lower is better.
     """
     # γ − E[min(x, γ)]
     return gamma - np.mean(np.minimum(scores, gamma), axis=(0, 1))
 
 
 def improvement(x: npt.ArrayLike, y: npt.ArrayLike) -> Any:
-    """How probably a run of x beats a run of y on the same task, averaged over tasks.
+    """Return the probability that a run of x beats a run of y on the same task, over all tasks.
 
-    `[seed, task, …]`, where x and y may differ in seeds only (`ValueError` otherwise), `→ […]`.
+    `[seed, task, …] → […]`. Raises `ValueError` if x and y differ in other axes than seeds.
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if x.shape[1:] != y.shape[1:]:
@@ -153,7 +153,7 @@ def probability_of_improvement(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Score:
-    """`improvement` of x over y, both `[seed, task]`, with its interval: ½ where they are equal."""
+    """Return `improvement` of x over y, both `[seed, task]`, with its interval; ½ for equals."""
     return bootstrap(improvement, x, y, level=level, resamples=resamples, seed=seed)
 
 
@@ -165,9 +165,9 @@ def performance_profile(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Score:
-    """The fraction of runs whose score is above each τ, with intervals: `[tau]`.
+    """Return the fraction of runs with a score above each τ, with intervals: `[tau]`.
 
-    `scores` are `[seed, task]`, every run counting alike (the run-score distribution).
+    `scores` are `[seed, task]`, and all runs have equal weight (the run-score distribution).
     """
     taus = np.asarray(taus, dtype=float)
 
@@ -182,21 +182,22 @@ def performance_profile(
 
 
 def area_under_curve(steps: npt.ArrayLike, values: npt.ArrayLike) -> np.ndarray:
-    """The height of each seed's curve averaged over steps: `[seed, evaluation] → [seed]`.
+    """Return the mean of each seed's curve over steps: `[seed, evaluation] → [seed]`.
 
-    `steps [evaluation]` ascend; between evaluations curves are straight. In the unit of `values`.
+    `steps [evaluation]` ascend, and curves are linear between evaluations. The result has the unit
+    of `values`.
     """
     steps, values = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
-    if len(steps) == 1:  # Of a curve of no length, its one value is the height.
+    if len(steps) == 1:  # A curve of one evaluation.
         return values[..., 0]
     # Σₖ (tₖ₊₁ − tₖ) (vₖ + vₖ₊₁) / 2 / (t_last − t_first)
     return np.trapezoid(values, steps, axis=-1) / (steps[-1] - steps[0])
 
 
 def steps_to(steps: npt.ArrayLike, values: npt.ArrayLike, threshold: float) -> np.ndarray:
-    """The first of `steps [evaluation]` at which each seed's value is at least `threshold`.
+    """Return the first of `steps [evaluation]` at which each seed's value reaches `threshold`.
 
-    `[seed, evaluation] → [seed]`, NaN for a seed that never is.
+    `[seed, evaluation] → [seed]`, NaN for a seed that never reaches it.
     """
     reached = np.asarray(values, dtype=float) >= threshold
     first = np.asarray(steps, dtype=float)[reached.argmax(axis=-1)]
@@ -204,9 +205,8 @@ def steps_to(steps: npt.ArrayLike, values: npt.ArrayLike, threshold: float) -> n
 
 
 def failures(final: npt.ArrayLike, bound: float = 0.1) -> int:
-    """How many runs failed: final scores, of any shape, that are not at least `bound`.
+    """Count the runs with a final score (array of any shape) below `bound`.
 
-    The default is the paper's: a final return or win rate below 0.1. A score that is not a number
-    is a failure.
+    The default is the paper's: a final return or win rate below 0.1. A NaN score is a failure.
     """
     return int(np.count_nonzero(~(np.asarray(final, dtype=float) >= bound)))

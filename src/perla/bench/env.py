@@ -1,10 +1,10 @@
-"""How fast worlds step: ours and, where it is installed, jumanji's on the same map.
+"""Benchmark of environment steps: perla's and, if it is installed, jumanji's on the same map.
 
-All contenders run one after another in every round, so that whatever else the machine does falls
-on all of them; each figure is the median of the rounds. Actions are uniform among those that the
-world allows, drawn inside the measured loop. Worlds of JAX run in this process, and their
-observations and rewards are summed, so that none is optimised away; those of the host run in
-processes of their own. A step is one environment transition, summed over copies.
+All environments run one after another in every round, so that other load on the machine affects all
+of them; results are medians over rounds. Actions are uniform among the legal ones and are drawn
+inside the measured loop. JAX environments run in this process, and their observations and rewards
+are summed so that none is optimised away. Host environments run in processes of their own. Steps
+are environment transitions, summed over parallel environments.
 """
 
 from __future__ import annotations
@@ -36,50 +36,50 @@ from perla.machine import cores
 from perla.methods.recipes import make as learner
 
 MAP = "lbf:Foraging-8x8-2p-2f-coop-v2"
-"""The map that is measured where none is named."""
+"""The default environment."""
 
 _SCAN = 200
-"""Steps of every copy per compiled call."""
+"""Steps of each environment per compiled call."""
 
 _HOST_STEPS = 20
-"""Steps of every copy in a pool between two looks at the clock."""
+"""Steps of each environment in a pool between two readings of the clock."""
 _BARE_STEPS = 200
-"""The same of a bare copy of a host world."""
+"""Steps of a bare host environment between two readings of the clock."""
 _HOST_ROUNDS = 3
-"""Rounds of a host world for each of another's: where several processes take part, whatever else
-the machine does shows more."""
+"""Rounds of host environments per round of JAX ones, as other load on the machine affects several
+processes more."""
 
 Run = Callable[[], int]
-"""Steps on from where the last call ended; returns the number of steps made."""
+"""Continues stepping and returns the number of steps made."""
 
 
 def measure(
     env_id: str = MAP,
-    copies: tuple[int, ...] = (128, 512, 1024, 4096),
+    num_envs: tuple[int, ...] = (128, 512, 1024, 4096),
     seconds: float = 0.5,
     rounds: int = 5,
 ) -> list[dict[str, Any]]:
-    """A row for each world and number of copies: steps per second (median, slowest, fastest round),
-    and the median as a multiple of jumanji's best.
+    """Measure each environment with each number of parallel copies; one row each.
 
-    `seconds` is spent on each contender in each round, after compiling. Jumanji's world takes part
-    where it is installed and can play the map, with its own auto-reset, `VmapAutoResetWrapper`.
-    Its rules differ a little (no following, no swapping; other spawning), and it also computes
-    action masks, from which its actions are drawn. Worlds of the host are measured otherwise: see
+    A row has steps per second (median, slowest and fastest round), and the median as a multiple of
+    jumanji's best. Each case runs for `seconds` in each of `rounds`, after compiling. Jumanji is
+    measured if it is installed and supports the map, with its own auto-reset,
+    `VmapAutoResetWrapper`. Its rules differ slightly (no following, no swapping, other spawning),
+    and its actions are drawn from the action masks that it computes. For host environments see
     `_measure_host`.
     """
     env = make_env(env_id)
     if isinstance(env, HostEnv):
         with closing(env):
             return _measure_host(env_id, env, seconds, _HOST_ROUNDS * rounds)
-    builders: dict[str, Callable[[int], Run]] = {"perla": lambda n: _ours(env, n)}
+    builders: dict[str, Callable[[int], Run]] = {"perla": lambda n: _run_perla(env, n)}
     if isinstance(env, Foraging) and not env.grid:
-        # jumanji refuses maps that are too small for it by an assertion
+        # An assertion in jumanji refuses maps that are too small for it.
         with suppress(ModuleNotFoundError, AssertionError):
-            world = _jumanji(env)
-            builders["jumanji"] = lambda n: _theirs(world, env.spec, n)
+            jumanji = _jumanji(env)
+            builders["jumanji"] = lambda n: _run_jumanji(jumanji, env.spec, n)
 
-    runs = {(name, n): build(n) for n in copies for name, build in builders.items()}
+    runs = {(name, n): build(n) for n in num_envs for name, build in builders.items()}
     for run in runs.values():
         run()  # compiles
     speeds: dict[tuple[str, int], list[float]] = {which: [] for which in runs}
@@ -93,7 +93,7 @@ def measure(
     )
     return [
         {
-            "world": name,
+            "environment": name,
             "num_envs": n,
             "steps/s": medians[name, n],
             "slowest": min(rates),
@@ -105,31 +105,33 @@ def measure(
 
 
 def _measure_host(
-    env_id: str, env: HostEnv, seconds: float, rounds: int, copies: int = 32
+    env_id: str, env: HostEnv, seconds: float, rounds: int, num_envs: int = 32
 ) -> list[dict[str, Any]]:
-    """Rows for bare copies, one in each of as many processes as there are cores, all at once; for
-    the pool of `copies` in as many processes; and for IPPO under two presets. What each takes for a
-    step is given as a multiple of what the bare copies take in the same round (the median), whose
-    actions are uniform, as the pool's are."""
+    """Measure bare environments, a pool of `num_envs`, and IPPO with two presets; one row each.
+
+    Bare environments are stepped at the same time in as many processes as there are cores, without
+    a pool; the pool has as many processes. Time per step is given as a multiple of the bare
+    environments' in the same round (median). Actions of both are uniform.
+    """
     workers, factory = cores(), env_factory(env_id)
     with ExitStack() as stack:
-        contenders = {
+        benchmarks = {
             ("bare", workers): stack.enter_context(_bare(factory, workers)),
-            ("pool", copies): stack.enter_context(_pooled(env, factory, copies, workers)),
+            ("pool", num_envs): stack.enter_context(_pooled(env, factory, num_envs, workers)),
         }
         for preset in ("cleanrl", "default"):
             config = learner("ippo", preset)
             trainer = Trainer(env, factory, config, seeds=(0,), steps=10**9, workers=workers)
             stack.enter_context(closing(trainer))
-            contenders[f"ippo, {preset}", config.num_envs] = _trained(trainer)
-        speeds: dict[tuple[str, int], list[float]] = {which: [] for which in contenders}
+            benchmarks[f"ippo, {preset}", config.num_envs] = _trained(trainer)
+        speeds: dict[tuple[str, int], list[float]] = {which: [] for which in benchmarks}
         for _ in range(rounds):
-            for which, run in contenders.items():
+            for which, run in benchmarks.items():
                 speeds[which].append(_speed(run, seconds))
     bare = speeds["bare", workers]
     return [
         {
-            "world": f"{env_id}, {name}",
+            "environment": f"{env_id}, {name}",
             "num_envs": count,
             "processes": workers,
             "steps/s": statistics.median(rates),
@@ -142,7 +144,7 @@ def _measure_host(
 
 
 def _trained(trainer: Trainer) -> Run:
-    """Training its only seed, without evaluations."""
+    """Train the only seed of `trainer`, without evaluations."""
     trainer.compile()
     population = trainer.init()
 
@@ -157,15 +159,15 @@ def _trained(trainer: Trainer) -> Run:
 
 @contextmanager
 def _bare(factory: Factory, processes: int) -> Iterator[Run]:
-    """A bare copy in each of so many processes, stepped all at once."""
+    """Step one bare environment in each of `processes` processes, all at the same time."""
     context = multiprocessing.get_context("spawn")
-    pipes, started = [], []
+    pipes, workers = [], []
     for _ in range(processes):
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_alone, args=(theirs, factory), daemon=True)
+        near, far = context.Pipe()
+        process = context.Process(target=_step_bare, args=(far, factory), daemon=True)
         process.start()
-        pipes.append(ours)
-        started.append(process)
+        pipes.append(near)
+        workers.append(process)
 
     def run() -> int:
         for pipe in pipes:
@@ -178,12 +180,12 @@ def _bare(factory: Factory, processes: int) -> Iterator[Run]:
     finally:
         for pipe in pipes:
             pipe.send(0)
-        for process in started:
+        for process in workers:
             process.join()
 
 
-def _alone(pipe: Connection, factory: Factory) -> None:
-    """Step one copy as often as is asked for, until that is never."""
+def _step_bare(pipe: Connection, factory: Factory) -> None:
+    """Step one environment as many times as each message says, until one says 0."""
     with closing(factory()) as env:
         while steps := pipe.recv():
             seconds_per_step(env, steps)
@@ -191,10 +193,10 @@ def _alone(pipe: Connection, factory: Factory) -> None:
 
 
 @contextmanager
-def _pooled(env: HostEnv, factory: Factory, copies: int, workers: int) -> Iterator[Run]:
-    """The pool, whose halves are stepped in turn."""
+def _pooled(env: HostEnv, factory: Factory, num_envs: int, workers: int) -> Iterator[Run]:
+    """Step a pool of environments, one half after the other."""
     spec, random = env.spec, np.random.default_rng(0)
-    groups = [[f"copy {copy}" for copy in range(copies)[half]] for half in halves(copies)]
+    groups = [[f"copy {i}" for i in range(num_envs)[half]] for half in halves(num_envs)]
     pool = Pool(
         factory, spec, groups, alive=first_observation(env).alive is not None, workers=workers
     )
@@ -207,11 +209,11 @@ def _pooled(env: HostEnv, factory: Factory, copies: int, workers: int) -> Iterat
         for _ in range(_HOST_STEPS):
             for group in range(len(groups)):
                 act(group)
-        return _HOST_STEPS * copies
+        return _HOST_STEPS * num_envs
 
     with closing(pool):
         for group, names in enumerate(groups):
-            pool.reset(group, [(0, group, copy) for copy in range(len(names))])
+            pool.reset(group, [(0, group, i) for i in range(len(names))])
         run()
         yield run
         for group in range(len(groups)):
@@ -225,8 +227,8 @@ def _speed(run: Run, seconds: float) -> float:
     return steps / spent
 
 
-def _runner(state: Any, copies: int, step: Callable[[Any, Any], tuple[Any, Any]]) -> Run:
-    """Run `step(state, key) -> state, what must be computed` `_SCAN` times per call."""
+def _create_run(state: Any, num_envs: int, step: Callable[[Any, Any], tuple[Any, Any]]) -> Run:
+    """Compile `_SCAN` times `step(state, key) → (state, outcome)`; every outcome is computed."""
 
     @jax.jit
     def scan(state, key):
@@ -247,28 +249,28 @@ def _runner(state: Any, copies: int, step: Callable[[Any, Any], tuple[Any, Any]]
         (state, total), key = scan(*carried)
         carried = state, key
         jax.block_until_ready(total)
-        return copies * _SCAN
+        return num_envs * _SCAN
 
     return run
 
 
-def _ours(env: Env, copies: int) -> Run:
-    world = AutoReset(env, copies)
+def _run_perla(env: Env, num_envs: int) -> Run:
+    envs = AutoReset(env, num_envs)
 
     def step(carried, key):
         state, avail = carried
         key_action, key_step = jax.random.split(key)
-        state, timestep = world.step(
+        state, timestep = envs.step(
             key_step, state, sample_jax_actions(key_action, env.spec, avail)
         )
         return (state, timestep.observation.avail), timestep
 
-    state, observation = jax.jit(world.reset)(jax.random.key(0))
-    return _runner((state, observation.avail), copies, step)
+    state, observation = jax.jit(envs.reset)(jax.random.key(0))
+    return _create_run((state, observation.avail), num_envs, step)
 
 
 def _jumanji(env: Foraging) -> Any:
-    """Jumanji's world of the same map."""
+    """Create jumanji's environment of the same map."""
     from jumanji.environments import LevelBasedForaging
     from jumanji.environments.routing.lbf.generator import RandomGenerator
 
@@ -282,16 +284,16 @@ def _jumanji(env: Foraging) -> Any:
     return LevelBasedForaging(generator=generator, time_limit=env.limit, penalty=env.penalty)
 
 
-def _theirs(env: Any, spec: Spec, copies: int) -> Run:
+def _run_jumanji(env: Any, spec: Spec, num_envs: int) -> Run:
     from jumanji.wrappers import VmapAutoResetWrapper
 
-    world = VmapAutoResetWrapper(env)
+    envs = VmapAutoResetWrapper(env)
 
     def step(carried, key):
         state, avail = carried
-        state, timestep = world.step(state, sample_jax_actions(key, spec, avail))
+        state, timestep = envs.step(state, sample_jax_actions(key, spec, avail))
         seen = timestep.observation
         return (state, seen.action_mask), (seen, timestep.reward, timestep.discount)
 
-    state, timestep = jax.jit(world.reset)(jax.random.split(jax.random.key(0), copies))
-    return _runner((state, timestep.observation.action_mask), copies, step)
+    state, timestep = jax.jit(envs.reset)(jax.random.split(jax.random.key(0), num_envs))
+    return _create_run((state, timestep.observation.action_mask), num_envs, step)

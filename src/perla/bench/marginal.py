@@ -1,10 +1,10 @@
-"""What the average over the others' actions costs, and how near to the exact one it comes.
+"""Benchmark of marginal estimators: cost and error of the average over the other agents' actions.
 
-Random critics of the size that training uses, random policies, for several numbers of agents:
-every estimator, and beside it a plain version, a network of everything evaluated at all K joint
-actions at once. A figure is about the average and its gradient with respect to the critic's
-parameters, without what is computed once a state for any critic. Cases take turns in every round;
-times are medians.
+Critics are random and have the size that training uses, and policies are random, for several
+numbers of agents. Every estimator is compared with a plain implementation, a network of all inputs
+that is evaluated at all K joint actions at once. Times are those of the average and its gradient
+with respect to the critic's parameters, without the computation of the context, once per state for
+any critic. Cases take turns in every round, and times are medians.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from perla.methods.values import Embedded, Multilinear, Network
 AGENTS = (2, 3, 5, 8, 10, 20, 50)
 KS = (1, 5, 10, 100, 250)
 LATIN_KS = (2, 5, 11, 97, 251)
-"""Prime numbers, about as many."""
+"""The prime numbers nearest to these, as the Latin sampler needs."""
 ACTIONS, FEATURES, STATES = 6, 32, 64
 REPEATS = 64
-"""Estimates of each state, of which the variance is taken."""
+"""Estimates per state, for the variance."""
 
 
 class Case(NamedTuple):
-    """An estimator on a critic that suits it."""
+    """An estimator with a critic that it supports."""
 
     agents: int
     name: str
     k: float
-    """Joint actions at which the critic is evaluated; ∞ in closed form."""
+    """Number of joint actions at which the critic is evaluated; ∞ for the closed form."""
     value: Embedded
     plain: bool = False
 
 
 def cases(agents: int) -> Iterator[Case]:
-    """Everything that is measured with this many agents."""
+    """Yield all cases with this number of agents."""
     for k in KS:
         first = Embedded(
             critic_model=Network(action_fusion="first"), estimator=Sampled(num_samples=k)
@@ -68,21 +68,24 @@ def cases(agents: int) -> Iterator[Case]:
 
 
 def measure(rounds: int = 5, agents: tuple[int, ...] = AGENTS) -> list[dict[str, Any]]:
-    """A row for each case: microseconds per state, variance of the estimate and its root mean
-    square error against `Exact` (both relative to the critic's variance over the others' actions),
-    and the memory that its computation takes."""
+    """Measure each case; one row each.
+
+    A row has the microseconds per state, the variance of the estimate and its root mean square
+    error against `Exact` (both relative to the critic's variance over the other agents' actions),
+    and the memory of the computation.
+    """
     rows = []
     for count in agents:
-        contenders = [_Contender(case) for case in cases(count)]
+        benchmarks = [_Benchmark(case) for case in cases(count)]
         for _ in range(rounds):
-            for contender in contenders:
-                contender.run()
-        rows += [contender.row() for contender in contenders]
+            for benchmark in benchmarks:
+                benchmark.run()
+        rows += [benchmark.row() for benchmark in benchmarks]
     return rows
 
 
 def picture(rows: list[dict[str, Any]]) -> Figure:
-    """Time per state against the agents, of every estimator at about its middle K."""
+    """Plot the time per state against the number of agents, for one K of each estimator."""
     shown = {"plain": 100, "iid": 100, "latin": 11, "analytic": math.inf}
     lines = {
         f"{name}, K = {'∞' if math.isinf(k) else k}": [
@@ -99,7 +102,7 @@ def picture(rows: list[dict[str, Any]]) -> Figure:
     )
 
 
-class _Contender:
+class _Benchmark:
     def __init__(self, case: Case) -> None:
         self.case = case
         agents = case.agents
@@ -111,16 +114,14 @@ class _Contender:
             jnp.zeros((1, STATES, FEATURES)),
             jnp.ones((1, STATES, agents, ACTIONS), bool),
         )
-        memory = critic.body.initial_state((STATES,))
-        contexts, _ = critic.context(observation, memory, jnp.zeros((1, STATES), bool))
+        hidden_state = critic.body.initial_state((STATES,))
+        contexts, _ = critic.context(observation, hidden_state, jnp.zeros((1, STATES), bool))
         context = contexts[0]
         logits = jax.random.normal(key_policy, (STATES, agents, ACTIONS))
         policy = Categorical(jax.nn.log_softmax(logits))
-        resolved = case.value.estimator
 
         def plain(critic: Any, key: Any) -> Any:
-            assert isinstance(resolved, Sampled)
-            draws = draw(resolved, policy, key)
+            draws = draw(Sampled(num_samples=int(case.k)), policy, key)
             values = jax.vmap(lambda actions: critic.joint(context, actions))(draws.actions)
             return (draws.weights[..., None] * values).sum(0)[..., 0]
 

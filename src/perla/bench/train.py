@@ -1,9 +1,8 @@
-"""How fast methods train, at the settings that peers publish.
+"""Benchmark of training speed, with published settings of other libraries.
 
-Every case is trained from its fresh state again and again, the cases taking turns in every
-round, so that whatever else the machine does falls on all of them; each figure is the median of
-the rounds. A step is one environment transition, summed over copies and seeds; the evaluation
-that ends every call is inside the measured time.
+All cases are trained from their initial state, one after another in every round, so that other load
+on the machine affects all of them; results are medians over rounds. Steps are environment
+transitions, summed over environments and seeds. The measured time includes one evaluation.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from perla.methods.presets import DENSE, RECURRENT
 from perla.methods.recipes import make as make_config
 
 MAP = "lbf:Foraging-8x8-2p-2f-coop-v2"
-"""The map that is measured."""
+"""The environment."""
 
 
 class Case(NamedTuple):
-    """A method at somebody's settings."""
+    """A method with a preset."""
 
     algo: str
     preset: str
@@ -53,37 +52,42 @@ CASES = (
 def measure(
     cases: tuple[Case, ...] = CASES, steps: int = 20_000, rounds: int = 5, env_id: str = MAP
 ) -> list[dict[str, Any]]:
-    """A row for each case: steps per second (median, slowest, fastest round), the compile time,
-    the matrix products' operations per step and their share of the machine's rate."""
-    contenders = [_Contender(case, env_id, steps) for case in cases]
+    """Measure each case; one row each.
+
+    A row has steps per second (median, slowest and fastest round), the compile time, the operations
+    of matrix products per step and their share of the machine's rate.
+    """
+    benchmarks = [_Benchmark(case, env_id, steps) for case in cases]
     rates = []
     for _ in range(rounds):
         rates.append(matrix_rate())
-        for contender in contenders:
-            contender.run()
+        for benchmark in benchmarks:
+            benchmark.run()
     rate = statistics.median(rates)
-    return [contender.row(rate) for contender in contenders]
+    return [benchmark.row(rate) for benchmark in benchmarks]
 
 
-class _Contender:
+class _Benchmark:
     def __init__(self, case: Case, env_id: str, steps: int) -> None:
         self.case = case
         networks = {"mlp": DENSE, "gru": RECURRENT}
         config = make_config(case.algo, case.preset, **networks[case.actor])
         env = make_env(env_id)
-        assert not isinstance(env, HostEnv), "how fast worlds of the host train, they decide"
+        assert not isinstance(env, HostEnv), (
+            "host environments limit the speed of training themselves"
+        )
         self.trainer = Trainer(env, config, seeds=tuple(range(case.seeds)), steps=steps)
         self.steps = steps
         self.speeds: list[float] = []
         start = time.perf_counter()
-        fresh = self.trainer.init()
+        initial = self.trainer.init()
         self.flops = self.trainer.work_per_step().flops
-        self.fresh = self.trainer.export(fresh)
-        self.trainer.advance(fresh, 0)
+        self.initial = self.trainer.export(initial)
+        self.trainer.advance(initial, 0)
         self.compile_seconds = time.perf_counter() - start
 
     def run(self) -> None:
-        population = jax.block_until_ready(self.trainer.restore(self.fresh))
+        population = jax.block_until_ready(self.trainer.restore(self.initial))
         start = time.perf_counter()
         _, rows = self.trainer.advance(population, self.steps)
         self.speeds.append(sum(row["step"] for row in rows) / (time.perf_counter() - start))

@@ -59,8 +59,8 @@ def reproduce_command(argv: Sequence[str]) -> int:
 
 def _reproduce(experiment: Experiment | Calculation, arguments: argparse.Namespace) -> int:
     from perla.experiments import results
-    from perla.experiments.cache import recall
-    from perla.experiments.experiment import Conduct, Experiment
+    from perla.experiments.cache import cached
+    from perla.experiments.experiment import Experiment, Options
 
     name, scale = arguments.experiment, arguments.scale
     out = Path(arguments.out or f"runs/reproduce-{scale}")
@@ -74,8 +74,8 @@ def _reproduce(experiment: Experiment | Calculation, arguments: argparse.Namespa
     else:
         tell = (lambda text: None) if arguments.quiet else say
         parts = make_below(own, Path("parts"))
-        keep = partial(recall, folder=parts, processes=arguments.processes, say=tell)
-        found = experiment.compute(scale, Conduct(tell, keep))
+        compute = partial(cached, folder=parts, processes=arguments.processes, say=tell)
+        found = experiment.compute(scale, Options(tell, compute))
         findings = results.publish(experiment, name, scale, found, own)
     words = ("method", "regime", "claim", "found")
     say(table(name, findings.rows, left=words))

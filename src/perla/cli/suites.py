@@ -52,7 +52,9 @@ def add_results(parser: Parser) -> None:
         help="what is compared: return (of the greedy policy), return_sampled, … [return]",
     )  # fmt: skip
     parser.add_argument(
-        "--threshold", metavar="X", help="count steps to this value [0.9 of the best final one]"
+        "--threshold",
+        metavar="X",
+        help="target of the steps and of the optimality gap [0.9 of the best final value]",
     )
 
 
@@ -88,10 +90,12 @@ def executor(arguments: argparse.Namespace) -> Executor:
 def carry_out(cells: Sequence[Cell], out: Path, arguments: argparse.Namespace) -> Outcome:
     """Carry the cells out below `out`. If it is interrupted, the same command goes on with it."""
     from perla.suites import execute
-    from perla.suites.display import display
+    from perla.suites.display import create_display
 
     try:
-        return execute.carry_out(cells, out, executor(arguments), display(quiet=arguments.quiet))
+        return execute.carry_out(
+            cells, out, executor(arguments), create_display(quiet=arguments.quiet)
+        )
     except KeyboardInterrupt:
         tell(f"interrupted; the same command with --out {out} goes on")
         raise SystemExit(130) from None

@@ -38,7 +38,7 @@ EXAMPLES = {
 MOST = 2**20
 """Largest number of payoffs of a table, and of actions of all agents together."""
 
-DataDistribution = Literal["uniform", "balanced"]
+JointActionDistribution = Literal["uniform", "balanced"]
 """A distribution of joint actions. `uniform`: all joint actions are equally likely. `balanced`
 (payoff-balanced): all distinct payoffs are equally likely, and so are the joint actions of each."""
 
@@ -236,7 +236,7 @@ class MatrixGame:
         )
 
     def sample_joint_actions(
-        self, distribution: DataDistribution, key: PRNGKeyArray, size: int
+        self, distribution: JointActionDistribution, key: PRNGKeyArray, size: int
     ) -> Int[Array, "size agent"]:
         """Sample joint actions from `distribution`, independently of any policy."""
         if distribution == "balanced":

@@ -1,1 +1,1 @@
-"""The paper's experiments: what is run, judged and drawn."""
+"""The paper's experiments: their runs, verdicts and figures."""

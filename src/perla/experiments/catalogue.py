@@ -1,9 +1,9 @@
-"""Every experiment of the paper, as data.
+"""Catalogue of the paper's experiments, as data.
 
-The paper's budgets are in part unstated; ours are said here. At scale `paper` the methods have the
-paper's settings (preset `paper-lbf`, the same for all), at `quick` those that learn fastest here
-(preset `default`) on fewer steps, and `smoke` only shows that everything works. All methods of an
-experiment have equal budgets. The paper evaluates with sampled actions, as EPyMARL does; so do we.
+The paper leaves some of its budgets unstated; this file states ours. At scale `paper` methods have
+the paper's settings (preset `paper-lbf`, the same for all). At `quick` they have the preset
+`default`, which learns fastest here, and fewer steps. `smoke` only shows that the code works. All
+methods of an experiment have equal budgets. Evaluations sample actions, as in the paper.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from perla.experiments import figures, verdicts
-from perla.experiments.experiment import SCALES, Calculation, Conduct, Experiment, Findings, Scale
+from perla.experiments.experiment import SCALES, Calculation, Experiment, Findings, Options, Scale
 from perla.suites.suite import Grid, Scalar, Suite
 
 FOUR = ("ippo", "mappo", "perla-ippo", "perla-mappo")
@@ -36,7 +36,7 @@ TABLE_3: dict[str, tuple[Scalar, ...]] = {
     "n_step": (5, 10),
     "num_samples": (10, 100),
 }
-"""The paper's search."""
+"""The grid of the paper's search."""
 TABLE_4: dict[str, Scalar] = {
     "hidden_size": 256,
     "lr": 5e-4,
@@ -47,13 +47,13 @@ TABLE_4: dict[str, Scalar] = {
     "n_step": 10,
     "num_samples": 100,
 }
-"""What it found."""
+"""The best settings of the paper's search."""
 
 PAPER_STEPS = 2_000_000
-"""Each seed's steps at scale `paper`; the paper does not say how many it had."""
+"""Environment steps of each seed at scale `paper`; the paper does not state its own."""
 
 SMALL = {"hidden_size": 8, "num_envs": 2, "rollout_length": 8, "update_epochs": 1}
-"""Settings that show that everything works, and teach nothing."""
+"""Settings of the scale `smoke`: as small as possible."""
 
 
 def suites(
@@ -64,8 +64,11 @@ def suites(
     smoke: Mapping[str, Any] | None = None,
     **grid: Any,
 ) -> dict[Scale, Suite]:
-    """An experiment's suites: `grid` at scale `paper`; `quick` takes `steps` of each seed, and
-    both smaller scales may have parts of the grid different."""
+    """Create an experiment's suites, by scale.
+
+    `grid` is that of the scale `paper`. At `quick` each seed has `steps` environment steps. `quick`
+    and `smoke` override entries of the grid at these scales.
+    """
     grids: dict[Scale, dict[str, Any]] = {
         "paper": {
             "preset": "paper-lbf", "steps": PAPER_STEPS, "seeds": 3, "num_evaluations": 40,
@@ -73,7 +76,8 @@ def suites(
         } | grid,
         "quick": grid | {"steps": steps, "seeds": 5, "num_evaluations": 20} | dict(quick or {}),
         "smoke": grid | {
-            "steps": 64, "seeds": 3, "num_evaluations": 2, "eval_episodes": 2, "absolute_episodes": 2,
+            "steps": 64, "seeds": 3, "num_evaluations": 2, "eval_episodes": 2,
+            "absolute_episodes": 2,
         } | dict(smoke or {}),
     }  # fmt: skip
     small = grids["smoke"]
@@ -81,25 +85,25 @@ def suites(
     return {scale: Suite(name=f"{name}-{scale}", grids=(Grid(**grids[scale]),)) for scale in SCALES}
 
 
-def compute_theory(scale: Scale, conduct: Conduct) -> Findings:
-    """The theorems; JAX is imported only for them."""
+def compute_theory(scale: Scale, options: Options) -> Findings:
+    """Test the theorems. Only this imports JAX."""
     from perla.experiments.theory import report
 
-    return report.compute(scale, conduct)
+    return report.compute(scale, options)
 
 
-def compute_games(scale: Scale, conduct: Conduct) -> Findings:
-    """Every method on matrix games; JAX is imported only for them."""
+def compute_games(scale: Scale, options: Options) -> Findings:
+    """Test every method on matrix games. Only this imports JAX."""
     from perla.experiments.matrix import figure1
 
-    return figure1.compute(scale, conduct)
+    return figure1.compute(scale, options)
 
 
-def compute_hope(scale: Scale, conduct: Conduct) -> Findings:
-    """The aggregates on matrix games; JAX is imported only for them."""
+def compute_aggregators(scale: Scale, options: Options) -> Findings:
+    """Test the aggregators on matrix games. Only this imports JAX."""
     from perla.experiments.matrix import aggregators
 
-    return aggregators.compute(scale, conduct)
+    return aggregators.compute(scale, options)
 
 
 LBF = {"env": MAPS, "algo": FOUR}
@@ -111,9 +115,9 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
         figure="Fig. 2, 9, 10",
         claim="On foraging PERLA-IPPO and PERLA-MAPPO learn faster and end better than IPPO and "
         "MAPPO.",
-        rule="Each PERLA method is ahead of its base, in the area under the curve or the final "
-        "return, and behind in neither (95% intervals apart, over all maps together). In part: "
-        "one is, and the other is not behind.",
+        rule="Each PERLA method is ahead of its base in the area under the curve or the final "
+        "return, and behind in neither (95% intervals do not overlap, over all maps together). In "
+        "part: one method is ahead, and the other is not behind.",
         suites=suites(
             "lbf", **LBF, steps=150_000, quick={"env": QUICK_MAPS}, smoke={"env": SMOKE_MAPS}
         ),
@@ -122,10 +126,10 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
     ),
     "failures": Experiment(
         figure="Fig. 4",
-        claim="PERLA-IPPO has none of the failures (final return below 0.1) that IPPO has, and "
-        "fewer than MAPPO.",
-        rule="IPPO fails on some map, PERLA-IPPO on none. In part: on fewer than IPPO and on no "
-        "more than MAPPO. Not tested: IPPO fails nowhere.",
+        claim="PERLA-IPPO fails (final return below 0.1) on no map, where IPPO fails on some, and "
+        "on fewer maps than MAPPO.",
+        rule="IPPO fails on at least one map, PERLA-IPPO on none. In part: PERLA-IPPO fails on "
+        "fewer maps than IPPO and on no more than MAPPO. Not tested: IPPO fails on none.",
         suites=suites(
             "failures", **LBF, steps=150_000, quick={"env": QUICK_MAPS}, smoke={"env": SMOKE_MAPS}
         ),
@@ -134,11 +138,9 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
     ),
     "full-observability": Experiment(
         figure="Fig. 5",
-        claim="Where every agent sees the whole state, PERLA-IPPO still ends more than 15% above "
-        "IPPO.",
+        claim="Under full observability PERLA-IPPO still ends more than 15% above IPPO.",
         rule="PERLA-IPPO is ahead of IPPO (as in lbf) and its final return is more than 15% "
-        "higher. In part: ahead by less. These maps have full sight: what an agent sees is the "
-        "state.",
+        "higher. In part: it is ahead by less. On these maps every agent observes the state.",
         suites=suites(
             "full-observability",
             env=MAPS,
@@ -154,15 +156,15 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
         figure="Fig. 6",
         claim="PERLA-IPPO's gain over IPPO and MAPPO grows with the number of agents, to more than "
         "1000% with 8.",
-        rule="The gain in final return never falls as N grows and its interval at the largest N is "
-        "above 0, over both, and there it is more than 1000%. In part: it grows over one of them, "
-        "or to less.",
+        rule="Over both, the gain in final return never falls as N grows, its interval at the "
+        "largest N is above 0, and there it exceeds 1000%. In part: it grows over one of them, "
+        "or to less than 1000%.",
         suites=suites(
             "scaling",
             env=tuple(f"lbf:Foraging-10x10-{n}p-1f-coop-v2" for n in range(2, 9)),
             algo=("ippo", "mappo", "perla-ippo"),
             steps=60_000,
-            # Larger maps are not learnt by anybody in so few steps.
+            # No method learns larger maps in so few steps.
             quick={"env": tuple(f"lbf:Foraging-6x6-{n}p-1f-coop-v2" for n in (2, 3, 5, 8))},
             smoke={"env": tuple(f"lbf:Foraging-5x5-{n}p-1f-coop-v2" for n in (2, 3))},
         ),
@@ -173,8 +175,8 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
         figure="Fig. 7",
         claim="The cumulative TD error of PERLA-IPPO and PERLA-MAPPO is below that of IPPO and "
         "MAPPO.",
-        rule="Each PERLA method's cumulative TD error is below its base's, 95% intervals over 5 "
-        "seeds apart. In part: one is, and the other is not above.",
+        rule="Each PERLA method's cumulative TD error is below its base's (95% intervals over 5 "
+        "seeds do not overlap). In part: one is below, and the other is not above.",
         suites=suites(
             "variance",
             env="lbf:Foraging-20x20-10p-3f-v2",
@@ -188,10 +190,10 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
     ),
     "samples": Experiment(
         figure="Fig. 8",
-        claim="More samples learn better: K = 100 has a larger area under the curve than K = 5; "
-        "K = 250 has no larger one than K = 100.",
-        rule="The interval of K = 100 lies above that of K = 5, and that of K = 250 not above "
-        "that of K = 100. In part: only the first.",
+        claim="More samples improve learning up to a point: K = 100 has a larger area under the "
+        "curve than K = 5, and K = 250 no larger one than K = 100.",
+        rule="The interval of K = 100 lies above that of K = 5, and the interval of K = 250 not "
+        "above that of K = 100. In part: only the first is true.",
         suites=suites(
             "samples",
             env=tuple(
@@ -212,7 +214,7 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
     ),
     "grid": Experiment(
         figure="Tables 3 and 4",
-        claim="Of the grid of Table 3, the settings of Table 4 are best.",
+        claim="The settings of Table 4 are the best of the grid of Table 3.",
         rule="Table 4's combination has the largest area under the curve. In part: its 95% "
         "interval reaches the best one's.",
         suites=suites(
@@ -243,35 +245,38 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
     ),
     "theory": Calculation(
         figure="Theorems 1, 3, 4 and 5",
-        claim="Averaging over K joint actions lowers the critic's variance as 1/K (Theorem 1) and "
-        "leaves the expected policy gradient as it was (3); by how much its variance exceeds the "
-        "decentralised one's is bounded, for PERLA by 1/K of the centralised bound (4, 5).",
-        rule="On random games whose values are known: every variance and mean within "
-        f"{verdicts.SURE} standard errors of what the theorem says, every excess below its bound, "
-        f"and the error falling with slope −1/2 ± {verdicts.SLOPE} in log K. In part: some do.",
+        claim="Averaging over K joint actions reduces the critic's variance as 1/K (Theorem 1) and "
+        "does not change the expected policy gradient (3). The variance of the gradient in "
+        "excess of the decentralised one is bounded, and PERLA's bound is 1/K of the centralised "
+        "one (4, 5).",
+        rule="On random games with known values every variance and mean is within "
+        f"{verdicts.SURE} standard errors of the theorem's value, every excess is below its bound, "
+        f"and the error falls with slope −1/2 ± {verdicts.SLOPE} in log K. In part: some of these "
+        "are true.",
         compute=compute_theory,
         takes="it takes half a minute at smoke and four at quick",
     ),
     "matrix": Calculation(
         figure="Fig. 1",
-        claim="On the matrix game IPPO, MAPPO, QPLEX, WQMIX and MAIC find the best joint action at "
-        "first and lose it as agents or actions are added; PERLA keeps it to the largest games.",
-        rule="Each part of it under every regime of data that its methods can learn from, by the "
-        "share of seeds whose greedy policies earn 8 in the end: at least 90% where methods are "
-        "said to find it; at most 10% where they are said to lose it, of the methods that find it "
-        "at first. In part: of some methods.",
+        claim="On the smallest matrix game IPPO, MAPPO, QPLEX, WQMIX and MAIC find the best joint "
+        "action; they lose it as the number of agents or actions grows. PERLA finds it on all "
+        "games.",
+        rule="Each single claim is tested with every data distribution that its methods can learn "
+        "from, by the share of seeds whose final greedy policies earn 8. A method finds it with at "
+        "least 90%; it loses it if it finds it on the smallest game and has at most 10% on the "
+        "largest. In part: for some methods.",
         compute=compute_games,
         takes="it takes half a minute at smoke, eight at quick and an hour and a half at paper",
     ),
     "aggregators": Calculation(
-        figure="Beyond the paper; its Table 1's game and what it scales to",
-        claim="Given a critic that was shown every payoff equally often, policies that climb its "
-        "mean over the others stay with the safe joint action of the matrix games, and those that "
-        "climb a maximum or an entropic average find the best one.",
-        rule="Of the seeds at least 95% reach 8 by the maximum and the entropic average, and at "
-        "most 5% by the mean, on all games whose joint actions are enumerated.",
-        compute=compute_hope,
+        figure="Beyond the paper: the game of its Table 1 and larger ones",
+        claim="With a critic that is fitted to payoff-balanced data, policies that ascend its mean "
+        "over the other agents' actions converge to the safe joint action of the matrix games, and "
+        "policies that ascend its maximum or entropic average find the best one.",
+        rule="On all games whose joint actions are enumerated, at least 95% of the seeds reach 8 "
+        "with the maximum and with the entropic average, and at most 5% with the mean.",
+        compute=compute_aggregators,
         takes="it takes a few seconds at smoke and under a minute at quick",
     ),
 }
-"""What `perla reproduce` knows."""
+"""The experiments of `perla reproduce`, by name."""

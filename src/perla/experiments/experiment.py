@@ -1,4 +1,4 @@
-"""An experiment is data: what is claimed, the runs that test it, and when the claim holds."""
+"""Experiments as data: a claim of the paper, the runs that test it, and the rule of the verdict."""
 
 from __future__ import annotations
 
@@ -13,89 +13,89 @@ from perla.suites.suite import Cell, Suite
 Scale = Literal["smoke", "quick", "paper"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 METRIC = "return_sampled"
-"""What the paper compares on foraging."""
+"""The metric that the paper compares on foraging."""
 Status = Literal["holds", "holds in part", "does not hold", "not tested"]
 
 
 class Verdict(NamedTuple):
-    """What became of a claim, and the numbers that say so."""
+    """The status of a claim and the numbers that decide it."""
 
     status: Status
     reason: str
 
 
 class Findings(NamedTuple):
-    """What a calculation found."""
+    """The results of an experiment."""
 
     verdict: Verdict
     rows: list[dict[str, str]]
-    """A table of it: column → cell."""
+    """A table of the results: column → cell."""
     figures: dict[str, Figure]
-    """Its figures by name."""
+    """Figures by name."""
     claims: list[dict[str, str]] = []
-    """What was claimed in particular, with a verdict for each."""
+    """Single claims of the figure, each with its verdict."""
 
 
-class Part(NamedTuple):
-    """A share of a calculation that depends on no other."""
+class Job(NamedTuple):
+    """An independent share of a calculation."""
 
     name: str
-    """What people call it."""
+    """Name in progress messages and in the result's file name."""
     depends: Any
-    """All that its result depends on, as JSON holds it."""
+    """Everything that the result depends on, as JSON holds it."""
     compute: Callable[[], Any]
-    """Gives its result, as JSON holds it; can be sent to another process."""
+    """Computes the result, as JSON holds it. It can be pickled."""
     weight: float = 1.0
-    """About how long it takes beside other parts."""
+    """Approximate duration relative to other jobs."""
 
 
-class Conduct(NamedTuple):
-    """How a calculation goes about it."""
+class Options(NamedTuple):
+    """The way in which a calculation reports its progress and computes its jobs."""
 
     say: Callable[[str], None]
-    """Tells people how far it is."""
-    recall: Callable[[Sequence[Part]], list[Any]]
-    """The results of parts, in their order; computed only where an earlier call with the same
-    folder has not."""
+    """Prints a progress message."""
+    cached: Callable[[Sequence[Job]], list[Any]]
+    """Returns the results of jobs, in their order; computes only those that no earlier call with
+    the same folder has computed."""
 
 
 class Calculation(NamedTuple):
-    """An experiment that trains nothing."""
+    """An experiment that trains no runs."""
 
     figure: str
-    """Where the paper says it."""
+    """The place in the paper."""
     claim: str
-    """What the paper says, in our words."""
+    """The paper's claim, in our words."""
     rule: str
-    """When the claim holds, in words."""
-    compute: Callable[[Scale, Conduct], Findings]
-    """What comes of it."""
+    """The rule by which the claim is judged, in words."""
+    compute: Callable[[Scale, Options], Findings]
+    """Computes the results at a scale."""
     takes: str
-    """How long it was seen to take, on two cores."""
+    """Measured duration on two cores, as a clause."""
 
     def cells(self, scale: Scale) -> list[Cell]:
-        """None."""
+        """Return no cells."""
         return []
 
 
 class Experiment(NamedTuple):
-    """An experiment of the paper."""
+    """An experiment whose claim is judged from training runs."""
 
     figure: str
-    """Where the paper shows it."""
+    """The place in the paper."""
     claim: str
-    """What the paper says, in our words."""
+    """The paper's claim, in our words."""
     rule: str
-    """When the claim holds, in words; what `judge` computes."""
+    """The rule that `judge` computes, in words."""
     suites: Mapping[Scale, Suite]
-    """The runs that test it at every scale."""
+    """The suite of runs at each scale."""
     judge: Callable[[Sequence[Curves]], Verdict]
-    """The verdict from finished runs."""
+    """Computes the verdict from finished runs."""
     draw: Callable[[Sequence[Curves]], dict[str, Figure]]
-    """Its figures by name."""
+    """Draws the figures, by name."""
     metric: str = METRIC
-    """What is compared."""
+    """The metric of the comparison."""
 
     def cells(self, scale: Scale) -> list[Cell]:
-        """The runs that test it at a scale."""
+        """Return the runs at a scale."""
         return self.suites[scale].cells()

@@ -1,4 +1,4 @@
-"""The figures of the paper's experiments, from finished runs."""
+"""Figures of the paper's experiments, drawn from finished runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from perla.experiments.experiment import METRIC
 
 
 def by_task(runs: Sequence[Curves]) -> dict[str, list[Curves]]:
-    """The runs on each map, by the map's short name."""
+    """Group runs by the short name of their map."""
     panels: dict[str, list[Curves]] = {}
     for run in runs:
         panels.setdefault(short(run.task), []).append(run)
@@ -23,12 +23,12 @@ def by_task(runs: Sequence[Curves]) -> dict[str, list[Curves]]:
 
 
 def short(task: str) -> str:
-    """`8x8-2p-2f-coop` of `lbf:Foraging-8x8-2p-2f-coop-v2`."""
+    """Shorten `lbf:Foraging-8x8-2p-2f-coop-v2` to `8x8-2p-2f-coop`."""
     return task.rpartition(":")[2].removeprefix("Foraging-").removesuffix("-v2")
 
 
 def curves(runs: Sequence[Curves]) -> dict[str, Figure]:
-    """All maps together, and each by itself."""
+    """Draw the learning curves of all maps together and of each map."""
     return {
         "average": figures.comparison(compare(runs, metric=METRIC)),
         "maps": figures.learning_curves(by_task(runs), metric=METRIC),
@@ -36,14 +36,14 @@ def curves(runs: Sequence[Curves]) -> dict[str, Figure]:
 
 
 def failures(runs: Sequence[Curves]) -> dict[str, Figure]:
-    """Failures of each method."""
+    """Draw the number of failures of each method."""
     methods = list(dict.fromkeys(run.method for run in runs))
     counts = {"maps": [float(verdicts.failed_maps(runs, name)) for name in methods]}
     return {"failures": figures.bars(methods, counts, ylabel="Maps with final return below 0.1")}
 
 
 def scaling(runs: Sequence[Curves]) -> dict[str, Figure]:
-    """The gain over either base method against the number of agents."""
+    """Draw the gain over each base method against the number of agents."""
     found = {f"over {base}": verdicts.gains(runs, base) for base in ("ippo", "mappo")}
     numbers = list(found["over ippo"])
     return {
@@ -58,7 +58,7 @@ def scaling(runs: Sequence[Curves]) -> dict[str, Figure]:
 
 
 def variance(runs: Sequence[Curves]) -> dict[str, Figure]:
-    """The cumulative TD error over training, and the return beside it."""
+    """Draw the cumulative TD error over training, and the return."""
     summed = [replace(run, metrics={"error": verdicts.cumulative_error(run)}) for run in runs]
     label = "Cumulative TD error (return × steps)"
     return {
@@ -70,8 +70,8 @@ def variance(runs: Sequence[Curves]) -> dict[str, Figure]:
 
 
 def samples(runs: Sequence[Curves]) -> dict[str, Figure]:
-    """The area under the curve against K."""
-    found = verdicts.areas(runs)
+    """Draw the area under the curve against K."""
+    found = verdicts.areas_by_samples(runs)
     return {
         "samples": figures.against(
             list(found),
@@ -83,7 +83,7 @@ def samples(runs: Sequence[Curves]) -> dict[str, Figure]:
 
 
 def grid(runs: Sequence[Curves]) -> dict[str, Figure]:
-    """The area under the curve of every combination."""
-    found = verdicts.of(runs, *dict.fromkeys(run.method for run in runs))
-    areas = {method.name.removeprefix("perla-ippo "): method.area for method in found.methods}
+    """Draw the area under the curve of every combination of settings."""
+    comparison = verdicts.compare_methods(runs, *dict.fromkeys(run.method for run in runs))
+    areas = {method.name.removeprefix("perla-ippo "): method.area for method in comparison.methods}
     return {"grid": figures.ranking(areas, xlabel="Area under the curve of the sampled return")}

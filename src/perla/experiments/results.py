@@ -1,4 +1,4 @@
-"""The results of an experiment: its verdict, its table and its figures."""
+"""Write the results of an experiment: verdict, table and figures."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from perla.suites.results import complete, create, draw
 
 
 def judge(experiment: Experiment, name: str, scale: Scale, outcome: Outcome, out: Path) -> Findings:
-    """Judge an experiment's claim, and `publish` with it summary.json and marl_eval.json.
+    """Judge an experiment's claim and `publish` it, with summary.json and marl_eval.json.
 
-    Where a cell failed the claim is not judged. Raises `UserError` where nothing can be compared.
+    The claim is not tested where a cell failed. Raises `UserError` where nothing can be compared.
     """
     runs = complete(outcome.results)
     comparison = compare(runs, metric=experiment.metric)
@@ -41,11 +41,13 @@ def publish(
     out: Path,
     **more: Any,
 ) -> Findings:
-    """Write verdict.json, with `more` facts in it, and the figures into `out`: what was found, but
-    at scale `smoke` without a verdict."""
+    """Write verdict.json, with `more` facts in it, and the figures into `out`.
+
+    Returns the findings as written: at scale `smoke` the verdict is "not tested".
+    """
     create(out)
     if scale == "smoke":
-        reason = f"a smoke run shows only that it works ({findings.verdict.reason})"
+        reason = f"a smoke run only shows that the code works ({findings.verdict.reason})"
         findings = findings._replace(verdict=Verdict("not tested", reason))
     facts = {
         "experiment": name,

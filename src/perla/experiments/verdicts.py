@@ -1,4 +1,4 @@
-"""What the paper's claims are about, measured, and when each of them holds."""
+"""Verdicts on the paper's claims: the measured quantities and the rule of each claim."""
 
 from __future__ import annotations
 
@@ -14,25 +14,28 @@ from perla.experiments.experiment import METRIC, Verdict
 from perla.suites.suite import Scalar, text
 
 PAIRS = (("perla-ippo", "ippo"), ("perla-mappo", "mappo"))
-"""The paper's methods, each with what it is built on."""
+"""The paper's methods, each with its base method."""
 
 SURE = 4.5
-"""Standard errors beyond which an equality is given up: one in 150,000 by chance, each."""
+"""Standard errors beyond which an equality is rejected; by chance in one of 150,000 tests."""
 SLOPE = 0.05
-"""How far from −1/2 the slope of the sampling error in log K may be."""
+"""Tolerance of the slope −1/2 of the sampling error in log K."""
 
 
-def of(runs: Sequence[Curves], *methods: str) -> Comparison:
-    """These methods side by side, on all tasks together; the last is the baseline."""
+def compare_methods(runs: Sequence[Curves], *methods: str) -> Comparison:
+    """Compare `methods` on all tasks together; the last is the baseline."""
     return compare(
         [run for name in reversed(methods) for run in runs if run.method == name], metric=METRIC
     )
 
 
 def better(runs: Sequence[Curves], x: str, y: str) -> tuple[int, str]:
-    """Whether x is ahead of y in the area under the curve and at the end: 1 where it is ahead in
-    one and behind in none, −1 the other way round, else 0. And the numbers, in words."""
-    b, a = of(runs, x, y).methods
+    """Compare x with y by the area under the curve and the final return; return (sign, numbers).
+
+    The sign is 1 where x is ahead in at least one of them and behind in neither, −1 where y is, and
+    0 otherwise.
+    """
+    b, a = compare_methods(runs, x, y).methods
     signs = stats.ahead(a.area, b.area), stats.ahead(a.final, b.final)
     sign = max(signs) if min(signs) >= 0 else min(signs) if max(signs) <= 0 else 0
     words = (
@@ -43,7 +46,7 @@ def better(runs: Sequence[Curves], x: str, y: str) -> tuple[int, str]:
 
 
 def judge_pairs(pairs: Sequence[tuple[str, str]]) -> Callable[[Sequence[Curves]], Verdict]:
-    """The claim that each first method improves on its second."""
+    """Return the judge of the claim that the first method of each pair improves on the second."""
 
     def judge(runs: Sequence[Curves]) -> Verdict:
         found = [better(runs, x, y) for x, y in pairs]
@@ -59,13 +62,13 @@ def judge_pairs(pairs: Sequence[tuple[str, str]]) -> Callable[[Sequence[Curves]]
 
 
 def judge_failures(runs: Sequence[Curves]) -> Verdict:
-    """The claim that PERLA-IPPO does not fail where IPPO does."""
+    """Judge the claim that PERLA-IPPO does not fail where IPPO does."""
     failed = {name: failed_maps(runs, name) for name in ("ippo", "mappo", "perla-ippo")}
     ippo, mappo, perla = failed.values()
     maps = len({run.task for run in runs})
     reason = ", ".join(f"{name} fails on {count} of {maps} maps" for name, count in failed.items())
     if ippo == 0:
-        return Verdict("not tested", f"{reason}: IPPO has no failure to mend")
+        return Verdict("not tested", f"{reason}: IPPO fails nowhere")
     if perla == 0:
         return Verdict("holds", reason)
     fewer = perla < ippo and perla <= mappo
@@ -73,15 +76,15 @@ def judge_failures(runs: Sequence[Curves]) -> Verdict:
 
 
 def failed_maps(runs: Sequence[Curves], method: str) -> int:
-    """On how many maps the mean final return of a method is below 0.1."""
+    """Count the maps on which the mean final return of a method is below 0.1."""
     finals = [float(np.mean(run.final[METRIC])) for run in runs if run.method == method]
     return stats.failures(finals)
 
 
 def judge_full_observability(runs: Sequence[Curves]) -> Verdict:
-    """The claim that PERLA-IPPO ends at least 15% above IPPO where agents see everything."""
+    """Judge the claim that PERLA-IPPO ends over 15% above IPPO under full observability."""
     ahead, reason = better(runs, "perla-ippo", "ippo")
-    base, perla = of(runs, "perla-ippo", "ippo").methods
+    base, perla = compare_methods(runs, "perla-ippo", "ippo").methods
     gain = percent(perla.final.point, base.final.point)
     reason = f"{reason}; the final return is {gain:+.0f}%"
     if ahead == 1:
@@ -90,17 +93,17 @@ def judge_full_observability(runs: Sequence[Curves]) -> Verdict:
 
 
 def percent(new: float, old: float) -> float:
-    """By how much `new` exceeds `old`, in percent of `old`."""
+    """Return the excess of `new` over `old`, in percent of `old`."""
     return 100.0 * (new - old) / old if old > 0 else (0.0 if new == old else np.inf)
 
 
 def agents(run: Curves) -> int:
-    """How many agents the run's world has."""
+    """Return the number of agents in the run's environment."""
     return int(run.environment["agents"])
 
 
 def gains(runs: Sequence[Curves], base: str) -> dict[int, Score]:
-    """By number of agents: PERLA-IPPO's final return less that of `base`, over seeds."""
+    """Return PERLA-IPPO's gain in final return over `base`, by the number of agents."""
     table: dict[int, Score] = {}
     for run in runs:
         if run.method != "perla-ippo":
@@ -114,7 +117,7 @@ def gains(runs: Sequence[Curves], base: str) -> dict[int, Score]:
 
 
 def judge_scaling(runs: Sequence[Curves]) -> Verdict:
-    """The claim that the gain grows with the agents and passes 1000% at the largest number."""
+    """Judge the claim that the gain grows with the agents and exceeds 1000% at the most agents."""
     parts, reason = [], []
     for base in ("ippo", "mappo"):
         found = gains(runs, base)
@@ -140,7 +143,7 @@ def judge_scaling(runs: Sequence[Curves]) -> Verdict:
 
 
 def cumulative_error(run: Curves) -> np.ndarray:
-    """The TD error summed over training: `[seed, evaluation]`, in return × steps.
+    """Return the TD error summed over training: `[seed, evaluation]`, in return × steps.
 
     `td_error` is the root mean square over the updates of an interval; each step counts once.
     """
@@ -149,7 +152,7 @@ def cumulative_error(run: Curves) -> np.ndarray:
 
 
 def judge_variance(runs: Sequence[Curves]) -> Verdict:
-    """The claim that marginalising lowers the cumulative TD error."""
+    """Judge the claim that policy-embedded critics lower the cumulative TD error."""
     totals = {
         run.method: stats.bootstrap(stats.mean, cumulative_error(run)[:, -1:]) for run in runs
     }
@@ -164,24 +167,25 @@ def judge_variance(runs: Sequence[Curves]) -> Verdict:
 
 
 def samples_of(run: Curves) -> int:
-    """K of a run whose label says it."""
+    """Return K, the number of samples, from a run's label."""
     return int(run.method.rpartition("num_samples=")[2])
 
 
-def areas(runs: Sequence[Curves]) -> dict[int, Score]:
-    """By K: the area under the curve, a mean over seeds and maps."""
+def areas_by_samples(runs: Sequence[Curves]) -> dict[int, Score]:
+    """Return the area under the curve, averaged over seeds and maps, by K."""
     found: dict[int, list[np.ndarray]] = {}
     for run in runs:
         area = stats.area_under_curve(run.steps, run.metrics[METRIC])
         found.setdefault(samples_of(run), []).append(area)
     return {
-        k: stats.bootstrap(stats.mean, np.stack(own, axis=1)) for k, own in sorted(found.items())
+        k: stats.bootstrap(stats.mean, np.stack(areas, axis=1))
+        for k, areas in sorted(found.items())
     }
 
 
 def judge_samples(runs: Sequence[Curves]) -> Verdict:
-    """The claim that K = 100 beats K = 5, and that K = 250 does not beat K = 100."""
-    found = areas(runs)
+    """Judge the claim that K = 100 beats K = 5, and that K = 250 does not beat K = 100."""
+    found = areas_by_samples(runs)
     few, many, most = found[min(found)], found.get(100, found[max(found)]), found[max(found)]
     reason = "area under the curve " + ", ".join(f"K = {k}: {s}" for k, s in found.items())
     if many.low > few.high:
@@ -190,20 +194,22 @@ def judge_samples(runs: Sequence[Curves]) -> Verdict:
 
 
 def judge_choice(chosen: Mapping[str, Scalar]) -> Callable[[Sequence[Curves]], Verdict]:
-    """The claim that the settings `chosen` are the best of a grid."""
+    """Return the judge of the claim that the settings `chosen` are the best of a grid."""
     words = {f"{name}={text(value)}" for name, value in chosen.items()}
 
     def judge(runs: Sequence[Curves]) -> Verdict:
-        found = of(runs, *dict.fromkeys(run.method for run in runs))
-        best = max(found.methods, key=lambda method: method.area.point)
-        (own,) = (method for method in found.methods if words.issuperset(method.name.split()[1:]))
+        comparison = compare_methods(runs, *dict.fromkeys(run.method for run in runs))
+        best = max(comparison.methods, key=lambda method: method.area.point)
+        (paper,) = (
+            method for method in comparison.methods if words.issuperset(method.name.split()[1:])
+        )
         reason = (
             f"best is {best.name} with area under the curve {best.area}; "
-            f"the paper's choice ({own.name}) has {own.area}"
+            f"the paper's choice ({paper.name}) has {paper.area}"
         )
-        if own is best:
+        if paper is best:
             return Verdict("holds", reason)
-        apart = stats.ahead(best.area, own.area) > 0
-        return Verdict("does not hold" if apart else "holds in part", reason)
+        behind = stats.ahead(best.area, paper.area) > 0
+        return Verdict("does not hold" if behind else "holds in part", reason)
 
     return judge

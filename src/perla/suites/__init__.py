@@ -1,1 +1,1 @@
-"""Many runs whose results belong together, and who carries them out."""
+"""Suites of runs, and the executors that carry them out."""

@@ -1,4 +1,4 @@
-"""What a run will cost here, from counting its work and measuring the machine."""
+"""Estimate of a run's duration, from its operations and the machine's speed."""
 
 from __future__ import annotations
 
@@ -18,39 +18,42 @@ from perla.runs.execute import steps_per_update
 from perla.runs.spec import Run, schedule
 
 START_SECONDS = 15.0
-"""Starting a process, tracing, and compiling what has not been compiled before."""
+"""Duration of starting a process, tracing and compiling."""
 ELEMENT_SHARE = 0.4
-"""The share of the measured rate of elements that training reaches, over several settings."""
+"""Share of the measured element rate that training reaches, over several settings."""
 
 
 class Machine(NamedTuple):
-    """How fast this machine computes, all its cores together."""
+    """Speed of this machine, with all its cores."""
 
     matrix_rate: float
-    """Floating-point operations a second of matrix products."""
+    """Floating-point operations per second of matrix products."""
     element_rate: float
-    """Elements a second of everything else."""
+    """Elements per second of all other operations."""
 
     @classmethod
     def measure(cls) -> Machine:
-        """This machine's rates; takes a second."""
+        """Measure this machine's rates; takes a second."""
         backend.prepare()
         return cls(matrix_rate(), element_rate())
 
     def seconds(self, work: Work) -> float:
-        """How long `work` takes."""
+        """Return the duration of `work`."""
         return work.flops / self.matrix_rate + work.elements / (ELEMENT_SHARE * self.element_rate)
 
 
 class Costs:
-    """Estimates runs on a machine, tracing once what differs in numbers alone."""
+    """Estimates durations of runs on a machine.
+
+    Runs that differ only in numeric settings share a trace.
+    """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.traced: dict[object, tuple[float, float, float]] = {}
 
     def seconds(self, run: Run) -> float:
-        """About how long `run` will take if the machine is its own."""
+        """Estimate the duration of `run` if it has the machine to itself."""
         key = shape(run)
         env = make_env(run.env, **run.env_options)
         if key not in self.traced:
@@ -62,20 +65,20 @@ class Costs:
         )
 
     def _trace(self, run: Run, env: Env | HostEnv) -> tuple[float, float, float]:
-        """Seconds of an environment step in training, of an evaluation, of the absolute metric."""
-        lasts: Any = {"seeds": run.seeds[:1], "steps": run.steps}
+        """Return the seconds of a training step, of an evaluation and of the absolute metric."""
+        options: Any = {"seeds": run.seeds[:1], "steps": run.steps}
         trainer: Trainer | host.Trainer
         step = 0.0
         if isinstance(env, HostEnv):
-            trainer = host.Trainer(env, lambda: env, run.config, **lasts)
+            trainer = host.Trainer(env, lambda: env, run.config, **options)
             step = seconds_per_step(env) / machine.cores()
             env.close()
         else:
-            trainer = Trainer(env, run.config, **lasts)
+            trainer = Trainer(env, run.config, **options)
 
         def evaluation(episodes: int) -> float:
-            world = step * 2 * episodes * (env.spec.limit or 0)
-            return self.machine.seconds(trainer.work_per_evaluation(episodes)) + world
+            stepping = step * 2 * episodes * (env.spec.limit or 0)
+            return self.machine.seconds(trainer.work_per_evaluation(episodes)) + stepping
 
         return (
             self.machine.seconds(trainer.work_per_step()) + step,
@@ -85,12 +88,12 @@ class Costs:
 
 
 def shape(run: Run) -> object:
-    """What the work of `run` depends on: the world and all settings but plain numbers with a point,
-    such as learning rates."""
+    """Return everything that the work of `run` depends on: the environment and all settings except
+    floats, such as learning rates."""
 
     def strip(value: object) -> object:
         if isinstance(value, dict):
-            return {name: strip(own) for name, own in value.items()}
+            return {name: strip(each) for name, each in value.items()}
         return 0.0 if isinstance(value, float) else value
 
     facts = [run.env, run.env_options, run.eval_episodes, run.absolute_episodes, run.config]

@@ -1,4 +1,4 @@
-"""Watching a suite: its cells' own folders tell how far they are."""
+"""Display of a suite's progress, which is read from its run folders."""
 
 from __future__ import annotations
 
@@ -23,80 +23,82 @@ from perla.suites.executors import Event
 from perla.suites.suite import Cell
 
 TAIL_BYTES = 65_536
-"""Of a metrics file, where its last record surely lies."""
+"""Bytes at the end of a metrics file that contain its last record."""
 
 
 @runtime_checkable
 class Display(Protocol):
-    """Whoever watches a suite."""
+    """Receiver of a suite's events."""
 
     def begin(self, cells: Mapping[Path, Cell], left: Sequence[Path]) -> None:
-        """The suite's cells by folder, and those that are still to be carried out."""
+        """Start with the suite's cells by folder, and the folders of unfinished cells."""
         ...
 
     def consume(self, event: Event) -> None:
-        """Something happened to a cell."""
+        """Receive an event of a cell."""
         ...
 
     def close(self) -> None:
-        """Nothing follows."""
+        """End the display."""
         ...
 
 
 @dataclass
-class Watch:
-    """How far every cell is, and how long the rest will take."""
+class SuiteProgress:
+    """Progress of every cell and an estimate of the remaining time."""
 
     cells: Mapping[Path, Cell]
     left: set[Path]
-    working: list[Path]
+    running: list[Path]
     total: int
-    """Cells that had to be carried out at the beginning."""
+    """Number of cells that were unfinished at the start."""
 
     def shares(self) -> dict[Path, float]:
-        """The share that is done of every cell at work."""
+        """Return the finished share of every running cell."""
         return {
-            folder: reached(folder)[0] / self.cells[folder].run.steps for folder in self.working
+            folder: progress_of(folder)[0] / self.cells[folder].run.steps for folder in self.running
         }
 
     def seconds_left(self) -> float | None:
-        """Estimated from the speeds of the cells at work and of those like them; None before any
-        is known."""
+        """Estimate the remaining seconds from the speeds of cells; None before any is known.
+
+        Cells without a speed are assumed to have the mean speed of their method, or else of all.
+        """
         speeds: dict[str, list[float]] = {}
-        known = {folder: reached(folder) for folder in self.cells}
+        known = {folder: progress_of(folder) for folder in self.cells}
         for folder, (_, speed) in known.items():
             if speed:
                 speeds.setdefault(self.cells[folder].method, []).append(speed)
-        every = [speed for found in speeds.values() for speed in found]
-        if not every:
+        all_speeds = [speed for by_method in speeds.values() for speed in by_method]
+        if not all_speeds:
             return None
         seconds = 0.0
         for folder in self.left:
             run = self.cells[folder].run
-            like = speeds.get(self.cells[folder].method, every)
-            speed = known[folder][1] or sum(like) / len(like)
+            similar = speeds.get(self.cells[folder].method, all_speeds)
+            speed = known[folder][1] or sum(similar) / len(similar)
             seconds += max(0, run.steps - known[folder][0]) * len(run.seeds) / speed
-        return seconds / max(1, len(self.working))
+        return seconds / max(1, len(self.running))
 
-    def tell(self, event: Event) -> None:
-        """Follow an event."""
+    def update(self, event: Event) -> None:
+        """Update with an event."""
         folder = event.task.folder
         if event.kind == "started":
-            self.working.append(folder)
-        elif folder in self.working:
-            self.working.remove(folder)
+            self.running.append(folder)
+        elif folder in self.running:
+            self.running.remove(folder)
         if event.kind in ("finished", "failed"):
             self.left.discard(folder)
 
     def headline(self) -> str:
-        """How far the suite is."""
+        """Return the progress of the suite in words."""
         seconds = self.seconds_left()
         rest = f", {clock(seconds)} left" if seconds and self.left else ""
         return f"{self.total - len(self.left)} of {self.total} cells{rest}"
 
 
-def reached(folder: Path) -> tuple[int, float | None]:
-    """The step and the speed (all seeds, steps a second) in the last record of a run folder."""
+def progress_of(folder: Path) -> tuple[int, float | None]:
+    """Return the step, and the steps per second of all seeds, of a run folder's last record."""
     try:
         with open_regular(folder / "metrics.jsonl") as file:
             file.seek(0, os.SEEK_END)
@@ -110,56 +112,56 @@ def reached(folder: Path) -> tuple[int, float | None]:
 
 
 class Silent:
-    """Says nothing."""
+    """Displays nothing."""
 
     def begin(self, cells: Mapping[Path, Cell], left: Sequence[Path]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def consume(self, event: Event) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class Plain:
-    """A line for everything that happens."""
+    """Prints a line for every event."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
 
     def begin(self, cells: Mapping[Path, Cell], left: Sequence[Path]) -> None:
-        """Say how much there is to do."""
-        self.watch = Watch(cells, set(left), [], len(left))
+        """Print the number of cells."""
+        self.progress = SuiteProgress(cells, set(left), [], len(left))
         self.since = dict.fromkeys(left, 0.0)
         done = len(cells) - len(left)
         self._print(f"{len(cells)} cells" + (f", {done} of them finished before" if done else ""))
 
     def consume(self, event: Event) -> None:
-        """Print what happened."""
-        self.watch.tell(event)
+        """Print the event."""
+        self.progress.update(event)
         folder = event.task.folder
-        parts = [f"{event.kind:<8}", self.watch.cells[folder].name]
+        parts = [f"{event.kind:<8}", self.progress.cells[folder].name]
         if event.kind == "started":
             self.since[folder] = time.monotonic()
         else:
             parts.append(f"after {clock(time.monotonic() - self.since[folder])}")
         parts += [event.text] if event.text else []
-        parts += [f"({self.watch.headline()})"] if event.kind in ("finished", "failed") else []
+        parts += [f"({self.progress.headline()})"] if event.kind in ("finished", "failed") else []
         self._print("  ".join(parts))
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
     def _print(self, text: str) -> None:
         self.console.print(Text(visible(text)), soft_wrap=True)
 
 
 class Live(Plain):
-    """A picture of the cells at work that renews itself; above it what went wrong."""
+    """Draws progress bars of the running cells, and prints events above them."""
 
     def begin(self, cells: Mapping[Path, Cell], left: Sequence[Path]) -> None:
-        """Start to draw."""
+        """Start drawing."""
         super().begin(cells, left)
         self.live = RichLive(
             get_renderable=self._picture,
@@ -170,19 +172,19 @@ class Live(Plain):
         self.live.start()
 
     def close(self) -> None:
-        """Stop to draw."""
+        """Stop drawing."""
         self.live.stop()
 
     def _picture(self) -> Group:
         rows = Table.grid(padding=(0, 2))
-        for folder, share in self.watch.shares().items():
+        for folder, share in self.progress.shares().items():
             bar = ProgressBar(total=1.0, completed=share, width=24)
-            rows.add_row(Text(visible(self.watch.cells[folder].name)), bar, f"{share:.0%}")
-        return Group(Text(self.watch.headline(), style="bold"), rows)
+            rows.add_row(Text(visible(self.progress.cells[folder].name)), bar, f"{share:.0%}")
+        return Group(Text(self.progress.headline(), style="bold"), rows)
 
 
-def display(*, quiet: bool = False) -> Display:
-    """What fits the place where standard output goes."""
+def create_display(*, quiet: bool = False) -> Display:
+    """Create the display that suits standard output: live on a terminal, else lines."""
     if quiet:
         return Silent()
     console = Console()

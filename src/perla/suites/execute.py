@@ -1,4 +1,4 @@
-"""Carrying a suite out: what is left of it goes to an executor, what is finished stays."""
+"""Execution of a suite: unfinished cells go to an executor, finished ones are kept."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from perla.suites.suite import Cell
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a suite's cells."""
+    """Results and failures of a suite's cells."""
 
     results: list[Curves]
-    """The finished cells', in the suite's order."""
+    """Results of the finished cells, in the suite's order."""
     failures: dict[str, str]
-    """Why the others failed, by the cell's name."""
+    """Reasons of the failures, by the cell's name."""
 
 
 def carry_out(cells: Sequence[Cell], out: Path, executor: Executor, display: Display) -> Outcome:
-    """Carry out those `cells` that are not finished in the folder `out`, and read all results.
+    """Carry out the unfinished `cells` below the folder `out`, and load all results.
 
-    A cell that fails, or whose folder cannot be read, is named, and the rest goes on. After an
-    interruption the same call goes on where it was.
+    A cell that fails, or whose folder cannot be read, becomes a failure and stops no other. After
+    an interruption the same call continues.
     """
     make_below(out, Path())
     by_folder: dict[Path, Cell] = {}
     failures: dict[str, str] = {}
     for cell in cells:
         try:
-            by_folder[_place(cell, out)] = cell
+            by_folder[_folder_of(cell, out)] = cell
         except UserError as error:
             failures[cell.name] = str(error)
     left = [folder for folder in by_folder if not os.path.lexists(folder / "summary.json")]
@@ -62,8 +62,8 @@ def carry_out(cells: Sequence[Cell], out: Path, executor: Executor, display: Dis
     return Outcome(results, failures)
 
 
-def _place(cell: Cell, out: Path) -> Path:
-    """The folder of `cell`; `UserError` where a link on the way to it leads out of `out`."""
+def _folder_of(cell: Cell, out: Path) -> Path:
+    """Return the folder of `cell`. Raises `UserError` if a link in its path leads out of `out`."""
     folder = make_below(out, cell.folder.parent) / cell.folder.name
     check_directory(folder)
     return folder

@@ -1,4 +1,4 @@
-"""The seam between a suite and the machines that carry it out."""
+"""Interface between a suite and the machines that carry it out."""
 
 from __future__ import annotations
 
@@ -8,35 +8,32 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from perla.runs.spec import Run
 
-FINAL = (1, 2)
-"""A worker's exit statuses of an exception and of a mistake: trying again would not mend them."""
-
 
 class Task(NamedTuple):
-    """A run, and the folder that shall hold it."""
+    """A run and its folder."""
 
     run: Run
     folder: Path
 
 
 class Event(NamedTuple):
-    """What happened to a task."""
+    """A change in the state of a task."""
 
     task: Task
     kind: Literal["started", "finished", "failed", "retried"]
     text: str = ""
-    """Why it failed, or was tried again."""
+    """The reason of a failure or a retry."""
 
 
 @runtime_checkable
 class Executor(Protocol):
-    """Who carries tasks out.
+    """Carries out tasks.
 
-    Each ends in a finished run folder or in an event that says why not; none stops the others.
-    A task whose folder holds an unfinished run goes on from its newest checkpoint. Whoever stops
-    reading events stops the work, so that it can be gone on with.
+    Each task ends with a finished run folder or a "failed" event, and no failure stops the others.
+    An unfinished run in a task's folder continues from its newest checkpoint. Closing the generator
+    of events stops the work, resumable.
     """
 
     def carry_out(self, tasks: Sequence[Task]) -> Generator[Event, None, None]:
-        """Carry out `tasks`, in their order as far as there is room, and tell what happens."""
+        """Carry out `tasks`, started in order as there is room, and yield events."""
         ...

@@ -1,10 +1,9 @@
-"""Tasks on the machines of a Ray cluster, or on this one.
+"""Executor of a Ray cluster, or of a Ray on this machine.
 
-Ray decides what runs where, and tells what has died. Each cell is a worker of its own, as on one
-machine, in a folder of its node; its files come here as a stream, so that no file system need be
-shared. Whoever tries a cell again, wherever, begins with what has come here. That is why a cell
-whose node died is submitted anew: a retry of Ray's own would begin with what the first one began
-with, and nobody would be told.
+Ray schedules tasks and reports failures. A task runs as a worker process of its node, as on one
+machine, in a temporary folder; the files of the run are streamed to this machine, so that no shared
+file system is needed. A retry starts from the files that have arrived here. Tasks are therefore
+submitted again rather than retried by Ray, which would start from the files of the first attempt.
 """
 
 from __future__ import annotations
@@ -35,70 +34,71 @@ from perla.files import (
     remove_temporaries,
     write_atomic,
 )
-from perla.suites.executors import FINAL, Event, Task
-from perla.suites.local import POLL_SECONDS, PROGRAM, log_of, start
+from perla.suites.executors import Event, Task
+from perla.suites.local import PROGRAM, log_of, start
+from perla.suites.processes import FINAL, POLL_SECONDS
 
-HANDED_ON = ("PERLA_", "JAX_", "XLA_")
-"""Beginnings of the environment variables that a run's numbers and speed may depend on."""
-KNOCK_SECONDS = 5.0
-"""How long a cluster may take to answer. Ray itself would wait for ten minutes."""
+FORWARDED = ("PERLA_", "JAX_", "XLA_")
+"""Prefixes of the environment variables that a run's results or speed may depend on."""
+CONNECT_SECONDS = 5.0
+"""Timeout of the connection to a cluster. Ray's own is ten minutes."""
 
 
-class Begun(NamedTuple):
-    """An attempt runs."""
+class Started(NamedTuple):
+    """An attempt has started."""
 
     node: str
 
 
 class Files(NamedTuple):
-    """What has changed in a run's folder."""
+    """Changes in a run's folder."""
 
     data: dict[str, bytes]
-    """Contents by name, in the order in which they must become durable."""
+    """Contents by name, in the order in which they must be written."""
     gone: Sequence[str] = ()
-    """Names of what is no longer there."""
+    """Names of removed files."""
 
 
 class Ended(NamedTuple):
-    """An attempt is over."""
+    """An attempt has ended."""
 
     code: int | None
-    """The worker's exit status; None where it was lost with all that it had not sent."""
+    """The worker's exit status; None if the node or Ray's worker was lost."""
     reason: str = ""
     log: bytes = b""
-    """What the worker said on standard error."""
+    """The worker's standard error."""
 
 
-News: TypeAlias = Begun | Files | Ended
-"""What comes from an attempt, in this order: once, as often as it likes, once."""
+Message: TypeAlias = Started | Files | Ended
+"""A message of an attempt, in this order: one `Started`, any number of `Files`, one `Ended`."""
 
 
 class Ray:
-    """Ray's scheduler; each cell gets `cpus` processors and `gpus` accelerators of some node.
+    """Runs tasks on Ray; each task has `cpus` processors and `gpus` accelerators of a node.
 
-    `address` is that of the cluster. Without one it is `$RAY_ADDRESS`, else Ray is started on this
-    machine and stopped in the end. A Ray that the program has connected to already is used as it
-    is. Where no node has what a cell asks for, Ray waits for one that has.
+    `address` is that of the cluster, by default `$RAY_ADDRESS`. Without either, Ray is started on
+    this machine and stopped at the end. An existing connection of this program to Ray is reused. If
+    no node has the resources of a task, Ray waits for one.
 
-    A cell whose worker or node dies is tried again up to `retries` times, wherever there is room,
-    from the newest checkpoint that has come here; exceptions and mistakes are final.
+    A task whose worker or node dies is retried up to `retries` times, on any node, from the newest
+    checkpoint that has arrived here. Exceptions and mistakes are final.
 
-    Raises `UserError` if Ray is not installed, or cannot give what a cell asks for.
+    Raises `UserError` if Ray is not installed or the resources of a task are impossible.
     """
 
     def __init__(
         self, address: str | None = None, *, cpus: int = 1, gpus: float = 0, retries: int = 3
     ) -> None:
         if cpus < 1:
-            raise UserError(f"cpus = {cpus}: a cell needs one at least")
+            raise UserError(f"cpus = {cpus}: a cell needs at least one")
         if gpus < 0 or (gpus > 1 and gpus % 1):
-            raise UserError(f"gpus = {gpus:g}: give a share of one, or whole ones")
-        required()
+            raise UserError(f"gpus = {gpus:g}: expected a fraction of one, or a whole number")
+        import_ray()
         self.address, self.cpus, self.gpus, self.retries = address, cpus, gpus, retries
 
     def carry_out(self, tasks: Sequence[Task]) -> Generator[Event, None, None]:
-        """Carry out `tasks`; closing the iterator stops them at once, and whoever goes on with
-        them begins at the newest checkpoints that have come here.
+        """Carry out `tasks`; closing the generator stops them at once, resumable from the newest
+        checkpoints that have arrived here.
 
         Raises `UserError` if no cluster answers at the address.
         """
@@ -111,39 +111,39 @@ class Ray:
             def submit(task: Task) -> Any:
                 return remote.remote(task, contents(task.folder), *shared)
 
-            cells: dict[Any, Cell] = {}
+            running: dict[Any, RemoteTask] = {}
             try:
                 for task in tasks:
                     try:
-                        locks.enter_context(held(task.folder))
-                        cells[submit(task)] = Cell(task)
+                        locks.enter_context(locked(task.folder))
+                        running[submit(task)] = RemoteTask(task)
                     except UserError as error:
                         yield Event(task, "failed", str(error))
-                while cells:
-                    (stream,), _ = ray.wait(list(cells))
-                    cell = cells[stream]
+                while running:
+                    (stream,), _ = ray.wait(list(running))
+                    remote_task = running[stream]
                     try:
-                        event = cell.hear(received(ray, stream), self.retries)
+                        event = remote_task.receive(next_message(ray, stream), self.retries)
                         if event is not None and event.kind == "retried":
-                            cells[submit(cell.task)] = cell
+                            running[submit(remote_task.task)] = remote_task
                     except UserError as error:
                         ray.cancel(stream)
-                        event = Event(cell.task, "failed", str(error))
+                        event = Event(remote_task.task, "failed", str(error))
                     if event is not None:
                         if event.kind != "started":
-                            del cells[stream]
+                            del running[stream]
                         yield event
             finally:
-                for stream in cells:
+                for stream in running:
                     ray.cancel(stream)
-                for stream in cells:
-                    while not isinstance(received(ray, stream), Ended):
+                for stream in running:
+                    while not isinstance(next_message(ray, stream), Ended):
                         pass
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
-        """Ray, connected to the cluster. It says nothing: whatever concerns a cell is an event."""
-        ray = required()
+        """Connect Ray to the cluster, without its own output, as events report everything."""
+        ray = import_ray()
         if ray.is_initialized():
             yield ray
             return
@@ -151,7 +151,7 @@ class Ray:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         address = self.address or os.environ.get("RAY_ADDRESS") or "local"
         shares = {} if address != "local" else self._this_machine()
-        knock(address)
+        check_address(address)
         termination = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
@@ -162,20 +162,20 @@ class Ray:
                 **shares,
             )
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"no Ray at {address}: {sentence(error)}") from None
+            raise UserError(f"no Ray at {address}: {first_sentence(error)}") from None
         if threading.current_thread() is threading.main_thread():
-            # Ray's own handler writes a page and aborts.
+            # Ray's own handler prints a page and aborts.
             signal.signal(signal.SIGTERM, termination or signal.SIG_DFL)
-        talk = ray._private.worker
-        talk._worker_logs_enabled = False  # Else a node's death is a page of its last words.
+        worker = ray._private.worker
+        worker._worker_logs_enabled = False  # Ray prints a page when a node dies otherwise.
         try:
             yield ray
         finally:
             ray.shutdown()
-            talk._worker_logs_enabled = True
+            worker._worker_logs_enabled = True
 
     def _this_machine(self) -> dict[str, int]:
-        """What a Ray on this machine has to share out. Raises `UserError` if no cell could run."""
+        """Return the resources of a local Ray. Raises `UserError` if they suffice for no task."""
         cores, gpus = machine.cores(), len(machine.accelerators())
         if self.cpus > cores:
             raise UserError(f"cpus = {self.cpus}: this machine has {cores}")
@@ -184,46 +184,46 @@ class Ray:
         return {"num_cpus": cores, "num_gpus": gpus}
 
     def _environment(self) -> dict[str, str]:
-        """What a worker finds in its environment, beside what its node has there."""
-        mine = {name: text for name, text in os.environ.items() if name.startswith(HANDED_ON)}
-        mine["PERLA_CORES"] = str(self.cpus)
+        """Return the environment variables that are added to those of the node."""
+        added = {name: text for name, text in os.environ.items() if name.startswith(FORWARDED)}
+        added["PERLA_CORES"] = str(self.cpus)
         if self.gpus == 0:
-            mine.setdefault("JAX_PLATFORMS", "cpu")
+            added.setdefault("JAX_PLATFORMS", "cpu")
         elif self.gpus < 1:
-            mine.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 * self.gpus:.3f}")
-        return mine
+            added.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 * self.gpus:.3f}")
+        return added
 
 
 @dataclass
-class Cell:
-    """A task that is not over, here where its results are gathered."""
+class RemoteTask:
+    """The state, on this machine, of a task that has not ended."""
 
     task: Task
     node: str = "no node"
-    """Where it was begun last."""
+    """The node of the last attempt."""
     tries: int = 0
-    """How often it has been tried again."""
+    """Number of retries."""
 
-    def hear(self, news: News, retries: int) -> Event | None:
-        """Make what has come durable, and say what it means to those who watch.
+    def receive(self, message: Message, retries: int) -> Event | None:
+        """Write the content of a message to disk, and return the event that it stands for.
 
-        Raises `UserError` where this machine's file system refuses.
+        Raises `UserError` if a file cannot be written.
         """
         log = log_of(self.task.folder)
-        match news:
-            case Begun(node):
+        match message:
+            case Started(node):
                 self.node = node
                 return Event(self.task, "started", f"on {node}{self._start(', from')}")
             case Files():
-                put(self.task.folder, news)
+                apply(self.task.folder, message)
                 return None
             case Ended(0):
                 with explained(log):
                     log.unlink(missing_ok=True)
                 return Event(self.task, "finished")
-            case Ended(code, reason, said):
-                if said:
-                    write_atomic(log, said)
+            case Ended(code, reason, errors):
+                if errors:
+                    write_atomic(log, errors)
                 if code in FINAL:
                     return Event(self.task, "failed", reason)
                 if self.tries == retries:
@@ -233,7 +233,7 @@ class Cell:
                 return Event(self.task, "retried", f"{self.node}: {reason}; {start}")
 
     def _start(self, words: str) -> str:
-        """At which checkpoint whoever begins now begins; nothing if there is none."""
+        """Return `words` and the newest checkpoint's step; empty if there is no checkpoint."""
         names = (self.task.folder / "checkpoints").glob("step_*.safetensors")
         steps = [int(name.stem.removeprefix("step_")) for name in names]
         return f"{words} step {max(steps):,}" if steps else ""
@@ -245,69 +245,68 @@ def attempt(
     program: Sequence[str],
     environment: dict[str, str],
     versions: dict[str, str],
-) -> Iterator[News]:
-    """Carry `task` out on the node where this runs, beginning with `files` in its folder.
+) -> Iterator[Message]:
+    """Carry out `task` on this node, starting with `files` in its folder; yield messages.
 
-    `program` is what its Python shall run, `versions` those of whoever gathers the results.
+    `program` is what Python runs, and `versions` are those of the machine that submitted the task.
     """
-    ray = required()
+    ray = import_ray()
     identity = ray.get_runtime_context().get_node_id()
     node = f"node {ray.util.get_node_ip_address()} ({identity[:6]})"
-    yield Begun(node)
+    yield Started(node)
     for name, version in machine.versions().items():
         if version != versions.get(name):
-            text = f"{name} is {version} there and {versions.get(name)} where it was asked for"
+            text = f"{name} is {version} there and {versions.get(name)} on the submitting machine"
             yield Ended(2, f"{node}: {text}")
             return
     with TemporaryDirectory(prefix="perla-") as scratch:
         folder, log = Path(scratch, "run"), Path(scratch, "log")
         folder.mkdir()
-        put(folder, Files(files))
+        apply(folder, Files(files))
         mirror = Mirror(folder)
         process = start(Task(task.run, folder), log, environment, program)
         try:
             while process.popen.poll() is None:
                 time.sleep(POLL_SECONDS)
                 if mirror.checkpointed:
-                    yield mirror.news(finished=False)
-            yield mirror.news(finished=process.popen.returncode == 0)
+                    yield mirror.changes(finished=False)
+            yield mirror.changes(finished=process.popen.returncode == 0)
             reason = process.reason().replace(str(folder), str(task.folder))
             ended = Ended(process.popen.returncode, reason, log.read_bytes())
         finally:
             process.popen.kill()
             process.popen.wait()
-    yield ended  # When all is cleared away, as whoever hears it may disconnect.
+    yield ended  # After the cleanup, as the receiver may disconnect.
 
 
 class Mirror:
-    """A run's folder on a node, as far as it has been told about."""
+    """Changes of a run's folder on a node since the last report."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.told = stamps(folder)
+        self.sent = stamps(folder)
 
     @property
     def checkpointed(self) -> bool:
-        """Whether there is a checkpoint that nobody has been told about."""
-        new = stamps(self.folder).items() - self.told.items()
+        """True if there is a checkpoint that has not been sent."""
+        new = stamps(self.folder).items() - self.sent.items()
         return any(is_checkpoint(name) for name, _ in new)
 
-    def news(self, *, finished: bool) -> Files:
-        """What has changed. Only of a `finished` run is the summary told, which says that it is."""
+    def changes(self, *, finished: bool) -> Files:
+        """Return the changes since the last call, the summary only if the run is `finished`."""
         now = stamps(self.folder)
         if not finished:
             now.pop("summary.json", None)
-        changed = [name for name, stamp in now.items() if stamp != self.told.get(name)]
-        gone = sorted(self.told.keys() - now.keys())
-        self.told = now
+        changed = [name for name, stamp in now.items() if stamp != self.sent.get(name)]
+        gone = sorted(self.sent.keys() - now.keys())
+        self.sent = now
         return Files(contents(self.folder, changed), gone)
 
 
 def stamps(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """The files in a run's folder, each with what changes when it does.
+    """Return the files in a run's folder, each with a stamp that changes with its content.
 
-    Checkpoints are listed first: whatever they follow is then found as well, if it is looked at
-    afterwards.
+    Checkpoints are listed first, so that the files which precede them are found as well.
     """
     found = {}
     for path in [*folder.glob("checkpoints/*"), *folder.glob("*")]:
@@ -320,10 +319,10 @@ def stamps(folder: Path) -> dict[str, tuple[int, int, int]]:
 
 
 def contents(folder: Path, names: Sequence[str] | None = None) -> dict[str, bytes]:
-    """The files `names` (None: all) of a run's folder, in the order in which they must be written:
-    metrics before the checkpoints that follow them, and last what says that the run is finished.
+    """Read the files `names` (None: all) of a run's folder, in the order in which they must be
+    written: metrics before the checkpoints that follow them, and the summary last.
 
-    Raises `UserError` where one cannot be read; one that has just been pruned is left out.
+    A file that has just been removed is left out. Raises `UserError` if one cannot be read.
     """
     found = {}
     for name in sorted(stamps(folder) if names is None else names, key=order):
@@ -333,17 +332,17 @@ def contents(folder: Path, names: Sequence[str] | None = None) -> dict[str, byte
 
 
 def order(name: str) -> tuple[bool, bool, bool, str]:
-    """Sorts the files of a run's folder."""
+    """Sort key of the files of a run's folder."""
     return name == "summary.json", is_checkpoint(name), name != "config.json", name
 
 
 def is_checkpoint(name: str) -> bool:
-    """Whether the file `name` of a run's folder is a checkpoint."""
+    """Return True if the file `name` of a run's folder is a checkpoint."""
     return name.startswith("checkpoints/")
 
 
-def put(folder: Path, files: Files) -> None:
-    """Write and remove files. At every moment the folder is one that can be gone on with."""
+def apply(folder: Path, files: Files) -> None:
+    """Write and remove files. The folder is resumable at every moment."""
     for name, data in files.data.items():
         parent = make_below(folder, Path(name).parent)
         write_atomic(parent / Path(name).name, data)
@@ -353,32 +352,32 @@ def put(folder: Path, files: Files) -> None:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold a run's folder, new or not, so that nobody else works on it.
+def locked(folder: Path) -> Iterator[None]:
+    """Lock a run's folder, which is created if it does not exist.
 
-    Raises `UserError` if somebody does, if it holds links, pipes or devices, or if the file system
-    refuses.
+    Raises `UserError` if another process has locked it, if it holds links, pipes or devices, or if
+    the operating system refuses.
     """
     from perla.runs.store import Folder
 
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
     check_run_folder(folder)
-    holder = Folder(folder)
-    holder.lock()
+    lock = Folder(folder)
+    lock.lock()
     try:
-        for place in (folder, folder / "checkpoints"):
-            if place.is_dir():
-                remove_temporaries(place)
+        for directory in (folder, folder / "checkpoints"):
+            if directory.is_dir():
+                remove_temporaries(directory)
         yield
     finally:
-        holder.unlock()
+        lock.unlock()
         with suppress(OSError):
-            folder.rmdir()  # If nothing came of it.
+            folder.rmdir()  # Only if it is still empty.
 
 
-def required() -> Any:
-    """The package `ray`. Raises `UserError` if it is not installed."""
+def import_ray() -> Any:
+    """Import the package `ray`. Raises `UserError` if it is not installed."""
     try:
         import ray
     except ImportError:
@@ -386,37 +385,37 @@ def required() -> Any:
     return ray
 
 
-def knock(address: str) -> None:
-    """Raise `UserError` if `address` is of no use: a client's, or a port where nobody answers."""
+def check_address(address: str) -> None:
+    """Raise `UserError` if `address` is that of Ray's client, or if its port does not answer."""
     if address.startswith("ray://"):
         raise UserError(
-            f"{address}: Ray's client cannot stream files; start this on a machine of the "
-            "cluster, with its own address or `auto`"
+            f"{address}: Ray's client cannot stream files; run this on a machine of the "
+            "cluster, with the cluster's own address or `auto`"
         )
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
-        raise UserError(f"no Ray at {address}: {sentence(error)}") from None
+        raise UserError(f"no Ray at {address}: {first_sentence(error)}") from None
 
 
-def received(ray: Any, stream: Any) -> News:
-    """What comes next from an attempt."""
+def next_message(ray: Any, stream: Any) -> Message:
+    """Return the next message of an attempt."""
     try:
         return ray.get(next(stream))
     except StopIteration:
-        return Ended(None, "ended without a word")
+        return Ended(None, "ended without a result")
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         name = "" if isinstance(cause, UserError) else f"{type(cause).__name__}: "
         return Ended(1, name + str(cause).strip().split("\n")[-1], str(error).encode())
     except ray.exceptions.RayError as error:
-        return Ended(None, sentence(error))
+        return Ended(None, first_sentence(error))
 
 
-def sentence(error: BaseException) -> str:
-    """The first sentence of what an error says."""
+def first_sentence(error: BaseException) -> str:
+    """Return the first sentence of an error's message."""
     words = re.split(r"[.:]?\s*\n|\.\s", f"{error}\n")[0].strip()
     return words[:1].lower() + words[1:] or type(error).__name__

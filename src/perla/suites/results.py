@@ -1,4 +1,4 @@
-"""The results of a suite beside its runs: a comparison and its pictures."""
+"""Write the results of a suite: a comparison and its figures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def write(
     metric: str = "return",
     threshold: float | None = None,
 ) -> Comparison:
-    """Compare `runs` and write summary.json, marl_eval.json and the picture into `out`.
+    """Compare `runs`; write summary.json, marl_eval.json, `comparison` and `profiles` (figures).
 
     Raises `UserError` as `perla.analysis.compare.compare` does.
     """
@@ -30,18 +30,21 @@ def write(
     write_atomic(out / "summary.json", dump(comparison.as_dict()))
     write_atomic(out / "marl_eval.json", dump(marl_eval(runs)))
     draw(figures.comparison(comparison), out / "comparison")
+    draw(figures.compared_profiles(comparison), out / "profiles")
     return comparison
 
 
 def draw(figure: Figure, path: Path) -> None:
-    """`figure` as `path`.png and `path`.svg."""
+    """Write `figure` to `path`.png and `path`.svg."""
     for format in ("png", "svg"):
         write_atomic(path.with_suffix(f".{format}"), figures.render(figure, format))
 
 
 def complete(runs: Sequence[Curves]) -> list[Curves]:
-    """Those runs that can be compared where some failed: methods with any result at all, on the
-    tasks where all of these have one."""
+    """Select the runs that remain comparable if some failed.
+
+    These are the runs on the tasks where every method that has any run has one.
+    """
     tasks: dict[str, set[str]] = {}
     for run in runs:
         tasks.setdefault(run.method, set()).add(run.task)
@@ -50,6 +53,6 @@ def complete(runs: Sequence[Curves]) -> list[Curves]:
 
 
 def create(folder: Path) -> None:
-    """Make the folder where it is missing."""
+    """Create the folder if it does not exist."""
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)

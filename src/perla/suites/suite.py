@@ -1,4 +1,4 @@
-"""A suite is data: grids of environments × methods × settings, each cell of which is a run."""
+"""Suites as data: grids of environments × methods × settings, each cell of which is a run."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ Scalar = bool | int | float | str | None
 
 
 class Grid(Config, frozen=True, kw_only=True):
-    """Every combination of what is listed; wherever a list may stand, so may its only entry."""
+    """Every combination of the listed values; a list of one value may be given as the value."""
 
     env: str | tuple[str, ...]
-    """Worlds, by the names that their users know."""
+    """Environments, by name."""
     env_options: dict[str, bool | int | float | str] = msgspec.field(default_factory=dict)
-    """Options of all these worlds."""
+    """Options of all environments."""
     algo: str | tuple[str, ...]
-    """Methods."""
+    """Names of the methods."""
     preset: str | tuple[str, ...] = "default"
-    """Presets."""
+    """Names of the presets."""
     settings: dict[str, Scalar | tuple[Scalar, ...]] = msgspec.field(default_factory=dict)
-    """The methods' settings by name; those with several values are varied."""
+    """Settings of the methods by name; those with several values are varied."""
     label: str = ""
-    """What results call the methods, beside what is varied: tells grids of one suite apart."""
+    """Added to the methods' names in results, to distinguish grids of a suite."""
 
     steps: Steps
     """Environment steps of each seed."""
     seeds: Count | Annotated[tuple[Seed, ...], Meta(min_length=1)] = 10
-    """How many (0, 1, …) or which. The seeds of a cell share a run."""
+    """Number of seeds (0, 1, …) or a list of seeds. The seeds of a cell share a run."""
     num_evaluations: Count = 50
-    """Evaluations spread evenly over a run."""
+    """Evaluations, spread evenly over a run."""
     eval_episodes: Count = 32
-    """Episodes of an evaluation."""
+    """Episodes per evaluation."""
     absolute_episodes: Count = 320
     """Episodes of the absolute metric."""
 
     def cells(self) -> Iterable[Cell]:
-        """The grid's runs: for each world every method."""
+        """Yield the grid's runs: every method for each environment."""
         varied = [name for name, value in self.settings.items() if len(several(value)) > 1]
         presets = several(self.preset)
         for env, algo, preset, *values in itertools.product(
@@ -80,43 +80,46 @@ class Cell(NamedTuple):
     """A run of a suite, all its seeds together."""
 
     method: str
-    """What results call it: the algorithm and what is varied, such as `perla-ippo k=5`."""
+    """Its name in results: the algorithm and the varied settings, such as `perla-ippo lr=0.001`."""
     varied: Mapping[str, Any]
-    """The settings that the suite varies, with their values here."""
+    """The cell's values of the settings that the suite varies."""
     run: Run
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Its name in messages."""
         return f"{self.method} on {self.run.env}"
 
     @property
     def folder(self) -> Path:
-        """Where it lies below the suite's folder. The name holds a digest of the run, so that two
-        suites that share a folder share exactly the cells that are the same."""
+        """Its folder, relative to that of the suite.
+
+        The name contains a digest of the run, so that suites with the same folder share exactly the
+        equal cells.
+        """
         return Path("cells", slug(self.run.env), f"{slug(self.method)}-{self.run.identity[:8]}")
 
 
 class Suite(Config, frozen=True, kw_only=True):
-    """Runs whose results belong together."""
+    """A named set of runs whose results are compared."""
 
     name: str
-    """What results call it."""
+    """Its name in results."""
     grids: Annotated[tuple[Grid, ...], Meta(min_length=1)]
-    """Its runs are those of all its grids."""
+    """Grids of runs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not re.search(r"[^.]", self.name) or re.search(r"[/\\]", self.name):
-            raise UserError(f"name = {self.name!r}: expected a name, of which a folder can be made")
+            raise UserError(f"name = {self.name!r}: expected a name that a folder can have")
 
     def cells(self) -> list[Cell]:
-        """All cells, in order. Raises `UserError` where two could not be told apart."""
+        """Return all cells, in order. Raises `UserError` if two have the same name."""
         cells: dict[str, Cell] = {}
         for cell in itertools.chain.from_iterable(grid.cells() for grid in self.grids):
             if cell.name in cells:
                 raise UserError(
-                    f"suite {self.name!r}: two cells are called {cell.name!r}; "
+                    f"suite {self.name!r}: two cells have the name {cell.name!r}; "
                     "give one of their grids a label"
                 )
             cells[cell.name] = cell
@@ -124,28 +127,31 @@ class Suite(Config, frozen=True, kw_only=True):
 
 
 def load(path: Path, trust: Trust = ()) -> Suite:
-    """The suite in a JSON file, read strictly; `UserError` with the place of a mistake, and for
-    environments that are code and not among those to `trust`."""
+    """Load the suite in a JSON file.
+
+    Raises `UserError`, with its position, for any mistake, and for an environment that is code and
+    not in `trust`.
+    """
     with explained(path):
         text = path.read_bytes()
     suite = from_json(text, Suite, source=str(path))
-    named = itertools.chain.from_iterable(several(grid.env) for grid in suite.grids)
-    check_trust(tuple(named), trust, source=path)
+    envs = itertools.chain.from_iterable(several(grid.env) for grid in suite.grids)
+    check_trust(tuple(envs), trust, source=path)
     return suite
 
 
 def several(value: Any) -> tuple[Any, ...]:
-    """A list as it is, and anything else as a list of one."""
+    """Return a tuple as it is, and any other value as a tuple of one."""
     return value if isinstance(value, tuple) else (value,)
 
 
 def text(value: Scalar) -> str:
-    """A setting's value in a label."""
+    """Format the value of a setting for a label."""
     if isinstance(value, float):
         return f"{value:g}"
     return "none" if value is None else str(value).lower()
 
 
 def slug(name: str) -> str:
-    """`name` as a folder's name, never one of the folder's own or of the one above."""
+    """Turn `name` into a folder's name, which is never `.` or `..`."""
     return re.sub(r"[^\w.=,+-]+|^\.*$", "-", name)

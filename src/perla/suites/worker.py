@@ -1,7 +1,7 @@
-"""A process that carries out one run: `python -m perla.suites.worker FOLDER`.
+"""Worker process that carries out one run: `python -m perla.suites.worker FOLDER`.
 
-It reads the run as JSON from the first line of its standard input. If that input ends, whoever
-started it has died, and it stops as at Ctrl-C: after its interval, resumable.
+It reads the run as JSON from the first line of standard input. When standard input ends, its parent
+has died; it then stops as at Ctrl-C: after the present interval, resumable.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from perla.runs.spec import Run
 
 
 def work(run: Run, folder: Path) -> None:
-    """Carry `run` out in `folder`, from wherever it stands: not begun, begun or finished.
+    """Carry out `run` in `folder`: start it, resume it, or nothing if it is finished.
 
-    The run's environment is trusted, for whoever started this has asked for it; that of a folder
-    that holds another run is not made. Raises `UserError` if the folder holds something else, or
-    the run cannot be carried out.
+    The environment of `run` is trusted, as the parent has asked for it; the environment of another
+    run in the folder is not created. Raises `UserError` if the folder holds anything else, or the
+    run cannot be carried out.
     """
     from perla.runs import execute
     from perla.runs.store import Folder
@@ -36,7 +36,7 @@ def work(run: Run, folder: Path) -> None:
 
 
 def main() -> int:
-    """Exit status: 0, 2 for a mistake that trying again would not mend, or a signal's."""
+    """Return the exit status: 0, 2 after a `UserError`, or that of a signal."""
     from perla.runs.interrupt import Interrupted
 
     try:
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def _stop_with_parent() -> None:
-    # By the descriptor: a thread that held the stream's lock would abort the process at its end.
+    # Not `sys.stdin`: a thread that holds its lock aborts the process when the main thread ends.
     while os.read(sys.stdin.fileno(), 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Which aggregates find the best joint action of matrix games, given a critic that was shown it."""
+"""Aggregators on matrix games: which ones find the best joint action with a fitted critic."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from perla.analysis import figures
 from perla.config import tag
 from perla.envs import matrix
-from perla.experiments.experiment import Conduct, Findings, Part, Scale, Status, Verdict
+from perla.experiments.experiment import Findings, Job, Options, Scale, Status, Verdict
 from perla.experiments.matrix import fitted_critic
 from perla.methods.aggregators import Entropic, Max, Mean, UpperQuantile
 from perla.methods.estimators import Auto, Sampled
@@ -16,18 +16,18 @@ from perla.methods.estimators import Auto, Sampled
 AGGREGATORS = (Mean(), Entropic(eta=1.0), UpperQuantile(quantile=0.9), Max())
 BEST = 8.0
 MOST = 0.95
-"""Share of the seeds that reach the best payoff where an aggregate finds it, at least; where it
-does not, the rest at most."""
+"""Least share of seeds with the best payoff where an aggregator finds it. Where it does not, the
+share is at most 1 − MOST."""
 
 
 class Size(NamedTuple):
-    """How much is computed."""
+    """The amount of computation at a scale."""
 
     seeds: int
     games: tuple[tuple[int, int], ...]
-    """(N, |A|) of those that the claim is about."""
+    """(N, |A|) of the games that the claim is about."""
     larger: tuple[tuple[int, int], ...]
-    """Those where 100 draws may miss the best answer."""
+    """(N, |A|) of the games where 100 samples may miss the best response."""
 
 
 SMALL = ((2, 3), (3, 3), (2, 15), (5, 3))
@@ -38,40 +38,40 @@ SIZES: dict[Scale, Size] = {
 }
 
 
-def world(game: tuple[int, int]) -> matrix.MatrixGame:
-    """The paper's game of N agents and |A| actions."""
+def make_game(game: tuple[int, int]) -> matrix.MatrixGame:
+    """Make the paper's game of N agents and |A| actions."""
     return matrix.make_env("overgeneralisation-n{}-a{}".format(*game))
 
 
-def climb(game: tuple[int, int], size: Size) -> list[list[float]]:
-    """What every seed earns in the end by each aggregate."""
-    earned = fitted_critic.outcomes(
-        world(game), AGGREGATORS, estimator=estimator(game, size), seeds=size.seeds
+def compute_payoffs(game: tuple[int, int], size: Size) -> list[list[float]]:
+    """Return the final payoff of every seed, for each aggregator."""
+    payoffs = fitted_critic.outcomes(
+        make_game(game), AGGREGATORS, estimator=estimator(game, size), seeds=size.seeds
     )
-    return earned[:, 0].tolist()
+    return payoffs[:, 0].tolist()
 
 
 def estimator(game: tuple[int, int], size: Size) -> Auto | Sampled:
-    """How an aggregate is taken over the others' joint actions."""
+    """Return the estimator over the other agents' joint actions."""
     return Auto() if game in size.games else Sampled(num_samples=100)
 
 
-def part(game: tuple[int, int], size: Size) -> Part:
-    """All aggregates on a game."""
-    known = [repr(AGGREGATORS), repr(estimator(game, size)), fitted_critic.FIT._asdict()]
+def create_job(game: tuple[int, int], size: Size) -> Job:
+    """Create the job of all aggregators on a game."""
+    depends = [repr(AGGREGATORS), repr(estimator(game, size)), fitted_critic.FIT._asdict()]
     name = "N = {}, |A| = {}".format(*game)
-    return Part(name, [*known, size.seeds], partial(climb, game, size))
+    return Job(name, [*depends, size.seeds], partial(compute_payoffs, game, size))
 
 
-def compute(scale: Scale, conduct: Conduct) -> Findings:
-    """Every aggregate on every game."""
+def compute(scale: Scale, options: Options) -> Findings:
+    """Test every aggregator on every game."""
     size = SIZES[scale]
     games = size.games + size.larger
-    earned = conduct.recall([part(game, size) for game in games])
+    payoffs = options.cached([create_job(game, size) for game in games])
     reached = {
-        (game, tag(aggregator)): paid.count(BEST)
-        for game, paids in zip(games, earned, strict=True)
-        for aggregator, paid in zip(AGGREGATORS, paids, strict=True)
+        (game, tag(aggregator)): by_seed.count(BEST)
+        for game, by_aggregator in zip(games, payoffs, strict=True)
+        for aggregator, by_seed in zip(AGGREGATORS, by_aggregator, strict=True)
     }
     names = [tag(aggregator) for aggregator in AGGREGATORS]
     rows = [
@@ -85,20 +85,26 @@ def compute(scale: Scale, conduct: Conduct) -> Findings:
         for game in games
     ]
     shares = {name: [reached[game, name] / size.seeds for game in games] for name in names}
-    inside = {name: found[: len(size.games)] for name, found in shares.items()}
-    mean_stays = max(inside["mean"]) <= 1 - MOST
-    hope_finds = min(inside["max"] + inside["entropic"]) >= MOST
-    both, either = mean_stays and hope_finds, mean_stays or hope_finds
-    status: Status = "holds" if both else "holds in part" if either else "does not hold"
-    reason = (
-        f"on {len(size.games)} games the mean reaches {BEST:g} in at most "
-        f"{max(inside['mean']):.0%} of {size.seeds} seeds, max and entropic in at least "
-        f"{min(inside['max'] + inside['entropic']):.0%}"
-    )
+    judged = {name: by_game[: len(size.games)] for name, by_game in shares.items()}
     picture = figures.against(
         [actions ** (agents - 1) for agents, actions in games],
         shares,
         xlabel="Joint actions of the others",
         ylabel="Seeds that reach the best payoff, share",
     )
-    return Findings(Verdict(status, reason), rows, {"aggregators": picture})
+    return Findings(judge(judged, size), rows, {"aggregators": picture})
+
+
+def judge(shares: dict[str, list[float]], size: Size) -> Verdict:
+    """Judge the claim from the share of seeds with the best payoff, by aggregator and game."""
+    optimistic = shares["max"] + shares["entropic"]
+    mean_stays = max(shares["mean"]) <= 1 - MOST
+    optimists_find = min(optimistic) >= MOST
+    both, either = mean_stays and optimists_find, mean_stays or optimists_find
+    status: Status = "holds" if both else "holds in part" if either else "does not hold"
+    reason = (
+        f"on {len(size.games)} games the mean reaches {BEST:g} in at most "
+        f"{max(shares['mean']):.0%} of {size.seeds} seeds, max and entropic in at least "
+        f"{min(optimistic):.0%}"
+    )
+    return Verdict(status, reason)

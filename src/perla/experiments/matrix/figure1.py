@@ -1,4 +1,4 @@
-"""Every method on the paper's matrix game as it grows, by what they learn from: its Figure 1."""
+"""The paper's Figure 1: methods on growing matrix games, by the distribution of their data."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from perla.analysis import figures
 from perla.config import tag, to_json
 from perla.envs import matrix
-from perla.experiments.experiment import Conduct, Findings, Part, Scale, Status, Verdict
-from perla.experiments.matrix import data_regimes, fitted_critic
-from perla.experiments.matrix.aggregators import BEST, world
-from perla.experiments.matrix.data_regimes import REGIMES, Regime
+from perla.experiments.experiment import Findings, Job, Options, Scale, Status, Verdict
+from perla.experiments.matrix import data_distributions, fitted_critic
+from perla.experiments.matrix.aggregators import BEST, make_game
+from perla.experiments.matrix.data_distributions import DATA_DISTRIBUTIONS, DataDistribution
 from perla.methods.aggregators import Aggregator, Entropic, Max, Mean
 from perla.methods.estimators import Exact, Sampled
 from perla.methods.ppo import PPO
@@ -25,20 +25,20 @@ from perla.methods.td import TD
 from perla.methods.values import Embedded
 
 Game = tuple[int, int]
-"""N agents of |A| actions."""
+"""(N, |A|): N agents with |A| actions each."""
 Axis = Literal["agents", "actions"]
 TITLES: dict[str, Axis] = {"Agents N, |A| = 3": "agents", "Actions |A|, N = 2": "actions"}
 
 FEW, MOST = 0.1, 0.9
-"""A method finds the best payoff if at least `MOST` of its seeds do, and does not if at most `FEW`
-do."""
+"""A method finds the best payoff if at least the share `MOST` of its seeds does, and does not find
+it if at most the share `FEW` does."""
 VERDICTS: tuple[Status, ...] = get_args(Status)
-"""What can become of a claim."""
-DATA: tuple[matrix.DataDistribution, ...] = get_args(matrix.DataDistribution)
-"""Regimes in which nobody chooses what is played."""
+"""The possible verdicts."""
+OFF_POLICY: tuple[matrix.JointActionDistribution, ...] = get_args(matrix.JointActionDistribution)
+"""The data distributions that do not depend on the policies."""
 ENUMERATED = 2048
-"""Joint actions of the others up to which the aggregates that are compared are taken over all of
-them; beyond, 100 are drawn, as in the paper."""
+"""Largest number of the other agents' joint actions that is enumerated by the aggregators; beyond
+it 100 are sampled, as in the paper."""
 
 AGGREGATORS: tuple[Aggregator, ...] = (Mean(), Entropic(eta=1.0), Max())
 FITTED = tuple(f"perla-fitted {tag(aggregator)}" for aggregator in AGGREGATORS)
@@ -47,27 +47,28 @@ METHODS = (
     *(f"perla-ippo {tag(aggregator)}" for aggregator in AGGREGATORS),
     *FITTED,
 )
-"""What is compared: algorithms as they are; PERLA-IPPO with Q(aᵢ, a₋ᵢ) for its critic and one
-aggregate of it or another; and, as such a critic does not ask who chose the others' actions,
-policies that climb one which was fitted to data that are not their own."""
+"""The methods of the comparison: algorithms with their default values; PERLA-IPPO with the critic
+Q(aᵢ, a₋ᵢ) and each aggregator; and policies that ascend such a critic after it was fitted to
+off-policy data, as it does not depend on the policy that chose the other agents' actions."""
 
 ON_POLICY: dict[str, Any] = {
-    "num_envs": 32, "rollout_length": 1, "hidden_size": 64, "actor_network": "mlp", "normalize_rewards": False,
+    "num_envs": 32, "rollout_length": 1, "hidden_size": 64, "actor_network": "mlp",
+    "normalize_rewards": False,
 }  # fmt: skip
-"""What actor-critic methods have different from their defaults."""
+"""Settings of actor-critic methods that differ from their defaults."""
 REPLAYING = ON_POLICY | fitted_critic.FIT._asdict() | {"gamma": 0.0}
-"""What replaying methods have, and a critic that is fitted: as many gradient steps for a collection
-as PPO's passes make. Nothing follows upon a game's one step, so nothing of that need be kept."""
+"""Settings of replay-based methods, and of fitted critics: as many gradient steps per collection as
+PPO makes. As episodes have one step, γ = 0 leaves successor states out of the replay buffer."""
 
 
 def config(method: str, game: Game) -> Method:
-    """The settings of a method: an algorithm's name and, of PERLA-IPPO, an aggregator's."""
-    algo, *words = method.split()
+    """Return the settings of a method: an algorithm's name and, for PERLA-IPPO, an aggregator's."""
+    algo, *aggregators = method.split()
     learner = make(algo)
     if not isinstance(learner, PPO):
         return learner.replace(**REPLAYING)
-    if words:
-        (aggregator,) = (each for each in AGGREGATORS if tag(each) == words[0])
+    if aggregators:
+        (aggregator,) = (each for each in AGGREGATORS if tag(each) == aggregators[0])
         value = Embedded(
             critic_form="action-value",
             regress="joint",
@@ -79,31 +80,31 @@ def config(method: str, game: Game) -> Method:
 
 
 def estimator(game: Game) -> Exact | Sampled:
-    """How an aggregate is taken over the others' joint actions."""
+    """Return the estimator over the other agents' joint actions."""
     agents, actions = game
     return Exact() if actions ** (agents - 1) <= ENUMERATED else Sampled(num_samples=100)
 
 
 class Size(NamedTuple):
-    """How much is computed."""
+    """The amount of computation at a scale."""
 
     seeds: int
     collections: int
     agents: tuple[int, ...]
-    """N, with 3 actions; the smallest first."""
+    """N of the games with 3 actions, the smallest first."""
     actions: tuple[int, ...]
-    """|A|, of 2 agents."""
+    """|A| of the games with 2 agents."""
     methods: tuple[str, ...] = METHODS
 
     def axis(self, name: Axis) -> list[Game]:
-        """The games along an axis; the first one is on both."""
+        """Return the games along an axis; the first one is on both axes."""
         if name == "agents":
             return [(n, 3) for n in self.agents]
         return [(2, a) for a in self.actions]
 
     @property
     def games(self) -> list[Game]:
-        """All of them."""
+        """All games."""
         return list(dict.fromkeys(self.axis("agents") + self.axis("actions")))
 
 
@@ -115,16 +116,16 @@ SIZES: dict[Scale, Size] = {
 
 
 class Claim(NamedTuple):
-    """One of the figure's statements: that these methods find the best payoff, or lose it."""
+    """A claim of the figure: these methods find the best payoff, or lose it."""
 
     text: str
     methods: tuple[str, ...]
     finds: bool
     axis: Axis
-    """Along which it is said: of all games if they find it; if they lose it, of the largest, and of
-    those that find it in the first."""
+    """The axis of the claim. Methods find the best payoff in all of its games; or they lose it: of
+    the methods that find it in the first game, none does in the largest."""
     first: bool = False
-    """It is said of the first game alone."""
+    """True if the claim is about the first game only."""
 
 
 PERLA = ("perla-ippo", "perla-mappo", FITTED[0])
@@ -138,162 +139,174 @@ CLAIMS = (
     Claim("PERLA keeps it as N grows", PERLA, True, "agents"),
     Claim("PERLA keeps it as |A| grows", PERLA, True, "actions"),
 )
-"""What Figure 1 says."""
+"""The claims of Figure 1."""
 
 
-class Cell(NamedTuple):
-    """What the seeds of a method earn in the end, in one game under one regime."""
+class GameResult(NamedTuple):
+    """The final payoffs of a method in one game, with one data distribution."""
 
     method: str
-    regime: Regime
+    data: DataDistribution
     game: Game
-    earned: list[float]
+    payoffs: list[float]
+    """The payoff of every seed's greedy policies."""
 
     @property
-    def found(self) -> float:
-        """The share of the seeds that find the best payoff."""
-        return sum(paid == BEST for paid in self.earned) / len(self.earned)
+    def share(self) -> float:
+        """The share of seeds with the best payoff."""
+        return sum(payoff == BEST for payoff in self.payoffs) / len(self.payoffs)
 
     @property
     def text(self) -> str:
-        """The mean, and how many seeds find the best payoff."""
-        count = sum(paid == BEST for paid in self.earned)
-        return f"{np.mean(self.earned):.1f} ({count})"
+        """The mean payoff, and the number of seeds with the best one."""
+        count = sum(payoff == BEST for payoff in self.payoffs)
+        return f"{np.mean(self.payoffs):.1f} ({count})"
 
 
-def compute(scale: Scale, conduct: Conduct) -> Findings:
-    """Every method on every game, under every regime that it can learn from."""
+def compute(scale: Scale, options: Options) -> Findings:
+    """Test every method on every game, with every data distribution that it can learn from."""
     size = SIZES[scale]
-    todo = [(methods, game) for game in size.games for methods in together(size)]
-    earned = conduct.recall([part(*each, size) for each in todo])
-    found = [
-        Cell(method, regime, game, paid)
-        for (methods, game), paids in zip(todo, earned, strict=True)
-        for (method, regime), paid in zip(
-            product(methods, regimes_of(methods[0])), paids, strict=True
+    groups = [(methods, game) for game in size.games for methods in group_methods(size)]
+    payoffs = options.cached([create_job(*group, size) for group in groups])
+    results = [
+        GameResult(method, data, game, by_seed)
+        for (methods, game), by_case in zip(groups, payoffs, strict=True)
+        for (method, data), by_seed in zip(
+            product(methods, distributions_of(methods[0])), by_case, strict=True
         )
     ]
-    claims = [judge(claim, regime, found, size) for claim in CLAIMS for regime in REGIMES]
+    claims = [judge(claim, data, results, size) for claim in CLAIMS for data in DATA_DISTRIBUTIONS]
     claims = [row for row in claims if row]
     verdicts = [row["verdict"] for row in claims]
     counts = ", ".join(f"{verdicts.count(word)} {word}" for word in VERDICTS if word in verdicts)
-    pictures: dict[str, Figure] = {each: picture(each, found, size) for each in REGIMES}
-    reason = f"of {len(claims)} claims under the regimes they can be tested in: {counts}"
-    return Findings(Verdict(overall(verdicts), reason), rows(found, size), pictures, claims)
+    pictures: dict[str, Figure] = {
+        data: picture(data, results, size) for data in DATA_DISTRIBUTIONS
+    }
+    reason = f"of {len(claims)} pairs of a claim and a data distribution that can test it: {counts}"
+    return Findings(Verdict(overall(verdicts), reason), rows(results, size), pictures, claims)
 
 
-def together(size: Size) -> list[tuple[str, ...]]:
-    """The methods, those together that are computed at once: all that climb a fitted critic."""
+def group_methods(size: Size) -> list[tuple[str, ...]]:
+    """Group the methods by job: those with a fitted critic share one, as they share the critic."""
     fitted = tuple(method for method in size.methods if method in FITTED)
-    alone = ((method,) for method in size.methods if method not in FITTED)
-    return [*alone, fitted] if fitted else [*alone]
+    others = ((method,) for method in size.methods if method not in FITTED)
+    return [*others, fitted] if fitted else [*others]
 
 
-def regimes_of(method: str) -> tuple[Regime, ...]:
-    """The regimes that a method can learn from: actor-critics have what they play alone."""
+def distributions_of(method: str) -> tuple[DataDistribution, ...]:
+    """Return the data distributions that a method can learn from; actor-critics are on-policy."""
     if method in FITTED:
-        return DATA
-    return ("on-policy",) if isinstance(config(method, (2, 3)), PPO) else REGIMES
+        return OFF_POLICY
+    return ("on-policy",) if isinstance(config(method, (2, 3)), PPO) else DATA_DISTRIBUTIONS
 
 
-def part(methods: tuple[str, ...], game: Game, size: Size) -> Part:
-    """Such methods on a game."""
+def create_job(methods: tuple[str, ...], game: Game, size: Size) -> Job:
+    """Create the job of a group of methods on a game."""
     where = "N = {}, |A| = {}".format(*game)
     if methods[0] in FITTED:
         aggregators = [AGGREGATORS[FITTED.index(method)] for method in methods]
         known = [repr(aggregators), repr(estimator(game)), fitted_critic.FIT._asdict()]
         depends = [*known, *game, size.seeds, size.collections]
-        fitting = partial(climb, aggregators, game, size)
-        return Part(f"fitted critics, {where}", depends, fitting, weight=game[0])
+        fitting = partial(compute_fitted, aggregators, game, size)
+        return Job(f"fitted critics, {where}", depends, fitting, weight=game[0])
     (method,) = methods
-    settings, data = config(method, game), regimes_of(method)
+    settings, data = config(method, game), distributions_of(method)
     if isinstance(settings, TD):
         half = max(1, size.collections * settings.num_envs // 2)
         settings = settings.replace(epsilon_decay_steps=half)
     depends = [to_json(settings).decode(), *game, data, size.seeds, size.collections]
-    learning = partial(learn, settings, game, data, size)
-    return Part(f"{method}, {where}", depends, learning, weight=game[0] * len(data))
+    learning = partial(compute_learned, settings, game, data, size)
+    return Job(f"{method}, {where}", depends, learning, weight=game[0] * len(data))
 
 
-def learn(settings: Method, game: Game, data: tuple[Regime, ...], size: Size) -> list[list[float]]:
-    """What the seeds of a method earn in the end, under each of such data."""
-    earned = data_regimes.outcomes(
-        world(game), settings, data, seeds=size.seeds, collections=size.collections
+def compute_learned(
+    settings: Method, game: Game, data: tuple[DataDistribution, ...], size: Size
+) -> list[list[float]]:
+    """Train a method; return the final payoff of every seed, for each data distribution."""
+    payoffs = data_distributions.outcomes(
+        make_game(game), settings, data, seeds=size.seeds, collections=size.collections
     )
-    return earned.tolist()
+    return payoffs.tolist()
 
 
-def climb(aggregators: Sequence[Aggregator], game: Game, size: Size) -> list[list[float]]:
-    """What the seeds of policies earn in the end that climb each of such aggregates of a fitted
-    critic, under each of the data that it is fitted to."""
-    earned = fitted_critic.outcomes(
-        world(game),
+def compute_fitted(aggregators: Sequence[Aggregator], game: Game, size: Size) -> list[list[float]]:
+    """Fit critics; return the final payoff of every seed that ascends them, for each aggregator and
+    data distribution."""
+    payoffs = fitted_critic.outcomes(
+        make_game(game),
         aggregators,
         estimator=estimator(game),
-        data=DATA,
+        data=OFF_POLICY,
         seeds=size.seeds,
         collections=size.collections,
     )
-    return earned.reshape(-1, size.seeds).tolist()
+    return payoffs.reshape(-1, size.seeds).tolist()
 
 
-def judge(claim: Claim, regime: Regime, cells: Sequence[Cell], size: Size) -> dict[str, str]:
-    """A claim under a regime; nothing where none of its methods can learn from it."""
+def judge(
+    claim: Claim, data: DataDistribution, results: Sequence[GameResult], size: Size
+) -> dict[str, str]:
+    """Judge a claim with one data distribution; empty where none of its methods can learn from it.
+
+    The column of the data distribution is called `regime`, as in results that were published.
+    """
     games = size.axis(claim.axis)[: 1 if claim.first else None]
-    shares = {(cell.method, cell.game): cell.found for cell in cells if cell.regime == regime}
-    found = {
-        name: [shares[name, game] for game in games]
+    by_game = {(each.method, each.game): each.share for each in results if each.data == data}
+    shares = {
+        name: [by_game[name, game] for game in games]
         for name in claim.methods
-        if (name, games[0]) in shares
+        if (name, games[0]) in by_game
     }
-    if not found:
+    if not shares:
         return {}
     if claim.finds:
-        right = {name: min(each) >= MOST for name, each in found.items()}
-        said = [f"{name} {min(each):.0%}" for name, each in found.items()]
+        true = {name: min(each) >= MOST for name, each in shares.items()}
+        words = [f"{name} {min(each):.0%}" for name, each in shares.items()]
     else:
-        # What was never found cannot be lost.
-        right = {name: each[-1] <= FEW for name, each in found.items() if each[0] >= MOST}
-        said = [f"{name} {found[name][0]:.0%} → {found[name][-1]:.0%}" for name in right]
-        never = ", ".join(name for name in found if name not in right)
-        said += [f"not found at first by {never}"] if never else []
+        # A method that does not find it at first cannot lose it.
+        true = {name: each[-1] <= FEW for name, each in shares.items() if each[0] >= MOST}
+        words = [f"{name} {shares[name][0]:.0%} → {shares[name][-1]:.0%}" for name in true]
+        never = ", ".join(name for name in shares if name not in true)
+        words += [f"not found at first by {never}"] if never else []
     return {
         "claim": claim.text,
-        "regime": regime,
-        "found": "; ".join(said),
-        "verdict": overall("holds" if each else "does not hold" for each in right.values()),
+        "regime": data,
+        "found": "; ".join(words),
+        "verdict": overall("holds" if each else "does not hold" for each in true.values()),
     }
 
 
-def overall(parts: Iterable[str]) -> Status:
-    """The verdict on what has parts with such verdicts."""
-    said = set(parts) - {"not tested"}
-    tested = [word for word in VERDICTS if word in said]
+def overall(verdicts: Iterable[str]) -> Status:
+    """Combine the verdicts of several claims into one."""
+    distinct = set(verdicts) - {"not tested"}
+    tested = [word for word in VERDICTS if word in distinct]
     if not tested:
         return "not tested"
     return tested[0] if len(tested) == 1 else "holds in part"
 
 
-def rows(cells: Sequence[Cell], size: Size) -> list[dict[str, str]]:
-    """A line for each method and regime, a column for each game."""
+def rows(results: Sequence[GameResult], size: Size) -> list[dict[str, str]]:
+    """Return a table: a row for each data distribution and method, a column for each game."""
     lines: dict[tuple[str, str], dict[str, str]] = {}
-    for cell in cells:
+    for result in results:
         line = lines.setdefault(
-            (cell.regime, cell.method), {"regime": cell.regime, "method": cell.method}
+            (result.data, result.method), {"regime": result.data, "method": result.method}
         )
-        line["N = {}, |A| = {}".format(*cell.game)] = cell.text
-    order = sorted(lines, key=lambda key: (REGIMES.index(key[0]), size.methods.index(key[1])))
+        line["N = {}, |A| = {}".format(*result.game)] = result.text
+    order = sorted(
+        lines, key=lambda key: (DATA_DISTRIBUTIONS.index(key[0]), size.methods.index(key[1]))
+    )
     return [lines[key] for key in order]
 
 
-def picture(regime: Regime, cells: Sequence[Cell], size: Size) -> Figure:
-    """What every method earns along both axes."""
-    cells = [cell for cell in cells if cell.regime == regime]
-    methods = [name for name in size.methods if any(cell.method == name for cell in cells)]
-    table = {(cell.method, cell.game): float(np.mean(cell.earned)) for cell in cells}
+def picture(data: DataDistribution, results: Sequence[GameResult], size: Size) -> Figure:
+    """Draw the mean payoff of every method along both axes, for one data distribution."""
+    results = [result for result in results if result.data == data]
+    methods = [name for name in size.methods if any(each.method == name for each in results)]
+    table = {(each.method, each.game): float(np.mean(each.payoffs)) for each in results}
     panels = {}
     for title, axis in TITLES.items():
         games = size.axis(axis)
         labels = [str(game[0] if axis == "agents" else game[1]) for game in games]
         panels[title] = labels, [[table[name, game] for game in games] for name in methods]
-    return figures.heat(methods, panels, label=f"Payoff of the greedy policies, {regime}")
+    return figures.heat(methods, panels, label=f"Payoff of the greedy policies, {data}")

@@ -1,13 +1,12 @@
-"""What an aggregate does to learning, apart from what a critic knows: policies that climb a critic
-which was fitted beforehand.
+"""Policy gradients through a fitted critic: the effect of an aggregator with a given critic.
 
-Relative overgeneralisation (Wiegand, 2003) is what the paper's matrix game is made of: the best
-action is best only if all choose it, and on average over the others it is the worst. With the
-others at p = P(action 0), the average of the critic prefers action 0 only if
+The paper's matrix game shows relative overgeneralisation (Wiegand, 2003): action 0 is best only if
+all agents choose it, and on average over the other agents it is the worst. Where the other agents
+choose it with probability p, the average of the critic prefers action 0 only if
 
     20 p^(N−1) > 12 (1 − p)^(N−1),   p > p* = 1 / (1 + (5/3)^(1/(N−1)))
 
-and a uniform policy, p = 1/|A|, is below p* for every N ≥ 2 and |A| ≥ 3.
+and the uniform policy, p = 1/|A|, is below p* for all N ≥ 2 and |A| ≥ 3.
 """
 
 from __future__ import annotations
@@ -24,8 +23,13 @@ import optax
 from perla.algos.actor_critic import create_critic
 from perla.algos.values import estimate, taken
 from perla.distributions import Categorical
-from perla.envs.matrix import DataDistribution, MatrixGame
-from perla.experiments.matrix.data_regimes import ONCE, draws, every
+from perla.envs.matrix import JointActionDistribution, MatrixGame
+from perla.envs.protocol import Observation
+from perla.experiments.matrix.data_distributions import (
+    UNOPTIMIZED,
+    map_entries,
+    sample_joint_actions,
+)
 from perla.methods.aggregators import Aggregator
 from perla.methods.estimators import Auto, Exact, Sampled
 from perla.methods.ppo import PPO
@@ -34,21 +38,21 @@ from perla.nets.critics import AnyCritic
 from perla.types import Array, Float, Int, PRNGKeyArray
 
 AUTO = Auto()
-NEAR_UNIFORM = 0.01
-"""Deviation of the first policies' logits."""
-CLIMBS = 400
-"""Policy gradients by which they climb."""
+LOGIT_STD = 0.01
+"""Standard deviation of the initial logits, so that initial policies are nearly uniform."""
+GRADIENT_STEPS = 400
+"""Steps of policy gradient ascent."""
 
 
 class Fit(NamedTuple):
-    """How a critic is fitted, by Adam: as learners that replay learn."""
+    """Settings of the critic's regression by Adam, in the manner of replay-based learners."""
 
     num_envs: int = 32
-    """Joint actions of a collection."""
+    """Joint actions per collection."""
     updates_per_rollout: int = 4
     """Gradient steps after each collection."""
     buffer_size: int = 5000
-    """Of how many, the newest, batches are drawn."""
+    """Joint actions in the replay buffer."""
     batch_size: int = 32
     lr: float = 2e-3
 
@@ -61,93 +65,115 @@ def outcomes(
     aggregators: Sequence[Aggregator],
     *,
     estimator: Auto | Exact | Sampled = AUTO,
-    data: tuple[DataDistribution, ...] = ("balanced",),
+    data: tuple[JointActionDistribution, ...] = ("balanced",),
     seeds: int = 20,
     collections: int = 500,
 ) -> Float[np.ndarray, "aggregator data seed"]:
-    """What the greedy policies of every seed earn in the end, under each of `data`.
+    """Return the payoffs of the final greedy policies, for each distribution in `data`.
 
-    A critic Q(aᵢ, a₋ᵢ) is fitted to so many collections of joint actions; then nearly uniform
-    policies climb each aggregate of it over each other, by exact policy gradients.
+    A critic Q(aᵢ, a₋ᵢ) is fitted to `collections` collections of joint actions. Then, for each
+    aggregator, nearly uniform policies ascend the aggregated critic by exact policy gradients.
     """
     value = Embedded(critic_form="action-value", regress="joint", estimator=estimator)
     config = PPO(value=value, hidden_size=64)
-    spec, seen = game.spec, game.observe()
-    observation = jax.tree.map(lambda x: x[None, None], seen)
-    adam = optax.adam(FIT.lr)
 
-    def context_of(critic: AnyCritic) -> Float[Array, "1 agent width"]:
-        initial_state = critic.body.initial_state((1,))
-        return critic.context(observation, initial_state, jnp.ones((1, 1), bool))[0][0]
+    def learn(
+        critic: AnyCritic, joint: Int[Array, "collection env agent"], key: PRNGKeyArray
+    ) -> Int[Array, "aggregator agent"]:
+        key_fit, key_ascend = jax.random.split(key)
+        critic = fit(game, value, critic, joint, key_fit)
+        values = [value.replace(aggregator=aggregator) for aggregator in aggregators]
+        return jnp.stack([ascend(game, each, critic, key_ascend) for each in values])
+
+    # One run for each pair of a distribution and a seed.
+    chosen = np.repeat(np.arange(len(data)), seeds)
+    keys = jnp.tile(jax.random.split(jax.random.key(0), (seeds, 2)), (len(data), 1))
+    keys_net, keys_data = jax.vmap(jax.random.split, out_axes=1)(keys[:, 0])
+    critics = map_entries(partial(create_critic, config, game.spec), keys_net, options=UNOPTIMIZED)
+    sampled = sample_joint_actions(
+        game, data, keys_data, collections=collections, num_envs=FIT.num_envs
+    )
+    joint = jnp.stack(sampled)[chosen, np.arange(len(chosen))]
+    final = map_entries(learn, critics, joint, keys[:, 1])
+    payoffs = np.asarray(game.payoff(jnp.asarray(final))).reshape(len(data), seeds, -1)
+    return np.moveaxis(payoffs, -1, 0)
+
+
+def fit(
+    game: MatrixGame,
+    value: Embedded,
+    critic: AnyCritic,
+    joint_actions: Int[Array, "collection env agent"],
+    key: PRNGKeyArray,
+) -> AnyCritic:
+    """Regress the critic at joint actions, which are replayed, on their payoffs."""
+    observation, adam = _observe(game), optax.adam(FIT.lr)
 
     def error(critic: AnyCritic, joint: Int[Array, "batch agent"]) -> Float[Array, ""]:
-        context = context_of(critic)
+        context = _context(critic, observation)
         context = jnp.broadcast_to(context, (len(joint), *context.shape[1:]))
         q = taken(value, critic.joint(context, joint), joint)
         return ((q - game.payoff(joint)[:, None]) ** 2).mean()
 
-    def improve(carry, joint):
+    def update(carry, joint):
         critic, state = carry
         changes, state = adam.update(jax.grad(error)(critic, joint), state)
         return (optax.apply_updates(critic, changes), state), None
 
-    def fitted(
-        critic: AnyCritic, played: Int[Array, "collection copy agent"], key: PRNGKeyArray
-    ) -> AnyCritic:
-        def step(carry, inputs):
-            learner, replay = carry
-            number, key, joint = inputs
-            oldest = (number * FIT.num_envs + jnp.arange(FIT.num_envs)) % FIT.buffer_size
-            replay = replay.at[oldest].set(joint)
-            held = jnp.minimum((number + 1) * FIT.num_envs, FIT.buffer_size)
-            rows = jax.random.randint(key, (FIT.updates_per_rollout, FIT.batch_size), 0, held)
-            return (jax.lax.scan(improve, learner, replay[rows])[0], replay), None
+    def step(carry, inputs):
+        learner, replay = carry
+        number, key, joint = inputs
+        oldest = (number * FIT.num_envs + jnp.arange(FIT.num_envs)) % FIT.buffer_size
+        replay = replay.at[oldest].set(joint)
+        stored = jnp.minimum((number + 1) * FIT.num_envs, FIT.buffer_size)
+        rows = jax.random.randint(key, (FIT.updates_per_rollout, FIT.batch_size), 0, stored)
+        return (jax.lax.scan(update, learner, replay[rows])[0], replay), None
 
-        replay = jnp.zeros((FIT.buffer_size, spec.agents), jnp.int32)
-        start = (critic, adam.init(critic)), replay
-        inputs = jnp.arange(collections), jax.random.split(key, collections), played
-        ((critic, _), _), _ = jax.lax.scan(step, start, inputs)
-        return critic
+    replay = jnp.zeros((FIT.buffer_size, game.spec.agents), jnp.int32)
+    start = (critic, adam.init(critic)), replay
+    count = len(joint_actions)
+    inputs = jnp.arange(count), jax.random.split(key, count), joint_actions
+    ((critic, _), _), _ = jax.lax.scan(step, start, inputs)
+    return critic
 
-    def climb(aggregator: Aggregator, critic: AnyCritic, key: PRNGKeyArray) -> Int[Array, " agent"]:
-        key_first, key_draws = jax.random.split(key)
-        context, aggregate = context_of(critic), value.replace(aggregator=aggregator)
-        optimiser = optax.adam(0.05)
 
-        def worth(logits, key):
-            policy = Categorical.masked(logits[None], observation.avail[0])
-            q = estimate(aggregate, critic, context, policy, key).action_values
-            return -(policy.probs * jax.lax.stop_gradient(q)).sum()
+def ascend(
+    game: MatrixGame, value: Embedded, critic: AnyCritic, key: PRNGKeyArray
+) -> Int[Array, " agent"]:
+    """Improve nearly uniform policies by gradient ascent on the aggregated critic.
 
-        def step(carry, key):
-            logits, state = carry
-            changes, state = optimiser.update(jax.grad(worth)(logits, key), state)
-            return (logits + changes, state), None
+    Returns the joint action of the final greedy policies.
+    """
+    key_init, key_samples = jax.random.split(key)
+    observation, optimizer = _observe(game), optax.adam(0.05)
+    context = _context(critic, observation)
 
-        logits = NEAR_UNIFORM * jax.random.normal(key_first, (spec.agents, spec.max_actions))
-        start = (logits, optimiser.init(logits))
-        (logits, _), _ = jax.lax.scan(step, start, jax.random.split(key_draws, CLIMBS))
-        return Categorical.masked(logits, seen.avail).mode()
+    def loss(logits, key):
+        policy = Categorical.masked(logits[None], observation.avail[0])
+        q = estimate(value, critic, context, policy, key).action_values
+        return -(policy.probs * jax.lax.stop_gradient(q)).sum()
 
-    def learn(
-        critic: AnyCritic, played: Int[Array, "collection copy agent"], key: PRNGKeyArray
-    ) -> Int[Array, "aggregator agent"]:
-        key_fit, key_climb = jax.random.split(key)
-        critic = fitted(critic, played, key_fit)
-        return jnp.stack([climb(each, critic, key_climb) for each in aggregators])
+    def step(carry, key):
+        logits, state = carry
+        changes, state = optimizer.update(jax.grad(loss)(logits, key), state)
+        return (logits + changes, state), None
 
-    # A run for each of the data with each of the seeds.
-    chosen = np.repeat(np.arange(len(data)), seeds)
-    keys = jnp.tile(jax.random.split(jax.random.key(0), (seeds, 2)), (len(data), 1))
-    keys_net, keys_data = jax.vmap(jax.random.split, out_axes=1)(keys[:, 0])
-    critics = every(partial(create_critic, config, spec), keys_net, options=ONCE)
-    drawn = draws(game, data, keys_data, collections, FIT.num_envs)
-    played = jnp.stack(drawn)[chosen, np.arange(len(chosen))]
-    joint = every(learn, critics, played, keys[:, 1])
-    earned = np.asarray(game.payoff(jnp.asarray(joint))).reshape(len(data), seeds, -1)
-    return np.moveaxis(earned, -1, 0)
+    logits = LOGIT_STD * jax.random.normal(key_init, (game.spec.agents, game.spec.max_actions))
+    start = (logits, optimizer.init(logits))
+    (logits, _), _ = jax.lax.scan(step, start, jax.random.split(key_samples, GRADIENT_STEPS))
+    return Categorical.masked(logits, observation.avail[0, 0]).mode()
 
 
 def threshold(agents: int) -> float:
-    """p*, above which the mean leads to action 0."""
+    """Return p*, above which the mean prefers action 0."""
     return 1 / (1 + (5 / 3) ** (1 / (agents - 1)))
+
+
+def _observe(game: MatrixGame) -> Observation:
+    """The observation of the game's only state: `[time = 1, env = 1, …]`."""
+    return jax.tree.map(lambda x: x[None, None], game.observe())
+
+
+def _context(critic: AnyCritic, observation: Observation) -> Float[Array, "1 agent width"]:
+    hidden_state = critic.body.initial_state((1,))
+    return critic.context(observation, hidden_state, jnp.ones((1, 1), bool))[0][0]

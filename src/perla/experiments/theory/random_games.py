@@ -1,4 +1,4 @@
-"""The paper's theorems, measured on random games whose every value is known.
+"""Quantities of the paper's theorems, measured on random games with known values.
 
 A game has a few states, agents and actions, common rewards, and random softmax policies, so that
 
@@ -6,7 +6,7 @@ A game has a few states, agents and actions, common rewards, and random softmax 
     Q̃ᵢ(s, aᵢ)    its average over a₋ᵢ ~ π₋ᵢ                           (paper, Eq. 1)
     Q̂ᵢ(s, aᵢ)    its average over K draws of a₋ᵢ                      (paper, Eq. 2)
 
-are at hand, the first two exactly, the third from the code that training uses.
+are known: the first two exactly, the third from the code that training uses.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from perla.types import Array, Float, Int, PRNGKeyArray
 
 
 class Game(NamedTuple):
-    """A common-payoff stochastic game and the policies that play it."""
+    """A common-payoff stochastic game and the policies of its agents."""
 
     reward: Float[np.ndarray, "state *joint"]
-    """Of every state and joint action, an axis for each agent's."""
+    """Rewards by state and joint action, with one axis for the actions of each agent."""
     transition: Float[np.ndarray, "state *joint state"]
     policy: Float[np.ndarray, "state agent action"]
-    """Probabilities: the softmax of a parameter for each state, agent and action."""
+    """Action probabilities: softmax policies with a parameter for each state, agent and action."""
     gamma: float
 
     @property
     def agents(self) -> int:
-        """N."""
+        """The number of agents, N."""
         return self.policy.shape[1]
 
     def average(self, q: np.ndarray, agent: int | None = None) -> np.ndarray:
-        """E over a (or, of `agent`, over a₋ᵢ): `[state, *joint, …]` → `[state, (action,) …]`."""
+        """Average over a, or over a₋ᵢ of `agent`: `[state, *joint, …]` → `[state, (action,) …]`."""
         joint = ascii_lowercase[1 : 1 + self.agents]
         others = [m for m in range(self.agents) if m != agent]
         inputs = ",".join(["a" + joint + "...", *("a" + joint[m] for m in others)])
@@ -50,7 +50,7 @@ class Game(NamedTuple):
 
     @property
     def values(self) -> Float[np.ndarray, "state *joint"]:
-        """Q of these policies: r + γ P v, where v = r̄ + γ P̄ v."""
+        """Q of the policies: r + γ P v, where v = r̄ + γ P̄ v."""
         reward, transition = self.average(self.reward), self.average(self.transition)
         v = np.linalg.solve(np.eye(len(reward)) - self.gamma * transition, reward)
         return self.reward + self.gamma * self.transition @ v
@@ -59,7 +59,7 @@ class Game(NamedTuple):
 def random_game(
     seed: int, *, states: int = 4, agents: int = 3, actions: int = 3, gamma: float = 0.8
 ) -> Game:
-    """Normal rewards, Dirichlet transitions that prefer one state, policies far from uniform."""
+    """Sample a game: normal rewards, peaked Dirichlet transitions, policies far from uniform."""
     generator = np.random.default_rng(seed)
     joint = (states, *(actions,) * agents)
     logits = generator.normal(size=(states, agents, actions))
@@ -80,7 +80,7 @@ def marginalised(
     own: Int[Array, "*batch agent"],
     key: PRNGKeyArray,
 ) -> Float[Array, "*batch agent"]:
-    """Q̂ᵢ(s, aᵢ) of every agent at `states`, where the agents' own actions are `own`."""
+    """Estimate Q̂ᵢ(s, aᵢ) of every agent at `states`, for the agents' own actions `own`."""
     table = jnp.asarray(q, float)
 
     def f(joint: Int[Array, "*batch agent"]) -> Float[Array, "*batch agent 1"]:
@@ -98,7 +98,7 @@ def marginalised(
 
 
 def predicted_variance(game: Game, q: np.ndarray, k: int, agent: int = 0) -> float:
-    """1/K Var Q(s, a) + (K − 1)/K Var Q̃ᵢ(s, aᵢ), states uniform              (paper, Thm 1)"""
+    """Var Q̂ᵢ = 1/K Var Q(s, a) + (K − 1)/K Var Q̃ᵢ(s, aᵢ), states uniform     (paper, Thm 1)"""
 
     def variance(values: np.ndarray, weights: np.ndarray) -> float:
         mean = (weights * values).sum()
@@ -114,7 +114,7 @@ def predicted_variance(game: Game, q: np.ndarray, k: int, agent: int = 0) -> flo
 def sampled_values(
     game: Game, q: np.ndarray, k: int, draws: int, seed: int, *, agent: int = 0, chunk: int = 4096
 ) -> Float[np.ndarray, " draw"]:
-    """Q̂ᵢ at states, own actions and others' actions that are all drawn anew."""
+    """Sample Q̂ᵢ, with new states, own actions and other agents' actions for each draw."""
 
     @jax.jit
     def one(key):
@@ -132,14 +132,14 @@ def sampled_values(
 
 
 class Gradients(NamedTuple):
-    """Policy-gradient estimates of one agent, each from a trajectory: `[trajectory, parameter]`."""
+    """Policy-gradient estimates of one agent, one per trajectory: `[trajectory, parameter]`."""
 
     centralised: np.ndarray
     """g^C = Σₜ γᵗ Q(sₜ, aₜ) ∇ log πᵢ(aᵢₜ | sₜ)                                (paper, Eq. 3)"""
     decentralised: np.ndarray
-    """g^D: with Q̃ᵢ(sₜ, aᵢₜ) in its place                                      (paper, Eq. 4)"""
+    """g^D, with Q̃ᵢ(sₜ, aᵢₜ) instead of Q                                       (paper, Eq. 4)"""
     perla: dict[int, np.ndarray]
-    """g^P: with Q̂ᵢ(sₜ, aᵢₜ), by K."""
+    """g^P, with Q̂ᵢ(sₜ, aᵢₜ) instead of Q, by K."""
 
 
 def gradients(
@@ -152,7 +152,7 @@ def gradients(
     seed: int,
     agent: int = 0,
 ) -> Gradients:
-    """The three estimators from the same trajectories of `length` steps, from uniform states."""
+    """Compute all estimators from the same trajectories of `length` steps, from uniform states."""
     marginal = jnp.asarray(game.average(q, agent), float)
     table, transition = jnp.asarray(q, float), jnp.asarray(game.transition, float)
     log_policy = jnp.log(jnp.asarray(game.policy, float))
@@ -192,12 +192,12 @@ def gradients(
 
 
 def total_variance(gradients: np.ndarray) -> float:
-    """E ‖g − E g‖², the sum of the variances of all parameters."""
+    """Return E ‖g − E g‖², the sum of the variances of all parameters."""
     return float(gradients.var(axis=0, ddof=1).sum())
 
 
 def bound(game: Game, q: np.ndarray, k: int, agent: int = 0) -> float:
-    """B² C² / (K (1 − γ²)), with B = sup ‖∇ log πᵢ‖ and C = sup |Q|        (paper, Thm 4 and 5)"""
+    """Return B² C² / (K (1 − γ²)), B = sup ‖∇ log πᵢ‖, C = sup |Q|      (paper, Thm 4 and 5)"""
     own = game.policy[:, agent]
     scores = np.eye(own.shape[-1]) - own[:, None, :]
     b = np.linalg.norm(scores, axis=-1).max()
@@ -211,7 +211,7 @@ def bound(game: Game, q: np.ndarray, k: int, agent: int = 0) -> float:
 def error(
     game: Game, q: np.ndarray, estimator: Sampled | Exact, repeats: int, seed: int, agent: int = 0
 ) -> float:
-    """The root mean square of Q̂ᵢ − Q̃ᵢ over all states and own actions."""
+    """Return the root mean square of Q̂ᵢ − Q̃ᵢ over all states and own actions."""
     states, _, actions = game.policy.shape
     where, own = (jnp.asarray(x.reshape(-1)) for x in np.indices((states, actions)))
     own = jnp.broadcast_to(own[:, None], (*own.shape, game.agents))

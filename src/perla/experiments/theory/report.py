@@ -1,4 +1,4 @@
-"""The paper's theorems on random games: what is computed, and when each of them holds."""
+"""The paper's theorems on random games: the computations and the rule of each verdict."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from perla.analysis import figures
 from perla.analysis.stats import Score
-from perla.experiments.experiment import Conduct, Findings, Scale, Status, Verdict
+from perla.experiments.experiment import Findings, Options, Scale, Status, Verdict
 from perla.experiments.theory import random_games
 from perla.experiments.theory.random_games import Game
 from perla.experiments.verdicts import SLOPE, SURE
@@ -19,11 +19,11 @@ from perla.methods.estimators import Sampled
 KS = (1, 2, 5, 10, 100)
 ERROR_KS = (1, 3, 10, 30, 100, 300, 1000)
 LATIN_KS = (2, 3, 11, 31, 101, 307, 997)
-"""Prime numbers, about as many."""
+"""The prime numbers nearest to these, as the Latin sampler needs."""
 
 
 class Size(NamedTuple):
-    """How much is computed."""
+    """The amount of computation at a scale."""
 
     games: int
     draws: int
@@ -40,51 +40,53 @@ LENGTH = 40
 """Steps of a trajectory; γ⁴⁰ is 1.3e-4."""
 
 
-class Part(NamedTuple):
-    """One theorem's share."""
+class TheoremResult(NamedTuple):
+    """The verdict, table row and figure of one theorem."""
 
     holds: bool
     row: dict[str, str]
     figure: Figure
 
 
-def compute(scale: Scale, conduct: Conduct) -> Findings:
-    """All of them on the same games."""
+def compute(scale: Scale, options: Options) -> Findings:
+    """Test all theorems on the same games."""
     size = SIZES[scale]
     games = [random_games.random_game(seed) for seed in range(size.games)]
     gradients = []
     for seed, game in enumerate(games):
-        conduct.say(f"policy gradients of game {seed + 1} of {size.games}")
+        options.say(f"policy gradients of game {seed + 1} of {size.games}")
         gradients.append(
             random_games.gradients(
                 game, game.values, KS, trajectories=size.trajectories, length=LENGTH, seed=seed
             )
         )
-    parts = {
+    results = {
         "theorem-3": equal_expectations(gradients),
         "theorems-4-and-5": excess_variance(games, gradients),
     }
-    conduct.say("variances of the critic's values")
-    parts = {"theorem-1": variance_of_the_critic(games, size)} | parts
-    conduct.say("errors of the estimate")
-    parts["error"] = error_of_the_estimate(games, size)
-    held = [part.holds for part in parts.values()]
+    options.say("variances of the critic's values")
+    results = {"theorem-1": variance_of_the_critic(games, size)} | results
+    options.say("errors of the estimate")
+    results["error"] = error_of_the_estimate(games, size)
+    held = [result.holds for result in results.values()]
     status: Status = "holds" if all(held) else "holds in part" if any(held) else "does not hold"
-    reason = "; ".join(f"{part.row['claim']}: {part.row['found']}" for part in parts.values())
+    reason = "; ".join(
+        f"{result.row['claim']}: {result.row['found']}" for result in results.values()
+    )
     return Findings(
         Verdict(status, f"on {size.games} random games {reason}"),
-        [part.row for part in parts.values()],
-        {name: part.figure for name, part in parts.items()},
+        [result.row for result in results.values()],
+        {name: result.figure for name, result in results.items()},
     )
 
 
 def row(claim: str, found: str, holds: bool) -> dict[str, str]:
-    """A line of the table."""
+    """Return a row of the table."""
     return {"claim": claim, "found": found, "verdict": "holds" if holds else "does not hold"}
 
 
-def variance_of_the_critic(games: Sequence[Game], size: Size) -> Part:
-    """Var Q̂ = Var Q / K + (K − 1)/K Var Q̃, of the true Q and of a random critic."""
+def variance_of_the_critic(games: Sequence[Game], size: Size) -> TheoremResult:
+    """Test Var Q̂ = Var Q / K + (K − 1)/K Var Q̃, for the true Q and for a random critic."""
     misses, shown = [], []
     for seed, game in enumerate(games):
         random = np.random.default_rng(seed).normal(size=game.reward.shape)
@@ -101,7 +103,7 @@ def variance_of_the_critic(games: Sequence[Game], size: Size) -> Part:
     measured, predicted = zip(*shown, strict=True)
     holds = bool(max(misses) < SURE)
     text = f"{len(misses)} variances are off by {max(misses):.1f} standard errors at most"
-    return Part(
+    return TheoremResult(
         holds,
         row("Theorem 1", text, holds),
         figures.against(
@@ -114,8 +116,8 @@ def variance_of_the_critic(games: Sequence[Game], size: Size) -> Part:
     )
 
 
-def equal_expectations(gradients: Sequence[random_games.Gradients]) -> Part:
-    """E g^C = E g^P."""
+def equal_expectations(gradients: Sequence[random_games.Gradients]) -> TheoremResult:
+    """Test E g^C = E g^P."""
     misses = []
     for found in gradients:
         for perla in found.perla.values():
@@ -126,7 +128,7 @@ def equal_expectations(gradients: Sequence[random_games.Gradients]) -> Part:
     text = f"the means differ by {max(misses):.1f} standard errors at most"
     perla = gradients[0].perla[10]
     error = perla.std(axis=0) / np.sqrt(len(perla))
-    return Part(
+    return TheoremResult(
         holds,
         row("Theorem 3", text, holds),
         figures.agreement(
@@ -139,8 +141,10 @@ def equal_expectations(gradients: Sequence[random_games.Gradients]) -> Part:
     )
 
 
-def excess_variance(games: Sequence[Game], gradients: Sequence[random_games.Gradients]) -> Part:
-    """Var g^P − Var g^D ≤ B²C²/(K(1 − γ²)), and the same of g^C without K."""
+def excess_variance(
+    games: Sequence[Game], gradients: Sequence[random_games.Gradients]
+) -> TheoremResult:
+    """Test Var g^P − Var g^D ≤ B²C²/(K(1 − γ²)), and the same bound without K for g^C."""
     shares, spans = [], []
     shown: dict[str, Sequence[Score | float]] = {}
     for game, found in zip(games, gradients, strict=True):
@@ -159,7 +163,7 @@ def excess_variance(games: Sequence[Game], gradients: Sequence[random_games.Grad
         f"the excess is {100 * min(shares):.1f} to {100 * max(shares):.1f}% of its bound; the "
         f"centralised one is {min(spans):.2f} to {max(spans):.2f} times that of K = 1"
     )
-    return Part(
+    return TheoremResult(
         holds,
         row("Theorems 4 and 5", text, holds),
         figures.against(
@@ -172,8 +176,8 @@ def excess_variance(games: Sequence[Game], gradients: Sequence[random_games.Grad
     )
 
 
-def error_of_the_estimate(games: Sequence[Game], size: Size) -> Part:
-    """The error falls as K to the power of −1/2; the Latin sampler's beside it."""
+def error_of_the_estimate(games: Sequence[Game], size: Size) -> TheoremResult:
+    """Test that the error of the estimate falls as K^(−1/2); draw the Latin sampler's beside it."""
     slopes: list[float] = []
     shown: list[list[float]] = []
     for seed, game in enumerate(games):
@@ -193,7 +197,7 @@ def error_of_the_estimate(games: Sequence[Game], size: Size) -> Part:
             shown = [errors, latin]
     holds = all(abs(slope + 0.5) < SLOPE for slope in slopes)
     text = f"slopes in log K from {min(slopes):.3f} to {max(slopes):.3f}"
-    return Part(
+    return TheoremResult(
         holds,
         row("Error of order K^(−1/2)", text, holds),
         figures.against(
@@ -207,13 +211,16 @@ def error_of_the_estimate(games: Sequence[Game], size: Size) -> Part:
 
 
 def excess_of(estimates: np.ndarray, base: np.ndarray, blocks: int = 20) -> Score:
-    """By how much the variance of gradient estimates exceeds that of `base`, from the same
-    trajectories: the mean over blocks of these, and twice its standard error either way."""
+    """Return the excess of the variance of gradient estimates over that of `base`.
+
+    Both are `[trajectory, parameter]`, from the same trajectories. The point is the mean over
+    `blocks` of trajectories, and the interval is 1.96 standard errors either way.
+    """
     pairs = zip(np.array_split(estimates, blocks), np.array_split(base, blocks), strict=True)
     found = [random_games.total_variance(a) - random_games.total_variance(b) for a, b in pairs]
     return around(float(np.mean(found)), float(np.std(found, ddof=1) / np.sqrt(blocks)))
 
 
 def around(point: float, error: float) -> Score:
-    """An estimate and its 95% interval, from its standard error."""
+    """Return an estimate with its 95% interval, from its standard error."""
     return Score(point, point - 1.96 * error, point + 1.96 * error)
