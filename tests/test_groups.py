@@ -51,7 +51,7 @@ def observations(alike=False) -> Observation:
 
 def of_group(body, group):
     """A body of all agents that has a group's net alone."""
-    return replace(body, net=jax.tree.map(lambda x: x[group], body.net), groups=None)
+    return replace(body, net=jax.tree.map(lambda x: x[group], body.net), parameter_groups=None)
 
 
 def assert_close(ours, theirs, atol=1e-5):
@@ -69,20 +69,22 @@ def test_a_group_is_served_by_its_own_actor(core, continuous):
     config = make("ippo", **SMALL, actor_network=core, parameter_groups=GROUPS, agent_ids=False)
     actor = create_actor(config, spec, jax.random.key(0))
     if continuous:
-        actor = replace(actor, log_deviation=jnp.arange(2.0 * ACTIONS).reshape(2, -1) / 9)
+        actor = replace(actor, log_std=jnp.arange(2.0 * ACTIONS).reshape(2, -1) / 9)
     ours, hidden_states = actor.unroll(observations(), actor.initial_state((BATCH,)), FRESH)
     for group in (0, 1):
-        sigma = actor.log_deviation
-        alone = replace(
+        sigma = actor.log_std
+        of_one_group = replace(
             actor,
             body=of_group(actor.body, group),
-            log_deviation=None if sigma is None else sigma[group][None],
+            log_std=None if sigma is None else sigma[group][None],
         )
-        theirs, remembered = alone.unroll(observations(), actor.initial_state((BATCH,)), FRESH)
+        theirs, their_states = of_one_group.unroll(
+            observations(), actor.initial_state((BATCH,)), FRESH
+        )
         own = [agent for agent in range(AGENTS) if GROUPS[agent] == group]
         take = partial(jnp.take, indices=jnp.array(own), axis=2)
         assert_close(
-            *(jax.tree.map(take, x) for x in ((ours, hidden_states), (theirs, remembered)))
+            *(jax.tree.map(take, x) for x in ((ours, hidden_states), (theirs, their_states)))
         )
 
 
@@ -112,13 +114,13 @@ def test_a_group_is_served_by_its_own_critic(core, interaction):
         averaged = estimate(value, critic, context, policy, jax.random.key(3)).value
         return critic.joint(context, action)[..., 0], averaged
 
-    def alone(group):
+    def of_one_group(group):
         if isinstance(interaction, Network):
             return replace(critic, body=of_group(critic.body, group))
         inner = replace(critic.inner, body=of_group(critic.body, group))
         return replace(critic, inner=inner, effects=critic.effects[group])
 
-    each = [values(alone(group)) for group in (0, 1)]
+    each = [values(of_one_group(group)) for group in (0, 1)]
     for ours, *theirs in zip(values(critic), *each, strict=True):
         expected = jnp.stack([theirs[group][..., i] for i, group in enumerate(GROUPS)], -1)
         np.testing.assert_allclose(ours, expected, atol=1e-5)
@@ -141,7 +143,7 @@ def test_an_id_is_an_agents_place_in_its_group():
     ).body
     assert body.net.bottom.layers[0].weight.shape == (2, SEEN + 2, 8)
     rows = body.net.bottom.layers[0].weight[:, SEEN:]
-    np.testing.assert_array_equal(body.marks, [rows[0, 0], rows[1, 0], rows[0, 1]])
+    np.testing.assert_array_equal(body.id_rows, [rows[0, 0], rows[1, 0], rows[0, 1]])
 
 
 @pytest.mark.parametrize("agent", range(AGENTS))
@@ -173,7 +175,10 @@ def test_what_an_agent_learns_moves_its_groups_parameters_alone(agent):
 def test_sharing_says_of_what_and_groups_among_whom(sharing, groups, actor, critic):
     config = make("ippo", **SMALL, parameter_sharing=sharing, parameter_groups=groups)
     learner = create(config, SPEC).init(jax.random.key(0))
-    assert (learner.actor.body.groups, learner.critic.body.groups) == (actor, critic)
+    assert (learner.actor.body.parameter_groups, learner.critic.body.parameter_groups) == (
+        actor,
+        critic,
+    )
 
 
 # --- Reductions ---------------------------------------------------------------------------------
@@ -237,7 +242,7 @@ def test_groups_cost_what_a_net_for_each_costs():
         config = make(
             "ippo", **SMALL, value=value, parameter_groups=groups, parameter_sharing=sharing
         )
-        critic = create_critic(config, SPEC, jax.random.key(0)).dealt()
+        critic = create_critic(config, SPEC, jax.random.key(0)).gather_per_agent()
         policy = Categorical.masked(jnp.zeros((AGENTS, ACTIONS)), observations().avail[0, 0])
         return work(
             lambda x: estimate(value, critic, x, policy, jax.random.key(0)), jnp.zeros((AGENTS, 8))
@@ -290,9 +295,9 @@ def test_groups_are_written_as_a_list_of_numbers(algo):
     assert configure(algo, "default", {"parameter_groups": "0,0,1"}) == config
     assert configure(algo, "default", {"parameter_groups": [0, 0, 1]}) == config
     assert configure(algo, "default", {"parameter_groups": "none"}) == make(algo)
-    assert configure(algo, "default", {"parameter_groups": "0"}).groups == (0,)
+    assert configure(algo, "default", {"parameter_groups": "0"}).parameter_groups == (0,)
     run = Run(env="a world of three", algo=algo, config=config, steps=100)
-    assert json.loads(to_json(run))["config"]["groups"] == [0, 0, 1]
+    assert json.loads(to_json(run))["config"]["parameter_groups"] == [0, 0, 1]
     assert from_json(to_json(run), Run, source="here") == run
     assert "--parameter-groups N,…|none" in explain(algo, "default")
 
@@ -300,19 +305,19 @@ def test_groups_are_written_as_a_list_of_numbers(algo):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--parameter-groups", "0,0,1"], "groups = 0,0,1: is of 3 agents, and lbf:.* has 2"),
-        (["--parameter-groups", "0,2"], "groups = 0,2: nobody is in group 1"),
-        (["--parameter-groups", "1,1"], "groups = 1,1: nobody is in group 0"),
+        (["--parameter-groups", "0,0,1"], "parameter_groups = 0,0,1: 3 agents, but lbf:.* has 2"),
+        (["--parameter-groups", "0,2"], "parameter_groups = 0,2: group 1 is empty"),
+        (["--parameter-groups", "1,1"], "parameter_groups = 1,1: group 0 is empty"),
         (["--parameter-groups", "0,a"], "--parameter-groups 0,a: expected a list"),
         (["--parameter-groups", "0,-1"], "--parameter-groups 0,-1: expected a list"),
         (["--parameter-groups", "0,"], "--parameter-groups 0,: expected a list"),
         (
             ["--parameter-groups", "0,0", "--parameter-sharing", "separate"],
-            "groups = 0,0 with sharing = separate",
+            "parameter_groups = 0,0 with parameter_sharing = separate",
         ),
         (
             ["--parameter-groups", "0,0", "--order", "sequential"],
-            "order = sequential with groups = 0,0",
+            "order = sequential with parameter_groups = 0,0",
         ),
     ],
 )
@@ -326,9 +331,9 @@ def test_what_has_no_meaning_is_refused_in_one_line(flags, says, capsys, tmp_pat
 
 @pytest.mark.parametrize("algo", ["ippo", "qmix", "maddpg"])
 def test_every_agent_has_a_group(algo):
-    with pytest.raises(UserError, match="is of 2 agents, and random has 3"):
+    with pytest.raises(UserError, match="2 agents, but random has 3"):
         create(make(algo, parameter_groups=(0, 1)), SPEC)
-    with pytest.raises(UserError, match="groups = 0,1 with sharing = separate"):
+    with pytest.raises(UserError, match="parameter_groups = 0,1 with parameter_sharing = separate"):
         make(algo, parameter_groups=(0, 1), parameter_sharing="separate")
-    with pytest.raises(UserError, match="groups"):
+    with pytest.raises(UserError, match="parameter_groups"):
         make(algo, parameter_groups=())

@@ -75,7 +75,7 @@ def one_by_one(config, learner, batch, order):
             gain = gain + config.ent_coef * entropy
             return -jnp.where(valid[..., 0], gain, 0.0).sum() / valid.sum()
 
-        actor = own(learner.actor.apart(), agent)
+        actor = own(learner.actor.unstack(), agent)
         state = optimiser.init(actor)
         for _ in range(config.update_epochs):
             steps, state = optimiser.update(jax.jit(jax.grad(loss))(actor), state)
@@ -88,7 +88,7 @@ def one_by_one(config, learner, batch, order):
 @pytest.mark.parametrize("order", ORDERS)
 def test_turns_are_a_plain_loop_over_agents(sequential, order):
     config, learner, batch, turns = sequential
-    actors = turns(jnp.array(order)).actor.apart()
+    actors = turns(jnp.array(order)).actor.unstack()
     for agent, expected in one_by_one(config, learner, batch, order).items():
         for a, b in zip(
             jax.tree.leaves(own(actors, agent)), jax.tree.leaves(expected), strict=True
@@ -98,7 +98,7 @@ def test_turns_are_a_plain_loop_over_agents(sequential, order):
 
 def test_who_goes_first_makes_a_difference_to_the_others_alone(sequential):
     _, _, _, turns = sequential
-    alone, first, later = (turns(jnp.array(order)).actor.apart() for order in ((2,), *ORDERS[::-1]))
+    alone, first, later = (turns(jnp.array(order)).actor.unstack() for order in ((2,), *ORDERS[::-1]))
     assert eqx.tree_equal(own(alone, 2), own(first, 2))
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), own(first, 2), own(later, 2))
     assert max(jax.tree.leaves(moved)) > 1e-3
@@ -107,8 +107,8 @@ def test_who_goes_first_makes_a_difference_to_the_others_alone(sequential):
 def test_an_agent_moves_only_in_its_own_turn(sequential):
     _, learner, _, turns = sequential
     after = turns(jnp.array([1]))
-    before = learner.actor.apart(), learner.actor_optimiser
-    now = after.actor.apart(), after.actor_optimiser
+    before = learner.actor.unstack(), learner.actor_optimiser
+    now = after.actor.unstack(), after.actor_optimiser
     for agent in (0, 2):
         assert eqx.tree_equal(own(now, agent), own(before, agent))
     changed = jax.tree.map(lambda a, b: (a != b).any(), own(now, 1), own(before, 1))
@@ -165,7 +165,7 @@ def test_with_one_agent_happo_is_mappo(updated):
 
 def test_the_critic_is_mappos(updated):
     (ours, _), (theirs, _) = updated["happo", 2], updated["mappo", 2]
-    assert ours.critic.body.groups is None
+    assert ours.critic.body.parameter_groups is None
     assert_close(ours.critic, theirs.critic)
 
 

@@ -1,4 +1,4 @@
-"""MADDPG: its targets and gradients against loops that spell them out, and what it learns."""
+"""MADDPG: targets and gradients against explicit loops, and learning in probe environments."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ SPEC = Spec("random", AGENTS, OBS, STATE, (ACTIONS,) * AGENTS, 100, "individual"
 
 @pytest.fixture(scope="module")
 def batch() -> Sequences:
-    """Two sequences of three steps: the second of the one was truncated, of the other terminated,
-    after which it is not valid."""
+    """Two sequences of three steps: the second step of one was truncated, that of the other
+    terminated, after which it is not valid."""
     rng = np.random.default_rng(0)
-    places = TIME + 2
-    avail = rng.random((places, 2, AGENTS, ACTIONS)) < 0.6
+    timesteps = TIME + 2
+    avail = rng.random((timesteps, 2, AGENTS, ACTIONS)) < 0.6
     avail[..., 1] = True
     flags = np.zeros((3, TIME, 2), bool)
     flags[0, 1, 0] = flags[1, 1, 1] = True
@@ -55,8 +55,8 @@ def batch() -> Sequences:
     truncated, terminated, valid = map(jnp.asarray, flags)
     return Sequences(
         observation=Observation(
-            jnp.asarray(rng.normal(size=(places, 2, AGENTS, OBS)), float),
-            jnp.asarray(rng.normal(size=(places, 2, STATE)), float),
+            jnp.asarray(rng.normal(size=(timesteps, 2, AGENTS, OBS)), float),
+            jnp.asarray(rng.normal(size=(timesteps, 2, STATE)), float),
             jnp.asarray(avail),
         ),
         hidden_state=jnp.zeros((1, 2, AGENTS, 0)),
@@ -70,18 +70,18 @@ def batch() -> Sequences:
     )
 
 
-def next_place(time: int, sequence: int) -> int:
-    """Where each step of the batch led to."""
+def successor(time: int, sequence: int) -> int:
+    """The timestep that is each step's successor."""
     return TIME + 1 if (time, sequence) == (1, 0) else time + 1
 
 
 class Net:
-    """One agent's own net of a body, one hidden layer, in NumPy: forward, and backward, which adds
-    to the gradients of its weights."""
+    """One agent's net with one hidden layer in NumPy: forward, and backward, which accumulates the
+    gradients of its weights."""
 
     def __init__(self, body, agent):
         layers = jax.tree.map(np.asarray, body.net.head.layers)
-        if body.groups:
+        if body.parameter_groups:
             layers = jax.tree.map(lambda x: x[agent], layers)
         (self.w0, self.b0), (self.w1, self.b1) = ((layer.weight, layer.bias) for layer in layers)
         self.id = np.eye(AGENTS)[agent] if body.ids else np.zeros(0)
@@ -93,7 +93,7 @@ class Net:
         return self.h @ self.w1 + self.b1
 
     def back(self, d):
-        """From the outputs' gradient that of the inputs."""
+        """The gradient of the inputs from that of the outputs."""
         dh = (self.w1 @ d) * (self.h > 0)
         more = np.outer(self.x, dh), dh, np.outer(self.h, d), d
         self.gradients = [a + b for a, b in zip(self.gradients, more, strict=True)]
@@ -109,15 +109,15 @@ def softmax(x):
     return e / e.sum()
 
 
-def masked(net, batch, place, sequence, agent):
-    """An agent's logits, as the network has them and where they are possible."""
-    logits = net(np.asarray(batch.observation.obs[place, sequence, agent]))
-    return logits, np.where(batch.observation.avail[place, sequence, agent], logits, -np.inf)
+def masked(net, batch, timestep, sequence, agent):
+    """An agent's logits, and the same with −∞ for unavailable actions."""
+    logits = net(np.asarray(batch.observation.obs[timestep, sequence, agent]))
+    return logits, np.where(batch.observation.avail[timestep, sequence, agent], logits, -np.inf)
 
 
 @pytest.fixture(scope="module", params=["shared", "separate"])
 def learner(request):
-    """An algorithm, and networks away from where they begin, which is near indifference."""
+    """An algorithm, and networks away from their initial values, which are near zero."""
     config = make("maddpg", **SMALL | {
         "parameter_sharing": request.param, "hidden_size": 8,
         "relaxation": GumbelSoftmax(temperature=0.7)})  # fmt: skip
@@ -129,14 +129,14 @@ def learner(request):
 def expected_targets(algorithm, networks, batch):
     y = np.zeros((TIME, 2, AGENTS))
     for time, sequence, agent in np.ndindex(*y.shape):
-        place = next_place(time, sequence)
+        timestep = successor(time, sequence)
         best = [
-            masked(Net(networks.actor.logits.body, other), batch, place, sequence, other)[
+            masked(Net(networks.actor.logits.body, other), batch, timestep, sequence, other)[
                 1
             ].argmax()
             for other in range(AGENTS)
         ]
-        state = np.asarray(batch.observation.state[place, sequence])
+        state = np.asarray(batch.observation.state[timestep, sequence])
         q = Net(networks.critic.body, agent)(state, one_hot(best).ravel())[0]
         goes_on = 1.0 - batch.terminated[time, sequence]
         y[time, sequence, agent] = (
@@ -146,13 +146,13 @@ def expected_targets(algorithm, networks, batch):
 
 
 def summed(nets, body):
-    """The agents' gradients as the body's: added up, or side by side."""
+    """The body's gradients from the agents': summed, or stacked."""
     parts = zip(*(net.gradients for net in nets), strict=True)
-    return [np.stack(part) if body.groups else sum(part) for part in parts]
+    return [np.stack(part) if body.parameter_groups else sum(part) for part in parts]
 
 
 def leaves(gradient):
-    """The dense layers' gradients in a network's."""
+    """The gradients of the dense layers."""
     first, second = gradient.net.head.layers
     return [first.weight, first.bias, second.weight, second.bias]
 
@@ -181,8 +181,8 @@ def test_targets_and_the_critics_gradient_are_those_of_loops(batch, learner):
 
 
 def test_the_actors_gradient_is_that_of_loops(batch, learner):
-    """Through a one-hot action drawn by the Gumbel-softmax, as if it had been soft; the others do
-    what they did."""
+    """Through a one-hot action sampled by the straight-through Gumbel-softmax; the other agents'
+    actions are the replayed ones."""
     algorithm, networks = learner
     config, key = algorithm.config, jax.random.key(2)
     noise = np.asarray(jax.random.gumbel(key, (TIME, 2, AGENTS, ACTIONS)))
@@ -202,9 +202,9 @@ def test_the_actors_gradient_is_that_of_loops(batch, learner):
             d_action = inputs[-AGENTS * ACTIONS :].reshape(AGENTS, ACTIONS)[agent]
             # ∂yⱼ/∂zₖ = yⱼ (δⱼₖ − yₖ) / T
             d_logits = soft * (d_action - soft @ d_action) / config.relaxation.temperature
-            loss_mask = np.where(np.isfinite(logits), raw, 0.0)
-            loss += (config.logit_penalty * (loss_mask**2).mean() - q[0]) / count
-            actor.back(d_logits + config.logit_penalty * 2 * loss_mask / ACTIONS / count)
+            available = np.where(np.isfinite(logits), raw, 0.0)
+            loss += (config.logit_penalty * (available**2).mean() - q[0]) / count
+            actor.back(d_logits + config.logit_penalty * 2 * available / ACTIONS / count)
 
     slope = jax.jit(jax.value_and_grad(algorithm.actor_loss, has_aux=True))
     (value, _), found = slope(networks.actor, networks.critic, batch, key)
@@ -218,7 +218,7 @@ def test_the_actors_gradient_is_that_of_loops(batch, learner):
 
 
 def test_its_critic_begins_near_zero():
-    """The best of large random values is taken for true, and takes long to unlearn."""
+    """The maximum of large random values would overestimate the targets."""
     critic = jax.jit(lambda key: maddpg.create_critic(make("maddpg"), SPEC, key))(jax.random.key(0))
     state = jax.random.normal(jax.random.key(1), (32, STATE))
     action = jax.random.randint(jax.random.key(2), (32, 1, AGENTS), 0, ACTIONS)
@@ -234,12 +234,17 @@ def train(world: probes.Probe, updates: int = 150, **settings) -> maddpg.Learner
 
 
 CASES = {
-    "delayed reward": (probes.DELAY, {"target": Soft(target_update_tau=0.1), "loss": Huber(huber_delta=0.5)}),
+    "delayed reward": (
+        probes.DELAY, {"target": Soft(target_update_tau=0.1), "loss": Huber(huber_delta=0.5)}),
     "endless, whole episodes, cut at three steps": (
         probes.ENDLESS, {"rollout_length": None, "critic_lr": 2e-2}),
     "forbidden temptation": (probes.TEMPTATION, {"optimizer": RMSProp(), "layer_norm": True}),
-    "together": (probes.TOGETHER, {"parameter_sharing": "separate", "num_layers": 2, "critic_num_layers": 2}),
-    "patience, GRU": (probes.PATIENCE, {"actor_network": "gru", "last_action": True, "updates_per_rollout": 300}),
+    "together": (
+        probes.TOGETHER,
+        {"parameter_sharing": "separate", "num_layers": 2, "critic_num_layers": 2}),
+    "patience, GRU": (
+        probes.PATIENCE,
+        {"actor_network": "gru", "last_action": True, "updates_per_rollout": 300}),
 }  # fmt: skip
 
 
@@ -248,7 +253,7 @@ def test_learns_the_known_values_and_actions(case):
     world, settings = case
     learner = train(world, **settings)
     for (time, signs), known in world.known.items():
-        if settings.get("actor") == "gru" and time:
+        if settings.get("actor_network") == "gru" and time:
             continue
         observation = world.see(world.moment(time, signs))
         policy, _ = learner.actor(observation, learner.actor.initial_state(()), jnp.array(True))

@@ -185,9 +185,9 @@ def test_gaussian_policies_have_a_closed_form_too(sharing):
     """Of a critic quadratic in each of the others' actions and multilinear over them."""
     key_net, key_effects, key_policy, key_draws = jax.random.split(KEY, 4)
     body = Body.create(
-        key_net, agents=AGENTS, features=SEEN, outputs=7, core="mlp", hidden=8, layers=2,
+        key_net, agents=AGENTS, features=SEEN, outputs=7, core="mlp", hidden_size=8, num_layers=2,
         gain=1.0, init="orthogonal", norm=False, ids=True,
-        groups=one_each(AGENTS) if sharing == "separate" else None,
+        parameter_groups=one_each(AGENTS) if sharing == "separate" else None,
     )  # fmt: skip
     dimensions = 2
     critic = MultilinearCritic.create(

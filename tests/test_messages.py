@@ -1,4 +1,4 @@
-"""Messages are what they are defined to be, and reach those whom they are for."""
+"""Messages match their definitions and reach their receivers."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import pytest
 from perla.distributions import Gaussian
 from perla.nets.messages import Messages
 
-AGENTS, ACTIONS, KNOWN, LATENT, BATCH = 3, 4, 6, 5, 7
+AGENTS, ACTIONS, HIDDEN, LATENT, BATCH = 3, 4, 6, 5, 7
 FLOOR, PRUNE = 0.5, 0.6
 
 
 @pytest.fixture(scope="module")
 def messages():
-    """With weights large enough that some messages hardly count."""
+    """With weights large enough that the attention to some receivers is small."""
 
     @jax.jit
     def create(key):
         made = Messages.create(
-            key, agents=AGENTS, known=KNOWN, actions=ACTIONS, latent=LATENT, attention=8, hidden=16,
-            floor=FLOOR, prune=PRUNE, init="torch",
+            key, agents=AGENTS, features=HIDDEN, actions=ACTIONS, latent=LATENT, attention=8,
+            hidden_size=16, floor=FLOOR, prune=PRUNE, init="torch",
         )  # fmt: skip
         return jax.tree.map(lambda x: 3 * x, made)
 
@@ -33,20 +33,20 @@ def messages():
 
 @pytest.fixture(scope="module")
 def hidden():
-    return np.random.default_rng(1).normal(size=(BATCH, AGENTS, KNOWN)).astype(np.float32)
+    return np.random.default_rng(1).normal(size=(BATCH, AGENTS, HIDDEN)).astype(np.float32)
 
 
 @jax.jit
 def parts(messages, hidden, key):
-    """What is added to the utilities, and what it is made of."""
-    said = messages(hidden, key)
-    weight = messages.attention(hidden, said.z).probs
-    return said.received, weight, contents(messages, hidden, said.z)
+    """The addition to the utilities, the attention weights and the messages."""
+    sent = messages(hidden, key)
+    weight = messages.attention(hidden, sent.latents).probs
+    return sent.received, weight, contents(messages, hidden, sent.latents)
 
 
 def contents(messages, hidden, z):
     """mᵢⱼ(hⱼ, zᵢⱼ), one by one."""
-    receiver = jnp.broadcast_to(hidden[:, None], (*z.shape[:-1], KNOWN))
+    receiver = jnp.broadcast_to(hidden[:, None], (*z.shape[:-1], HIDDEN))
     inputs = jnp.concatenate([receiver, z], -1)
     first, last = messages.message.layers
     return last(jax.nn.relu(first(inputs)))
@@ -69,7 +69,7 @@ def test_shapes(messages, hidden):
     assert models.deviation.max() > FLOOR**0.5
 
 
-def test_agents_weigh_the_others_and_never_themselves(messages, hidden):
+def test_attention_is_over_the_other_agents_only(messages, hidden):
     _, weight, _ = parts(messages, hidden, jax.random.key(1))
     np.testing.assert_array_equal(np.diagonal(weight, axis1=-2, axis2=-1), 0.0)
     np.testing.assert_allclose(weight.sum(-1), 1.0, rtol=1e-5)
@@ -82,7 +82,7 @@ def test_utilities_move_by_the_weighted_messages_of_the_others(messages, hidden)
         np.testing.assert_allclose(added[:, agent], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_greedy_agents_do_not_send_what_hardly_counts(messages, hidden):
+def test_greedy_agents_do_not_send_messages_of_small_weight(messages, hidden):
     added, weight, message = map(np.asarray, parts(messages, hidden, None))
     counts = weight >= PRUNE / AGENTS
     others = ~np.eye(AGENTS, dtype=bool)
@@ -93,10 +93,10 @@ def test_greedy_agents_do_not_send_what_hardly_counts(messages, hidden):
         np.testing.assert_allclose(added[:, agent], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_messages_are_read_with_the_receivers_own_knowledge(messages, hidden):
+def test_messages_depend_on_the_receivers_hidden_layer(messages, hidden):
     """mᵢⱼ depends on hᵢ through zᵢⱼ alone: given z, only hⱼ matters."""
     z = jax.random.normal(jax.random.key(2), (BATCH, AGENTS, AGENTS, LATENT))
-    senders = jnp.broadcast_to(  # `[sender, batch, i, j]`: what each alone is heard to say
+    senders = jnp.broadcast_to(  # `[sender, batch, i, j]`: attention weight 1 for one sender
         jnp.eye(AGENTS)[:, None, :, None], (AGENTS, BATCH, AGENTS, AGENTS)
     )
     read = jax.jit(lambda hidden: jax.lax.map(partial(messages.received, hidden, z), senders))
@@ -106,7 +106,7 @@ def test_messages_are_read_with_the_receivers_own_knowledge(messages, hidden):
     np.testing.assert_array_equal(differs, np.arange(AGENTS)[None].repeat(AGENTS, 0) == 0)
 
 
-def test_noise_is_the_keys(messages, hidden):
+def test_the_noise_is_a_function_of_the_key(messages, hidden):
     once, again, other = (parts(messages, hidden, jax.random.key(k))[0] for k in (1, 1, 2))
     np.testing.assert_array_equal(once, again)
     assert not np.allclose(once, other)
@@ -128,7 +128,7 @@ def test_the_divergence_is_that_of_gaussians():
     assert p.divergence(p) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_a_models_divergence_asks_what_the_others_do(messages, hidden):
+def test_the_divergence_depends_on_the_other_agents_actions(messages, hidden):
     """Agent i's term changes with aⱼ, j ≠ i, and not with its own action."""
 
     @jax.jit
@@ -147,7 +147,7 @@ def test_a_models_divergence_asks_what_the_others_do(messages, hidden):
 def test_only_the_attention_learns_from_its_entropy(messages, hidden):
     @jax.jit
     def entropy(messages, hidden):
-        return messages.entropy(hidden, messages(hidden, jax.random.key(1)).z).mean()
+        return messages.entropy(hidden, messages(hidden, jax.random.key(1)).latents).mean()
 
     _, weight, _ = map(np.asarray, parts(messages, hidden, jax.random.key(1)))
     expected = -(weight * np.log(np.where(weight > 0, weight, 1.0))).sum(-1).mean()

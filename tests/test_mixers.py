@@ -1,9 +1,10 @@
-"""Mixers are what they are defined to be."""
+"""Mixers match their definitions."""
 
 from __future__ import annotations
 
 import functools
 import itertools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +12,9 @@ import numpy as np
 import optax
 import pytest
 
-from perla.algos import td
 from perla.distributions import IMPOSSIBLE
-from perla.envs.protocol import Observation
-from perla.methods.td import QTRANMixer
 from perla.nets import mixers
-from perla.nets.actors import Views
+from perla.nets.mixers import MixerInput, MixerStep
 
 AGENTS, ACTIONS, STATE, STATES = 3, 4, 5, 20
 NOTHING = np.zeros((STATES, AGENTS), np.int32)
@@ -28,68 +26,69 @@ def normal(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def ask(mixer, chosen, best, action, state):
-    """What a mixer says that does not ask what the utilities are read off."""
-    return mixer(chosen, best, action, state, jnp.zeros((*chosen.shape, 0)))
+def value_of(mixer, chosen, best, action, state):
+    """The value of a mixer that does not use the agents' hidden layers."""
+    return mixer(MixerInput(chosen, best, action, state, jnp.zeros((*chosen.shape, 0))))
 
 
-call = jax.jit(ask)
+call = jax.jit(value_of)
 
 
-def monotonic(seed):
-    return _monotonic(jax.random.key(seed))
+def qmix(seed):
+    return _qmix(jax.random.key(seed))
 
 
 @jax.jit
-def _monotonic(key):
+def _qmix(key):
     return mixers.QMIXMixer.create(
         key, agents=AGENTS, state=STATE, embed=32, hypernet=64, init="torch"
     )
 
 
-def duplex(seed, agents=AGENTS, state=STATE, actions=ACTIONS):
-    return _duplex(jax.random.key(seed), agents, state, actions)
+def qplex(seed, agents=AGENTS, state=STATE, actions=ACTIONS):
+    return _qplex(jax.random.key(seed), agents, state, actions)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _duplex(key, agents, state, actions):
+def _qplex(key, agents, state, actions):
     return mixers.QPLEXMixer.create(
         key, agents=agents, state=state, actions=actions,
-        kernels=4, layers=2, hidden=16, init="torch",
+        kernels=4, layers=2, hidden_size=16, init="torch",
     )  # fmt: skip
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def beginning(kind, settings, key):
-    """A fresh mixer with orthogonal weights."""
+def create_orthogonal(kind, settings, key):
+    """A newly initialised mixer with orthogonal weights."""
     return kind.create(key, state=STATE, init="orthogonal", **dict(settings))
 
 
 LARGE = 5 * normal(8, STATES, STATE)
-"""States as they come."""
+"""Unnormalised states."""
 
 
 @pytest.mark.parametrize("embed", [8, 32, 128])
-def test_qmix_begins_near_zero_and_not_steep(embed):
+def test_qmix_starts_near_zero_with_a_slope_near_one(embed):
     settings = (("agents", AGENTS), ("embed", embed), ("hypernet", 64))
-    mixer = beginning(mixers.QMIXMixer, settings, jax.random.key(0))
+    mixer = create_orthogonal(mixers.QMIXMixer, settings, jax.random.key(0))
     nothing = np.zeros((STATES, AGENTS), np.float32)
     assert abs(call(mixer, nothing, nothing, NOTHING, LARGE)).max() < 0.5
     slope = slopes(mixer, nothing, LARGE)
-    assert 0.5 < slope.mean() < 5.0, "however wide it is"
+    assert 0.5 < slope.mean() < 5.0, "for every width"
 
 
-def test_qplex_begins_as_the_sum():
+def test_qplex_starts_as_the_sum():
     settings = (
-        ("agents", AGENTS), ("actions", ACTIONS), ("kernels", 10), ("layers", 3), ("hidden", 64),
+        ("agents", AGENTS), ("actions", ACTIONS), ("kernels", 10), ("layers", 3),
+        ("hidden_size", 64),
     )  # fmt: skip
-    mixer = beginning(mixers.QPLEXMixer, settings, jax.random.key(0))
+    mixer = create_orthogonal(mixers.QPLEXMixer, settings, jax.random.key(0))
     q = normal(0, STATES, AGENTS)
     total = call(mixer, q, q + 1, NOTHING, LARGE)
     np.testing.assert_allclose(total, q.sum(-1, keepdims=True), atol=0.3)
 
 
-def test_alone_nothing_is_mixed():
+def test_iql_does_not_mix():
     q = normal(0, STATES, AGENTS)
     np.testing.assert_array_equal(
         call(mixers.IQLMixer(), q, q, NOTHING, normal(1, STATES, STATE)), q
@@ -108,16 +107,16 @@ def slopes(mixer, chosen, state):
     return _slopes(mixer, chosen, best, action, state)
 
 
-_slopes = jax.jit(jax.grad(lambda *inputs: ask(*inputs).sum(), argnums=1))
+_slopes = jax.jit(jax.grad(lambda *inputs: value_of(*inputs).sum(), argnums=1))
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_qmix_rises_with_every_utility(seed):
+def test_qmix_is_monotonic_in_every_utility(seed):
     q, state = 3 * normal(seed, STATES, AGENTS), 3 * normal(9, STATES, STATE)
-    slope = slopes(monotonic(seed), q, state)
+    slope = slopes(qmix(seed), q, state)
     assert (slope >= 0).all()
     assert (slope > 0).any()
-    assert not np.allclose(slope[0], slope[1]), "the state decides how much"
+    assert not np.allclose(slope[0], slope[1]), "the slope depends on the state"
 
 
 @jax.jit
@@ -126,16 +125,16 @@ def parts(mixer, s):
 
 
 def test_qmix_is_its_equation():
-    mixer, q, s = monotonic(0), normal(0, AGENTS), normal(1, STATE)
+    mixer, q, s = qmix(0), normal(0, AGENTS), normal(1, STATE)
     W1, b1, w2, V = map(np.asarray, parts(mixer, s))
     h = np.abs(W1).reshape(AGENTS, 32).T @ np.asarray(q) + b1
     h = np.where(h > 0, h, np.expm1(h))
     np.testing.assert_allclose(call(mixer, q, q, NOTHING[0], s), np.abs(w2) @ h + V, rtol=1e-5)
 
 
-def test_the_central_value_is_bound_to_nothing():
-    mixer = mixers.Central.create(
-        jax.random.key(0), agents=AGENTS, state=STATE, hidden=16, init="torch"
+def test_the_central_value_is_unrestricted():
+    mixer = mixers.CentralMixer.create(
+        jax.random.key(0), agents=AGENTS, state=STATE, hidden_size=16, init="torch"
     )
     q, state = normal(0, STATES, AGENTS), normal(1, STATES, STATE)
     slope = slopes(mixer, q, state)
@@ -151,29 +150,29 @@ def joint_values(mixer, utilities, state):
     chosen = utilities[jnp.arange(agents)[None], joint]
     best = jnp.broadcast_to(utilities.max(-1), chosen.shape)
     states = jnp.broadcast_to(state, (len(joint), *state.shape))
-    return ask(mixer, chosen, best, joint, states)[:, 0].reshape((actions,) * agents)
+    return value_of(mixer, chosen, best, joint, states)[:, 0].reshape((actions,) * agents)
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_qplex_leaves_the_best_joint_action_to_the_agents(seed):
+def test_qplex_has_the_agents_best_actions_as_its_best_joint_action(seed):
     utilities, state = 3 * normal(seed, AGENTS, ACTIONS), 3 * normal(seed + 50, STATE)
-    values = joint_values(duplex(seed), utilities, state)
+    values = joint_values(qplex(seed), utilities, state)
     best = np.unravel_index(values.argmax(), values.shape)
     np.testing.assert_array_equal(best, utilities.argmax(-1))
 
 
 @jax.jit
-def duplex_parts(mixer, action, state):
+def qplex_parts(mixer, action, state):
     return jnp.abs(mixer.w(state)), mixer.b(state), mixer.weights(action, state)
 
 
 def test_qplex_weighs_advantages():
     """Σᵢ Q′ᵢ + Σᵢ (λᵢ − 1) A′ᵢ = Σᵢ V′ᵢ + Σᵢ λᵢ A′ᵢ, and the utilities' gradient is that of
     Σᵢ Q′ᵢ."""
-    mixer, utilities, state = duplex(0), normal(0, AGENTS, ACTIONS), normal(1, STATE)
+    mixer, utilities, state = qplex(0), normal(0, AGENTS, ACTIONS), normal(1, STATE)
     action = np.array([0, 3, 1], np.int32)
     chosen, best = utilities[np.arange(AGENTS), action], utilities.max(-1)
-    w, b, weight = map(np.asarray, duplex_parts(mixer, action, state))
+    w, b, weight = map(np.asarray, qplex_parts(mixer, action, state))
     assert (weight > 0).all()
     expected = (w * best + b + weight * w * (chosen - best)).sum()
     np.testing.assert_allclose(call(mixer, chosen, best, action, state)[0], expected, rtol=1e-4)
@@ -181,8 +180,7 @@ def test_qplex_weighs_advantages():
 
 
 def fit(mixer, table, utilities, rate=3e-3, steps=3000):
-    """The utilities and the mixer that come nearest to a payoff table of two agents, from these
-    utilities on."""
+    """The utilities and joint values after regression to a payoff table of two agents."""
     state = np.ones(1, np.float32)
     optimiser = optax.chain(
         optax.clip_by_global_norm(10.0), optax.adam(optax.linear_schedule(rate, 0.0, steps))
@@ -207,11 +205,11 @@ def fit(mixer, table, utilities, rate=3e-3, steps=3000):
 
 @pytest.mark.parametrize("table", [PAYOFF, 4 * normal(8, 3, 3), 4 * normal(9, 3, 3)])
 def test_qplex_fits_any_payoff_table(table):
-    """Given utilities that are clearly highest at the best joint action. From utilities that tie
-    it may not get there: they learn through Σᵢ Q′ᵢ alone, which knows no more than VDN does."""
+    """From utilities whose maximum is clearly at the best joint action. From tied utilities it may
+    fail: their gradient comes through Σᵢ Q′ᵢ alone, as in VDN."""
     best = np.array(np.unravel_index(table.argmax(), table.shape))
     start = 0.1 * normal(0, 2, len(table)) + 5 * np.eye(len(table), dtype=np.float32)[best]
-    utilities, values = fit(duplex(0, 2, 1, 3), table, start)
+    utilities, values = fit(qplex(0, 2, 1, 3), table, start)
     np.testing.assert_allclose(values, table, atol=0.1)
     np.testing.assert_array_equal(utilities.argmax(-1), best)
 
@@ -226,22 +224,25 @@ def test_vdn_cannot():
 
 # --- QTRAN --------------------------------------------------------------------------------------
 
-KNOWN = 6
+FEATURES = 6
 
 
 @functools.cache
-def moments():
-    """A transformed mixer, and what it is told: utilities `[state, agent, action]`, actions, states
-    and what the utilities are read off."""
+def qtran():
+    """A QTRAN mixer, utilities `[state, agent, action]`, and its input at random joint actions."""
     create = jax.jit(lambda key: mixers.QTRANMixer.create(
-        key, known=KNOWN, actions=ACTIONS, state=STATE, hidden=8, init="torch"))  # fmt: skip
-    told = (
-        normal(0, STATES, AGENTS, ACTIONS),
-        np.random.default_rng(3).integers(ACTIONS, size=(STATES, AGENTS)),
-        normal(1, STATES, STATE),
-        normal(2, STATES, AGENTS, KNOWN),
-    )
-    return create(jax.random.key(0)), *map(jnp.asarray, told)
+        key, features=FEATURES, actions=ACTIONS, state=STATE, hidden_size=8,
+        init="torch"))  # fmt: skip
+    utilities = jnp.asarray(normal(0, STATES, AGENTS, ACTIONS))
+    action = jnp.asarray(np.random.default_rng(3).integers(ACTIONS, size=(STATES, AGENTS)))
+    state, hidden = jnp.asarray(normal(1, STATES, STATE)), normal(2, STATES, AGENTS, FEATURES)
+    return create(jax.random.key(0)), utilities, action, state, jnp.asarray(hidden)
+
+
+def inputs_at(action, utilities, state, hidden):
+    """The mixer's input at a joint action."""
+    chosen = taken(utilities, action)
+    return MixerInput(chosen, utilities.max(-1), action, state, hidden)
 
 
 def taken(utilities, action):
@@ -250,40 +251,40 @@ def taken(utilities, action):
 
 @jax.jit
 def compared(mixer, utilities, action, state, hidden):
-    """Q(s, a), V(s), D(s, a), and D of every agent's alternatives."""
-    chosen = taken(utilities, action)
+    """Q(s, a), V(s), D(s, a), and D of every agent's unilateral deviations."""
+    inputs = inputs_at(action, utilities, state, hidden)
     return (
-        mixer(chosen, chosen, action, state, hidden)[:, 0],
+        mixer(inputs)[:, 0],
         mixer.V(state)[:, 0],
-        mixer.gap(chosen, action, state, hidden)[:, 0],
-        mixer.gaps(utilities, chosen, action, state, hidden),
+        mixer.gap(inputs)[:, 0],
+        mixer.unilateral_gaps(inputs, utilities),
     )
 
 
-def test_qtran_compares_a_sum_with_the_joint_value():
-    _, utilities, action, *_ = moments()
-    Q, V, gap, _ = map(np.asarray, compared(*moments()))
+def test_qtrans_gap_is_the_sum_less_the_joint_value():
+    _, utilities, action, *_ = qtran()
+    Q, V, gap, _ = map(np.asarray, compared(*qtran()))
     assert len(np.unique(Q)) == STATES
     expected = np.asarray(taken(utilities, action)).sum(-1) + V - Q
     np.testing.assert_allclose(gap, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_qtran_knows_what_other_actions_would_have_changed():
-    mixer, utilities, action, state, hidden = moments()
-    *_, gaps = compared(*moments())
+def test_qtrans_unilateral_gaps_are_the_gaps_of_the_deviations():
+    mixer, utilities, action, state, hidden = qtran()
+    *_, gaps = compared(*qtran())
     for agent, other in itertools.product(range(AGENTS), range(ACTIONS)):
-        instead = action.at[:, agent].set(other)
-        _, _, expected, _ = compared(mixer, utilities, instead, state, hidden)
+        deviation = action.at[:, agent].set(other)
+        _, _, expected, _ = compared(mixer, utilities, deviation, state, hidden)
         np.testing.assert_allclose(gaps[:, agent, other], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_qtrans_joint_value_is_fixed_where_a_sum_is_held_to_it():
-    mixer, utilities, *rest = moments()
+def test_qtrans_gaps_have_no_gradient_in_the_joint_value():
+    mixer, utilities, *rest = qtran()
 
     @jax.jit
     @jax.jacrev
-    def slopes(learnt):
-        return [x.sum() for x in compared(*learnt, *rest)]
+    def slopes(parameters):
+        return [x.sum() for x in compared(*parameters, *rest)]
 
     def moved(part):
         return any((leaf != 0).any() for leaf in jax.tree.leaves(part))
@@ -302,23 +303,22 @@ def test_qtrans_joint_value_is_fixed_where_a_sum_is_held_to_it():
 
 @pytest.mark.parametrize("condition", ["base", "alt"])
 def test_qtrans_conditions(condition):
-    """Both: D(s, ā) = 0. Base: D(s, a) ≥ 0. Alt: for every agent, the least D of what it might have
-    done instead is 0, over the actions available."""
-    mixer, utilities, action, state, hidden = moments()
+    """Both: D(s, ā) = 0. Base: D(s, a) ≥ 0. Alt: for every agent, the least D over its unilateral
+    deviations to available actions is 0."""
+    mixer, utilities, action, state, hidden = qtran()
     rng = np.random.default_rng(4)
     avail = (rng.random(utilities.shape) < 0.5) | (np.eye(ACTIONS, dtype=bool)[action])
     greedy = jnp.asarray(np.where(avail, utilities, IMPOSSIBLE).argmax(-1))
 
     @jax.jit
-    def off(mixer, action, greedy, avail):
-        observation = Observation(jnp.zeros((STATES, AGENTS, 1)), state, avail)
-        views = Views(utilities, hidden)
-        return td.gaps(QTRANMixer(condition=condition), mixer, views, action, greedy, observation)
+    def violations(mixer, action, greedy, avail):
+        at_taken, at_greedy = (inputs_at(a, utilities, state, hidden) for a in (action, greedy))
+        return mixer.violations(MixerStep(at_taken, at_greedy, utilities, avail))
 
-    at_best, elsewhere = off(mixer, action, greedy, avail)
+    at_greedy, elsewhere = violations(replace(mixer, condition=condition), action, greedy, avail)
     _, _, expected, _ = compared(mixer, utilities, greedy, state, hidden)
-    np.testing.assert_allclose(at_best[:, 0], expected, rtol=1e-4, atol=1e-5)
-    _, _, gap, every = map(np.asarray, compared(*moments()))
+    np.testing.assert_allclose(at_greedy[:, 0], expected, rtol=1e-4, atol=1e-5)
+    _, _, gap, every = map(np.asarray, compared(*qtran()))
     if condition == "base":
         assert (gap > 0).any()
         assert (gap < 0).any()
@@ -327,3 +327,21 @@ def test_qtrans_conditions(condition):
         least = np.where(avail, every, np.inf).min(-1)
         assert (least != every.min(-1)).any()
         np.testing.assert_allclose(elsewhere, least, rtol=1e-4, atol=1e-5)
+
+
+def test_qtrans_loss_terms_are_its_weighted_violations():
+    mixer, utilities, action, state, hidden = qtran()
+    mixer = replace(mixer, opt_coef=0.5, nopt_coef=3.0)
+    at = inputs_at(action, utilities, state, hidden)
+    step = MixerStep(at, at, utilities, jnp.ones(utilities.shape, bool))
+
+    @jax.jit
+    def values(mixer, step):
+        terms = mixer.losses(step, jnp.square)
+        return {name: term.values for name, term in terms.items()}, mixer.violations(step)
+
+    found, (at_greedy, elsewhere) = values(mixer, step)
+    coefs = {name: term.coef for name, term in mixer.losses(step, jnp.square).items()}
+    assert coefs == {"opt_loss": 0.5, "nopt_loss": 3.0}
+    np.testing.assert_allclose(found["opt_loss"], at_greedy**2, rtol=1e-5)
+    np.testing.assert_allclose(found["nopt_loss"], elsewhere**2, rtol=1e-5)

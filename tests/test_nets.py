@@ -1,4 +1,4 @@
-"""Networks: what they compute, what they remember, and which parameters serve whom."""
+"""Networks: their outputs, hidden states and parameter sharing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ TIME, BATCH, AGENTS, ACTIONS, SEEN, HIDDEN = 6, 3, 2, 4, 5, 8
 
 DEFAULT = {
     "agents": AGENTS, "features": SEEN, "outputs": ACTIONS, "core": "mlp", "hidden_size": HIDDEN,
-    "num_layers": 2, "gain": 1.0, "init": "orthogonal", "norm": False, "ids": True, "parameter_groups": None,
+    "num_layers": 2, "gain": 1.0, "init": "orthogonal", "norm": False, "ids": True,
+    "parameter_groups": None,
 }  # fmt: skip
 
 
@@ -32,7 +33,7 @@ def _body(key, settings):
 
 
 def body(key=0, **settings) -> Body:
-    """A network whose biases are not zero, lest a forgotten one go unnoticed."""
+    """A network with nonzero biases, so that a missing bias changes the outputs."""
     made = _body(jax.random.key(key), tuple((DEFAULT | settings).items()))
     rng = np.random.default_rng(key)
     return jax.tree.map(lambda x: x + jnp.asarray(rng.normal(size=x.shape) * 0.1, x.dtype), made)
@@ -65,7 +66,7 @@ def test_orthogonal_weights_are_orthogonal_and_scaled(rows, columns):
 
 
 def test_orthogonal_weights_are_drawn_one_by_one():
-    """Factorised in batches, several at once, they stop the program for good on a few cores."""
+    """A batched factorisation deadlocks on machines with few cores."""
     keys = jax.random.split(jax.random.key(0), 3)
 
     def draw(key):
@@ -106,7 +107,7 @@ def test_layer_norm_has_zero_mean_and_unit_variance_then_scale_and_shift():
     np.testing.assert_allclose(LayerNorm(scale, shift)(x), y * scale[None] + shift[None], rtol=1e-5)
 
 
-def test_the_open_first_layer_is_a_concatenation():
+def test_extra_inputs_are_concatenated_to_the_features():
     mlp = MLP.create(
         jax.random.key(0), SEEN, 3, (HIDDEN, HIDDEN), 2, init="torch", gain=1.0, norm=False
     )
@@ -114,7 +115,7 @@ def test_the_open_first_layer_is_a_concatenation():
     y = np.concatenate([x, other], -1)
     for i, layer in enumerate(mlp.layers):
         y = (np.maximum(y, 0) if i else y) @ np.asarray(layer.weight) + np.asarray(layer.bias)
-    np.testing.assert_allclose(mlp.finish(mlp.begin(x) + other @ mlp.rows), y, atol=1e-5)
+    np.testing.assert_allclose(mlp.finish(mlp.begin(x) + other @ mlp.extra_rows), y, atol=1e-5)
 
 
 # --- The recurrent layer ------------------------------------------------------------------------
@@ -141,12 +142,12 @@ def numpy_gru(gru: GRU, x, hidden_state, is_first):
 
 
 def plain_gru(gru: GRU, x, hidden_state, is_first):
-    """The same in a way that JAX can differentiate on its own."""
+    """The same as a function that JAX differentiates."""
     hidden_states = []
     for t in range(len(x)):
         h = jnp.where(is_first[t][:, None], 0.0, hidden_state)
-        given = x[t] @ gru.inputs.weight + gru.inputs.bias[None]
-        r_x, z_x, n_x = jnp.split(given, 3, -1)
+        gates = x[t] @ gru.inputs.weight + gru.inputs.bias[None]
+        r_x, z_x, n_x = jnp.split(gates, 3, -1)
         r_h, z_h, n_h = jnp.split(h @ gru.recurrent, 3, -1)
         r, z = jax.nn.sigmoid(r_x + r_h), jax.nn.sigmoid(z_x + z_h)
         n = jnp.tanh(n_x + r * (n_h + gru.candidate_bias[None]))
@@ -189,9 +190,9 @@ def test_no_gradient_passes_the_beginning_of_an_episode(gru):
     def late(x, hidden_state):
         return net(x, hidden_state, is_first)[3:].sum()
 
-    to_x, to_memory = jax.jit(jax.grad(late, argnums=(0, 1)))(x, hidden_state)
+    to_x, to_hidden_state = jax.jit(jax.grad(late, argnums=(0, 1)))(x, hidden_state)
     assert (to_x[:3] == 0).all()
-    assert (to_memory == 0).all()
+    assert (to_hidden_state == 0).all()
     assert (to_x[3:] != 0).any()
 
 
@@ -221,7 +222,7 @@ kinds = pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS.keys())
 
 
 @kinds
-def test_acting_step_by_step_is_unrolling(settings):
+def test_single_steps_equal_unrolling(settings):
     actor, observation = Actor(body(**settings)), observations()
     policy, hidden_states = unroll(actor, observation, actor.body.initial_state((BATCH,)), FRESH)
     hidden_state = actor.body.initial_state((BATCH,))
@@ -234,7 +235,7 @@ def test_acting_step_by_step_is_unrolling(settings):
 
 
 @kinds
-def test_episodes_know_nothing_of_each_other(settings):
+def test_hidden_states_do_not_pass_from_one_episode_to_the_next(settings):
     """Two episodes in one column, swapped, are swapped in the output."""
     is_first = jnp.zeros((TIME, BATCH), bool).at[jnp.array([0, 3])].set(True)
     swap = jnp.array([3, 4, 5, 0, 1, 2])
@@ -253,8 +254,8 @@ def test_a_recurrent_policy_remembers_within_its_episode():
 
 
 @pytest.mark.parametrize("core", ["mlp", "gru"])
-def test_separate_parameters_serve_one_agent_each(core):
-    net, observation = body(core=core, groups=(0, 1), ids=False), observations()
+def test_separate_parameters_affect_one_agent_each(core):
+    net, observation = body(core=core, parameter_groups=(0, 1), ids=False), observations()
     rows = jnp.arange(AGENTS) == 0
     changed = jax.tree.map(
         lambda x: x + jnp.where(rows.reshape(-1, *[1] * (x.ndim - 1)), 0.1, 0.0), net
@@ -266,7 +267,7 @@ def test_separate_parameters_serve_one_agent_each(core):
 
 @pytest.mark.parametrize("core", ["mlp", "gru"])
 @pytest.mark.parametrize("ids", [True, False])
-def test_shared_parameters_tell_agents_apart_by_their_ids_only(core, ids):
+def test_shared_parameters_distinguish_agents_by_ids_only(core, ids):
     observation = observations()
     same = Observation(
         jnp.broadcast_to(observation.obs[..., :1, :], observation.obs.shape),
@@ -278,18 +279,20 @@ def test_shared_parameters_tell_agents_apart_by_their_ids_only(core, ids):
     assert alike == (not ids)
 
 
-@pytest.mark.parametrize("joins", ["first", "last"])
+@pytest.mark.parametrize("fusion", ["first", "last"])
 @pytest.mark.parametrize("groups", [None, (0, 1)], ids=["shared", "separate"])
-@pytest.mark.parametrize("sees", ["local", "global"])
-def test_a_critic_reads_its_view_the_agents_id_and_the_others_actions(sees, groups, joins):
-    """Against a dense network whose first layer reads [view, one-hot id], and whose first or last
-    hidden layer also reads [one-hot actions, its own left blank]; agents with parameters of their
-    own need no id."""
+@pytest.mark.parametrize("critic_input", ["local", "global"])
+def test_a_critics_inputs_are_its_view_the_agents_id_and_the_other_agents_actions(
+    critic_input, groups, fusion
+):
+    """Against a dense network whose first layer has inputs [view, one-hot id], and whose first or
+    last hidden layer also has inputs [one-hot actions, zeros for its own]; agents with separate
+    parameters have no id."""
     net = body(
-        features=SEEN if sees == "local" else 3, layers=3, outputs=1, others=AGENTS * ACTIONS,
-        joins=joins, groups=groups,
+        features=SEEN if critic_input == "local" else 3, num_layers=3, outputs=1,
+        extra_inputs=AGENTS * ACTIONS, action_fusion=fusion, parameter_groups=groups,
     )  # fmt: skip
-    critic = Critic(net, sees, ACTIONS)
+    critic = Critic(net, critic_input, ACTIONS)
     observation = observations(time=1)
     joint = np.random.default_rng(0).integers(ACTIONS, size=(BATCH, AGENTS))
     context, _ = critic.context(
@@ -297,10 +300,14 @@ def test_a_critic_reads_its_view_the_agents_id_and_the_others_actions(sees, grou
     )
     values = critic.joint(context[0], jnp.asarray(joint, jnp.int32))
     layers = (net.net.torso.dense.layers if net.net.torso else ()) + net.net.head.layers
-    met_by = 0 if joins == "first" else len(layers) - 2
+    fusion_layer = 0 if fusion == "first" else len(layers) - 2
 
     for copy, agent in np.ndindex(BATCH, AGENTS):
-        view = observation.obs[0, copy, agent] if sees == "local" else observation.state[0, copy]
+        view = (
+            observation.obs[0, copy, agent]
+            if critic_input == "local"
+            else observation.state[0, copy]
+        )
         actions = np.zeros((AGENTS, ACTIONS))
         for m in range(AGENTS):
             actions[m, joint[copy, m]] = m != agent
@@ -309,16 +316,16 @@ def test_a_critic_reads_its_view_the_agents_id_and_the_others_actions(sees, grou
             own = agent if groups else ...
             weight, bias = np.asarray(layer.weight)[own], np.asarray(layer.bias)[own]
             y = np.maximum(y, 0) if i else y
-            y = (np.concatenate([y, actions.ravel()]) if i == met_by else y) @ weight + bias
+            y = (np.concatenate([y, actions.ravel()]) if i == fusion_layer else y) @ weight + bias
         np.testing.assert_allclose(values[copy, agent], y, atol=1e-4)
 
 
 @pytest.mark.parametrize("core", ["mlp", "gru"])
-def test_in_a_single_hidden_layer_first_is_last(core):
-    """Of the dense network; above a GRU there is never more than one."""
+def test_with_one_hidden_layer_first_and_last_fusion_are_equal(core):
+    """Above a GRU there is only one hidden layer."""
     first, last = (
-        body(core=core, layers=1, others=AGENTS * ACTIONS, joins=joins)
-        for joins in ("first", "last")
+        body(core=core, num_layers=1, extra_inputs=AGENTS * ACTIONS, action_fusion=fusion)
+        for fusion in ("first", "last")
     )
     assert jax.tree.structure(first) == jax.tree.structure(last)
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(last), strict=True):
@@ -326,21 +333,26 @@ def test_in_a_single_hidden_layer_first_is_last(core):
 
 
 @pytest.mark.parametrize("init", ["orthogonal", "torch"])
-@pytest.mark.parametrize("joins", ["first", "last"])
-def test_at_first_an_action_weighs_what_any_input_of_its_layer_does(joins, init):
-    settings = {"others": AGENTS * ACTIONS, "action_fusion": joins, "init": init, "hidden_size": 64}
+@pytest.mark.parametrize("fusion", ["first", "last"])
+def test_initial_action_weights_have_the_size_of_all_weights_of_their_layer(fusion, init):
+    settings = {
+        "extra_inputs": AGENTS * ACTIONS,
+        "action_fusion": fusion,
+        "init": init,
+        "hidden_size": 64,
+    }
     net = _body(jax.random.key(0), tuple((DEFAULT | settings).items()))
     sizes = np.linalg.norm(np.asarray(net.net.head.layers[0].weight), axis=1)
     inputs, actions = np.split(sizes, [-AGENTS * ACTIONS])
-    assert len(inputs) == {"first": SEEN + AGENTS, "last": 64}[joins]
+    assert len(inputs) == {"first": SEEN + AGENTS, "last": 64}[fusion]
     assert actions.mean() == pytest.approx(inputs.mean(), rel=0.1)
 
 
 @pytest.mark.parametrize(
     "settings", [{}, {"action_fusion": "first"}, {"core": "gru"}, {"norm": True}]
 )
-def test_a_joint_action_that_serves_every_state_equals_one_given_for_each(settings):
-    net = body(outputs=1, others=AGENTS * ACTIONS, **settings)
+def test_a_joint_action_without_batch_axes_equals_one_for_each_state(settings):
+    net = body(outputs=1, extra_inputs=AGENTS * ACTIONS, **settings)
     critic = Critic(net, "local", ACTIONS)
     context, _ = critic.context(observations(), net.initial_state((BATCH,)), FRESH)
     joint = jnp.asarray([2, 1], jnp.int32)
@@ -349,19 +361,19 @@ def test_a_joint_action_that_serves_every_state_equals_one_given_for_each(settin
 
 
 @pytest.mark.parametrize("core", ["mlp", "gru"])
-def test_the_layer_where_actions_join_is_normalised_like_any_other(core):
-    net = body(outputs=1, others=AGENTS * ACTIONS, norm=True, core=core)
+def test_the_fusion_layer_has_layer_norm(core):
+    net = body(outputs=1, extra_inputs=AGENTS * ACTIONS, norm=True, core=core)
     plain = LayerNorm.create(HIDDEN)
     net = eqx.tree_at(lambda body: body.net.head.norms[-1], net, plain)
     critic = Critic(net, "local", ACTIONS)
     context, _ = critic.context(observations(), net.initial_state((BATCH,)), FRESH)
-    met = critic.meet(context, jnp.asarray([2, 1], jnp.int32))
-    np.testing.assert_allclose(met.mean(-1), 0, atol=1e-5)
-    np.testing.assert_allclose(met.std(-1), 1, atol=1e-2)
+    hidden = critic.last_hidden(context, jnp.asarray([2, 1], jnp.int32))
+    np.testing.assert_allclose(hidden.mean(-1), 0, atol=1e-5)
+    np.testing.assert_allclose(hidden.std(-1), 1, atol=1e-2)
 
 
-def test_a_critics_memory_does_not_know_the_actions():
-    net = body(outputs=1, others=AGENTS * ACTIONS, core="gru")
+def test_a_critics_hidden_state_is_independent_of_the_actions():
+    net = body(outputs=1, extra_inputs=AGENTS * ACTIONS, core="gru")
     critic = Critic(net, "local", ACTIONS)
     blind = replace(
         critic,

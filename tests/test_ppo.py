@@ -75,7 +75,7 @@ def policy_of(actor, batch: Batch) -> Categorical:
 @eqx.filter_jit
 def predicted_by(critic, batch: Batch):
     context, _ = critic.context(batch.observation, batch.critic_hidden_state[0], batch.is_first)
-    return critic.alone(context)[..., 0]
+    return critic.without_actions(context)[..., 0]
 
 
 def valid_mean(x, batch: Batch) -> float:

@@ -1,4 +1,4 @@
-"""The value-decomposition learner: its parts against their definitions, and what it learns."""
+"""The value-decomposition learner: components against definitions, learning in small tasks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SMALL = {
     "init": "torch",
     "last_action": False,
 }
-"""Behaviour is random throughout, so that everything is seen."""
+"""Behaviour is uniformly random, so that all states and actions are visited."""
 
 
 # --- The policy ---------------------------------------------------------------------------------
@@ -65,7 +65,7 @@ def test_random_actions_are_available_ones():
     np.testing.assert_allclose(counts, [0.0, 0.8, 0.0, 0.2], atol=0.03)
 
 
-def test_noise_is_in_what_is_drawn_and_not_in_the_mode():
+def test_samples_have_noise_and_the_mode_has_none():
     noisy, settled = jnp.array([[0.0, 1.0]]), jnp.array([[1.0, 0.0]])
     policy = Perturbed(
         EpsilonGreedy(noisy, jnp.float32(0.0)), EpsilonGreedy(settled, jnp.float32(0.0))
@@ -86,8 +86,7 @@ def test_epsilon_falls_linearly_and_stays():
 
 
 def played(config: TD, world: probes.Probe):
-    """A fresh learner, and what its actor does on the world: whole episodes, or from the middle of
-    one on."""
+    """A new learner and its rollout: whole episodes, or starting in the middle of one."""
     algorithm = td.Algorithm(config, world.spec)
     copies = AutoReset(world, config.num_envs)
     whole, late = config.rollout_length is None, 0 if config.rollout_length is None else 2
@@ -112,23 +111,23 @@ CUT = replace(probes.PATIENCE, end="truncated")
 @pytest.mark.parametrize(
     ("world", "horizon"), [(CUT, 1), (CUT, 3), (CUT, 8), (CUT, None), (probes.PATIENCE, 8)]
 )
-def test_every_step_leads_to_a_place_of_its_sequence(world, horizon):
+def test_every_successor_is_a_timestep_of_its_sequence(world, horizon):
     config = make("vdn", **SMALL | {"rollout_length": horizon, "num_envs": 4})
     _, _, trajectory = played(config, world)
     assert (trajectory.truncated.sum() > 0) == (world is CUT)
     steps = jax.jit(lambda trajectory: sequences(
         trajectory, trajectory.reward, world.spec, state=True))(trajectory)  # fmt: skip
-    copies, place = np.arange(4)[None], np.asarray(steps.next_place)
+    envs, successor = np.arange(4)[None], np.asarray(steps.successor)
     goes_on = ~np.asarray(steps.terminated)
     assert steps.observation.alive is trajectory.final.alive is None
     for seen, final in zip(steps.observation[:3], trajectory.final[:3], strict=True):
-        successors = np.asarray(seen)[place, copies]
+        successors = np.asarray(seen)[successor, envs]
         np.testing.assert_array_equal(successors[goes_on], np.asarray(final)[goes_on])
 
 
 @pytest.mark.parametrize(("algo", "network"), [("vdn", "mlp"), ("vdn", "gru"), ("maic", "gru")])
-def test_what_is_replayed_is_what_was_seen(algo, network):
-    """From the stored memory, utilities come out as they were when actions were chosen."""
+def test_replayed_utilities_equal_those_of_the_rollout(algo, network):
+    """From the stored hidden state, the utilities are those from which actions were chosen."""
     config = make(algo, **SMALL | {"actor_network": network, "last_action": True, "num_envs": 4,
                                  "rollout_length": 5})  # fmt: skip
     algorithm, learner, trajectory = played(config, CUT)
@@ -138,19 +137,17 @@ def test_what_is_replayed_is_what_was_seen(algo, network):
         policy = policy.settled
 
     @jax.jit
-    def look(learner, trajectory):
-        ring = algorithm.update_state(learner, trajectory).replay_state.replay.ring
+    def unroll(learner, trajectory):
+        ring = algorithm.store(learner, trajectory).replay_state.replay.ring
         steps = jax.tree.map(lambda x: x[:4].swapaxes(0, 1), ring)
-        # Beyond the last step, as the actor goes on.
-        going_on, _ = learner.actor(
-            trajectory.last, trajectory.last_hidden_state, jnp.zeros(4, bool)
-        )
-        return learner.networks.values.look(steps, None).values, going_on.values
+        # After the last step, from the actor itself.
+        after, _ = learner.actor(trajectory.last, trajectory.last_hidden_state, jnp.zeros(4, bool))
+        return learner.networks.values.unroll(steps, None).values, after.values
 
-    utilities, going_on = look(learner, trajectory)
+    utilities, after = unroll(learner, trajectory)
     np.testing.assert_allclose(utilities[: config.rollout_length], policy.values, atol=1e-5)
     assert not (trajectory.terminated | trajectory.truncated)[-1].any()
-    np.testing.assert_allclose(utilities[config.rollout_length], going_on, atol=1e-5)
+    np.testing.assert_allclose(utilities[config.rollout_length], after, atol=1e-5)
 
 
 def test_the_ring_keeps_the_newest():
@@ -172,13 +169,13 @@ def test_the_ring_keeps_the_newest():
     # Ten of the sixteen are left: two of the second, four of the third, four of the last.
     kept = np.bincount(np.asarray(replay.ring.reward[:, 0, 0], int), minlength=4)
     np.testing.assert_array_equal(kept, [0, 2, 4, 4])
-    assert replay.ring.observation.state.shape[-1] == 0, "nobody asks for the state"
+    assert replay.ring.observation.state.shape[-1] == 0, "IQL does not use the state"
     assert replay.ring.action.dtype == jnp.int8
 
 
 @pytest.mark.parametrize("algo", ["vdn", "cw-qmix", "qplex", "qtran-alt"])
-def test_without_a_discount_nothing_that_follows_is_kept(algo):
-    """In a game of one step the discount changes nothing that is learnt."""
+def test_without_a_discount_no_successors_are_stored(algo):
+    """In one-step games the discount does not change the parameters."""
     world = matrix.make_env("climbing")
 
     @partial(jax.jit, static_argnums=0)
@@ -193,8 +190,8 @@ def test_without_a_discount_nothing_that_follows_is_kept(algo):
         return learner
 
     near, far = learnt(0.0), learnt(0.9)
-    places = [x.replay_state.replay.ring.observation.obs.shape[1] for x in (near, far)]
-    assert places == [1, 3]
+    timesteps = [x.replay_state.replay.ring.observation.obs.shape[1] for x in (near, far)]
+    assert timesteps == [1, 3]
     for ours, theirs in zip(*(jax.tree.leaves(x.networks) for x in (near, far)), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
@@ -202,13 +199,13 @@ def test_without_a_discount_nothing_that_follows_is_kept(algo):
 # --- Weights ------------------------------------------------------------------------------------
 
 
-def test_the_optimistic_weight_trusts_what_is_underrated():
+def test_the_optimistic_weight_is_one_for_underestimates():
     error = jnp.array([[-1.0], [0.0], [2.0]])
     got = td.weights(Weighted(full="optimistic", alpha=0.25), error, error > 9, error, error)
     np.testing.assert_array_equal(got, [[1.0], [0.25], [0.25]])
 
 
-def test_the_central_weight_trusts_the_greedy_and_what_beats_it():
+def test_the_central_weight_is_one_for_greedy_actions_and_for_better_targets():
     greedy = jnp.array([[True], [False], [False]])
     target, best = jnp.array([[0.0], [3.0], [1.0]]), jnp.array([[5.0], [2.0], [2.0]])
     got = td.weights(Weighted(full="central", alpha=0.5), target, greedy, target, best)
@@ -220,7 +217,7 @@ def test_the_central_weight_trusts_the_greedy_and_what_beats_it():
     [
         ("ow-qmix", {"double_q": False}, "double_q"),
         ("iql", {"weighting": Weighted()}, "no joint value"),
-        ("qtran-base", {"weighting": Weighted()}, "restricted by nothing"),
+        ("qtran-base", {"weighting": Weighted()}, "joint value is unrestricted"),
         ("vdn", {"num_envs": 64, "buffer_size": 63}, "buffer"),
         ("maddpg", {"num_envs": 64, "buffer_size": 63}, "buffer"),
     ],
@@ -230,7 +227,7 @@ def test_settings_that_do_not_fit(algo, settings, says):
         make(algo, **settings)
 
 
-def test_one_agent_has_nobody_to_talk_to():
+def test_messages_need_two_agents():
     with pytest.raises(UserError, match="has one agent"):
         td.Algorithm(make("maic"), probes.MATCH.spec)
 
@@ -246,19 +243,20 @@ def test_a_run_of_any_learner_is_read_as_it_was_written(algo):
 
 @dataclass(frozen=True)
 class Trained:
-    """A learner that has trained on a probe world."""
+    """A learner that was trained in a probe environment."""
 
     world: probes.Probe
     learner: td.Learner
 
-    def look(self, time: int, signs: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-        """The greedy joint action's values and the action, at an episode's first step."""
+    def evaluate(self, time: int, signs: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+        """The greedy joint action and its values, at an episode's first step."""
         observation = self.world.see(self.world.moment(time, signs))
         actor, values = self.learner.actor, self.learner.networks.values
         initial_state, is_first = actor.initial_state(()), jnp.array(True)
         action = actor(observation, initial_state, is_first)[0].mode()
-        views, _ = values.utilities(observation.obs, initial_state, is_first)
-        return values.joint(values.utilities.hear(views), action, observation), action
+        outputs, _ = values.utilities(observation.obs, initial_state, is_first)
+        outputs = values.utilities.communicate(outputs)
+        return values.joint(outputs, action, observation), action
 
 
 def train(world: probes.Probe, algo: str, updates: int = 150, **settings) -> Trained:
@@ -273,7 +271,8 @@ def train(world: probes.Probe, algo: str, updates: int = 150, **settings) -> Tra
 
 CASES = {
     "delayed reward": (
-        probes.DELAY, "qmix", {"target": Soft(target_update_tau=0.1), "loss": Huber(huber_delta=0.5)}),
+        probes.DELAY, "qmix",
+        {"target": Soft(target_update_tau=0.1), "loss": Huber(huber_delta=0.5)}),
     "endless, cut at three steps": (probes.ENDLESS, "vdn", {"rollout_length": 2, "num_envs": 32}),
     "endless, whole episodes": (probes.ENDLESS, "iql", {"rollout_length": None}),
     "finite, over at three steps": (probes.FINITE, "qplex", {}),
@@ -289,7 +288,8 @@ CASES = {
     "together, by messages": (probes.TOGETHER, "maic", {"parameter_sharing": "separate"}),
     "matrix, by messages": (probes.MATRIX, "maic-qplex", {}),
     "kinds, in groups": (
-        probes.KINDS, "qmix", {"parameter_groups": (0, 1, 0), "agent_ids": False, "updates_per_rollout": 300}),
+        probes.KINDS, "qmix",
+        {"parameter_groups": (0, 1, 0), "agent_ids": False, "updates_per_rollout": 300}),
 }  # fmt: skip
 
 
@@ -297,11 +297,11 @@ CASES = {
 def test_learns_the_known_values_and_actions(case):
     world, algo, settings = case
     trained = train(world, algo, **settings)
-    recurrent = settings.get("actor") == "gru"
+    recurrent = settings.get("actor_network") == "gru"
     for (time, signs), known in world.known.items():
         if recurrent and time:
             continue
-        value, action = trained.look(time, signs)
+        value, action = trained.evaluate(time, signs)
         np.testing.assert_allclose(value, known, atol=0.1, err_msg=f"time {time}, signs {signs}")
         if world.best is not None and time == world.length - 1:
             np.testing.assert_array_equal(action, world.best(signs))
@@ -316,12 +316,13 @@ GAME = probes.Probe(
     agents=2,
     actions=3,
 )
-"""Whoever averages over the other's actions avoids the best one (Son et al., 2019)."""
+"""Averaged over the other agent's actions, the best action has the lowest value (Son et al.,
+2019)."""
 
 
 def play_the_game(algo, seeds, updates=1500):
-    """A learner of every seed, and the returns of its greedy actions. Behaviour is random
-    throughout; what counts is what has been learnt from it."""
+    """Learners of several seeds, and the returns of their greedy actions after uniformly random
+    behaviour."""
     config = make(
         algo, **SMALL | {"rollout_length": 1, "num_envs": 32, "buffer_size": 1024, "lr": 3e-3}
     )
@@ -334,7 +335,7 @@ def play_the_game(algo, seeds, updates=1500):
 
 
 def best_found(algo, seeds):
-    """How many seeds find the best joint action."""
+    """The number of seeds that find the best joint action."""
     return play_the_game(algo, seeds)[1].count(8.0)
 
 
@@ -347,13 +348,12 @@ def test_a_sum_does_not_find_the_best_joint_action():
 def conditions(learner):
     """D(s, a) of every joint action of the game, D(s, ā), and the joint values."""
     values, observation = learner.networks.values, GAME.see(GAME.moment(0, (1, 1)))
-    views, _ = values.utilities(observation.obs, learner.actor.initial_state(()), jnp.array(True))
-    greedy = views.values.argmax(-1)
+    outputs, _ = values.utilities(observation.obs, learner.actor.initial_state(()), jnp.array(True))
+    greedy = outputs.values.argmax(-1)
 
     def compare(action):
-        chosen = jnp.take_along_axis(views.values, action[:, None], -1)[:, 0]
-        joint = values.joint(views, action, observation)[0]
-        return values.mixer.gap(chosen, action, observation.state, views.hidden)[0], joint
+        inputs = values.mixer_input(outputs, action, observation)
+        return values.mixer.gap(inputs)[0], values.mixer(inputs)[0]
 
     every = jnp.stack(jnp.meshgrid(jnp.arange(3), jnp.arange(3), indexing="ij"), -1)
     gap, joint = jax.vmap(jax.vmap(compare))(every)

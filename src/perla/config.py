@@ -21,7 +21,7 @@ from msgspec import Meta
 from perla.errors import UserError, nearest, visible
 
 VERSION = 2
-"""The version of the settings' names, which run folders state. Version 1 had perla's first names."""
+"""The version of the settings' names, stated in run folders. Version 1 had perla's first names."""
 
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Positive = Annotated[float, Meta(gt=0)]
@@ -209,7 +209,21 @@ def _describe_one(type: Any) -> str:
 
 @functools.cache
 def _fields_in_source(cls: type[Config]) -> tuple[tuple[tuple[str, str], ...], ...]:
-    """Paragraphs of (field, help) as they stand in the source of `cls`."""
+    """Paragraphs of (field, help) of `cls`: its own in source order, then those of its bases. A
+    field that a class declares again stands in that class's paragraphs only."""
+    paragraphs: list[tuple[tuple[str, str], ...]] = []
+    seen: set[str] = set()
+    for owner in cls.__mro__[: cls.__mro__.index(Config)]:
+        for paragraph in _paragraphs(owner):
+            names = set(cls.__struct_fields__) - seen
+            kept = tuple((name, text) for name, text in paragraph if name in names)
+            seen |= {name for name, _ in kept}
+            paragraphs += [kept] if kept else []
+    return tuple(paragraphs)
+
+
+def _paragraphs(cls: type) -> list[list[tuple[str, str]]]:
+    """Paragraphs of (annotated name, help) in the source of one class, without its bases."""
     source = textwrap.dedent(inspect.getsource(cls))
     lines = source.splitlines()
     (body,) = (node.body for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
@@ -223,7 +237,7 @@ def _fields_in_source(cls: type[Config]) -> tuple[tuple[tuple[str, str], ...], .
         if not paragraphs or not lines[node.lineno - 2].strip():
             paragraphs.append([])
         paragraphs[-1].append((node.target.id, " ".join(text.split())))
-    return tuple(tuple(paragraph) for paragraph in paragraphs if paragraph)
+    return paragraphs
 
 
 def field_docs(cls: type[Config]) -> dict[str, str]:
@@ -232,5 +246,5 @@ def field_docs(cls: type[Config]) -> dict[str, str]:
 
 
 def field_groups(cls: type[Config]) -> list[list[str]]:
-    """The fields of `cls` in the paragraphs in which its author wrote them."""
+    """The fields of `cls` in the paragraphs of its source, then those of its bases."""
     return [[name for name, _ in paragraph] for paragraph in _fields_in_source(cls)]

@@ -17,7 +17,7 @@ NODES = 32
 """Points at which an average over a squashed Gaussian is taken in each dimension."""
 
 
-def choosable(
+def action_mask(
     avail: Bool[Array, "*batch action"], alive: Bool[Array, "*batch"] | None
 ) -> Bool[Array, "*batch action"]:
     """The available actions; of an agent that takes no part only the first."""
@@ -40,7 +40,7 @@ class Categorical(NamedTuple):
     ) -> Categorical:
         """The softmax of `logits` over the available actions; an agent that takes no part makes
         the first of them, for sure."""
-        return cls(jax.nn.log_softmax(jnp.where(choosable(avail, alive), logits, IMPOSSIBLE)))
+        return cls(jax.nn.log_softmax(jnp.where(action_mask(avail, alive), logits, IMPOSSIBLE)))
 
     @property
     def shape(self) -> tuple[int, ...]:

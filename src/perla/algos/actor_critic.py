@@ -29,9 +29,9 @@ def create_actor(config: PPO, spec: Spec, key: PRNGKeyArray) -> Actor:
     """A fresh actor for a world."""
     body = Body.create(
         key, agents=spec.agents, features=spec.obs, outputs=spec.max_actions,
-        core=config.actor_network, hidden=config.hidden_size, layers=config.num_layers,
+        core=config.actor_network, hidden_size=config.hidden_size, num_layers=config.num_layers,
         gain=SMALL, init=config.init, norm=config.layer_norm,
-        ids=config.agent_ids, groups=config.actors(spec.agents),
+        ids=config.agent_ids, parameter_groups=config.actors(spec.agents),
     )  # fmt: skip
     if not spec.continuous:
         return Actor(body)
@@ -57,11 +57,11 @@ def create_critic(config: PPO, spec: Spec, key: PRNGKeyArray) -> AnyCritic:
     key, key_effects = jax.random.split(key) if rank else (key, key)
     body = Body.create(
         key, agents=spec.agents, features=spec.obs if sees == "local" else spec.state,
-        others=spec.agents * actions, joins=joins,
+        extra_inputs=spec.agents * actions, action_fusion=joins,
         outputs=outputs(value, spec.max_actions) * (1 + rank),
-        core=config.critic_network, hidden=config.hidden_size, layers=config.critic_num_layers,
-        gain=1.0, init=config.init, norm=config.layer_norm,
-        ids=config.agent_ids, groups=config.critics(spec.agents),
+        core=config.critic_network, hidden_size=config.hidden_size,
+        num_layers=config.critic_num_layers, gain=1.0, init=config.init, norm=config.layer_norm,
+        ids=config.agent_ids, parameter_groups=config.critics(spec.agents),
     )  # fmt: skip
     critic = Critic(body, sees, actions)
     if rank == 0:

@@ -1,6 +1,8 @@
-"""The deterministic-policy-gradient learner: each agent's actor climbs its own critic of the joint
-action (Lowe et al., 2017), through continuous actions as they are, through discrete ones by the
-Gumbel-softmax."""
+"""MADDPG: deterministic policy gradients with a centralised critic per agent (Lowe et al., 2017).
+
+The gradient reaches the actor through continuous actions directly, and through discrete ones by the
+Gumbel-softmax.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,12 @@ import optax
 from perla.algos.alive import mask_dead_agents
 from perla.algos.descent import apply_gradients, create_optimiser, residual, update_target
 from perla.algos.normalise import mean
-from perla.algos.offpolicy import ReplayState, bootstrapped, create_utilities, look
+from perla.algos.offpolicy import (
+    ReplayState,
+    create_utilities,
+    one_step_targets,
+    unroll_utilities,
+)
 from perla.algos.protocol import Trajectory
 from perla.algos.replay import Sequences
 from perla.distributions import Categorical, Gaussian, encode
@@ -30,14 +37,14 @@ from perla.types import Actions, Array, Float, Int, Metrics, PRNGKeyArray
 
 
 class Networks(eqx.Module):
-    """What is learnt."""
+    """The networks that are trained."""
 
     actor: DeterministicActor
     critic: JointCritic
 
 
 class Learner(eqx.Module):
-    """All that learning changes."""
+    """The state of the learner."""
 
     networks: Networks
     target: Networks
@@ -45,7 +52,7 @@ class Learner(eqx.Module):
     critic_optimiser: optax.OptState
     replay_state: ReplayState
     updates: Int[Array, ""]
-    """Gradient steps made, of either network."""
+    """Gradient steps so far, of either network."""
 
     @property
     def actor(self) -> DeterministicActor:
@@ -54,38 +61,38 @@ class Learner(eqx.Module):
 
 
 def create_critic(config: DDPG, spec: Spec, key: PRNGKeyArray) -> JointCritic:
-    """A fresh critic for a world."""
+    """A newly initialised critic for an environment."""
     return JointCritic(
         Body.create(
             key, agents=spec.agents, features=spec.state,
-            others=spec.agents * spec.max_actions, joins="first", outputs=1,
-            core="mlp", hidden=config.hidden_size, layers=config.critic_num_layers,
+            extra_inputs=spec.agents * spec.max_actions, action_fusion="first", outputs=1,
+            core="mlp", hidden_size=config.hidden_size, num_layers=config.critic_num_layers,
             gain=SMALL, init=config.init, norm=config.layer_norm,
-            ids=config.agent_ids, groups=config.nets(spec.agents),
+            ids=config.agent_ids, parameter_groups=config.nets(spec.agents),
         )
     )  # fmt: skip
 
 
 def check_actions(config: DDPG, spec: Spec) -> None:
-    """Raise `UserError` for a setting that the world's kind of actions ignores."""
+    """Raise `UserError` for a setting without effect on the environment's kind of actions."""
     if not spec.continuous and config.exploration_noise != DDPG().exploration_noise:
         raise UserError(
             f"exploration_noise = {config.exploration_noise}: belongs to continuous actions, and "
-            f"those of {spec.id} are discrete, drawn from the policy itself; leave it out"
+            f"those of {spec.id} are discrete, sampled from the policy itself; leave it out"
         )
     temperature = config.relaxation.temperature
     if spec.continuous and temperature != GumbelSoftmax().temperature:
         raise UserError(
             f"temperature = {temperature}: belongs to discrete actions, and those of {spec.id} are "
-            "continuous; use noise"
+            "continuous; use exploration_noise"
         )
 
 
 class Algorithm:
-    """MADDPG on one world: `init` makes a learner, `update` remembers a trajectory and learns from
-    batches of all that is remembered.
+    """MADDPG in one environment: `init` creates a learner, `update` stores a trajectory and trains
+    on batches from the replay buffer.
 
-    Raises `UserError` for settings that do not fit the world.
+    Raises `UserError` for settings that do not fit the environment.
     """
 
     def __init__(self, config: DDPG, spec: Spec) -> None:
@@ -98,7 +105,7 @@ class Algorithm:
         )
 
     def init(self, key: PRNGKeyArray) -> Learner:
-        """A learner that has seen nothing."""
+        """A newly initialised learner."""
         key_actor, key_critic = jax.random.split(key)
         utilities = create_utilities(self.config, self.spec, key_actor)
         actor = DeterministicActor(
@@ -114,7 +121,7 @@ class Algorithm:
             replay_state=ReplayState.create(
                 self.config,
                 self.spec,
-                hidden_state=actor.logits.hidden_state,
+                hidden_state_size=actor.logits.hidden_state_size,
                 values=self.spec.agents,
                 state=True,
             ),
@@ -128,19 +135,19 @@ class Algorithm:
         key: PRNGKeyArray,
         progress: Float[Array, ""],
     ) -> tuple[Learner, Metrics]:
-        """Remember the trajectory, then learn from what is replayed."""
+        """Store the trajectory, then make gradient steps on replayed batches."""
         replay_state = learner.replay_state.add(trajectory, trajectory.reward, self.spec)
         learner = replace(learner, replay_state=replay_state)
         keys_replay, keys_loss = jax.random.split(key, (2, self.config.updates_per_rollout))
         batches = replay_state.sample(self.config, keys_replay)
-        learner, metrics = jax.lax.scan(self.improve, learner, (batches, keys_loss))
+        learner, metrics = jax.lax.scan(self.gradient_step, learner, (batches, keys_loss))
         return learner, jax.tree.map(jnp.mean, metrics)
 
-    def improve(
+    def gradient_step(
         self, learner: Learner, inputs: tuple[Sequences, PRNGKeyArray]
     ) -> tuple[Learner, Metrics]:
-        """On sequences drawn from the replay, a gradient step of the critics, then one of the
-        actors, who climb them (Lowe et al., 2017, Algorithm 1)."""
+        """A gradient step of the critics on a replayed batch, then one of the actors
+        (Lowe et al., 2017, Algorithm 1)."""
         batch, key = inputs
         y = self.targets(learner.target, batch)
         critic_gradient, critic_metrics = jax.grad(self.critic_loss, has_aux=True)(
@@ -174,18 +181,18 @@ class Algorithm:
         return learner, critic_metrics | actor_metrics | norms
 
     def targets(self, target: Networks, batch: Sequences) -> Float[Array, "time sequence agent"]:
-        """y of every step, of its own reward for every agent."""
+        """The target y of every step and agent, from the agent's own reward."""
         # yᵢ = rᵢ + γ (1 − d) Qᵢ⁻(s′, ā′),   ā′ⱼ = argmaxₐ πⱼ⁻(a|τ′ⱼ), or tanh(·)
         policy, _ = self.policies(target.actor, batch)
         best = self.encode(policy.mode())
         values = target.critic(batch.observation.state, best[..., None, :, :])
         values = mask_dead_agents(values, batch.observation, common=self.spec.reward == "common")
-        return bootstrapped(batch, values, self.config.gamma)
+        return one_step_targets(batch, values, self.config.gamma)
 
     def critic_loss(
         self, critic: JointCritic, batch: Sequences, y: Float[Array, "time sequence agent"]
     ) -> tuple[Float[Array, ""], Metrics]:
-        """The errors of the values of what was done."""
+        """The mean loss of the critics' errors at the joint actions taken."""
         predicted = critic(batch.now.state, self.encode(batch.action)[..., None, :, :])
         error = predicted - y
         loss = mean(residual(self.config.loss, error), batch.loss_mask)
@@ -198,32 +205,32 @@ class Algorithm:
     def actor_loss(
         self, actor: DeterministicActor, critic: JointCritic, batch: Sequences, key: PRNGKeyArray
     ) -> tuple[Float[Array, ""], Metrics]:
-        """The values that each agent's policy earns it beside what the others did, negated, and
-        the size of its logits."""
-        time = len(batch.is_first)
-        policy, logits = jax.tree.map(lambda x: x[:time], self.policies(actor, batch))
-        # Lᵢ = −Qᵢ(s, a₁, …, ãᵢ, …, a_N) + c·mean logit²,   ãᵢ ~ πᵢ, or tanh(·),   a from the replay
+        """The negated value of each agent's own action beside the other agents' replayed actions,
+        plus the penalty on its logits."""
+        policy, logits = batch.at_steps(self.policies(actor, batch))
+        # Lᵢ = −Qᵢ(s, a₁, …, ãᵢ, …, a_N) + c·mean logit²,   ãᵢ ~ πᵢ, or tanh(·),   a replayed
         if isinstance(policy, Categorical):
             own_action = policy.relaxed(key, self.config.relaxation.temperature)
             metrics = {"entropy": mean(policy.entropy(), batch.loss_mask)}
         else:
             own_action, metrics = policy.mode(), {}
-        done = self.encode(batch.action)[..., None, :, :]
-        own = expand_dims_like(jnp.eye(self.spec.agents, dtype=bool)[..., None], done)
-        value = critic(batch.now.state, jnp.where(own, own_action[..., None, :, :], done))
-        size = jnp.where(batch.now.avail, logits, 0.0)
-        loss = self.config.logit_penalty * (size**2).mean(-1) - value
+        replayed = self.encode(batch.action)[..., None, :, :]
+        own = expand_dims_like(jnp.eye(self.spec.agents, dtype=bool)[..., None], replayed)
+        value = critic(batch.now.state, jnp.where(own, own_action[..., None, :, :], replayed))
+        masked = jnp.where(batch.now.avail, logits, 0.0)
+        loss = self.config.logit_penalty * (masked**2).mean(-1) - value
         return mean(loss, batch.loss_mask), metrics
 
     def policies(
         self, actor: DeterministicActor, batch: Sequences
-    ) -> tuple[Categorical | Gaussian, Float[Array, "place sequence agent action"]]:
-        """The policies at all places, and their logits."""
-        logits = look(actor.logits, batch, batch.hidden_state[0]).values
+    ) -> tuple[Categorical | Gaussian, Float[Array, "timestep sequence agent action"]]:
+        """The policies at all timesteps, and their logits."""
+        logits = unroll_utilities(actor.logits, batch, batch.hidden_state[0]).values
         return actor.policy(logits, batch.observation), logits
 
     def encode(self, action: Actions) -> Float[Array, "*batch agent dimension"]:
-        """Actions as critics read them: one-hot, or, continuous, as far as the world does them."""
+        """The critics' encoding of actions: one-hot, or, for continuous actions, clipped as by the
+        environment."""
         if self.spec.continuous:
             action = jnp.clip(action, -1.0, 1.0)
         return encode(action, self.spec.max_actions)

@@ -1,5 +1,4 @@
-"""What learners that replay have in common: what they have been through, and the networks that
-they go through it again with."""
+"""Components that the off-policy learners share: replay state, agents' networks, targets."""
 
 from __future__ import annotations
 
@@ -12,8 +11,8 @@ from perla.algos.normalise import RunningMeanStd
 from perla.algos.protocol import Trajectory
 from perla.algos.replay import Replay, Sequences, sequences
 from perla.envs.protocol import Spec
-from perla.methods.recipes import Replaying
-from perla.nets.actors import Utilities, Views
+from perla.methods.offpolicy import OffPolicy
+from perla.nets.actors import AgentOutputs, Utilities
 from perla.nets.body import Body
 from perla.nets.layers import SMALL
 from perla.nets.messages import Messages
@@ -21,33 +20,38 @@ from perla.types import Array, Float, Int, Key, PRNGKeyArray
 
 
 class ReplayState(NamedTuple):
-    """What a learner has been through."""
+    """The replay buffer and the statistics of all steps collected."""
 
     replay: Replay
     rewards: RunningMeanStd
-    """Of the rewards of all steps seen."""
+    """Mean and standard deviation of the rewards of all steps so far."""
     steps: Int[Array, ""]
-    """Environment steps seen."""
+    """Environment steps so far."""
 
     @classmethod
     def create(
-        cls, config: Replaying, spec: Spec, *, hidden_state: int, values: int, state: bool
+        cls, config: OffPolicy, spec: Spec, *, hidden_state_size: int, values: int, state: bool
     ) -> ReplayState:
-        """None yet, of an actor with a `hidden_state` for each agent and a reward for each of `values`;
-        with the global state or without."""
+        """An empty replay state, with rewards for each of `values`, with or without the global
+        state."""
         replay = Replay.create(
             spec, config.buffer_size, config.length(spec.limit),
-            hidden_state=hidden_state, values=values, state=state, successors=config.gamma > 0,
+            hidden_state_size=hidden_state_size, values=values, state=state,
+            successors=config.gamma > 0,
         )  # fmt: skip
         return cls(replay, RunningMeanStd.create(), jnp.int32(0))
 
     def add(
         self, trajectory: Trajectory, reward: Float[Array, "time env value"], spec: Spec
     ) -> ReplayState:
-        """With the trajectory, of which `reward` is what was earned, in the place of the oldest."""
+        """The replay state after storing the trajectory, with `reward` as its reward."""
         replay = self.replay
         new = sequences(
-            trajectory, reward, spec, state=replay.sees_state, successors=replay.sees_successors
+            trajectory,
+            reward,
+            spec,
+            state=replay.stores_state,
+            successors=replay.stores_successors,
         )
         return ReplayState(
             replay.add(new),
@@ -55,8 +59,8 @@ class ReplayState(NamedTuple):
             self.steps + trajectory.valid.sum(),
         )
 
-    def sample(self, config: Replaying, keys: Key[Array, " step"]) -> Sequences:
-        """What gradient steps are made of, `[step, ...]`, each with a key of its own."""
+    def sample(self, config: OffPolicy, keys: Key[Array, " step"]) -> Sequences:
+        """The batches of gradient steps `[step, ...]`, one for each of `keys`."""
         batches = self.replay.sample(keys, config.batch_size)
         if config.normalize_rewards:
             batches = batches._replace(reward=self.rewards.standardise(batches.reward))
@@ -64,43 +68,44 @@ class ReplayState(NamedTuple):
 
 
 def create_utilities(
-    config: Replaying,
+    config: OffPolicy,
     spec: Spec,
     key: PRNGKeyArray,
     *,
     messages: Messages | None = None,
 ) -> Utilities:
-    """Fresh utilities for a world, of agents that tell each other `messages`."""
-    recalls = spec.max_actions if config.last_action else 0
+    """Newly initialised utilities for an environment, with optional `messages` between agents."""
+    last_action_size = spec.max_actions if config.last_action else 0
     body = Body.create(
-        key, agents=spec.agents, features=spec.obs + recalls, outputs=spec.max_actions,
-        core=config.actor_network, hidden=config.hidden_size, layers=config.num_layers,
+        key, agents=spec.agents, features=spec.obs + last_action_size, outputs=spec.max_actions,
+        core=config.actor_network, hidden_size=config.hidden_size, num_layers=config.num_layers,
         gain=SMALL, init=config.init, norm=config.layer_norm,
-        ids=config.agent_ids, groups=config.nets(spec.agents),
+        ids=config.agent_ids, parameter_groups=config.nets(spec.agents),
     )  # fmt: skip
-    return Utilities(body, messages, recalls)
+    return Utilities(body, messages, last_action_size)
 
 
-def look(
+def unroll_utilities(
     utilities: Utilities, steps: Sequences, hidden_state: Float[Array, "sequence agent memory"]
-) -> Views:
-    """The agents' own views at all places, from the memory before the first step on."""
+) -> AgentOutputs:
+    """The agents' outputs before communication at all timesteps, from the hidden state before the
+    first step on."""
     time, obs, sources = len(steps.is_first), steps.observation.obs, steps.sources
-    expand_dims_like, hidden_states = utilities.unroll(
+    outputs, hidden_states = utilities.unroll(
         obs[:time], steps.action, hidden_state, steps.is_first
     )
     before = hidden_states[sources, jnp.arange(sources.shape[1])[None]]
-    beyond, _ = utilities(obs[time:], before, jnp.zeros(sources.shape, bool))
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), expand_dims_like, beyond)
+    successors, _ = utilities(obs[time:], before, jnp.zeros(sources.shape, bool))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), outputs, successors)
 
 
-def bootstrapped(
-    steps: Sequences, values: Float[Array, "place sequence value"], gamma: float
+def one_step_targets(
+    steps: Sequences, values: Float[Array, "timestep sequence value"], gamma: float
 ) -> Float[Array, "time sequence value"]:
-    """What every step is worth by the `values` of all places."""
+    """The one-step target of every step, which bootstraps from the `values` of all timesteps."""
     if gamma == 0:
         return steps.reward
     # y = r + γ (1 − d) V(s′)
-    following = jnp.take_along_axis(values, steps.next_place[..., None], 0)
-    following = jnp.where(steps.terminated[..., None], 0.0, following)
-    return steps.reward + gamma * following
+    successor = jnp.take_along_axis(values, steps.successor[..., None], 0)
+    successor = jnp.where(steps.terminated[..., None], 0.0, successor)
+    return steps.reward + gamma * successor

@@ -96,7 +96,7 @@ class Algorithm:
         actor = create_actor(self.config, self.spec, key_actor)
         critic = create_critic(self.config, self.spec, key_critic)
         if self.config.order == "sequential":
-            actor_optimiser = jax.vmap(self.actor_optimiser.init)(actor.apart())
+            actor_optimiser = jax.vmap(self.actor_optimiser.init)(actor.unstack())
         else:
             actor_optimiser = self.actor_optimiser.init(actor)
         return Learner(
@@ -421,10 +421,10 @@ class Algorithm:
             everyone = jax.tree.map(lambda all, one: all.at[agent].set(one), everyone, own)
             return (everyone, weight * jnp.exp(log_ratio)), metrics
 
-        everyone = learner.actor.apart(), learner.actor_optimiser
+        everyone = learner.actor.unstack(), learner.actor_optimiser
         nobody = jnp.ones((*batch.is_first.shape, 1))
         ((actors, actor_optimiser), _), metrics = jax.lax.scan(turn, (everyone, nobody), order)
-        actor = learner.actor.joined(actors)
+        actor = learner.actor.stack(actors)
         learner = replace(learner, actor=actor, actor_optimiser=actor_optimiser)
         return learner, jax.tree.map(jnp.mean, metrics | critic_metrics)
 

@@ -123,7 +123,7 @@ def cost(
     one_context, one_policy = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape[-2:], x.dtype), (context, policy)
     )
-    costs, critic = [], critic.dealt()
+    costs, critic = [], critic.gather_per_agent()
     estimator = resolved(value, policy)
     rungs = (estimator,) if isinstance(estimator, Analytic) else candidates(estimator)
     for candidate in rungs:

@@ -74,9 +74,9 @@ def estimate(
         return worth(value, policy, critic.joint(context, action))
     if not isinstance(value, Embedded):
         assert isinstance(critic, Critic)
-        v = critic.alone(context)
+        v = critic.without_actions(context)
         return Estimate(v[..., 0], v)
-    policy, critic = jax.lax.stop_gradient(policy), critic.dealt()
+    policy, critic = jax.lax.stop_gradient(policy), critic.gather_per_agent()
     estimator = resolved(value, policy)
     if isinstance(estimator, Analytic):
         assert isinstance(critic, Multilinear)
@@ -84,9 +84,10 @@ def estimate(
 
     def by(estimator: Sampled | Exact, key: PRNGKeyArray) -> Float[Array, "*batch agent out"]:
         if isinstance(value.aggregator, Mean):
-            # The outputs are linear in what the actions meet in, so that is what is averaged.
-            meet = partial(critic.meet, context)
-            return critic.read(expectation(estimator, meet, policy, key, memory=value.memory))
+            # The outputs are linear in the last hidden layer, so that is what is averaged.
+            hidden = partial(critic.last_hidden, context)
+            average = expectation(estimator, hidden, policy, key, memory=value.memory)
+            return critic.output_head(average)
         draws = draw(estimator, policy, key)
         return combine(value.aggregator, partial(critic.joint, context), draws, marginal.optimism)
 

@@ -20,10 +20,7 @@ from perla.methods.td import (
 )
 from perla.methods.values import Centralised, Counterfactual, Embedded, Independent
 
-Replaying = TD | DDPG
-"""The settings of learners that replay what they have been through."""
-
-Method = PPO | Replaying
+Method = PPO | TD | DDPG
 """The settings of a learner: which one it is, they say themselves."""
 
 # fmt: off

@@ -1,8 +1,8 @@
 """Actors: from each agent's observations to its policy.
 
-An actor's memory is its own: whoever plays begins with `initial_state`, hands it back at every step and
-tells the actor what was done, by `update_state`. Where there is noise in what actors make of what they
-see, it is drawn with the `key` that they are given at a step; without one there is none.
+The caller holds an actor's hidden state: it starts with `initial_state`, passes the hidden state in
+at every step and updates it with the action by `update_state`. An actor with noise in its policy
+(MAIC's latents) samples it from the `key` of a step; without a key there is no noise.
 """
 
 from __future__ import annotations
@@ -22,48 +22,49 @@ from perla.distributions import (
     Perturbed,
     Policy,
     Squashed,
-    choosable,
+    action_mask,
     encode,
 )
 from perla.envs.protocol import Observation
 from perla.nets.body import Body
 from perla.nets.layers import expand_dims_like
-from perla.nets.messages import Messages, Said
+from perla.nets.messages import Messages, SentMessages
+from perla.nets.terms import LossTerm
 from perla.types import Actions, Array, Bool, Float, Int, PRNGKeyArray
 
 
 class Actor(eqx.Module):
-    """π(·|τᵢ) of every agent: decentralised, each sees its own observations only.
+    """π(·|τᵢ) of every agent, from its own observations only (decentralised execution).
 
-    What the body puts out are the logits of discrete actions, or the means of continuous ones.
+    The body's outputs are the logits of discrete actions, or the means of continuous ones.
     """
 
     body: Body
-    log_deviation: Float[Array, "*own net dimension"] | None = None
-    """log σ of continuous actions, the same in every state, of each of the body's nets; none: the
-    actions are discrete."""
-    squash: bool = eqx.field(static=True, default=False)
-    """Whether continuous actions are tanh of what is drawn."""
+    log_std: Float[Array, "*net dimension"] | None = None
+    """log σ of continuous actions, independent of the state, one row for each parameter set; none:
+    the actions are discrete."""
+    tanh_squash: bool = eqx.field(static=True, default=False)
+    """Squash continuous actions by tanh."""
 
     def initial_state(self, batch: tuple[int, ...]) -> Float[Array, "*batch agent hidden"]:
-        """The memory before an episode's first step."""
+        """The hidden state before an episode's first step."""
         return self.body.initial_state(batch)
 
-    def apart(self) -> Actor:
-        """The agents' own actors, stacked: any one of them serves one agent alone."""
-        each = jax.tree.map(lambda x: x[:, None], self.log_deviation)
-        return replace(self, body=self.body.apart(), log_deviation=each)
+    def unstack(self) -> Actor:
+        """Single-agent actors, stacked on a leading axis of all parameters, for `jax.vmap`."""
+        log_std = jax.tree.map(lambda x: x[:, None], self.log_std)
+        return replace(self, body=self.body.unstack(), log_std=log_std)
 
-    def joined(self, apart: Actor) -> Actor:
-        """This actor with the parameters of what `apart` has become."""
-        body = replace(self.body, net=apart.body.net)
-        each = jax.tree.map(lambda x: x[:, 0], apart.log_deviation)
-        return replace(self, body=body, log_deviation=each)
+    def stack(self, actors: Actor) -> Actor:
+        """This actor with the parameters of `actors`: the inverse of `unstack`."""
+        body = replace(self.body, net=actors.body.net)
+        log_std = jax.tree.map(lambda x: x[:, 0], actors.log_std)
+        return replace(self, body=body, log_std=log_std)
 
     def update_state(
         self, hidden_state: Float[Array, "*batch agent hidden"], action: Actions
     ) -> Float[Array, "*batch agent hidden"]:
-        """The memory after `action`: these policies do not ask what was done."""
+        """The hidden state after `action`: unchanged, as actions are not inputs of the policies."""
         return hidden_state
 
     def unroll(
@@ -72,19 +73,19 @@ class Actor(eqx.Module):
         hidden_state: Float[Array, "*batch agent hidden"],
         is_first: Bool[Array, "time *batch"],
     ) -> tuple[Policy, Float[Array, "time *batch agent hidden"]]:
-        """The policies at consecutive steps and the memory after each; `observation` leads with
-        the time axis."""
+        """The policies at consecutive steps and the hidden state after each; `observation` leads
+        with the time axis."""
         context, hidden_states = self.body.context(observation.obs, hidden_state, is_first)
         return self.policy(self.body.finish(context), observation), hidden_states
 
     def policy(self, outputs: Float[Array, "*batch agent out"], observation: Observation) -> Policy:
-        """The policies that the body's outputs stand for."""
-        if self.log_deviation is None:
+        """The policies with the body's outputs as parameters."""
+        if self.log_std is None:
             return Categorical.masked(outputs, observation.avail, observation.alive)
-        deviation = expand_dims_like(jnp.exp(self.body.own(self.log_deviation)), outputs)
-        deviation = jnp.broadcast_to(deviation, outputs.shape)
-        gaussian = Gaussian.masked(outputs, deviation, observation.avail, observation.alive)
-        return Squashed(gaussian) if self.squash else gaussian
+        std = expand_dims_like(jnp.exp(self.body.gather(self.log_std)), outputs)
+        std = jnp.broadcast_to(std, outputs.shape)
+        gaussian = Gaussian.masked(outputs, std, observation.avail, observation.alive)
+        return Squashed(gaussian) if self.tanh_squash else gaussian
 
     def __call__(
         self,
@@ -93,57 +94,57 @@ class Actor(eqx.Module):
         is_first: Bool[Array, "*batch"],
         key: PRNGKeyArray | None = None,
     ) -> tuple[Policy, Float[Array, "*batch agent hidden"]]:
-        """One step: the policies now, in which there is no noise, and the memory after."""
+        """One step: the policies, which have no noise, and the hidden state after it."""
         one = jax.tree.map(lambda x: x[None], observation)
         policy, hidden_states = self.unroll(one, hidden_state, is_first[None])
         return jax.tree.map(lambda x: x[0], policy), hidden_states[0]
 
 
-class Views(NamedTuple):
-    """What agents make of what they have seen."""
+class AgentOutputs(NamedTuple):
+    """The outputs of the agents' networks."""
 
     values: Float[Array, "*batch agent action"]
     """Qᵢ(τᵢ, ·)."""
-    hidden: Float[Array, "*batch agent known"]
-    """hᵢ(τᵢ), the last hidden layer, of which the values are the outputs."""
-    said: Said | None = None
-    """What the agents tell each other, if they have; the values are then moved by it."""
+    hidden: Float[Array, "*batch agent hidden"]
+    """hᵢ(τᵢ), the last hidden layer, in which the values are linear."""
+    messages: SentMessages | None = None
+    """The agents' messages, if they communicate; the values then include them."""
 
 
 class Utilities(eqx.Module):
-    """A number for each action of every agent, its utility Qᵢ(τᵢ, ·) or its logit (or for each
-    dimension of its action), from the agent's own observations, from its last action if it recalls
-    it, and from what the others tell it if they do.
+    """Qᵢ(τᵢ, ·): one number for each action of every agent, its utility or logit (or for each
+    dimension of a continuous action), from the agent's own observations and, optionally, its last
+    action and the other agents' messages.
 
-    The memory is the body's and, behind it, the last action, a discrete one one-hot.
+    The hidden state is that of the body, followed by the encoded last action.
     """
 
     body: Body
     messages: Messages | None
-    recalls: int = eqx.field(static=True)
-    """Actions among which the last one is an input, or dimensions of it; 0 if it is none."""
+    last_action_size: int = eqx.field(static=True)
+    """Width of the encoded last action, which is an input; 0 if it is none."""
 
     def initial_state(self, batch: tuple[int, ...]) -> Float[Array, "*batch agent memory"]:
-        """The memory before an episode's first step."""
-        return jnp.zeros((*batch, self.body.agents, self.hidden_state))
+        """The hidden state before an episode's first step."""
+        return jnp.zeros((*batch, self.body.agents, self.hidden_state_size))
 
     @property
-    def hidden_state(self) -> int:
-        """Features of the memory."""
-        return self.body.hidden_state + self.recalls
+    def hidden_state_size(self) -> int:
+        """Features of the hidden state."""
+        return self.body.hidden_state_size + self.last_action_size
 
-    def forget(
+    def reset_recurrent(
         self, hidden_state: Float[Array, "*batch agent memory"]
     ) -> Float[Array, "*batch agent memory"]:
-        """The memory of the last action alone."""
-        return hidden_state.at[..., : self.body.hidden_state].set(0.0)
+        """`hidden_state` with zeros in place of the body's part; the last action stays."""
+        return hidden_state.at[..., : self.body.hidden_state_size].set(0.0)
 
     def update_state(
         self, hidden_state: Float[Array, "*batch agent memory"], action: Actions
     ) -> Float[Array, "*batch agent memory"]:
-        """The memory after `action`."""
-        hidden = hidden_state[..., : self.body.hidden_state]
-        return jnp.concatenate([hidden, encode(action, self.recalls)], -1)
+        """The hidden state after `action`."""
+        recurrent = hidden_state[..., : self.body.hidden_state_size]
+        return jnp.concatenate([recurrent, encode(action, self.last_action_size)], -1)
 
     def unroll(
         self,
@@ -151,51 +152,59 @@ class Utilities(eqx.Module):
         action: Int[Array, "time *batch agent"] | Float[Array, "time *batch agent dimension"],
         hidden_state: Float[Array, "*batch agent memory"],
         is_first: Bool[Array, "time *batch"],
-    ) -> tuple[Views, Float[Array, "time *batch agent memory"]]:
-        """The agents' own views at consecutive steps, where `action` is done at each, and the
-        memory after each."""
-        done = encode(action, self.recalls)
-        last = jnp.concatenate([hidden_state[None, ..., self.body.hidden_state :], done[:-1]])
+    ) -> tuple[AgentOutputs, Float[Array, "time *batch agent memory"]]:
+        """The agents' outputs before communication at consecutive steps, with `action` taken at
+        each, and the hidden state after each."""
+        size = self.body.hidden_state_size
+        encoded = encode(action, self.last_action_size)
+        last = jnp.concatenate([hidden_state[None, ..., size:], encoded[:-1]])
         x = jnp.concatenate([obs, jnp.where(is_first[..., None, None], 0.0, last)], -1)
-        context, hidden = self.body.context(
-            x, hidden_state[..., : self.body.hidden_state], is_first
-        )
-        views = Views(self.body.finish(context), self.body.known(context, hidden))
-        return views, jnp.concatenate([hidden, done], -1)
+        context, recurrent = self.body.context(x, hidden_state[..., :size], is_first)
+        outputs = AgentOutputs(self.body.finish(context), self.body.last_hidden(context, recurrent))
+        return outputs, jnp.concatenate([recurrent, encoded], -1)
 
     def __call__(
         self,
         obs: Float[Array, "*batch agent feature"],
         hidden_state: Float[Array, "*batch agent memory"],
         is_first: Bool[Array, "*batch"],
-    ) -> tuple[Views, Float[Array, "*batch agent memory"]]:
-        """One step: the agents' own views now, and the memory before it is told what is done."""
-        nothing = jnp.zeros((1, *obs.shape[:-1]), int)
-        views, hidden_states = self.unroll(obs[None], nothing, hidden_state, is_first[None])
-        return jax.tree.map(lambda x: x[0], views), hidden_states[0]
+    ) -> tuple[AgentOutputs, Float[Array, "*batch agent memory"]]:
+        """One step: the agents' outputs before communication, and the hidden state, still without
+        the action of this step (see `update_state`)."""
+        no_action = jnp.zeros((1, *obs.shape[:-1]), int)
+        outputs, hidden_states = self.unroll(obs[None], no_action, hidden_state, is_first[None])
+        return jax.tree.map(lambda x: x[0], outputs), hidden_states[0]
 
-    def hear(self, views: Views, key: PRNGKeyArray | None = None) -> Views:
-        """The views after the others' messages, noisy ones if there is a `key`."""
+    def communicate(self, outputs: AgentOutputs, key: PRNGKeyArray | None = None) -> AgentOutputs:
+        """The outputs after communication; the messages are noisy if there is a `key`."""
         if self.messages is None:
-            return views
-        said = self.messages(views.hidden, key)
-        return views._replace(values=views.values + said.received, said=said)
+            return outputs
+        messages = self.messages(outputs.hidden, key)
+        return outputs._replace(values=outputs.values + messages.received, messages=messages)
+
+    def losses(
+        self, outputs: AgentOutputs, greedy: Int[Array, "*batch agent"]
+    ) -> dict[str, LossTerm]:
+        """The loss terms of the messages in `outputs`, given the agents' `greedy` actions."""
+        if self.messages is None or outputs.messages is None:
+            return {}
+        return self.messages.losses(outputs.hidden, outputs.messages, greedy)
 
 
 class GreedyActor(eqx.Module):
-    """What is best by the agents' utilities, but for a share ε of random actions."""
+    """The ε-greedy policies of the agents' utilities."""
 
     utilities: Utilities
     epsilon: Float[Array, ""]
 
     def initial_state(self, batch: tuple[int, ...]) -> Float[Array, "*batch agent memory"]:
-        """The memory before an episode's first step."""
+        """The hidden state before an episode's first step."""
         return self.utilities.initial_state(batch)
 
     def update_state(
         self, hidden_state: Float[Array, "*batch agent memory"], action: Actions
     ) -> Float[Array, "*batch agent memory"]:
-        """The memory after `action`."""
+        """The hidden state after `action`."""
         return self.utilities.update_state(hidden_state, action)
 
     def __call__(
@@ -205,13 +214,17 @@ class GreedyActor(eqx.Module):
         is_first: Bool[Array, "*batch"],
         key: PRNGKeyArray | None = None,
     ) -> tuple[EpsilonGreedy | Perturbed, Float[Array, "*batch agent memory"]]:
-        """One step: the policies now and the memory after."""
-        views, hidden_state = self.utilities(observation.obs, hidden_state, is_first)
+        """One step: the policies and the hidden state after it.
+
+        With noisy messages, samples come from the noisy values and the mode from those without
+        noise.
+        """
+        outputs, hidden_state = self.utilities(observation.obs, hidden_state, is_first)
 
         def policy(key: PRNGKeyArray | None) -> EpsilonGreedy:
-            heard = self.utilities.hear(views, key)
-            avail = choosable(observation.avail, observation.alive)
-            return EpsilonGreedy(possible(heard.values, avail), self.epsilon)
+            values = self.utilities.communicate(outputs, key).values
+            mask = action_mask(observation.avail, observation.alive)
+            return EpsilonGreedy(mask_values(values, mask), self.epsilon)
 
         if key is None or self.utilities.messages is None:
             return policy(None), hidden_state
@@ -219,28 +232,29 @@ class GreedyActor(eqx.Module):
 
 
 class DeterministicActor(eqx.Module):
-    """π(·|τᵢ) of every agent whose actor climbs a critic: the softmax of its logits, or, of
-    continuous actions, a = tanh(·) and noise about it."""
+    """π(·|τᵢ) of every agent, for deterministic policy gradients with a centralised critic per
+    agent: the softmax of logits, or, for continuous actions, a = tanh(·) plus exploration noise."""
 
     logits: Utilities
-    """What is put through a softmax, or through tanh."""
+    """The inputs of the softmax or of tanh."""
     noise: float | None = eqx.field(static=True, default=None)
-    """Deviation of continuous actions from what is best; none: the actions are discrete."""
+    """Standard deviation of the exploration noise of continuous actions; none: the actions are
+    discrete."""
 
     def initial_state(self, batch: tuple[int, ...]) -> Float[Array, "*batch agent memory"]:
-        """The memory before an episode's first step."""
+        """The hidden state before an episode's first step."""
         return self.logits.initial_state(batch)
 
     def update_state(
         self, hidden_state: Float[Array, "*batch agent memory"], action: Actions
     ) -> Float[Array, "*batch agent memory"]:
-        """The memory after `action`."""
+        """The hidden state after `action`."""
         return self.logits.update_state(hidden_state, action)
 
     def policy(
         self, logits: Float[Array, "*batch agent out"], observation: Observation
     ) -> Categorical | Gaussian:
-        """The policies of these logits."""
+        """The policies with these logits."""
         if self.noise is None:
             return Categorical.masked(logits, observation.avail, observation.alive)
         mean = jnp.tanh(logits)
@@ -254,16 +268,16 @@ class DeterministicActor(eqx.Module):
         is_first: Bool[Array, "*batch"],
         key: PRNGKeyArray | None = None,
     ) -> tuple[Categorical | Gaussian, Float[Array, "*batch agent memory"]]:
-        """One step: the policies now, and the memory after."""
-        views, hidden_state = self.logits(observation.obs, hidden_state, is_first)
-        return self.policy(views.values, observation), hidden_state
+        """One step: the policies and the hidden state after it."""
+        outputs, hidden_state = self.logits(observation.obs, hidden_state, is_first)
+        return self.policy(outputs.values, observation), hidden_state
 
 
 AnyActor = Actor | GreedyActor | DeterministicActor
 
 
-def possible(
-    values: Float[Array, "*batch action"], avail: Bool[Array, "*batch action"]
+def mask_values(
+    values: Float[Array, "*batch action"], mask: Bool[Array, "*batch action"]
 ) -> Float[Array, "*batch action"]:
-    """`values` of the actions that may be chosen, far less than any value for the others."""
-    return jnp.where(avail, values, IMPOSSIBLE)
+    """`values` of the actions in the mask, and a number far below any value for all others."""
+    return jnp.where(mask, values, IMPOSSIBLE)

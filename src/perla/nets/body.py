@@ -1,7 +1,7 @@
-"""What actors and critics share: from the features that every agent sees to a last hidden layer.
+"""The network shared by actors and critics: from the features of every agent to its outputs.
 
-A body serves all agents at once. Its parameters are shared by the agents, or stacked, one set for
-each group of them; those that share a set may be told apart by their ids.
+A body serves all agents at once. Parameters are shared by all agents, or stacked, one set for each
+parameter group. Agents that share parameters may be distinguished by an id among the inputs.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from perla.types import Array, Bool, Float, PRNGKeyArray
 
 
 class Torso(eqx.Module):
-    """Dense layers, and a GRU above them if there is one."""
+    """Dense layers, followed by an optional GRU."""
 
     dense: MLP
     gru: GRU | None
     norm: LayerNorm | None
-    """Between the two."""
+    """Between the dense layers and the GRU."""
 
     def finish(self, y, hidden_state, is_first):
-        """The output and the memory after each step, from the first layer's pre-activations."""
+        """The output and the hidden state after each step, from the first layer's
+        pre-activations."""
         y = jax.nn.relu(self.dense.finish(y))
         if self.gru is None:
             return y, jnp.zeros((*y.shape[:-1], 0))
@@ -39,34 +40,34 @@ class Torso(eqx.Module):
 
 
 class Net(eqx.Module):
-    """The parameters of one body: the head, in whose first layer other inputs may join, and the
-    torso below it if there is one."""
+    """One set of parameters of a body: an optional torso and the head above it, whose first layer
+    is the fusion layer of extra inputs."""
 
     torso: Torso | None
     head: MLP
 
     @property
     def bottom(self) -> MLP:
-        """What reads the features and the ids."""
+        """The layers that read the features and the ids."""
         return self.head if self.torso is None else self.torso.dense
 
 
 class Body(eqx.Module):
-    """The network of all agents, split where its inputs meet.
+    """The network of all agents, split at the fusion layer.
 
-    `context` is all that does not depend on what is added later: the pre-activations of the
-    head's first layer from features, ids and memory. `finish` turns them, plus what the caller
-    added, into outputs.
+    `context` computes everything that does not depend on the extra inputs: the pre-activations of
+    the head's first layer from features, ids and hidden state. `finish` computes the outputs from
+    these plus the extra inputs' products, which the caller adds.
     """
 
     net: Net
     agents: int = eqx.field(static=True)
     ids: int = eqx.field(static=True)
-    """Inputs that say which agent of its group is served; 0 if nothing does."""
-    groups: Groups = eqx.field(static=True)
-    """Whose parameters are whose; none: all agents have the same, and nothing is stacked."""
-    hidden_state: int = eqx.field(static=True)
-    """Features of the recurrent memory; 0 if there is none."""
+    """Width of the one-hot agent id; 0 without ids."""
+    parameter_groups: Groups = eqx.field(static=True)
+    """The group of each agent; none: all agents share parameters, and nothing is stacked."""
+    hidden_state_size: int = eqx.field(static=True)
+    """Features of the recurrent hidden state; 0 without a GRU."""
 
     @classmethod
     def create(
@@ -75,98 +76,102 @@ class Body(eqx.Module):
         *,
         agents: int,
         features: int,
-        others: int = 0,
-        joins: Literal["first", "last"] = "last",
+        extra_inputs: int = 0,
+        action_fusion: Literal["first", "last"] = "last",
         outputs: int,
         core: Literal["mlp", "gru"],
-        hidden: int,
-        layers: int,
+        hidden_size: int,
+        num_layers: int,
         gain: float,
         init: Init,
         norm: bool,
         ids: bool,
-        groups: Groups,
+        parameter_groups: Groups,
     ) -> Body:
-        """A body for `agents`, each with `features` inputs, and `others` which join them at the
-        first or the last hidden layer.
+        """A body for `agents`, each with `features` inputs, and with `extra_inputs` (the actions)
+        at the first or the last hidden layer.
 
-        `mlp`: `layers` hidden layers. `gru`: `layers` hidden layers and a GRU, above them the
-        output; where others join, a hidden layer in which they meet, which is first and last.
+        `mlp`: `num_layers` hidden layers. `gru`: `num_layers` hidden layers and a GRU, then the
+        output layer; with extra inputs, one more hidden layer, which is the fusion layer.
         """
+        groups = parameter_groups
         largest = agents if groups is None else max(map(groups.count, groups))
         id_rows = largest if ids and largest > 1 else 0
         if core == "gru":
-            below, above = layers, 1 if others else 0
+            below, above = num_layers, 1 if extra_inputs else 0
         else:
-            below = layers - 1 if others and joins == "last" else 0
-            above = layers - below
+            below = num_layers - 1 if extra_inputs and action_fusion == "last" else 0
+            above = num_layers - below
 
         def net(key: PRNGKeyArray) -> Net:
             key_dense, key_gru, key_head = jax.random.split(key, 3)
 
-            # One matrix reads what comes from below and the others' inputs, and is drawn as one:
-            # at first an action moves the layer as much as any other input of size one does, the
-            # same at every layer, because each hands on about the norm that it was given.
-            def head(features: int, others: int) -> MLP:
+            # The fusion layer has one weight matrix for features and extra inputs, initialised as
+            # one: an action then changes the pre-activations as much as any other input of size
+            # one, at every layer, because each layer about preserves the norm of its input.
+            def head(features: int, extra_inputs: int) -> MLP:
                 return MLP.create(
-                    key_head, features, others, (hidden,) * above, outputs,
+                    key_head, features, extra_inputs, (hidden_size,) * above, outputs,
                     init=init, gain=gain, norm=norm,
                 )  # fmt: skip
 
             if below == 0:
-                return Net(None, head(features, id_rows + others))
+                return Net(None, head(features, id_rows + extra_inputs))
             dense = MLP.create(
-                key_dense, features, id_rows, (hidden,) * (below - 1), hidden,
+                key_dense, features, id_rows, (hidden_size,) * (below - 1), hidden_size,
                 init=init, gain=2**0.5, norm=norm,
             )  # fmt: skip
             if core == "mlp":
-                return Net(Torso(dense, None, None), head(hidden, others))
-            gru = GRU.create(key_gru, hidden, hidden, init)
-            torso = Torso(dense, gru, LayerNorm.create(hidden) if norm else None)
-            return Net(torso, head(hidden, others))
+                return Net(Torso(dense, None, None), head(hidden_size, extra_inputs))
+            gru = GRU.create(key_gru, hidden_size, hidden_size, init)
+            torso = Torso(dense, gru, LayerNorm.create(hidden_size) if norm else None)
+            return Net(torso, head(hidden_size, extra_inputs))
 
         keys = key if groups is None else jax.random.split(key, len(set(groups)))
-        built = net(keys) if groups is None else jax.vmap(net)(keys)
-        return cls(built, agents, id_rows, groups, hidden if core == "gru" else 0)
+        nets = net(keys) if groups is None else jax.vmap(net)(keys)
+        return cls(nets, agents, id_rows, groups, hidden_size if core == "gru" else 0)
 
     @property
     def nets(self) -> int:
-        """How many sets of parameters there are."""
-        return 1 if self.groups is None else len(set(self.groups))
+        """Number of parameter sets."""
+        return 1 if self.parameter_groups is None else len(set(self.parameter_groups))
 
     @property
     def separate(self) -> bool:
-        """Whether every agent has a net of its own, stacked in the agents' order."""
-        return self.groups == tuple(range(self.agents))
+        """True if every agent has its own parameters, stacked in the agents' order."""
+        return self.parameter_groups == tuple(range(self.agents))
 
     def initial_state(self, batch: tuple[int, ...]) -> Float[Array, "*batch agent hidden"]:
-        """The memory before an episode's first step."""
-        return jnp.zeros((*batch, self.agents, self.hidden_state))
+        """The hidden state before an episode's first step."""
+        return jnp.zeros((*batch, self.agents, self.hidden_state_size))
 
-    def apart(self) -> Body:
-        """The agents' bodies, where each has its own, stacked on a leading axis of all parameters:
-        any one of them serves one agent alone."""
-        assert self.separate, "what agents share cannot be parted"
-        return replace(self, agents=1, groups=None)
+    def unstack(self) -> Body:
+        """Single-agent bodies, stacked on a leading axis of all parameters, for `jax.vmap`.
 
-    def own(self, parameters: Any) -> Any:
-        """Every agent's own of parameters of all nets: those of its group."""
-        if self.groups is None or self.separate:
+        Only for separate parameters.
+        """
+        assert self.separate, "agents that share parameters cannot be unstacked"
+        return replace(self, agents=1, parameter_groups=None)
+
+    def gather(self, parameters: Any) -> Any:
+        """The parameters of each agent's group, from those of all groups."""
+        if self.parameter_groups is None or self.separate:
             return parameters
-        return jax.tree.map(lambda x: x[np.array(self.groups)], parameters)
+        return jax.tree.map(lambda x: x[np.array(self.parameter_groups)], parameters)
 
-    def dealt(self) -> Body:
-        """The same for all that comes after `context`, with a net for each agent where agents
-        share some: so that a loop over joint actions need not look them up at every one."""
-        if self.groups is None:
+    def gather_per_agent(self) -> Body:
+        """An equal body for everything after `context`, with parameters gathered per agent: a loop
+        over joint actions then does not gather them at every one."""
+        if self.parameter_groups is None:
             return self
-        return replace(self, net=self.own(self.net), groups=tuple(range(self.agents)))
+        groups = tuple(range(self.agents))
+        return replace(self, net=self.gather(self.net), parameter_groups=groups)
 
-    def each(self, f: Callable, *arrays: Array) -> Any:
-        """`f(net, *arrays)`, with every agent's own net where there are several."""
-        if self.groups is None:
+    def apply(self, f: Callable, *arrays: Array) -> Any:
+        """`f(net, *arrays)`, vectorised over agents and parameters where these are stacked."""
+        if self.parameter_groups is None:
             return f(self.net, *arrays)
-        nets = self.own(self.net)
+        nets = self.gather(self.net)
         return jax.vmap(f, in_axes=(0,) + (-2,) * len(arrays), out_axes=-2)(nets, *arrays)
 
     def context(
@@ -175,74 +180,75 @@ class Body(eqx.Module):
         hidden_state: Float[Array, "*batch agent hidden"],
         is_first: Bool[Array, "time *batch"],
     ) -> tuple[Float[Array, "time *batch agent width"], Float[Array, "time *batch agent hidden"]]:
-        """The head's first pre-activations and the memory after each step.
+        """The head's first pre-activations and the hidden state after each step.
 
-        `x` may have an agent axis of one, for inputs that all agents share: they are multiplied
-        once. Where `is_first`, an episode begins and the memory is blank.
+        `x` may have an agent axis of one, for inputs that all agents share: these are multiplied
+        once. The hidden state is zeroed before the steps that are `is_first`.
         """
-        if self.groups is None:
+        if self.parameter_groups is None:
             is_first = is_first[..., None]
         else:
             x = jnp.broadcast_to(x, (*x.shape[:-2], self.agents, x.shape[-1]))
 
-        y = self.each(lambda net, x: net.bottom.begin(x), x)
+        y = self.apply(lambda net, x: net.bottom.begin(x), x)
         if self.ids:
-            y = y + expand_dims_like(self.marks, y)
+            y = y + expand_dims_like(self.id_rows, y)
         y = jnp.broadcast_to(y, (*y.shape[:-2], self.agents, y.shape[-1]))
         if self.net.torso is None:
             return y, jnp.zeros((*y.shape[:-1], 0))
 
-        def rise(net, y, hidden_state):
+        def from_torso(net, y, hidden_state):
             features, hidden_states = net.torso.finish(y, hidden_state, is_first)
             return net.head.begin(features), hidden_states
 
-        return self.each(rise, y, hidden_state)
+        return self.apply(from_torso, y, hidden_state)
 
-    def hidden(self, y: Float[Array, "*batch agent width"]) -> Float[Array, "*batch agent width"]:
-        """The last hidden layer's output, from the head's complete first pre-activations."""
-        return self.each(lambda net, y: net.head.hidden(y), y)
+    def head_hidden(
+        self, y: Float[Array, "*batch agent width"]
+    ) -> Float[Array, "*batch agent width"]:
+        """The head's last hidden layer, from the head's complete first pre-activations."""
+        return self.apply(lambda net, y: net.head.hidden(y), y)
 
-    def known(
+    def last_hidden(
         self,
         y: Float[Array, "*batch agent width"],
         hidden_state: Float[Array, "*batch agent hidden"],
-    ) -> Float[Array, "*batch agent known"]:
-        """What the outputs are linear in: the head's last hidden layer, or, if it has none, the
-        memory after the step."""
-        return self.hidden(y) if len(self.net.head.layers) > 1 else hidden_state
+    ) -> Float[Array, "*batch agent last"]:
+        """The last hidden layer, in which the outputs are linear: the head's, or, if the head has
+        none, the hidden state after the step."""
+        return self.head_hidden(y) if len(self.net.head.layers) > 1 else hidden_state
 
     def output(self, y: Float[Array, "*batch agent width"]) -> Float[Array, "*batch agent out"]:
-        """The outputs, which are linear in what the last hidden layer puts out."""
-        return self.each(lambda net, y: net.head.output(y), y)
+        """The output layer, linear in the head's last hidden layer."""
+        return self.apply(lambda net, y: net.head.output(y), y)
 
     def finish(self, y: Float[Array, "*batch agent width"]) -> Float[Array, "*batch agent out"]:
         """The outputs, from the head's complete first pre-activations."""
-        return self.each(lambda net, y: net.head.finish(y), y)
+        return self.apply(lambda net, y: net.head.finish(y), y)
 
     @property
-    def marks(self) -> Float[Array, "agent width"]:
-        """The bottom's weights of each agent's id: the row of its place in its group."""
-        bottom = self.net.bottom
+    def id_rows(self) -> Float[Array, "agent width"]:
+        """The first layer's weights of each agent's id, which is its index within its group."""
+        bottom, groups = self.net.bottom, self.parameter_groups
         rows = bottom.layers[0].weight[..., bottom.features : bottom.features + self.ids, :]
-        if self.groups is None:
+        if groups is None:
             return rows
-        places = [self.groups[:agent].count(group) for agent, group in enumerate(self.groups)]
-        return rows[np.array(self.groups), np.array(places)]
+        indices = [groups[:agent].count(group) for agent, group in enumerate(groups)]
+        return rows[np.array(groups), np.array(indices)]
 
     @property
-    def rows(self) -> Float[Array, "*agent other width"]:
-        """The head's weights of the inputs that the caller adds; each agent's own where nets are
-        stacked."""
+    def extra_rows(self) -> Float[Array, "*agent extra width"]:
+        """The fusion layer's weights of the extra inputs; per agent if parameters are stacked."""
         head = self.net.head
         skip = self.ids if self.net.torso is None else 0
-        return self.own(head.layers[0].weight[..., head.features + skip :, :])
+        return self.gather(head.layers[0].weight[..., head.features + skip :, :])
 
-    def join(
-        self, others: Float[Array, "*batch agent_or_1 other"]
+    def project(
+        self, extra: Float[Array, "*batch agent_or_1 extra"]
     ) -> Float[Array, "*batch _ width"]:
-        """What other inputs add to the head's first pre-activations; those that all agents share
-        may have an agent axis of one."""
-        if self.groups is None:
-            return product(others, self.rows)
-        others = jnp.broadcast_to(others, (*others.shape[:-2], self.agents, others.shape[-1]))
-        return jnp.einsum("...io,iow->...iw", others, self.rows)
+        """The products of the extra inputs, to be added to the context; inputs that all agents
+        share may have an agent axis of one."""
+        if self.parameter_groups is None:
+            return product(extra, self.extra_rows)
+        extra = jnp.broadcast_to(extra, (*extra.shape[:-2], self.agents, extra.shape[-1]))
+        return jnp.einsum("...io,iow->...iw", extra, self.extra_rows)

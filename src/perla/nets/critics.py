@@ -1,5 +1,4 @@
-"""Critics: of one agent's view, of the state, of either and the others' joint action, of the state
-and everybody's."""
+"""Critics: of local observations or the global state, with or without the other agents' actions."""
 
 from __future__ import annotations
 
@@ -18,24 +17,27 @@ from perla.nets.layers import expand_dims_like
 from perla.types import Array, Bool, Float, Int, PRNGKeyArray
 
 JointAction = Int[Array, "*batch_or_none agent"] | Float[Array, "*batch_or_none agent dimension"]
-"""What all agents do; without batch axes, the same in every state."""
+"""Actions of all agents; without batch axes, the same joint action in every state."""
 MERGED = 16
-"""Agents up to which their sum is computed anew for each of them, merged with what it is for: 1.3
-to 1.9 times as fast as to write it down; with 20 agents it is as much slower, or more."""
+"""Number of agents up to which the sum over agents is unrolled, so that XLA fuses it with its
+consumers: 1.3 to 1.9 times as fast as a reduction. With 20 agents it is slower by as much or
+more."""
 
 
 class Critic(eqx.Module):
     """V(·) or V(·, a₋ᵢ) of every agent (or, with an output for every own action, Q).
 
-    What does not depend on the others' actions is computed once a state, by `context`; `joint`
-    adds the actions and computes the rest. Agent i never sees its own entry of a joint action.
+    `context` computes everything that does not depend on the other agents' actions, once per state;
+    `joint` adds the actions and computes the rest. Agent i's own entry of a joint action is not an
+    input of its critic.
     """
 
     body: Body
-    sees: Literal["local", "global"] = eqx.field(static=True)
+    critic_input: Literal["local", "global"] = eqx.field(static=True)
+    """The agent's observation, or the global state."""
     actions: int = eqx.field(static=True)
-    """Actions of each other agent that the critic is told of, or dimensions of a continuous one; 0
-    for a critic of the state alone."""
+    """Number of actions of each other agent, or dimensions of a continuous action; 0 for a critic
+    without actions as inputs."""
 
     def context(
         self,
@@ -43,16 +45,16 @@ class Critic(eqx.Module):
         hidden_state: Float[Array, "*batch agent hidden"],
         is_first: Bool[Array, "time *batch"],
     ) -> tuple[Float[Array, "time *batch agent width"], Float[Array, "time *batch agent hidden"]]:
-        """All that does not depend on the others' actions at consecutive steps, and the memory
-        after each."""
-        local = self.sees == "local"
+        """The fusion layer's pre-activations without the other agents' actions at consecutive
+        steps, and the hidden state after each."""
+        local = self.critic_input == "local"
         x = observation.obs if local else observation.state[..., None, :]
         return self.body.context(x, hidden_state, is_first)
 
-    def alone(
+    def without_actions(
         self, context: Float[Array, "*batch agent width"]
     ) -> Float[Array, "*batch agent out"]:
-        """The outputs of a critic that sees no actions."""
+        """The outputs of a critic without actions as inputs."""
         return self.body.finish(context)
 
     def joint(
@@ -61,77 +63,79 @@ class Critic(eqx.Module):
         actions: JointAction,
     ) -> Float[Array, "*batch agent out"]:
         """The outputs for a joint action."""
-        return self.body.output(self.meet(context, actions))
+        return self.output_head(self.last_hidden(context, actions))
 
-    def meet(
+    def last_hidden(
         self,
         context: Float[Array, "*batch agent width"],
         actions: JointAction,
     ) -> Float[Array, "*batch agent width"]:
-        """The last hidden layer's output for a joint action, in which the outputs are linear.
+        """The last hidden layer for a joint action; the outputs are linear in it.
 
-        A joint action without batch axes serves every state; its part is then computed once.
+        A joint action without batch axes applies to every state; it is then embedded once.
         """
-        agents, rows = self.body.agents, self.body.rows
-        if self.body.groups is not None:
+        agents, rows = self.body.agents, self.body.extra_rows
+        if self.body.parameter_groups is not None:
             own = jnp.repeat(jnp.eye(agents, dtype=bool), self.actions, axis=-1)
             rows = jnp.where(own[..., None], 0.0, rows).swapaxes(0, 1)  # [row, agent, width]
-            each = self.embed_actions(rows, actions)
-            seen = reduce(jnp.add, (each[..., m, :, :] for m in range(agents)))
+            embedded = self.embed_actions(rows, actions)
+            others = reduce(jnp.add, (embedded[..., m, :, :] for m in range(agents)))
         else:
-            each = self.embed_actions(rows, actions)
-            seen = total(each) - each
-        return self.body.hidden(context + expand_dims_like(seen, context))
+            embedded = self.embed_actions(rows, actions)
+            others = total(embedded) - embedded
+        return self.body.head_hidden(context + expand_dims_like(others, context))
 
-    def dealt(self) -> Critic:
-        """The same for all that comes after `context`, with parameters for each agent where agents
-        share some."""
-        return replace(self, body=self.body.dealt())
+    def output_head(
+        self, hidden: Float[Array, "*batch agent width"]
+    ) -> Float[Array, "*batch agent out"]:
+        """The outputs, linear in the last hidden layer."""
+        return self.body.output(hidden)
+
+    def gather_per_agent(self) -> Critic:
+        """An equal critic for everything after `context`, with parameters gathered per agent."""
+        return replace(self, body=self.body.gather_per_agent())
 
     def embed_actions(
-        self, rows: Float[Array, "other ..."], actions: JointAction
+        self, rows: Float[Array, "extra ..."], actions: JointAction
     ) -> Float[Array, "..."]:
-        """What each agent's action adds to the layer that it joins: its row of `rows`, looked up,
-        or, of a continuous one, the product with its rows."""
+        """The embedding of each agent's action, to be added to the fusion layer: its row of `rows`
+        for a discrete action, the product with its rows for a continuous one."""
         agents = self.body.agents
         if jnp.issubdtype(actions.dtype, jnp.integer):
-            which = actions + expand_dims_like(self.actions * jnp.arange(agents), actions)
-            return rows.at[which].get(mode="clip")
+            index = actions + expand_dims_like(self.actions * jnp.arange(agents), actions)
+            return rows.at[index].get(mode="clip")
         own = rows.reshape(agents, self.actions, -1)
         product = jnp.einsum("...md,mdw->...mw", actions, own)
         return product.reshape(*product.shape[:-1], *rows.shape[1:])
-
-    def read(self, met: Float[Array, "*batch agent width"]) -> Float[Array, "*batch agent out"]:
-        """The outputs, linear in what `meet` returned."""
-        return self.body.output(met)
 
 
 class Multilinear(eqx.Module):
     """v₀(·) + Σᵣ wᵣ(·) (∏_{m≠i} (1 + ψₘᵣ(aₘ)) − 1) of every agent.
 
-    Where the others choose independently, the average of the product is the product of averages:
-    the average over joint actions is the value at the average of their features, which for
-    discrete actions are the policies' probabilities.
+    The other agents act independently, so that the expected product is the product of expectations:
+    the average over joint actions is the value at the expected features, which for discrete actions
+    are the policies' probabilities.
     """
 
     inner: Critic
-    """Its outputs are the v₀ and, for each of them, the terms' weights."""
+    """The critic without actions whose outputs are the v₀ and, for each of them, the weights wᵣ."""
     effects: Float[Array, "*net agent feature rank"]
-    """ψ, linear in an action's features: its one-hot row, or of a continuous one its dimensions and
-    their squares. Where there are several nets, one set for each."""
+    """ψ, linear in an action's features: its one-hot encoding, or the dimensions of a continuous
+    action and their squares. Stacked where the body's parameters are."""
 
     @classmethod
     def create(cls, key: PRNGKeyArray, inner: Critic, inputs: int, rank: int) -> Multilinear:
-        """A critic of `inputs` features of each action, whose products are at first 1 give or take
-        ½ where the features are one-hot."""
-        agents, groups = inner.body.agents, inner.body.groups
+        """A critic with `inputs` features of each action. Its initial products are 1 ± ½ (mean and
+        standard deviation) for one-hot features."""
+        agents, groups = inner.body.agents, inner.body.parameter_groups
         nets = () if groups is None else (inner.body.nets,)
-        deviation = 0.5 / max(agents - 1, 1) ** 0.5
-        return cls(inner, deviation * jax.random.normal(key, (*nets, agents, inputs, rank)))
+        std = 0.5 / max(agents - 1, 1) ** 0.5
+        return cls(inner, std * jax.random.normal(key, (*nets, agents, inputs, rank)))
 
-    def dealt(self) -> Multilinear:
-        """As of a `Critic`: the same after `context`."""
-        return replace(self, inner=self.inner.dealt(), effects=self.body.own(self.effects))
+    def gather_per_agent(self) -> Multilinear:
+        """As `Critic.gather_per_agent`."""
+        effects = self.body.gather(self.effects)
+        return replace(self, inner=self.inner.gather_per_agent(), effects=effects)
 
     @property
     def body(self) -> Body:
@@ -144,7 +148,7 @@ class Multilinear(eqx.Module):
         hidden_state: Float[Array, "*batch agent hidden"],
         is_first: Bool[Array, "time *batch"],
     ) -> tuple[Float[Array, "time *batch agent width"], Float[Array, "time *batch agent hidden"]]:
-        """As of a `Critic`: all that does not depend on the others' actions."""
+        """As `Critic.context`."""
         return self.inner.context(observation, hidden_state, is_first)
 
     def joint(
@@ -155,29 +159,32 @@ class Multilinear(eqx.Module):
         """The outputs for a joint action."""
         return self.expected(context, features(actions, self.effects.shape[-2]))
 
-    meet = joint
+    last_hidden = joint
+    """The outputs themselves: they are what is averaged over joint actions."""
 
-    def read(self, met: Float[Array, "*batch agent out"]) -> Float[Array, "*batch agent out"]:
-        """What `meet` returned: the outputs themselves."""
-        return met
+    def output_head(
+        self, hidden: Float[Array, "*batch agent out"]
+    ) -> Float[Array, "*batch agent out"]:
+        """The identity."""
+        return hidden
 
     def expected(
         self,
         context: Float[Array, "*batch agent width"],
         moments: Float[Array, "*batch_or_none agent feature"],
     ) -> Float[Array, "*batch agent out"]:
-        """The outputs, averaged over policies of these moments."""
+        """The outputs, averaged over policies with these `moments` (expected features)."""
         rank = self.effects.shape[-1]
         v, w = self.weights(context, rank)
         products = self.products(moments)[..., None, :]
-        # Over √R, so that the terms together are of the size of one.
+        # Divided by √R, so that the sum of the terms is of the size of one term.
         return v + (w * expand_dims_like(products - 1.0, w)).sum(-1) / rank**0.5
 
     def weights(
         self, context: Float[Array, "*batch agent width"], rank: int
     ) -> tuple[Float[Array, "*batch agent out"], Float[Array, "*batch agent out rank"]]:
         """v₀ and w."""
-        y = self.inner.alone(context)
+        y = self.inner.without_actions(context)
         out = y.shape[-1] // (1 + rank)
         return y[..., :out], y[..., out:].reshape(*y.shape[:-1], out, rank)
 
@@ -185,8 +192,8 @@ class Multilinear(eqx.Module):
         self, moments: Float[Array, "*batch_or_none agent feature"]
     ) -> Float[Array, "*batch_or_none agent rank"]:
         """∏_{m≠i} (1 + E ψₘᵣ(aₘ)) for every i."""
-        if self.body.groups is not None:
-            effects = self.body.own(self.effects)
+        if self.body.parameter_groups is not None:
+            effects = self.body.gather(self.effects)
             factors = 1.0 + jnp.einsum("...ma,imar->...imr", moments, effects)
             own = jnp.eye(self.body.agents, dtype=bool)[..., None]
             return jnp.where(expand_dims_like(own, factors), 1.0, factors).prod(-2)
@@ -195,24 +202,23 @@ class Multilinear(eqx.Module):
 
 
 class JointCritic(eqx.Module):
-    """Qᵢ(s, a₁, …, a_N) of every agent, in which a gradient flows to the actions."""
+    """Qᵢ(s, a₁, …, a_N) of every agent, differentiable in the actions."""
 
     body: Body
-    """Its other inputs are all agents' actions, side by side."""
+    """Its extra inputs are all agents' actions, concatenated."""
 
     def __call__(
         self,
         state: Float[Array, "*batch feature"],
-        actions: Float[Array, "*batch agent_or_1 other dimension"],
+        actions: Float[Array, "*batch agent_or_1 agent dimension"],
     ) -> Float[Array, "*batch agent"]:
-        """The values of joint actions: one that all agents' critics are asked about, or one for
-        each."""
+        """The values of joint actions: the same one for all agents' critics, or one for each."""
         batch = state.shape[:-1]
         context, _ = self.body.context(
             state[None, ..., None, :], self.body.initial_state(batch), jnp.zeros((1, *batch), bool)
         )
         joint = actions.reshape(*batch, actions.shape[-3], -1)
-        return self.body.finish(context[0] + self.body.join(joint))[..., 0]
+        return self.body.finish(context[0] + self.body.project(joint))[..., 0]
 
 
 AnyCritic = Critic | Multilinear
@@ -223,14 +229,14 @@ def total(each: Float[Array, "*batch agent width"]) -> Float[Array, "*batch 1 wi
     agents = each.shape[-2]
     if agents > MERGED:
         return each.sum(-2, keepdims=True)
-    # Agent by agent, which compilers merge with what follows; a sum would stand alone.
+    # Unrolled, so that XLA fuses the sum with its consumers.
     return reduce(jnp.add, (each[..., m : m + 1, :] for m in range(agents)))
 
 
 def leave_one_out(
     factors: Float[Array, "agent *batch_or_none rank"],
 ) -> Float[Array, "agent *batch_or_none rank"]:
-    """The product of all factors but each agent's own, without dividing: a factor may be zero."""
+    """The product of all factors except each agent's own, without division by a zero factor."""
 
     def multiply(product, factor):
         return product * factor, product

@@ -1,4 +1,4 @@
-"""Layers on arrays `[..., feature]`: dense, normalising, recurrent."""
+"""Layers on arrays `[..., feature]`: dense, layer norm, recurrent."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from perla.types import Array, Bool, Float, PRNGKeyArray
 
 Init = Literal["orthogonal", "torch"]
 SMALL = 0.01
-"""Gain of outputs that begin near zero: of policies, so as to be nearly uniform, and of values that
-learn from their own best, as the best of large random ones is taken for true, and slow to unlearn.
+"""Gain of output layers whose outputs start near zero: policies, which then start nearly uniform,
+and action values that bootstrap from their own maximum, which large random values overestimate.
 """
 
 
 def expand_dims_like(parameter: Float[Array, ...], x: Float[Array, ...]) -> Float[Array, ...]:
-    """`parameter` with leading axes of one, so that it meets `x` by explicit broadcasting."""
+    """`parameter` with leading axes of one, for explicit broadcasting with `x`."""
     return parameter.reshape((1,) * (x.ndim - parameter.ndim) + parameter.shape)
 
 
 def product(
     x: Float[Array, "*batch in"], weight: Float[Array, "in out"]
 ) -> Float[Array, "*batch out"]:
-    """x W, as a product of two matrices: of more axes XLA, on CPUs, would take the gradient of W
-    from transposed copies, up to 2.4 times as slowly."""
+    """x W, as a product of two matrices: with more axes XLA computes the gradient of W on CPUs from
+    transposed copies, up to 2.4 times as slowly."""
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     return (rows @ weight).reshape(*x.shape[:-1], weight.shape[-1])
 
@@ -35,10 +35,10 @@ def product(
 def initial_weight(
     key: PRNGKeyArray, rows: int, columns: int, init: Init, gain: float
 ) -> Float[Array, "{rows} {columns}"]:
-    """A weight matrix: orthogonal times `gain`, or PyTorch's U(±1/√rows), which knows no gain."""
+    """A weight matrix: orthogonal times `gain`, or PyTorch's U(±1/√rows), which has no gain."""
     if init == "orthogonal":
-        # One matrix at a time, in a batch too: jaxlib factorises a batch on the threads that XLA
-        # computes on, and waits for them on one. Where each of them waits, none is left to work.
+        # One matrix at a time, even in a batch: jaxlib factorises a batch on XLA's own threads and
+        # waits for them on one of these. If all of them wait, the program deadlocks.
         draw = jax.nn.initializers.orthogonal(gain)
         return jax.custom_batching.sequential_vmap(lambda key: draw(key, (rows, columns)))(key)
     bound = rows**-0.5
@@ -48,7 +48,7 @@ def initial_weight(
 def initial_bias(
     key: PRNGKeyArray, rows: int, columns: int, init: Init
 ) -> Float[Array, " {columns}"]:
-    """The bias that goes with such a weight matrix: zero, or PyTorch's U(±1/√rows)."""
+    """The bias of a layer: zero, or PyTorch's U(±1/√rows)."""
     if init == "orthogonal":
         return jnp.zeros(columns)
     bound = rows**-0.5
@@ -65,7 +65,7 @@ class Linear(eqx.Module):
     def create(
         cls, key: PRNGKeyArray, rows: int, columns: int, init: Init, gain: float = 2**0.5
     ) -> Linear:
-        """Orthogonal weights and no bias, or both from PyTorch's U(±1/√rows)."""
+        """Orthogonal weights and zero bias, or both from PyTorch's U(±1/√rows)."""
         key_weight, key_bias = jax.random.split(key)
         weight = initial_weight(key_weight, rows, columns, init, gain)
         return cls(weight, initial_bias(key_bias, rows, columns, init))
@@ -77,7 +77,8 @@ class Linear(eqx.Module):
 
 
 class LayerNorm(eqx.Module):
-    """Zero mean and unit variance over the features, then a learnt scale and shift."""
+    """Normalisation to zero mean and unit variance over the features, then a learnt scale and
+    shift."""
 
     scale: Float[Array, " feature"]
     shift: Float[Array, " feature"]
@@ -88,7 +89,7 @@ class LayerNorm(eqx.Module):
         return cls(jnp.ones(features), jnp.zeros(features))
 
     def __call__(self, x: Float[Array, "*batch feature"]) -> Float[Array, "*batch feature"]:
-        """`x`, normalised."""
+        """Layer-normalised `x`."""
         x = jax.nn.standardize(x, axis=-1, epsilon=1e-5)
         return x * expand_dims_like(self.scale, x) + expand_dims_like(self.shift, x)
 
@@ -97,13 +98,13 @@ class GRU(eqx.Module):
     """A gated recurrent unit, unrolled over the leading time axis."""
 
     inputs: Linear
-    """x to the pre-activations of the gates r, z and of the candidate n."""
+    """Weights from x to the pre-activations of the gates r, z and of the candidate n."""
     recurrent: Float[Array, "hidden gates"]
     candidate_bias: Float[Array, " hidden"]
 
     @classmethod
     def create(cls, key: PRNGKeyArray, rows: int, hidden: int, init: Init) -> GRU:
-        """Orthogonal matrices, each gate's drawn on its own, and no biases; or all from PyTorch's
+        """Orthogonal matrices, one for each gate, and zero biases; or all from PyTorch's
         U(±1/√hidden)."""
         key_inputs, key_recurrent, key_bias, key_candidate = jax.random.split(key, 4)
 
@@ -126,16 +127,16 @@ class GRU(eqx.Module):
         hidden_state: Float[Array, "*batch hidden"],
         is_first: Bool[Array, "time *#batch"],
     ) -> Float[Array, "time *batch hidden"]:
-        """The memory after each step; it is zeroed before the steps that are `is_first`.
+        """The hidden state after each step; it is zeroed before the steps that are `is_first`.
 
-        The inputs' products, and in the backward pass the weights' gradients, are taken over all
-        steps at once; only what depends on the step before is left to the scan.
+        The inputs' products, and in the backward pass the weights' gradients, are computed over all
+        steps at once; only the recurrence itself is in the scan.
         """
         return _unroll(self.recurrent, self.candidate_bias, self.inputs(x), hidden_state, is_first)
 
 
 def _gru_step(recurrent, candidate_bias, gates, before):
-    """One step; returns the new memory and what its derivative needs."""
+    """One step; returns the new hidden state and the residuals of its derivative."""
     r_x, z_x, n_x = jnp.split(gates, 3, axis=-1)
     r_h, z_h, n_h = jnp.split(before @ recurrent, 3, axis=-1)
     n_h = n_h + expand_dims_like(candidate_bias, n_h)
@@ -160,12 +161,12 @@ def _unroll_forward(recurrent, candidate_bias, gates, hidden_state, is_first):
     return hidden_states, (recurrent, saved, is_first)
 
 
-def _unroll_backward(residuals, d_memories):
+def _unroll_backward(residuals, d_hidden_states):
     recurrent, saved, is_first = residuals
 
     def step(d_after, inputs):
-        d_memory, (before, r, z, n, n_h), is_first = inputs
-        d_after = d_after + d_memory
+        d_hidden_state, (before, r, z, n, n_h), is_first = inputs
+        d_after = d_after + d_hidden_state
         d_n = d_after * (1 - z) * (1 - n * n)  # through tanh
         d_r = d_n * n_h * r * (1 - r)
         d_z = d_after * (before - n) * z * (1 - z)
@@ -173,14 +174,14 @@ def _unroll_backward(residuals, d_memories):
         d_before = d_after * z + d_products @ recurrent.T
         return jnp.where(is_first[..., None], 0.0, d_before), (d_n, d_products)
 
-    d_memory, (d_n, d_products) = jax.lax.scan(
-        step, jnp.zeros_like(d_memories[0]), (d_memories, saved, is_first), reverse=True
+    d_hidden_state, (d_n, d_products) = jax.lax.scan(
+        step, jnp.zeros_like(d_hidden_states[0]), (d_hidden_states, saved, is_first), reverse=True
     )
     hidden = d_n.shape[-1]
     rows = d_products.reshape(-1, 3 * hidden)
     d_recurrent = saved[0].reshape(-1, hidden).T @ rows
     d_gates = jnp.concatenate([d_products[..., : 2 * hidden], d_n], -1)
-    return d_recurrent, rows[:, 2 * hidden :].sum(0), d_gates, d_memory, None
+    return d_recurrent, rows[:, 2 * hidden :].sum(0), d_gates, d_hidden_state, None
 
 
 _unroll.defvjp(_unroll_forward, _unroll_backward)
@@ -189,23 +190,23 @@ _unroll.defvjp(_unroll_forward, _unroll_backward)
 class MLP(eqx.Module):
     """Dense layers with ReLU between them.
 
-    The first layer is open to several inputs: each reads its own rows of one weight matrix, as
-    if they had been concatenated, so that what several outputs share is multiplied only once.
-    `begin` is the first layer's share of the features; callers add the `rows` of their other
-    inputs to it and `finish`.
+    The first layer accepts extra inputs beside the features: each has its own rows of one weight
+    matrix, as if the inputs were concatenated, so that shared inputs are multiplied only once.
+    `begin` computes the first layer's pre-activations from the features; callers add the products
+    of the extra inputs with `extra_rows` and call `finish`.
     """
 
     layers: tuple[Linear, ...]
     norms: tuple[LayerNorm, ...] | None
     features: int = eqx.field(static=True)
-    """Rows of the first layer that read the features; the other inputs' follow."""
+    """Rows of the first layer's weights for the features; those of the extra inputs follow."""
 
     @classmethod
     def create(
         cls,
         key: PRNGKeyArray,
         features: int,
-        others: int,
+        extra_inputs: int,
         hidden: tuple[int, ...],
         outputs: int,
         *,
@@ -213,8 +214,9 @@ class MLP(eqx.Module):
         gain: float,
         norm: bool,
     ) -> MLP:
-        """`features` + `others` inputs, then `hidden` widths, then `outputs` scaled by `gain`."""
-        sizes = (features + others, *hidden, outputs)
+        """`features` + `extra_inputs` inputs, hidden layers of widths `hidden`, and `outputs`
+        scaled by `gain`."""
+        sizes = (features + extra_inputs, *hidden, outputs)
         gains = (2**0.5,) * len(hidden) + (gain,)
         keys = jax.random.split(key, len(gains))
         layers = tuple(
@@ -225,26 +227,26 @@ class MLP(eqx.Module):
         return cls(layers, norms, features)
 
     def begin(self, x: Float[Array, "*batch feature"]) -> Float[Array, "*batch hidden"]:
-        """The first layer's pre-activations, as far as `x` and the bias go."""
+        """The first layer's pre-activations from `x` and the bias."""
         first = self.layers[0]
         x = x if self.norms is None else self.norms[0](x)
         y = product(x, first.weight[: self.features])
         return y + expand_dims_like(first.bias, y)
 
     @property
-    def rows(self) -> Float[Array, "other hidden"]:
-        """The first layer's weights of the inputs beyond the features."""
+    def extra_rows(self) -> Float[Array, "extra hidden"]:
+        """The first layer's weights of the extra inputs."""
         return self.layers[0].weight[self.features :]
 
     def hidden(self, y: Float[Array, "*batch hidden"]) -> Float[Array, "*batch hidden"]:
-        """The last hidden layer's output, from the first layer's complete pre-activations."""
+        """The last hidden layer, from the first layer's complete pre-activations."""
         for i, layer in enumerate(self.layers[:-1]):
             y = jax.nn.relu(layer(y) if i else y)
             y = y if self.norms is None else self.norms[i + 1](y)
         return y
 
     def output(self, y: Float[Array, "*batch hidden"]) -> Float[Array, "*batch out"]:
-        """The output, which is linear in what the last hidden layer puts out."""
+        """The output layer, linear in the last hidden layer."""
         return self.layers[-1](y)
 
     def finish(self, y: Float[Array, "*batch hidden"]) -> Float[Array, "*batch out"]:
@@ -252,5 +254,5 @@ class MLP(eqx.Module):
         return y if len(self.layers) == 1 else self.output(self.hidden(y))
 
     def __call__(self, x: Float[Array, "*batch feature"]) -> Float[Array, "*batch out"]:
-        """The output where there are no other inputs."""
+        """The output of a network without extra inputs."""
         return self.finish(self.begin(x))

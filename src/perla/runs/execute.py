@@ -28,7 +28,7 @@ from perla.loops import host
 from perla.loops.anakin import Trainer
 from perla.loops.evaluate import Episodes
 from perla.loops.nonfinite import NonFinite
-from perla.methods.recipes import Replaying
+from perla.methods.offpolicy import OffPolicy
 from perla.runs import backend, checkpoint, replay
 from perla.runs.interrupt import Interrupted, listening
 from perla.runs.sinks import Display, Silent, TensorBoard
@@ -533,7 +533,7 @@ def _check_memory(run: Run, env: Env | HostEnv) -> None:
         f"eval_episodes = {run.eval_episodes}": run.eval_episodes * seen,
         f"absolute_episodes = {run.absolute_episodes}": run.absolute_episodes * seen,
     }
-    if isinstance(config, Replaying):
+    if isinstance(config, OffPolicy):
         needs[f"buffer_size = {config.buffer_size}"] = (
             config.buffer_size * config.length(spec.limit) * seen
         )
