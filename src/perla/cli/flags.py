@@ -11,8 +11,8 @@ from typing import Any
 from perla.cli.parser import Parser
 from perla.config import Config, describe, field_docs, field_groups, fields, tag, variants
 from perla.errors import UserError
-from perla.methods.recipes import ABOUT, RECIPES, make
-from perla.methods.settings import ALIASES, every_setting, fixed_fields, own, unknown
+from perla.methods.recipes import RECIPES, make
+from perla.methods.settings import ALIASES, available, every_setting, fixed_fields, unknown
 
 GIVEN = "settings"
 """What algorithm flags are collected under, so that no name can collide with the parser's own."""
@@ -58,9 +58,9 @@ def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def explain(algo: str, preset: str) -> str:
     """What `algo` is, and its flags with their meaning and their defaults under `preset`."""
     config = make(algo, preset)
-    shown = fixed_fields() | set(own(config))
+    shown = fixed_fields() | set(available(config))
     by_name = {field.name: field for field in fields(type(config))}
-    parts = [f"{algo}: {ABOUT[algo]}\n  = {_recipe(RECIPES[algo])}"]
+    parts = [f"{algo}: {RECIPES[algo].about}\n  = {_recipe(RECIPES[algo].settings)}"]
     parts += [f"settings of {algo} (defaults of the preset {preset!r}):"]
     for group in field_groups(type(config)):
         rows: list[str] = []

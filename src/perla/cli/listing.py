@@ -54,9 +54,10 @@ def _envs() -> Iterator[tuple[str, str]]:
 
 
 def _algos() -> Iterator[tuple[str, str]]:
-    from perla.methods.recipes import ABOUT
+    from perla.methods.recipes import RECIPES
 
-    yield from ABOUT.items()
+    for name, recipe in RECIPES.items():
+        yield name, recipe.about
 
 
 def _presets() -> Iterator[tuple[str, str]]:
