@@ -14,7 +14,8 @@ RUN = {"env", "env_option", "steps", "seeds", "num_evaluations", "eval_episodes"
 """Flags of `perla train` that belong to the run and not to a method."""
 
 SAME = ("num-envs", "gae-lambda", "ent-coef", "gamma", "num-samples", "update-epochs",
-        "num-minibatches", "anneal-lr", "max-grad-norm", "clip-eps", "batch-size", "buffer-size")  # fmt: skip
+        "num-minibatches", "anneal-lr", "max-grad-norm", "clip-eps", "batch-size",
+        "buffer-size")  # fmt: skip
 """Flags of other libraries that are ours too."""
 
 HINTS = {
@@ -43,7 +44,7 @@ HINTS = {
     "--env-id": "--env",
     "--seed": "--seeds (how many; `3,` is seed 3 alone)",
     "--map-name": "--env smac:MAP",
-    "--test-interval": "--num-evaluations (their number over the run, not the steps between them)",
+    "--test-interval": "--num-evaluations (how many, not how often)",
     # perla's first names
     "--copies": "--num-envs",
     "--horizon": "--rollout-length",

@@ -10,79 +10,76 @@ from perla.methods.parts import Adam, Hard, Huber, RMSProp, Soft, Squared
 
 
 class GumbelSoftmax(Config, tag="gumbel-softmax", frozen=True):
-    """Discrete actions: one is drawn, and what flows back is the gradient of the softmax of the
-    noisy logits (Jang et al., 2017)."""
+    """Straight-through Gumbel-softmax for discrete actions: a sample forwards, the gradient of the
+    softmax of the noisy logits backwards (Jang et al., 2017)."""
 
     temperature: Positive = 1.0
-    """The softmax's temperature: the lower, the less biased its gradient and the noisier."""
+    """Temperature of the softmax: if lower, the gradient has less bias and more variance."""
 
 
 class DDPG(Config, tag="ddpg", frozen=True):
-    """Deterministic policy gradients for many agents: every agent's actor climbs its own critic,
-    which sees the state and all agents' actions (Lowe et al., 2017)."""
+    """Multi-agent deterministic policy gradients: every agent has an actor and a critic of the state
+    and all agents' actions (Lowe et al., 2017)."""
 
     relaxation: GumbelSoftmax = GumbelSoftmax()
-    """How a critic's gradient reaches an actor through the action that it takes."""
+    """Relaxation of discrete actions, which lets the critic's gradient reach the actor."""
 
     exploration_noise: NonNegative = 0.1
-    """Of continuous actions, the deviation of behaviour from what is best, in each dimension; the
-    greedy ones are without."""
+    """Standard deviation of the noise on continuous actions in training, per dimension."""
 
     num_envs: Count = 16
-    """Environment copies stepped side by side."""
+    """Environments stepped in parallel."""
     rollout_length: Count | None = 8
-    """Steps of every copy between two updates, replayed together as a sequence; none: one whole
-    episode of every copy."""
+    """Steps per environment between two updates, stored as one sequence; none: an episode."""
     buffer_size: Count = 8192
-    """Sequences kept for replay, the newest ones."""
+    """Capacity of the replay buffer, in sequences."""
     batch_size: Count = 32
-    """Sequences replayed in a gradient step."""
+    """Sequences per gradient step."""
     updates_per_rollout: Count = 4
-    """Gradient steps of actor and critic between two collections."""
+    """Gradient steps of actor and critic per rollout."""
 
     gamma: Fraction = 0.99
     """Discount factor γ."""
     target: Soft | Hard = Soft(target_update_tau=0.01)
-    """The actor and the critic that targets are of."""
+    """Target networks of actor and critic."""
     logit_penalty: NonNegative = 1e-3
-    """Weight of the actors' mean squared logit, which keeps them exploring; of continuous actions,
-    of what goes into tanh, which keeps it from its flat ends."""
+    """Weight of the actors' mean squared logits, which keeps policies stochastic. For continuous
+    actions: of the inputs of tanh, which keeps it from saturating."""
 
     loss: Squared | Huber = Squared()
-    """The critic's error."""
+    """Loss of the critic."""
     normalize_rewards: bool = True
-    """Standardise the rewards, by their running mean and deviation."""
+    """Normalize rewards by their running mean and standard deviation."""
 
     optimizer: Adam | RMSProp = Adam()
-    """The optimiser of both networks."""
+    """Optimizer of both networks."""
     lr: Positive = 5e-4
-    """The actor's learning rate."""
+    """Learning rate of the actor."""
     critic_lr: Positive | None = None
-    """The critic's learning rate; none: the actor's."""
+    """Learning rate of the critic; none: that of the actor."""
     max_grad_norm: Positive | None = 10.0
-    """Bound on the norm of each network's gradient; none: unbounded."""
+    """Largest norm of each network's gradient; none: no clipping."""
 
     actor_network: Literal["mlp", "gru"] = "gru"
-    """The actor's network; `gru` puts a recurrent layer after the dense ones."""
+    """Network of the actor: dense layers only, or dense layers and a GRU."""
     hidden_size: Count = 128
-    """Width of every hidden layer."""
+    """Units of every hidden layer."""
     num_layers: Count = 1
     """Dense hidden layers of the actor."""
     critic_num_layers: Count = 2
-    """Hidden layers of the critic, which is dense."""
+    """Dense hidden layers of the critic."""
     init: Literal["orthogonal", "torch"] = "orthogonal"
     """Initial weights: orthogonal with a small policy head, or PyTorch's default."""
     layer_norm: bool = False
-    """Normalise the inputs and the output of every hidden layer."""
+    """Layer normalization of the inputs and of every hidden layer."""
     parameter_sharing: Literal["shared", "separate"] = "shared"
-    """One set of parameters for all agents, or one for each."""
+    """One set of parameters for all agents, or one per agent."""
     parameter_groups: Groups = None
-    """Of each agent, the number of its group, such as 0,0,1: who shares parameters with whom, where
-    not with all."""
+    """Group of each agent, such as 0,0,1: agents of a group share parameters; none: all do."""
     agent_ids: bool = True
-    """Tell shared networks which agent they serve."""
+    """Append a one-hot agent id to the inputs of shared networks."""
     last_action: bool = False
-    """Tell actors what they did last."""
+    """Append the agent's last action to its observation."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,7 +87,7 @@ class DDPG(Config, tag="ddpg", frozen=True):
         parts.check_groups(self.parameter_sharing, self.parameter_groups)
 
     def nets(self, agents: int) -> Groups:
-        """Which of `agents` share parameters."""
+        """The groups of `agents` that share parameters."""
         return (
             parts.one_each(agents)
             if self.parameter_sharing == "separate"
@@ -98,5 +95,5 @@ class DDPG(Config, tag="ddpg", frozen=True):
         )
 
     def length(self, limit: int | None) -> int:
-        """Steps of every copy between two updates; whole episodes are padded to the limit."""
+        """Steps of a rollout; whole episodes are padded to the `limit` of the environment."""
         return parts.length(self.rollout_length, limit)

@@ -10,15 +10,14 @@ from __future__ import annotations
 # fmt: off
 PEERS: dict[str, str] = {
     # The run
-    "absolute": "absolute_episodes",
     "env_args": "env_option NAME=VALUE",
     "env_id": "env",
     "env_kwargs": "env_option NAME=VALUE",
     "env_name": "env",
-    "eval_freq": "num_evaluations (their number over the run, not the steps between them)",
-    "eval_interval": "num_evaluations (their number over the run, not the steps between them)",
+    "eval_freq": "num_evaluations (how many, not how often)",
+    "eval_interval": "num_evaluations (how many, not how often)",
     "evaluation_episodes": "eval_episodes",
-    "evaluation_interval": "num_evaluations (their number over the run, not the steps between them)",
+    "evaluation_interval": "num_evaluations (how many, not how often)",
     "evaluations": "num_evaluations",
     "map_name": "env smac:MAP",
     "max_n_frames": "steps",
@@ -32,7 +31,7 @@ PEERS: dict[str, str] = {
     "scenario_name": "env",
     "seed": "seeds (how many; `3,` is seed 3 alone)",
     "t_max": "steps",
-    "test_interval": "num_evaluations (their number over the run, not the steps between them)",
+    "test_interval": "num_evaluations (how many, not how often)",
     "test_nepisode": "eval_episodes",
     "total_env_steps": "steps",
     "total_timesteps": "steps",
