@@ -13,7 +13,7 @@ LARGEST_ENUMERATION = 65_536
 TOLERANCE = 0.1
 """The default of `Sampled.tolerance`."""
 CANDIDATES = (2, 7, 23, 71, 211)
-"""Numbers of samples that `auto` chooses from: primes, each about three times the last."""
+"""Numbers of samples that `auto` chooses from: primes, each about thrice the last."""
 
 
 class Sampled(Config, tag="sampled", frozen=True):
@@ -28,9 +28,9 @@ class Sampled(Config, tag="sampled", frozen=True):
     gradient_samples: Count | None = None
     """Samples through which the critic's gradient flows; none: all of them."""
     sampler: Literal["iid", "latin"] = "iid"
-    """`iid`: independent samples, as in the paper. `latin`: Latin hypercube sampling (McKay, Beckman
-    and Conover, 1979): each agent's actions are stratified by their probabilities, and their
-    combinations are random; fastest for a prime K."""
+    """`iid`: independent samples, as in the paper. `latin`: Latin hypercube sampling (McKay,
+    Beckman and Conover, 1979): each agent's actions are stratified by their probabilities, and
+    their combinations are random; fastest for a prime K."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,7 +49,7 @@ class Sampled(Config, tag="sampled", frozen=True):
 
 
 FEW = Sampled(num_samples=17, sampler="latin")
-"""The estimator of `Auto` if neither a closed form nor enumeration is possible."""
+"""The estimator of `Auto` without a closed form and with too many joint actions."""
 
 
 class Exact(Config, tag="exact", frozen=True):
@@ -61,8 +61,8 @@ class Analytic(Config, tag="analytic", frozen=True):
 
 
 class Auto(Config, tag="auto", frozen=True):
-    """Analytic for a critic with a closed form, exact for few joint actions of the others, otherwise
-    17 samples of the Latin sampler."""
+    """Analytic for a critic with a closed form, exact for few joint actions of the others,
+    otherwise 17 samples of the Latin sampler."""
 
     max_joint_actions: Count = 100
     """The largest number of the others' joint actions that is enumerated."""

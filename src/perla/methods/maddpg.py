@@ -14,12 +14,12 @@ class GumbelSoftmax(Config, tag="gumbel-softmax", frozen=True):
     softmax of the noisy logits backwards (Jang et al., 2017)."""
 
     temperature: Positive = 1.0
-    """Temperature of the softmax: if lower, the gradient has less bias and more variance."""
+    """Temperature of the softmax: lower values trade bias of the gradient for variance."""
 
 
 class DDPG(Config, tag="ddpg", frozen=True):
-    """Multi-agent deterministic policy gradients: every agent has an actor and a critic of the state
-    and all agents' actions (Lowe et al., 2017)."""
+    """Multi-agent deterministic policy gradients: every agent has an actor, and a critic of the
+    state and all agents' actions (Lowe et al., 2017)."""
 
     relaxation: GumbelSoftmax = GumbelSoftmax()
     """Relaxation of discrete actions, which lets the critic's gradient reach the actor."""

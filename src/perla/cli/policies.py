@@ -1,4 +1,4 @@
-"""`perla evaluate` and `perla render`: looking at what a run has learnt."""
+"""`perla evaluate` and `perla render`: the policies of a run, measured and drawn."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ def _parser(command: str, description: str) -> Parser:
     parser.add_argument("dir", metavar="DIR", help="the run's folder")
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
-        "--greedy", action="store_true", help="every agent's likeliest action (the default)"
+        "--greedy", action="store_true", help="the most likely action of every agent (the default)"
     )
-    how.add_argument("--sample", action="store_true", help="actions drawn from the policies")
-    parser.add_argument("--seed", metavar="S", help="one of the run's seeds")
+    how.add_argument("--sample", action="store_true", help="actions sampled from the policies")
+    parser.add_argument("--seed", metavar="S", help="a seed of the run")
     parser.add_argument(
-        "--last", action="store_true", help="the last parameters, not the best evaluated ones"
+        "--last", action="store_true", help="the last parameters instead of the best evaluated ones"
     )
     add_trust(parser)
     return parser
 
 
 def evaluate_command(argv: Sequence[str]) -> int:
-    """Measure a run's policies."""
-    parser = _parser("evaluate", "Play episodes with the policies of a run and print the returns.")
+    """Evaluate the policies of a run."""
+    parser = _parser(
+        "evaluate", "Play episodes with the policies of a run, and print their returns."
+    )
     parser.add_argument(
-        "--episodes", metavar="N", default=str(EPISODES), help=f"episodes of each seed [{EPISODES}]"
+        "--episodes", metavar="N", default=str(EPISODES), help=f"episodes per seed [{EPISODES}]"
     )
     arguments = parser.parse(argv)
     episodes = convert(arguments.episodes, Count, name="--episodes")
@@ -80,12 +82,14 @@ def evaluate_command(argv: Sequence[str]) -> int:
 
 
 def render_command(argv: Sequence[str]) -> int:
-    """Draw an episode."""
+    """Draw an episode of a run's policy."""
     parser = _parser("render", "Draw one episode of a run's policy, as a GIF or a PNG.")
     parser.add_argument(
-        "--out", metavar="FILE", help="a .gif or a .png [replay.gif in the run's folder]"
+        "--out", metavar="FILE", help="a .gif or .png file [replay.gif in the run's folder]"
     )
-    parser.add_argument("--episode", metavar="N", default="0", help="which episode: 0, 1, ... [0]")
+    parser.add_argument(
+        "--episode", metavar="N", default="0", help="the episode's number: 0, 1, ... [0]"
+    )
     arguments = parser.parse(argv)
     out = Path(arguments.out or Path(arguments.dir) / "replay.gif")
     if out.suffix.lower() not in (".gif", ".png"):
