@@ -1,7 +1,7 @@
 """Configurations: frozen, strict, the same in Python, in JSON and on the command line.
 
-A configuration is a `msgspec.Struct`. A choice between variants is a union of structs with different
-tags. Field types carry the allowed range; the string under a field is its help.
+A configuration is a `msgspec.Struct`. A choice between variants is a union of structs with
+different tags. Field types carry the allowed range; the string under a field is its help.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def check_version(found: object, *, source: str) -> None:
     if found != VERSION:
         raise UserError(
             f"{source}: has settings of version {1 if found is None else found}, and this perla "
-            f"reads version {VERSION}; train again, or use the perla that wrote it"
+            f"reads {VERSION}; train again, or use the perla that wrote it"
         )
 
 

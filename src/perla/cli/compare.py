@@ -22,6 +22,25 @@ def compare_command(argv: Sequence[str]) -> int:
     """Compare methods, or finished runs."""
     from perla.cli import flags
 
+    arguments = flags.parse(_parser(), argv, lambda arguments: arguments.what)
+
+    folders = [Path(word) for word in arguments.what if Path(word).is_dir()]
+    if not folders:
+        suites.settle(arguments)
+        return _train_and_compare(arguments)
+    if len(folders) < len(arguments.what):
+        word = next(word for word in arguments.what if not Path(word).is_dir())
+        raise UserError(f"{word}: is no folder, and {folders[0]} is; name methods or folders")
+    for flag in arguments.given:
+        if flag not in COMPARING:
+            raise UserError(
+                f"{flag}: is for training, and {folders[0]} is a folder of finished runs; leave "
+                "it out, or name methods instead of folders"
+            )
+    return _compare_runs(folders, arguments)
+
+
+def _parser() -> Parser:
     parser = Parser(
         "compare",
         "Train methods with equal budgets and compare them: a table with 95% intervals, a figure\n"
@@ -59,22 +78,7 @@ def compare_command(argv: Sequence[str]) -> int:
     )
     suites.add_results(parser)
     suites.add_execution(parser)
-    arguments = flags.parse(parser, argv, lambda arguments: arguments.what)
-
-    folders = [Path(word) for word in arguments.what if Path(word).is_dir()]
-    if not folders:
-        suites.settle(arguments)
-        return _train_and_compare(arguments)
-    if len(folders) < len(arguments.what):
-        word = next(word for word in arguments.what if not Path(word).is_dir())
-        raise UserError(f"{word}: is no folder, and {folders[0]} is; name methods or folders")
-    for flag in arguments.given:
-        if flag not in COMPARING:
-            raise UserError(
-                f"{flag}: applies to training, and {folders[0]} is a folder of finished runs; leave "
-                "it out, or name methods instead of folders"
-            )
-    return _compare_runs(folders, arguments)
+    return parser
 
 
 def _train_and_compare(arguments: argparse.Namespace) -> int:
@@ -124,5 +128,8 @@ def _compare_runs(folders: Sequence[Path], arguments: argparse.Namespace) -> int
                 runs.append(load(path))
             except UserError as error:
                 failures[str(path)] = str(error)
+    if not runs:
+        first, *others = failures.values()
+        raise UserError(first + (f" (and {len(others)} more such runs)" if others else ""))
     out = Path(arguments.out) if arguments.out else new_folder(Path("runs"), "compare")
     return suites.finish(runs, failures, out, arguments)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from perla.cli.parser import Parser, add_trust, convert, trust
 from perla.cli.tables import say, words
@@ -65,20 +66,27 @@ def evaluate_command(argv: Sequence[str]) -> int:
         for one in run.seeds if seed is None else (seed,):
             actor = execute.policy(run, trainer, exported, one, best=not arguments.last)
             played = trainer.play(actor, jax.random.key(one), greedy)
-            returns, lengths = np.asarray(played.returns, float), np.asarray(played.lengths, float)
-            means.append(returns.mean())
-            error = returns.std(ddof=1) / np.sqrt(len(returns)) if len(returns) > 1 else np.nan
-            cells = (returns.mean(), error, returns.min(), returns.max())
-            won = float(played.wins.mean())
-            if not (table.row_count or np.isnan(won)):
-                table.add_column("won", justify="right")
-            row = (str(one), *(f"{cell:.4f}" for cell in cells), f"{lengths.mean():.1f}")
-            table.add_row(*row, *([] if np.isnan(won) else [f"{won:.4f}"]))
+            means.append(float(np.asarray(played.returns, float).mean()))
+            _add_row(table, one, played)
     if len(means) > 1:
         table.add_section()
         table.add_row("IQM", f"{iqm(means):.4f}", style="bold")
     Console().print(table)
     return 0
+
+
+def _add_row(table: Any, seed: int, played: Any) -> None:
+    """Add a seed's returns, its episodes' length and, in environments with a winner, its wins."""
+    import numpy as np
+
+    returns, lengths = np.asarray(played.returns, float), np.asarray(played.lengths, float)
+    won = float(played.wins.mean())
+    if not (table.row_count or np.isnan(won)):
+        table.add_column("won", justify="right")
+    error = returns.std(ddof=1) / np.sqrt(len(returns)) if len(returns) > 1 else np.nan
+    cells = (returns.mean(), error, returns.min(), returns.max())
+    row = (str(seed), *(f"{cell:.4f}" for cell in cells), f"{lengths.mean():.1f}")
+    table.add_row(*row, *([] if np.isnan(won) else [f"{won:.4f}"]))
 
 
 def render_command(argv: Sequence[str]) -> int:

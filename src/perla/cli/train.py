@@ -137,7 +137,7 @@ Train agents and save the run in a folder. Ctrl-C stops it, and `perla resume DI
 continues it.
 
 {row("ALGO", f"one of {', '.join(RECIPES)}; `perla list`", ALGO)}
-  --env ENV                       the environment; `perla list envs` [{ENV}]
+{row("--env ENV", "the environment; `perla list envs`", ENV)}
   --env-option NAME=VALUE         an option of the environment; may be repeated
   --steps N                       environment steps of each seed, such as 1e6 [{STEPS:_}]
   --seeds S                       5: seeds 0 to 4; 3,7: these two; 3,: seed 3 alone [1]

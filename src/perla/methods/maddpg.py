@@ -41,7 +41,7 @@ class DDPG(Config, tag="ddpg", frozen=True):
     gamma: Fraction = 0.99
     """Discount factor γ."""
     target: Soft | Hard = Soft(target_update_tau=0.01)
-    """Target networks of actor and critic."""
+    """Target network of the actor and of the critic."""
     logit_penalty: NonNegative = 1e-3
     """Weight of the actors' mean squared logits, which keeps policies stochastic. For continuous
     actions: of the inputs of tanh, which keeps it from saturating."""
@@ -73,7 +73,7 @@ class DDPG(Config, tag="ddpg", frozen=True):
     layer_norm: bool = False
     """Layer normalization of the inputs and of every hidden layer."""
     parameter_sharing: Literal["shared", "separate"] = "shared"
-    """One set of parameters for all agents, or one per agent."""
+    """`shared`: one set of parameters for all agents. `separate`: one per agent."""
     parameter_groups: Groups = None
     """Group of each agent, such as 0,0,1: agents of a group share parameters; none: all do."""
     agent_ids: bool = True

@@ -138,7 +138,7 @@ def merge_preset(recipe: Recipe, preset: Preset) -> Settings | None:
     settings = preset.settings.get(recipe.learner)
     if settings is None:
         return None
-    settings = settings | recipe.settings
+    settings = settings | dict(recipe.settings)
     value = settings.get("value")
     if isinstance(value, Embedded):
         settings["value"] = value.replace(**preset.embedded)

@@ -148,7 +148,7 @@ class TD(Config, tag="td", frozen=True):
     layer_norm: bool = False
     """Layer normalization of the inputs and of every hidden layer."""
     parameter_sharing: Literal["shared", "separate"] = "shared"
-    """One set of parameters for all agents, or one per agent."""
+    """`shared`: one set of parameters for all agents. `separate`: one per agent."""
     parameter_groups: Groups = None
     """Group of each agent, such as 0,0,1: agents of a group share parameters; none: all do."""
     agent_ids: bool = True

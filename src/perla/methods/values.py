@@ -41,7 +41,7 @@ class Multilinear(Config, tag="multilinear", frozen=True):
     """
 
     rank: Count = 32
-    """Number of terms r."""
+    """Rank: the number of terms r in the sum."""
 
 
 class Embedded(Config, tag="embedded", frozen=True):
