@@ -27,12 +27,12 @@ ROOT = Path(__file__).parent.parent
 FIRST_NAMES = [
     "copies", "horizon", "chunk", "epochs", "minibatches", "lam", "n", "clip", "value_clip",
     "entropy", "entropy_final", "lr_decay", "normalise_advantages", "normalise_rewards",
-    "normalise_values", "normalise_observations", "deviation", "squash", "hidden", "layers",
+    "normalise_values", "deviation", "squash", "hidden", "layers",
     "critic_layers", "actor", "critic", "optimiser", "sharing", "groups", "buffer", "batch",
     "updates", "every", "tau", "epsilon", "epsilon_final", "epsilon_steps", "noise",
     "interaction", "joins", "fit", "form", "base", "q", "gradient_k", "budget", "embed",
     "hypernet", "kernels", "opt", "nopt", "latent", "latent_floor", "attention", "anneal",
-    "evaluations", "absolute",
+    "evaluations",
 ]
 # fmt: on
 """The settings and flags of perla's first version that have other names now."""
@@ -137,8 +137,7 @@ def test_no_flag_has_one_letter_but_the_papers_k():
 @pytest.mark.parametrize("name", FIRST_NAMES)
 def test_a_first_name_is_no_setting_and_leads_to_the_present_one(name):
     assert name not in {*every_setting(), *fixed_fields(), *ALIASES}
-    if name not in ("absolute", "normalise_observations"):  # which were no flags
-        assert translate(flag_name(name)) is not None
+    assert translate(flag_name(name)) is not None
 
 
 def test_no_setting_is_written_by_its_first_name():
