@@ -29,7 +29,7 @@ from perla.loops.anakin import Progress, Trainer
 from perla.loops.rollout import rollout
 from perla.methods.estimators import Estimator, Sampled
 from perla.methods.ppo import PPO
-from perla.methods.recipes import PERLA_IPPO, PERLA_MAPPO, make
+from perla.methods.recipes import RECIPES, make
 from perla.methods.values import Multilinear, Network
 
 MAPS = (
@@ -43,9 +43,9 @@ PAPERS = Sampled(num_samples=100)
 
 
 def perla(base: str = "ippo", **settings: Any) -> PPO:
-    """Create PERLA on `base`, with other `settings` of the value."""
-    recipe = {"ippo": PERLA_IPPO, "mappo": PERLA_MAPPO}[base]
-    config = make(f"perla-{base}", value=recipe["value"].replace(**settings))
+    """PERLA on `base`, whose value has other `settings`."""
+    algo = f"perla-{base}"
+    config = make(algo, value=RECIPES[algo].settings["value"].replace(**settings))
     assert isinstance(config, PPO)
     return config
 

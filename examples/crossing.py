@@ -1,7 +1,7 @@
-"""An environment of one's own on the host: two walkers meet on a narrow bridge.
+"""A custom environment in NumPy: two walkers meet on a narrow bridge.
 
-Each is at one end of a bridge of `LENGTH` places and wants to reach the other. They pass each other
-only where one waits in the bay in the middle. Nothing here is JAX.
+Each starts at one end of a bridge of `LENGTH` cells and must reach the other end. They can pass
+each other only in the middle, while one of them waits in the bay.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ class Crossing:
     spec = Spec(
         id="crossing:make",
         agents=2,
-        obs=4,  # own place, own bay, the other's place, the other's bay
+        obs=4,  # own cell, own bay, the other's cell, the other's bay
         state=4,
         actions=(3, 3),
         limit=LIMIT,
@@ -33,7 +33,7 @@ class Crossing:
 
     def step(self, action):
         self.time += 1
-        for walker in self.random.permutation(2):  # whoever is first goes first
+        for walker in self.random.permutation(2):  # the walkers move in random order
             self.walk(walker, action[walker])
         home = bool((self.place == [LENGTH - 1, 0]).all())
         seen = self.see()
@@ -67,12 +67,12 @@ class Crossing:
 
 
 def make():
-    """What `crossing:make` stands for. Every process calls it for each of its copies."""
+    """Make the environment `crossing:make`. Every worker process calls it, once per environment."""
     return Crossing()
 
 
 def main(steps=40_000):
-    """Train on it; the result's returns."""
+    """Train MAPPO and return the evaluations' returns."""
     import perla
 
     result = perla.train("crossing:make", "mappo", steps=steps, num_evaluations=4, eval_episodes=8,
@@ -80,5 +80,5 @@ def main(steps=40_000):
     return [record["return"] for record in result.records]
 
 
-if __name__ == "__main__":  # processes import this file, too
+if __name__ == "__main__":  # worker processes import this file, too
     print(main())

@@ -1,4 +1,4 @@
-"""Your own JAX environment: agents on a circle of cells that have to meet.
+"""A custom JAX environment: agents on a circle of cells have to meet.
 
     $ cd examples
     $ perla train perla-ippo --env rendezvous:make --steps 200000
@@ -35,11 +35,11 @@ class Rendezvous:
             id="rendezvous",
             agents=self.agents,
             obs=self.cells,  # features of one agent's observation
-            state=self.agents * self.cells,  # features of the state that central critics see
+            state=self.agents * self.cells,  # features of the state, for centralised critics
             actions=(3,) * self.agents,  # stay, left, right
             limit=self.limit,
             reward="common",
-            rules={"cells": self.cells},  # whatever else changes what results mean
+            rules={"cells": self.cells},  # all that changes the meaning of results
         )
 
     def reset(self, key):
@@ -55,14 +55,14 @@ class Rendezvous:
         return state, TimeStep(
             observation=seen,
             reward=jnp.full(self.agents, met, jnp.float32),
-            terminated=met,  # an end of its own: nothing follows
-            truncated=(state.time >= self.limit) & ~met,  # cut by the clock: values bootstrap
+            terminated=met,  # a terminal state: nothing follows
+            truncated=(state.time >= self.limit) & ~met,  # the time limit: values bootstrap
             final=seen,
         )
 
     def observe(self, state):
         own = jax.nn.one_hot(state.at, self.cells)
-        # Everyone sees where it stands, and how many others stand where.
+        # Each agent observes its own cell and the number of agents in every cell.
         seen = own + own.sum(0, keepdims=True) / self.agents
         return Observation(
             obs=seen,

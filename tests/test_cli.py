@@ -105,7 +105,7 @@ def snapshot(folder):
         (["train", "ippo", "--steps", "1e30"], "<= 2000000000"),
         (["train", "ippo", "--seeds", "0"], "--seeds 0"),
         (["train", "ippo", "--seeds", "100000"], "--seeds 100000"),
-        (["train", "ippo", "--seeds", "3,3"], "each seed stands once"),
+        (["train", "ippo", "--seeds", "3,3"], "a list of different seeds"),
         (["train", "ippo", "--seeds", "3,-7"], "-7"),
         (["train", "ippo", "--num-evaluations", "0"], "--num-evaluations 0"),
         (["train", "ippo", "--checkpoint-seconds", "-1"], "--checkpoint-seconds -1"),
@@ -121,7 +121,7 @@ def snapshot(folder):
         ),
         (["train", "ippo", "--returns", "nstep"], "'n-step'"),
         (["train", "ippo", "--num-envs", "2000000000"], "GiB"),
-        (["train", "ippo", "--num-minibatches", "7"], "minibatches"),
+        (["train", "ippo", "--num-minibatches", "7"], "num_minibatches = 7"),
         (["resume", "nowhere"], "nowhere: not a run folder"),
         (["evaluate", "nowhere"], "nowhere: not a run folder"),
         (["evaluate", "nowhere", "--episodes", "-1"], "--episodes -1"),
@@ -143,7 +143,7 @@ def test_mistakes_end_in_one_line(refused, argv, says):
         (["--n-step", "10"], "this run has --returns gae"),
         (["--target-update-tau", "0.1"], "this run has --target none"),
         (["--huber-delta", "1"], "--huber-delta belongs to --loss huber"),
-        (["--k", "50"], "--k belongs to perla-ippo"),
+        (["--k", "50"], "--num-samples belongs to perla-ippo"),
         (["--critic-form", "action-value"], "this run is ippo"),
     ],
 )
@@ -156,7 +156,7 @@ def test_a_setting_of_what_is_not_chosen_teaches(refused, argv, says):
     [
         (["qmix", "--clip-eps", "0.1"], "--clip-eps is no setting of qmix"),
         (["vdn", "--gae-lambda", "0.9"], "--gae-lambda is no setting of vdn"),
-        (["vdn", "--k", "5"], "--k belongs to perla-ippo"),
+        (["vdn", "--k", "5"], "--num-samples belongs to perla-ippo"),
         (["ippo", "--double-q"], "--double-q is no setting of ippo"),
         (
             ["ippo", "--mixing-embed-dim", "8"],
@@ -167,13 +167,13 @@ def test_a_setting_of_what_is_not_chosen_teaches(refused, argv, says):
         (["vdn", "--weighting=weighted"], "--weighting is decided by the method: ow-qmix, cw-qmix"),
         (["vdn", "--lamda", "2"], "unknown flag '--lamda'; --gae-lambda is no setting of vdn"),
         (["ippo", "--lamda", "2"], "unknown flag '--lamda'; did you mean '--gae-lambda'?"),
-        (["coma", "--deviaton", "2"], "'--deviaton'; --init-std is no setting of coma"),
+        (["coma", "--init-sdt", "2"], "'--init-sdt'; --init-std is no setting of coma"),
         (
             ["ippo", "--kernel", "2"],
             "'--kernel'; --num-kernels belongs to qplex, maic-qplex, and this",
         ),
         (["cw-qmix", "--no-double-q"], "double_q"),
-        (["vdn", "--num-envs", "64", "--buffer-size", "8"], "buffer = 8"),
+        (["vdn", "--num-envs", "64", "--buffer-size", "8"], "buffer_size = 8"),
         (["vdn", "--buffer-size", "2000000000"], "GiB"),
         (["maddpg", "--buffer-size", "2000000000"], "GiB"),
         (["maddpg", "--double-q"], "--double-q is no setting of maddpg"),
@@ -191,13 +191,13 @@ def test_a_setting_of_other_methods_teaches(refused, argv, says):
 def test_what_a_method_decides_is_told_from_python_too():
     with pytest.raises(UserError, match="mixer is decided by the method: iql, vdn"):
         configure("vdn", "default", {"mixer": "sum"})
-    with pytest.raises(UserError, match="unknown setting 'lamda'; lam is no setting of vdn"):
+    with pytest.raises(UserError, match="unknown setting 'lamda'; gae_lambda is no setting of vdn"):
         configure("vdn", "default", {"lamda": 2})
 
 
 def test_a_setting_chooses_nothing_by_itself(refused):
     line = refused("train", "perla-ippo", "--k", "50")
-    assert "--k belongs to --estimator sampled; this run has --estimator auto" in line
+    assert "--num-samples belongs to --estimator sampled; this run has --estimator auto" in line
 
 
 def test_an_existing_output_folder(refused, tmp_path):
@@ -428,9 +428,12 @@ def test_methods_are_listed_in_a_line_each(capsys):
 
 
 def test_help_says_what_a_name_stands_for_and_leaves_out_what_goes_without_saying():
-    assert "= mixer monotonic, weighting weighted (full central)\n" in explain("cw-qmix", "default")
+    assert "= mixer qmix, weighting weighted (full central)\n" in explain("cw-qmix", "default")
     text = explain("perla-maa2c", "default")
-    assert "= value embedded (base global), clip none, epochs 1, minibatches 1\n" in text
+    recipe = (
+        "value embedded (critic_input global), clip_eps none, update_epochs 1, num_minibatches 1"
+    )
+    assert f"= {recipe}\n" in text
 
 
 def test_help_keeps_to_a_page_and_names_whole(capsys):

@@ -15,6 +15,7 @@ from perla.suites.suite import Grid
 ENV = "lbf:Foraging-5x5-2p-1f-v2"
 TINY = ("--env", ENV, "--steps", "100", "--seeds", "3", "--num-evaluations", "5", "--quiet",
         "--num-envs", "2", "--rollout-length", "5")  # fmt: skip
+SHORT = {"num_envs": 2, "rollout_length": 5}
 FAKE = (str(Path(__file__).with_name("fake_worker.py")),)
 
 
@@ -70,7 +71,7 @@ def test_finished_runs_take_no_flags_of_training(capsys, flag):
     Path("both").mkdir()
     error = refused(capsys, "compare", "both", *flag.split())
     name = flag.split()[0].replace("--no-", "--")
-    assert f"{name}: says how methods are trained, and both is a folder of finished runs" in error
+    assert f"{name}: is for training, and both is a folder of finished runs" in error
     assert "leave it out" in error
 
 
@@ -79,7 +80,7 @@ def test_finished_runs_take_no_flags_of_training(capsys, flag):
     [
         (("--steps", "110"), "steps = 1"),
         (("--seeds", "4"), "seeds = "),
-        (("--num-evaluations", "4"), "evaluations = "),
+        (("--num-evaluations", "4"), "num_evaluations = "),
         (("--env-option", "penalty=0.5"), "rules.penalty = "),
     ],
 )
@@ -107,7 +108,7 @@ def test_a_corrupt_run_among_the_inputs_is_named_and_the_rest_goes_on(compared, 
 
 def test_several_tasks_are_compared_each_and_together(capsys):
     grid = {"env": [ENV, ENV.replace("2p", "3p")], "algo": ["ippo", "mappo"], "steps": 100,
-            "seeds": 3, "num_evaluations": 5, "settings": {"num_envs": 2, "rollout_length": 5}}  # fmt: skip
+            "seeds": 3, "num_evaluations": 5, "settings": SHORT}  # fmt: skip
     Path("two.json").write_text(json.dumps({"name": "two", "grids": [grid]}))
     assert main(["suite", "two.json", "--quiet", "--out", "two"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -124,7 +125,7 @@ def test_several_tasks_are_compared_each_and_together(capsys):
 
 def test_a_suite_of_one_method_is_carried_out_without_a_comparison(capsys):
     grid = {"env": ENV, "algo": "ippo", "steps": 100, "seeds": 1,
-            "settings": {"num_envs": 2, "rollout_length": 5}}  # fmt: skip
+            "settings": SHORT}  # fmt: skip
     Path("one.json").write_text(json.dumps({"name": "one", "grids": [grid]}))
     assert main(["suite", "one.json", "--quiet"]) == 0
     assert "no two methods" in capsys.readouterr().out
@@ -133,7 +134,7 @@ def test_a_suite_of_one_method_is_carried_out_without_a_comparison(capsys):
 
 def test_a_failing_cell_is_named_and_the_exit_code_tells(capsys):
     grid = {"env": ENV, "algo": ["ippo", "mappo"], "steps": 100, "seeds": 3, "num_evaluations": 5,
-            "settings": {"num_envs": 2, "rollout_length": 5, "lr": [1e-3, fake_worker.BROKEN]}}  # fmt: skip
+            "settings": SHORT | {"lr": [1e-3, fake_worker.BROKEN]}}  # fmt: skip
     Path("rates.json").write_text(json.dumps({"name": "rates", "grids": [grid]}))
     assert main(["suite", "rates.json", "--quiet"]) == 1
     out, error = capsys.readouterr()
@@ -154,7 +155,7 @@ def test_a_failing_cell_is_named_and_the_exit_code_tells(capsys):
         (("compare", "ippo", "mappo", "--executor", "rey"), "did you mean 'ray'"),
         (("compare", "ippo", "mappo", "--processes", "0"), "--processes 0: expected"),
         (("compare", "ippo", "mappo", "--env", "lbf:Foraging-5x5"), "'Foraging-5x5': the number"),
-        (("compare", "nowhere/run", "."), "nowhere/run: no folder"),
+        (("compare", "nowhere/run", "."), "nowhere/run: is no folder"),
         (("compare", "."), "no run"),
         (("compare", "ippo", "mappo", "--gpus", "1"), "--gpus belongs to --executor ray, and this"),
         (
@@ -181,7 +182,7 @@ def test_a_dry_run_lists_the_cells_and_leaves_nothing(capsys, monkeypatch, tmp_p
     monkeypatch.setattr(Machine, "measure", lambda: Machine(1e11, 1e9))
     assert main(["compare", "ippo", "perla-ippo", *TINY, "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert "2 cells" in out
+    assert "2 runs" in out
     assert "perla-ippo" in out
     assert re.match(r"about \d+:\d\d on this machine", out.splitlines()[-1])
     assert not list(tmp_path.iterdir())

@@ -304,7 +304,7 @@ def train(world, algo, updates, **settings):
 
 
 def perla(algo, **settings):
-    return {"value": RECIPES[algo]["value"].replace(**settings)}
+    return {"value": RECIPES[algo].settings["value"].replace(**settings)}
 
 
 CASES = {

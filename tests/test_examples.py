@@ -1,4 +1,4 @@
-"""The examples do what they say, and plugging policy embedding in takes what it says."""
+"""The examples run and learn, and policy embedding is plugged in by a small diff."""
 
 import difflib
 import runpy

@@ -98,7 +98,9 @@ def test_turns_are_a_plain_loop_over_agents(sequential, order):
 
 def test_who_goes_first_makes_a_difference_to_the_others_alone(sequential):
     _, _, _, turns = sequential
-    alone, first, later = (turns(jnp.array(order)).actor.unstack() for order in ((2,), *ORDERS[::-1]))
+    alone, first, later = (
+        turns(jnp.array(order)).actor.unstack() for order in ((2,), *ORDERS[::-1])
+    )
     assert eqx.tree_equal(own(alone, 2), own(first, 2))
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), own(first, 2), own(later, 2))
     assert max(jax.tree.leaves(moved)) > 1e-3

@@ -98,27 +98,27 @@ CASES = {
     "together": (probes.TOGETHER, "perla-ippo", {"value_coef": 0.5, "anneal_lr": True}),
     "together, marginal fit": (
         probes.TOGETHER, "perla-mappo",
-        {"value": RECIPES["perla-mappo"]["value"].replace(regress="marginal"), "layer_norm": True}),
+        {"value": RECIPES["perla-mappo"].settings["value"].replace(regress="marginal"), "layer_norm": True}),
     "together, GRU": (
         probes.TOGETHER, "mappo", {"actor_network": "gru", "critic_network": "gru", "bptt_length": 3}),
     "matrix, sampled A2C": (
         probes.MATRIX, "perla-maa2c",
-        {"value": RECIPES["perla-maa2c"]["value"].replace(estimator=Sampled(num_samples=4))}),
+        {"value": RECIPES["perla-maa2c"].settings["value"].replace(estimator=Sampled(num_samples=4))}),
     "matrix, action-value form": (
         probes.MATRIX, "perla-ippo",
-        {"value": RECIPES["perla-ippo"]["value"].replace(critic_form="action-value"),
+        {"value": RECIPES["perla-ippo"].settings["value"].replace(critic_form="action-value"),
          "parameter_sharing": "separate", "normalize_advantages": False}),
     "matrix, action-value form, marginal fit": (
         probes.MATRIX, "perla-mappo",
-        {"value": RECIPES["perla-mappo"]["value"].replace(
+        {"value": RECIPES["perla-mappo"].settings["value"].replace(
             critic_form="action-value", regress="marginal", estimator=Exact()), "refresh_advantages": True}),
     "matrix, multilinear": (
         probes.MATRIX, "perla-mappo",
-        {"value": RECIPES["perla-mappo"]["value"].replace(
+        {"value": RECIPES["perla-mappo"].settings["value"].replace(
             critic_form="action-value", regress="joint", critic_model=Multilinear(rank=4))}),
     "together, multilinear": (
         probes.TOGETHER, "perla-ippo",
-        {"value": RECIPES["perla-ippo"]["value"].replace(critic_model=Multilinear(rank=4)),
+        {"value": RECIPES["perla-ippo"].settings["value"].replace(critic_model=Multilinear(rank=4)),
          "parameter_sharing": "separate", "updates_per_rollout": 300}),
     "matrix, COMA": (probes.MATRIX, "coma", {"normalize_advantages": False}),
     "patience, COMA": (

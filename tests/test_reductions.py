@@ -97,8 +97,10 @@ def learner_and_steps(algo, world, **settings):
 def embedded(algo, world, learner, estimator, joins, fill):
     """The policy-embedded counterpart of a learner: equal to it but for the critic's rows that
     read actions, which are `fill`."""
-    value = RECIPES[algo]["value"].replace(
-        estimator=estimator, critic_model=Network(action_fusion=joins)
+    value = (
+        RECIPES[algo]
+        .settings["value"]
+        .replace(estimator=estimator, critic_model=Network(action_fusion=joins))
     )
     algorithm = ppo.Algorithm(make(algo, **SMALL, value=value), world.spec)
     theirs = jax.jit(algorithm.init)(jax.random.key(1)).critic
@@ -208,7 +210,7 @@ def test_with_a_critic_blind_to_the_others_perla_is_ippo(estimator, joins):
 
 
 def trainer(seeds, **options):
-    config = make("perla-ippo", **SMALL, value=RECIPES["perla-ippo"]["value"].replace(
+    config = make("perla-ippo", **SMALL, value=RECIPES["perla-ippo"].settings["value"].replace(
         estimator=Sampled(num_samples=2)))  # fmt: skip
     return Trainer(
         probes.PATIENCE, config, seeds=seeds, steps=100 * PER_UPDATE, eval_episodes=2, **options

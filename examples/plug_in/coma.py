@@ -14,7 +14,7 @@ import perla
 
 PAYOFF = jnp.array([[8.0, -12.0, -12.0], [-12.0, 0.0, 0.0], [-12.0, 0.0, 0.0]])
 BATCH, UPDATES = 64, 2_000
-optimiser = optax.sgd(0.02)
+optimizer = optax.sgd(0.02)
 
 
 def loss(parameters, key):
@@ -48,11 +48,11 @@ def main(start):
 
     def update(carry, key):
         parameters, state = carry
-        change, state = optimiser.update(jax.grad(loss)(parameters, key), state)
+        change, state = optimizer.update(jax.grad(loss)(parameters, key), state)
         return (optax.apply_updates(parameters, change), state), None
 
     keys = jax.random.split(jax.random.key(0), UPDATES)
-    (parameters, _), _ = jax.lax.scan(update, (parameters, optimiser.init(parameters)), keys)
+    (parameters, _), _ = jax.lax.scan(update, (parameters, optimizer.init(parameters)), keys)
     probs = jax.nn.softmax(parameters["logits"])
     return probs[0] @ PAYOFF @ probs[1]
 

@@ -10,12 +10,12 @@ import optax
 import perla
 from perla.envs.wrappers import AutoReset
 
-COPIES, HORIZON, EPOCHS, WIDTH = 16, 32, 4, 64
-GAMMA, LAMBDA, CLIP, ENTROPY, LR = 0.99, 0.95, 0.2, 0.01, 1e-3
+NUM_ENVS, ROLLOUT_LENGTH, UPDATE_EPOCHS, WIDTH = 16, 32, 4, 64
+GAMMA, GAE_LAMBDA, CLIP_EPS, ENT_COEF, LR = 0.99, 0.95, 0.2, 0.01, 1e-3
 STEPS = 60_000
-env = AutoReset(perla.make("lbf:Foraging-5x5-2p-2f-v2"), COPIES)
+env = AutoReset(perla.make("lbf:Foraging-5x5-2p-2f-v2"), NUM_ENVS)
 N, A = env.spec.agents, env.spec.max_actions
-optimiser = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(LR))
+optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(LR))
 
 
 def network(key, *sizes):
@@ -53,11 +53,11 @@ def loss(parameters, batch):
     advantage = batch["target"] - batch["value"]
     advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
     ratio = jnp.exp(chosen - batch["chosen"])
-    clipped = jnp.clip(ratio, 1 - CLIP, 1 + CLIP)
+    clipped = jnp.clip(ratio, 1 - CLIP_EPS, 1 + CLIP_EPS)
     policy = -jnp.minimum(ratio * advantage, clipped * advantage).mean()
     entropy = -(jnp.exp(log_probs) * log_probs).sum(-1).mean()
     value = values(parameters, batch["obs"], batch["key"])
-    return policy - ENTROPY * entropy + ((value - batch["target"]) ** 2).mean()
+    return policy - ENT_COEF * entropy + ((value - batch["target"]) ** 2).mean()
 
 
 def act(carry, key):
@@ -85,7 +85,7 @@ def targets(batch):
     def back(next_target, step):
         reward, ended, value = step
         next_target = jnp.where(ended[:, None], value, next_target)
-        target = reward + GAMMA * ((1 - LAMBDA) * value + LAMBDA * next_target)
+        target = reward + GAMMA * ((1 - GAE_LAMBDA) * value + GAE_LAMBDA * next_target)
         return target, target
 
     steps = batch["reward"], batch["ended"], following
@@ -94,8 +94,8 @@ def targets(batch):
 
 @jax.jit
 def update(carry, key):
-    parameters, optimiser_state, state, observation = carry
-    keys = jax.random.split(key, HORIZON)
+    parameters, optimizer_state, state, observation = carry
+    keys = jax.random.split(key, ROLLOUT_LENGTH)
     (_, state, observation), batch = jax.lax.scan(act, (parameters, state, observation), keys)
     both = jnp.stack([batch["obs"], batch["final"]])
     batch["value"], batch["following"] = values(parameters, both, key)
@@ -103,12 +103,12 @@ def update(carry, key):
     batch["target"] = targets(batch)
 
     def epoch(carry, _):
-        parameters, optimiser_state = carry
+        parameters, optimizer_state = carry
         gradient = jax.grad(loss)(parameters, batch)
-        change, optimiser_state = optimiser.update(gradient, optimiser_state)
-        return (optax.apply_updates(parameters, change), optimiser_state), None
+        change, optimizer_state = optimizer.update(gradient, optimizer_state)
+        return (optax.apply_updates(parameters, change), optimizer_state), None
 
-    learnt, _ = jax.lax.scan(epoch, (parameters, optimiser_state), None, EPOCHS)
+    learnt, _ = jax.lax.scan(epoch, (parameters, optimizer_state), None, UPDATE_EPOCHS)
     episodes = jnp.maximum(batch["ended"].sum(), 1)
     return (*learnt, state, observation), batch["reward"].mean(-1).sum() / episodes
 
@@ -116,12 +116,12 @@ def update(carry, key):
 def main(steps=STEPS):
     key_create, key_reset, key_learn = jax.random.split(jax.random.key(0), 3)
     parameters = create(key_create)
-    carry = (parameters, optimiser.init(parameters), *env.reset(key_reset))
-    keys = jax.random.split(key_learn, steps // (COPIES * HORIZON))
+    carry = (parameters, optimizer.init(parameters), *env.reset(key_reset))
+    keys = jax.random.split(key_learn, steps // (NUM_ENVS * ROLLOUT_LENGTH))
     _, returns = jax.lax.scan(update, carry, keys)
     return returns
 
 
 if __name__ == "__main__":
     for number, value in enumerate(main().reshape(-1, 13).mean(-1)):
-        print(f"{(number + 1) * 13 * COPIES * HORIZON:>7,} steps  return {value:.3f}")
+        print(f"{(number + 1) * 13 * NUM_ENVS * ROLLOUT_LENGTH:>7,} steps  return {value:.3f}")

@@ -12,7 +12,7 @@ import perla
 from perla.distributions import Gaussian
 
 N, BATCH, UPDATES, TARGET = 3, 128, 3_000, 1.5
-optimiser = optax.adam(5e-3)
+optimizer = optax.adam(5e-3)
 
 
 def reward(joint):
@@ -47,11 +47,11 @@ def main():
 
     def update(carry, key):
         parameters, state = carry
-        change, state = optimiser.update(jax.grad(loss)(parameters, key), state)
+        change, state = optimizer.update(jax.grad(loss)(parameters, key), state)
         return (optax.apply_updates(parameters, change), state), None
 
     keys = jax.random.split(jax.random.key(0), UPDATES)
-    (parameters, _), _ = jax.lax.scan(update, (parameters, optimiser.init(parameters)), keys)
+    (parameters, _), _ = jax.lax.scan(update, (parameters, optimizer.init(parameters)), keys)
     return parameters["mean"]
 
 

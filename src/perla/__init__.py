@@ -25,7 +25,7 @@ __all__ = ["UserError", "__version__", "make", "marginalise", "train"]
 
 
 def make(env: str, **options: Any) -> Env | HostEnv:
-    """The world called `env`, such as `lbf:Foraging-8x8-2p-2f-coop-v2`, with its `options`.
+    """The environment `env`, such as `lbf:Foraging-8x8-2p-2f-coop-v2`, with its `options`.
 
     Raises `UserError` for an unknown name or option.
     """
@@ -49,16 +49,16 @@ def train(
     on_nonfinite: Literal["stop", "drop-seed"] = "stop",
     **settings: Any,
 ) -> Result:
-    """Train `algo` on `env` for `steps` environment steps of each seed, and wait for it.
+    """Train `algo` on `env` for `steps` environment steps per seed, and return the result.
 
-    `seeds` is how many (0, 1, …) or which. `settings` are the learner's own, on top of `preset`:
-    `lr=1e-3`, `returns=NStep(n=10)`. With `out` everything is kept in that folder, as by
-    `perla train`, and can be resumed; without it nothing is written.
+    `seeds` is a number of seeds (0, 1, …) or a list of them. `settings` override the learner's
+    settings in `preset`: `lr=1e-3`, `returns=NStep(n_step=10)`. With `out` the run is saved in that
+    folder, as by `perla train`, and can be resumed; without it nothing is written.
 
-    Where a number of a seed becomes NaN or infinite, the run stops, or goes on without that seed
-    if `on_nonfinite` is "drop-seed".
+    If a seed has NaN or infinite values, the run stops, or continues without that seed if
+    `on_nonfinite` is "drop-seed".
 
-    The result has `.records` (every evaluation), `.summary`, `.dropped` and `.actor(seed)`. Raises
+    The result has `.records` (all evaluations), `.summary`, `.dropped` and `.actor(seed)`. Raises
     `UserError` for an unknown name, a value out of range, or a folder that is in use.
     """
     from perla.config import convert
@@ -84,7 +84,7 @@ def train(
 
 
 def __getattr__(name: str) -> Any:
-    """`marginalise` when it is asked for: importing perla alone does not import JAX."""
+    """Import `marginalise` on first use: importing perla alone does not import JAX."""
     if name == "marginalise":
         from perla.marginal.plug_in import marginalise
 

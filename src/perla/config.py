@@ -1,7 +1,7 @@
 """Configurations: frozen, strict, the same in Python, in JSON and on the command line.
 
-A configuration is a `msgspec.Struct`; a choice between variants is a union of structs, told apart
-by their tag. Field types carry the allowed range, the text under a field is its help.
+A configuration is a `msgspec.Struct`. A choice between variants is a union of structs with
+different tags. Field types carry the allowed range; the string under a field is its help.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Groups = Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(min_length=1)] | None
-"""The group of each agent, numbered from 0 on: those of one group have the same parameters. None:
-all have."""
+"""Group of each agent, numbered from 0 on; agents of a group share parameters. None: all do."""
 
 ConfigType = TypeVar("ConfigType", bound="Config")
 
@@ -37,7 +36,7 @@ ConfigType = TypeVar("ConfigType", bound="Config")
 class Config(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"
 ):
-    """The base of every configuration: immutable, hashable, checked on construction.
+    """Base of every configuration: immutable, hashable, validated on construction.
 
     Raises `UserError` for a value of the wrong type or out of range.
     """
@@ -47,7 +46,7 @@ class Config(
             check(getattr(self, field.name), field.type, name=field.name)
 
     def replace(self: ConfigType, **changes: Any) -> ConfigType:
-        """A copy with `changes`, checked again."""
+        """A copy with `changes`, validated again."""
         for name in changes:
             if name not in self.__struct_fields__:
                 raise nearest(name, self.__struct_fields__, what="setting")
@@ -56,13 +55,13 @@ class Config(
 
 @functools.cache
 def fields(cls: type[Config]) -> tuple[Any, ...]:
-    """The fields of `cls`, each with its name and type; msgspec evaluates them anew every time."""
+    """The fields of `cls` with name and type, cached: msgspec evaluates them on every call."""
     return msgspec.structs.fields(cls)
 
 
 def check(value: Any, type: Any, *, name: str) -> None:
-    """Raise a `UserError` that names the setting unless `value` is a finite `type`, and all text in
-    it can be seen."""
+    """Raise a `UserError` that names the setting unless `value` is of `type`, finite and without
+    control characters."""
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{name} = {value}: expected a finite number")
     plain = msgspec.to_builtins(value)
@@ -74,23 +73,23 @@ def check(value: Any, type: Any, *, name: str) -> None:
 
 
 def check_text(value: Any, *, name: str) -> None:
-    """Raise a `UserError` where a text in `value`, as JSON holds it, has control characters."""
-    left = [value]
-    while left:
-        one = left.pop()
-        if isinstance(one, dict):
-            left += [*one, *one.values()]
-        elif isinstance(one, (list, tuple)):
-            left += one
-        elif isinstance(one, str) and visible(one) != one:
-            raise UserError(f"{name}: {one!r} has control characters")
+    """Raise a `UserError` if a text in the JSON-like `value` has control characters."""
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            stack += [*item, *item.values()]
+        elif isinstance(item, (list, tuple)):
+            stack += item
+        elif isinstance(item, str) and visible(item) != item:
+            raise UserError(f"{name}: {item!r} has control characters")
 
 
 def convert(value: Any, type: Any, *, name: str) -> Any:
-    """`value`, text or not, as a value of `type`.
+    """Convert `value`, text or not, to `type`.
 
-    Raises `UserError`, naming the setting and what it allows, if it is none. In text, whole
-    numbers may be written `1e6` or `1_000_000`, lists `0,0,1`, and nothing at all as `none`.
+    In text, whole numbers may be written `1e6` or `1_000_000`, lists `0,0,1`, and None as `none`.
+    Raises `UserError` with the setting's name and its allowed values.
     """
     try:
         if not isinstance(value, str):
@@ -119,7 +118,7 @@ def _literal(text: str, type: Any) -> Any:
 
 
 def _element(type: Any) -> Any:
-    """The type of a list's entries; none where `type` is no list."""
+    """The type of a list's entries; none if `type` is no list."""
     while get_origin(type) is Annotated:
         type = type.__origin__
     return get_args(type)[0] if get_origin(type) is tuple else None
@@ -130,11 +129,11 @@ def _is_float(type: Any) -> bool:
 
 
 def check_version(found: object, *, source: str) -> None:
-    """Raise `UserError` unless `found` is the present version of the settings' names."""
+    """Raise `UserError` unless `found` is the current version of the settings' names."""
     if found != VERSION:
         raise UserError(
-            f"{source}: settings of version {1 if found is None else found}; this perla reads "
-            f"version {VERSION}, so train anew, or use the perla that wrote it"
+            f"{source}: has settings of version {1 if found is None else found}, and this perla "
+            f"reads {VERSION}; train again, or use the perla that wrote it"
         )
 
 
@@ -144,19 +143,19 @@ def to_json(config: Config) -> bytes:
 
 
 def from_json(text: bytes, type: type[ConfigType], *, source: str) -> ConfigType:
-    """Read a configuration strictly: an unknown key or a wrong value is a `UserError` that names
-    `source` and the place in it."""
+    """Read a configuration strictly. Raises `UserError`, with `source` and the position in it, for
+    an unknown key or a wrong value."""
     try:
         return msgspec.json.decode(text, type=type)
     except (msgspec.DecodeError, UserError, RecursionError) as error:
         raise UserError(f"{source}: {error}") from None
 
 
-# --- What a field's type says -------------------------------------------------------------------
+# --- Types of fields -----------------------------------------------------------------------------
 
 
 def members(type: Any) -> tuple[Any, ...]:
-    """The alternatives of a union, in order; a type that is no union is its only one."""
+    """The alternatives of a union, in order; for any other type, itself."""
     if get_origin(type) in (Union, types.UnionType):
         return get_args(type)
     return (type,)
@@ -164,21 +163,21 @@ def members(type: Any) -> tuple[Any, ...]:
 
 def variants(type: Any) -> dict[str, type[Config] | None]:
     """Tag → struct of a union of configurations (`none` → None); empty for any other type."""
-    found = members(type)
-    structs = [m for m in found if inspect.isclass(m) and issubclass(m, Config)]
+    alternatives = members(type)
+    structs = [m for m in alternatives if inspect.isclass(m) and issubclass(m, Config)]
     if not structs:
         return {}
     named: dict[str, type[Config] | None] = {tag(struct): struct for struct in structs}
-    return named | ({"none": None} if types.NoneType in found else {})
+    return named | ({"none": None} if types.NoneType in alternatives else {})
 
 
 def tag(config: Config | type[Config] | None) -> str:
-    """The name by which a variant is chosen."""
+    """The tag of a variant, by which it is chosen."""
     return "none" if config is None else str(config.__struct_config__.tag)
 
 
 def describe(type: Any) -> str:
-    """What `type` allows, in words: `a number > 0 or none`."""
+    """The allowed values of `type` in words: `a number > 0 or none`."""
     if variants(type):
         return "one of " + ", ".join(variants(type))
     alternatives = members(type)
@@ -194,7 +193,7 @@ def _describe_one(type: Any) -> str:
     if get_origin(type) is Literal:
         return "one of " + ", ".join(str(choice) for choice in get_args(type))
     if get_origin(type) is tuple:
-        return "a list of which each is " + _describe_one(get_args(type)[0])
+        return "a list, each " + _describe_one(get_args(type)[0])
     word = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     text = word.get(type, getattr(type, "__name__", str(type)))
     for meta in metas:
@@ -204,7 +203,7 @@ def _describe_one(type: Any) -> str:
     return text
 
 
-# --- What the source says about a field ---------------------------------------------------------
+# --- Docstrings of fields ------------------------------------------------------------------------
 
 
 @functools.cache
@@ -241,7 +240,7 @@ def _paragraphs(cls: type) -> list[list[tuple[str, str]]]:
 
 
 def field_docs(cls: type[Config]) -> dict[str, str]:
-    """The help of each field of `cls`: the string literal that stands under it."""
+    """The help of each field of `cls`: the string literal under it."""
     return {name: text for paragraph in _fields_in_source(cls) for name, text in paragraph}
 
 

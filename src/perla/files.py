@@ -1,8 +1,8 @@
-"""Files: read only where they are regular ones, and written whole or not at all.
+"""Files: only regular ones are read, and writes are atomic.
 
-A folder may come from somebody else. What is opened in it is never a symbolic link, a pipe, a
-socket or a device, so that nothing outside the folder is read, written or removed, and nobody
-waits for what never comes. The folder that the user names may itself be a link.
+A folder may come from somebody else. Symbolic links, pipes, sockets and devices in it are never
+opened, so that nothing outside the folder is read, written or removed, and no read blocks. The
+folder that the user names may itself be a link.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-"""What an entry of a folder can be."""
+"""Kinds of directory entries, in words."""
 
 LAYOUT = {
     "config.json": stat.S_IFREG,
@@ -36,12 +36,12 @@ LAYOUT = {
     "marl_eval.json": stat.S_IFREG,
     "checkpoints": stat.S_IFDIR,
 }
-"""The entries of a run folder that have one name in all of them."""
+"""The entries of a run folder with a fixed name, and their kinds."""
 
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses on `path` into one line."""
+    """Turn an `OSError` into a `UserError` with `path` and the reason."""
     try:
         yield
     except OSError as error:
@@ -49,31 +49,33 @@ def explained(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: {reason[:1].lower()}{reason[1:]}") from None
 
 
-# --- Folders from anywhere ----------------------------------------------------------------------
+# --- Untrusted folders --------------------------------------------------------------------------
 
 
 def check_run_folder(folder: Path) -> None:
-    """Raise `UserError`, naming the entry, unless all that a run folder holds is in it: regular
-    files, and directories, of which the checkpoints' holds files alone."""
+    """Raise `UserError`, naming the entry, if `folder` has anything but the regular files and
+    directories of a run. `checkpoints` may have regular files only."""
     for path, status in _entries(folder):
         wanted = LAYOUT.get(path.name)
         if wanted is None:
             wanted = stat.S_IFDIR if stat.S_ISDIR(status.st_mode) else stat.S_IFREG
         _check_kind(path, status, wanted)
         if path.name == "checkpoints":
-            for checkpoint, its in _entries(path):
-                _check_kind(checkpoint, its, stat.S_IFREG)
+            for checkpoint, checkpoint_status in _entries(path):
+                _check_kind(checkpoint, checkpoint_status, stat.S_IFREG)
 
 
 def check_directory(path: Path) -> None:
-    """Raise `UserError` if `path` is there and is no directory; a link to one is none."""
+    """Raise `UserError` if `path` exists and is no directory; a link to one is refused too."""
     with explained(path), suppress(FileNotFoundError):
         _check_kind(path, os.lstat(path), stat.S_IFDIR)
 
 
 def make_below(base: Path, relative: Path) -> Path:
-    """The directory `base / relative`, made where it is missing. `base` may be a link, and nothing
-    below it: raises `UserError` where the way leads out of `base`, or the file system refuses."""
+    """Create the directory `base / relative`. `base` may be a link, but nothing below it.
+
+    Raises `UserError` if the path leads out of `base` or the file system refuses.
+    """
     if relative.is_absolute() or ".." in relative.parts:
         raise UserError(f"{base / relative}: leads out of {base}")
     path = base
@@ -88,9 +90,9 @@ def make_below(base: Path, relative: Path) -> Path:
 
 
 def open_regular(path: Path, mode: str = "rb", *, follow: bool = False) -> FileIO:
-    """The regular file `path`, opened without a buffer; with `follow` a link to one will do.
+    """Open the regular file `path` without a buffer; `follow` allows a link to one.
 
-    Raises `UserError` for all other kinds, and `OSError` as `open` does.
+    Raises `UserError` for other kinds of entries, and `OSError` as `open` does.
     """
     return FileIO(os.fspath(path), mode, opener=functools.partial(_descriptor, follow=follow))
 
@@ -102,7 +104,7 @@ def read_regular(path: Path, *, follow: bool = False) -> bytes:
 
 
 def _descriptor(path: str, flags: int, *, follow: bool) -> int:
-    # Before as well as after: a device may act on being opened.
+    # Checked before and after: opening a device may have effects.
     with suppress(FileNotFoundError):
         _check_kind(path, os.stat(path, follow_symlinks=follow), stat.S_IFREG)
     flags |= os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
@@ -116,14 +118,14 @@ def _descriptor(path: str, flags: int, *, follow: bool) -> int:
 
 
 def _entries(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """What lies in `folder`, by name; nothing where it is no directory."""
+    """The entries of `folder`, sorted by name; none if it is no directory."""
     with explained(folder):
         try:
             names = sorted(os.listdir(folder))
         except (FileNotFoundError, NotADirectoryError):
             return
     for name in names:
-        with suppress(FileNotFoundError):  # A run at work renames and removes.
+        with suppress(FileNotFoundError):  # A running process renames and removes entries.
             yield folder / name, os.lstat(folder / name)
 
 
@@ -137,8 +139,8 @@ def _check_kind(path: object, status: os.stat_result, wanted: int) -> None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` durably. Whatever happens meanwhile, `path` holds the old or the
-    new content in full. Raises `UserError` if the operating system refuses (a full disk, …)."""
+    """Replace the content of `path` by `data`, durably and atomically: `path` always has the old or
+    the new content in full. Raises `UserError` if the operating system refuses (a full disk, …)."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with explained(path):
         try:
@@ -154,7 +156,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable."""
+    """Make the entries of a directory durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -163,7 +165,7 @@ def sync_folder(path: Path) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Clear what a killed process left half-written."""
+    """Remove the temporary files of a killed process."""
     with explained(folder):
         files = list(folder.iterdir())
     for file in filter(is_temporary, files):
@@ -172,12 +174,12 @@ def remove_temporaries(folder: Path) -> None:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether `path` is what `write_atomic` writes before it is complete."""
+    """True for the temporary files of `write_atomic`."""
     return re.fullmatch(r"\..+\.\d+\.tmp", path.name) is not None
 
 
 def append(path: Path, data: bytes) -> None:
-    """Append `data` durably and whole: if the disk is full, `path` stays as it was."""
+    """Append `data` durably; if that fails (a full disk), restore `path`."""
     with explained(path), open_regular(path, "ab") as file:
         before = file.seek(0, os.SEEK_END)
         try:

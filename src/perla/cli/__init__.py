@@ -1,4 +1,4 @@
-"""The command line. Every command is a module of its own, imported when it is called."""
+"""The command line. Every command is a module, imported when it is called."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from collections.abc import Sequence
 from perla.errors import UserError, nearest, visible
 
 COMMANDS = {
-    "train": "train agents and leave everything about it in a folder",
-    "resume": "go on with an interrupted run, to the same end",
-    "evaluate": "measure the policies of a run",
+    "train": "train agents and save the run in a folder",
+    "resume": "continue an interrupted run",
+    "evaluate": "evaluate the policies of a run",
     "render": "draw an episode of a run's policy",
-    "compare": "train methods with equal budgets, or take finished runs, and compare them",
-    "suite": "carry out many runs that a file describes, and compare their methods",
-    "reproduce": "repeat an experiment of the paper and judge its claim",
-    "list": "what there is: algos, envs, presets, experiments",
-    "doctor": "check this machine and say what to do about what is missing",
-    "bench": "measure speed: env, marginal, train",
+    "compare": "compare methods, trained with equal budgets, or finished runs",
+    "suite": "run the experiments that a file lists, and compare their methods",
+    "reproduce": "repeat an experiment of the paper and check its claim",
+    "list": "list algos, envs, presets or experiments",
+    "doctor": "check this machine, and suggest remedies",
+    "bench": "measure the speed of env, marginal or train",
 }
-"""What every command does."""
+"""One line about each command."""
 
-HOME = {"resume": "train", "evaluate": "look", "render": "look", "list": "listing"}
-"""The module in which a command lives, where it is not called like it."""
+HOME = {"resume": "train", "evaluate": "policies", "render": "policies", "list": "listing"}
+"""The modules of commands with other names."""
 
 
 def usage() -> str:
@@ -35,13 +35,13 @@ def usage() -> str:
         "usage: perla COMMAND [...]\n\n"
         "Cooperative multi-agent reinforcement learning with policy-embedded training.\n\n"
         f"commands:\n{rows}\n\n"
-        "`perla train` alone trains PERLA-IPPO on a small map; "
-        "`perla COMMAND --help` says more of each."
+        "`perla train` without arguments trains PERLA-IPPO on a small map.\n"
+        "`perla COMMAND --help` explains a command."
     )
 
 
 def dispatch(argv: Sequence[str]) -> int:
-    """Carry out a command; the exit status. Raises what the command raises."""
+    """Run a command and return its exit status. Exceptions of the command pass through."""
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
@@ -58,9 +58,9 @@ def dispatch(argv: Sequence[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The entry point: like `dispatch`, but mistakes end in one line on standard error.
+    """The entry point: `dispatch`, with user errors as one line on standard error.
 
-    Exit status: 0, or 2 for a mistake that the caller can mend, 128 + n for a signal.
+    Exit status: 0, 2 for a user error, 128 + n for signal n, or the command's own.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _say("interrupted", 130)
     except BrokenPipeError:
-        # Whoever read our output has left; keep the interpreter from trying once more.
+        # The reader of our output is gone; keep the interpreter from flushing once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
     except OSError as error:

@@ -1,4 +1,4 @@
-"""`perla bench`: speed, measured and printed as a table."""
+"""`perla bench`: measure speed and print a table."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ BENCHES = ("env", "marginal", "train")
 
 
 def bench_command(argv: Sequence[str]) -> int:
-    """Measure."""
+    """Measure the speed of `env`, `marginal` or `train`."""
     parser = Parser("bench", "Measure speed and print a table.")
     parser.add_argument("what", metavar="|".join(BENCHES), nargs="?", default="train")
-    parser.add_argument("--env", metavar="ENV", help="`perla bench env`: the world to measure")
+    parser.add_argument(
+        "--env", metavar="ENV", help="the environment that `perla bench env` measures"
+    )
     parser.add_argument(
         "--out",
         metavar="FILE",
-        help="write the numbers to a .json file as well, and a picture, if any, beside it",
+        help="also write the numbers to this .json file, and a figure, if any, beside it",
     )
     arguments = parser.parse(argv)
     if arguments.what not in BENCHES:

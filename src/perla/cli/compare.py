@@ -1,4 +1,4 @@
-"""`perla compare`: methods side by side, and an honest answer."""
+"""`perla compare`: methods side by side, with 95% intervals and a verdict."""
 
 from __future__ import annotations
 
@@ -8,56 +8,21 @@ from pathlib import Path
 
 from perla.cli import suites
 from perla.cli.parser import Parser, seeds
-from perla.cli.train import free, option
+from perla.cli.train import new_folder, option
 from perla.config import Count, convert
 from perla.errors import UserError
 
 ENV = "lbf:Foraging-8x8-2p-2f-coop-v2"
 STEPS = 500_000
 COMPARING = ("--metric", "--threshold", "--out", "--quiet")
-"""The flags that finished runs leave a choice of."""
+"""Flags that apply to finished runs."""
 
 
 def compare_command(argv: Sequence[str]) -> int:
-    """Compare methods, or runs that there are."""
+    """Compare methods, or finished runs."""
     from perla.cli import flags
 
-    parser = Parser(
-        "compare",
-        "Train methods with equal budgets and compare them: a table with 95% intervals, a picture\n"
-        "and a sentence. With folders of finished runs instead of methods, compare these.\n\n"
-        "Settings of the methods are flags too (`perla train ALGO --help`); they hold for all.",
-    )
-    parser.add_argument("what", metavar="ALGO|DIR", nargs="+", help="methods, or folders of runs")
-    parser.add_argument(
-        "--env", metavar="ENV", action="append", help=f"the world; several may be given [{ENV}]"
-    )
-    parser.add_argument(
-        "--env-option",
-        metavar="NAME=VALUE",
-        action="append",
-        default=[],
-        help="an option of the worlds",
-    )
-    parser.add_argument(
-        "--steps",
-        metavar="N",
-        default=str(STEPS),
-        help=f"environment steps of each seed [{STEPS:_}]",
-    )
-    parser.add_argument("--seeds", metavar="S", default="10", help="how many, or which: 3,7 [10]")
-    parser.add_argument(
-        "--preset", metavar="P", default="default", help="settings of all methods [default]"
-    )
-    parser.add_argument(
-        "--num-evaluations",
-        metavar="N",
-        default="50",
-        help="evaluations, spread evenly over each run [50]",
-    )
-    suites.add_results(parser)
-    suites.add_conduct(parser)
-    arguments = flags.parse(parser, argv, lambda arguments: arguments.what)
+    arguments = flags.parse(_parser(), argv, lambda arguments: arguments.what)
 
     folders = [Path(word) for word in arguments.what if Path(word).is_dir()]
     if not folders:
@@ -65,14 +30,55 @@ def compare_command(argv: Sequence[str]) -> int:
         return _train_and_compare(arguments)
     if len(folders) < len(arguments.what):
         word = next(word for word in arguments.what if not Path(word).is_dir())
-        raise UserError(f"{word}: no folder, though {folders[0]} is one; name methods or folders")
+        raise UserError(f"{word}: is no folder, and {folders[0]} is; name methods or folders")
     for flag in arguments.given:
         if flag not in COMPARING:
             raise UserError(
-                f"{flag}: says how methods are trained, and {folders[0]} is a folder of finished "
-                "runs; leave it out, or name methods instead of folders"
+                f"{flag}: is for training, and {folders[0]} is a folder of finished runs; leave "
+                "it out, or name methods instead of folders"
             )
     return _compare_runs(folders, arguments)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "compare",
+        "Train methods with equal budgets and compare them: a table with 95% intervals, a figure\n"
+        "and a verdict. With folders of finished runs instead of methods, compare those.\n\n"
+        "Settings are flags too (`perla train ALGO --help`) and apply to all methods.",
+    )
+    parser.add_argument("what", metavar="ALGO|DIR", nargs="+", help="methods, or folders of runs")
+    parser.add_argument(
+        "--env", metavar="ENV", action="append", help=f"the environment; may be repeated [{ENV}]"
+    )
+    parser.add_argument(
+        "--env-option",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="an option of the environments; may be repeated",
+    )
+    parser.add_argument(
+        "--steps",
+        metavar="N",
+        default=str(STEPS),
+        help=f"environment steps of each seed [{STEPS:_}]",
+    )
+    parser.add_argument(
+        "--seeds", metavar="S", default="10", help="number of seeds, or a list such as 3,7 [10]"
+    )
+    parser.add_argument(
+        "--preset", metavar="P", default="default", help="the preset of all methods [default]"
+    )
+    parser.add_argument(
+        "--num-evaluations",
+        metavar="N",
+        default="50",
+        help="evaluations, evenly spaced over each run [50]",
+    )
+    suites.add_results(parser)
+    suites.add_execution(parser)
+    return parser
 
 
 def _train_and_compare(arguments: argparse.Namespace) -> int:
@@ -89,7 +95,7 @@ def _train_and_compare(arguments: argparse.Namespace) -> int:
     envs = tuple(arguments.env or (ENV,))
     options = dict(map(option, arguments.env_option))
     for env in envs:
-        make_env(env, **options)  # so that a wrong name is told before anything runs
+        make_env(env, **options)  # Wrong names fail before anything runs.
     grid = Grid(
         env=envs,
         env_options=options,
@@ -106,7 +112,7 @@ def _train_and_compare(arguments: argparse.Namespace) -> int:
     out = (
         Path(arguments.out)
         if arguments.out
-        else free(Path("runs"), "compare-" + "-".join(arguments.what))
+        else new_folder(Path("runs"), "compare-" + "-".join(arguments.what))
     )
     outcome = suites.carry_out(cells, out, arguments)
     return suites.finish(outcome.results, outcome.failures, out, arguments)
@@ -122,5 +128,8 @@ def _compare_runs(folders: Sequence[Path], arguments: argparse.Namespace) -> int
                 runs.append(load(path))
             except UserError as error:
                 failures[str(path)] = str(error)
-    out = Path(arguments.out) if arguments.out else free(Path("runs"), "compare")
+    if not runs:
+        first, *others = failures.values()
+        raise UserError(first + (f" (and {len(others)} more such runs)" if others else ""))
+    out = Path(arguments.out) if arguments.out else new_folder(Path("runs"), "compare")
     return suites.finish(runs, failures, out, arguments)

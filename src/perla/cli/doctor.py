@@ -1,4 +1,4 @@
-"""`perla doctor`: is this machine ready, and what to do about what is missing."""
+"""`perla doctor`: check this machine, and suggest remedies."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from perla.errors import visible
 
 OPTIONAL = {
     "lbforaging": "the original foraging, for `make test-all`",
-    "gymnasium-robotics": "worlds of multi-agent MuJoCo; `pip install 'perla[mujoco]'`",
-    "jaxmarl": "the worlds jaxmarl:…",
-    "pettingzoo": "the environments pettingzoo:…, and perla's own as PettingZoo's",
-    "gymnasium": "the worlds gym:…",
-    "jumanji": "the worlds jumanji:…, and its foraging for `perla bench env`",
+    "gymnasium-robotics": "multi-agent MuJoCo; `pip install 'perla[mujoco]'`",
+    "jaxmarl": "the environments jaxmarl:…",
+    "pettingzoo": "the environments pettingzoo:…, and the export to PettingZoo",
+    "gymnasium": "the environments gym:…",
+    "jumanji": "the environments jumanji:…, and its foraging for `perla bench env`",
 }
-"""Packages that only some commands need, and what for."""
+"""Optional packages and their uses."""
 
 
 class Finding(NamedTuple):
-    """One thing looked at."""
+    """The result of one check."""
 
     name: str
     text: str
     remedy: str = ""
-    """What to do about it; empty where it is as it should be."""
+    """The remedy; empty if there is nothing to mend."""
     fatal: bool = False
-    """Training cannot work like this."""
+    """True if training cannot work."""
 
 
 def doctor_command(argv: Sequence[str]) -> int:
-    """Check the machine; status 1 if training cannot work."""
-    Parser("doctor", "Check this machine and say what to do about what is missing.").parse(argv)
+    """Check the machine; exit status 1 if training cannot work."""
+    Parser("doctor", "Check this machine, and suggest remedies.").parse(argv)
     fatal = False
     for finding in findings():
         mark = "x" if finding.fatal else "!" if finding.remedy else " "
@@ -46,12 +46,12 @@ def doctor_command(argv: Sequence[str]) -> int:
         if finding.remedy:
             print(visible(f"{'':17}-> {finding.remedy}"))
         fatal |= finding.fatal
-    print("\nnot ready: mend what is marked x" if fatal else "\nready")
+    print("\nnot ready: fix the lines marked x" if fatal else "\nready")
     return int(fatal)
 
 
 def findings() -> Iterator[Finding]:
-    """Everything looked at, one after the other."""
+    """The results of all checks, in order."""
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
         _python,
         _machine,
@@ -85,24 +85,29 @@ def _machine() -> Iterator[Finding]:
 def _jax() -> Iterator[Finding]:
     try:
         import jax
-        import jax.numpy as jnp
-    except Exception as error:  # Whatever keeps JAX from loading is the finding.
+    except Exception as error:  # Any failure to load JAX is the finding.
         yield Finding("jax", f"cannot be imported: {error}", "run `make setup` again", fatal=True)
         return
     from perla.runs import backend
 
     backend.prepare()
     yield Finding("jax", jax.__version__)
+    yield from _devices()
+
+
+def _devices() -> Iterator[Finding]:
+    import jax
+    import jax.numpy as jnp
+
     try:
         devices = jax.devices()
-        began = time.perf_counter()
-        matrix = jnp.eye(256)
-        trace = float(jax.jit(lambda x: jnp.trace(x @ x))(matrix))
+        start = time.perf_counter()
+        trace = float(jax.jit(lambda x: jnp.trace(x @ x))(jnp.eye(256)))
     except Exception as error:
         text = " ".join(str(error).split())
-        yield Finding("devices", text, "set JAX_PLATFORMS=cpu, or mend the driver", fatal=True)
+        yield Finding("devices", text, "set JAX_PLATFORMS=cpu, or repair the driver", fatal=True)
         return
-    took = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     remedy = ""
     if devices[0].platform == "cpu" and Path("/proc/driver/nvidia/version").exists():
         remedy = "this machine has an NVIDIA driver: install the extra `perla[cuda]` to use it"
@@ -110,8 +115,8 @@ def _jax() -> Iterator[Finding]:
     right = trace == 256.0
     yield Finding(
         "self-test",
-        f"a small program compiled and run in {took:.2f} s" if right else f"256 came as {trace}",
-        "" if right else "this installation computes wrongly: run `make setup` again",
+        f"a program compiled and ran in {seconds:.2f} s" if right else f"expected 256, got {trace}",
+        "" if right else "this installation computes wrong results: run `make setup` again",
         fatal=not right,
     )
 
@@ -123,8 +128,8 @@ def _cache() -> Iterator[Finding]:
     if folder is None:
         yield Finding(
             "cache",
-            "off: every start compiles anew",
-            "set PERLA_CACHE to a folder that can be written",
+            "off: every start compiles again",
+            "set PERLA_CACHE to a writable folder",
         )
         return
     size = sum(file.stat().st_size for file in folder.glob("*") if file.is_file())
@@ -136,7 +141,7 @@ def _here() -> Iterator[Finding]:
     usable = os.access(here, os.W_OK)
     statistics = os.statvfs(here)
     gib = statistics.f_bavail * statistics.f_frsize / 2**30
-    remedy = "" if usable else "choose a folder that can be written: --out DIR"
+    remedy = "" if usable else "choose a writable folder: --out DIR"
     if usable and gib < 0.5:
         remedy = "little space: choose --out on another disk"
     yield Finding("folder", f"{here}, {gib:.1f} GiB free", remedy)

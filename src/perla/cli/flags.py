@@ -1,21 +1,21 @@
-"""An algorithm's settings as flags, and their help."""
+"""Settings of the algorithms as flags, and their help."""
 
 from __future__ import annotations
 
 import shutil
 import textwrap
-from argparse import BooleanOptionalAction, Namespace
+from argparse import SUPPRESS, BooleanOptionalAction, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from perla.cli.parser import Parser
 from perla.config import Config, describe, field_docs, field_groups, fields, tag, variants
 from perla.errors import UserError
-from perla.methods.recipes import ABOUT, RECIPES, make
-from perla.methods.settings import ALIASES, every_setting, fixed_fields, own, unknown
+from perla.methods.recipes import RECIPES, make
+from perla.methods.settings import ALIASES, available, every_setting, fixed_fields, unknown
 
 GIVEN = "settings"
-"""What algorithm flags are collected under, so that no name can collide with the parser's own."""
+"""Prefix of the algorithms' flags among the arguments, so that no name can collide."""
 
 
 def flag_name(setting: str) -> str:
@@ -26,15 +26,21 @@ def flag_name(setting: str) -> str:
 def parse(
     parser: Parser, argv: Sequence[str], algos: Callable[[Namespace], Sequence[str]]
 ) -> Namespace:
-    """The arguments of a `parser` that understands the flags of all algorithms as well. Whether a
-    flag belongs to the ones that are chosen, which `algos` finds among the arguments, is for
-    `configure` to say."""
+    """The arguments of `parser`, extended by the flags of all algorithms.
+
+    `algos` returns the chosen ones, for hints about unknown flags. `configure` refuses known flags
+    that do not belong to them.
+    """
     for setting in every_setting().values():
-        options: dict[str, Any] = {"dest": f"{GIVEN}.{setting.name}", "default": None}
+        options: dict[str, Any] = {
+            "dest": f"{GIVEN}.{setting.name}",
+            "default": None,
+            "help": SUPPRESS,
+        }
         if setting.type is bool:
             options["action"] = BooleanOptionalAction
-        second = [alias for alias, name in ALIASES.items() if name == setting.name]
-        parser.add_argument(flag_name(setting.name), *map(flag_name, second), **options)
+        aliases = [alias for alias, name in ALIASES.items() if name == setting.name]
+        parser.add_argument(flag_name(setting.name), *map(flag_name, aliases), **options)
 
     def error(flag: str, known: Sequence[str], arguments: Namespace) -> UserError:
         return unknown(flag, algos(arguments), known, what="flag", flag_name=flag_name)
@@ -43,7 +49,7 @@ def parse(
 
 
 def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The algorithm flags among parsed arguments, by setting."""
+    """The algorithms' flags among parsed arguments, by setting."""
     prefix = f"{GIVEN}."
     return {
         name.removeprefix(prefix): value
@@ -56,11 +62,11 @@ def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def explain(algo: str, preset: str) -> str:
-    """What `algo` is, and its flags with their meaning and their defaults under `preset`."""
+    """The help of `algo`: its recipe, and its flags with their defaults under `preset`."""
     config = make(algo, preset)
-    shown = fixed_fields() | set(own(config))
+    shown = fixed_fields() | set(available(config))
     by_name = {field.name: field for field in fields(type(config))}
-    parts = [f"{algo}: {ABOUT[algo]}\n  = {_recipe(RECIPES[algo])}"]
+    parts = [f"{algo}: {RECIPES[algo].about}\n  = {_recipe(RECIPES[algo].settings)}"]
     parts += [f"settings of {algo} (defaults of the preset {preset!r}):"]
     for group in field_groups(type(config)):
         rows: list[str] = []
@@ -72,20 +78,21 @@ def explain(algo: str, preset: str) -> str:
 
 
 def _recipe(settings: Mapping[str, Any]) -> str:
-    """Settings in words; of a variant's own, only those that differ from its defaults."""
+    """Settings in words; those of a variant only if they differ from its defaults."""
     words = []
     for name, value in settings.items():
         text = f"{name} {tag(value) if isinstance(value, Config) else _show(value)}"
         if isinstance(value, Config):
             plain = type(value)()
-            own = {f: getattr(value, f) for f in value.__struct_fields__}
-            changed = {f: own[f] for f in own if own[f] != getattr(plain, f)}
+            inner = {f: getattr(value, f) for f in value.__struct_fields__}
+            changed = {f: inner[f] for f in inner if inner[f] != getattr(plain, f)}
             text += f" ({_recipe(changed)})" if changed else ""
         words.append(text)
     return ", ".join(words)
 
 
 def _rows(config: Config, field: Any, indent: int) -> Iterator[str]:
+    """Help of a field and of the settings of its variants."""
     value = getattr(config, field.name)
     choices = variants(field.type)
     help = field_docs(type(config))[field.name]
@@ -111,7 +118,7 @@ def _rows(config: Config, field: Any, indent: int) -> Iterator[str]:
 
 
 def row(left: str, help: str, default: str, indent: int = 2) -> str:
-    """A flag, its meaning and its default, wrapped to the terminal's width."""
+    """A flag, its help and its default, wrapped to the terminal's width."""
     column = 34
     width = min(100, shutil.get_terminal_size((100, 24)).columns)
     lines = textwrap.wrap(f"{help} [{default}]", max(24, width - column), break_on_hyphens=False)

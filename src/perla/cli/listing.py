@@ -1,4 +1,4 @@
-"""`perla list`: what there is."""
+"""`perla list`: algorithms, environments, presets and experiments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from perla.errors import nearest
 
 def list_command(argv: Sequence[str]) -> int:
     """Print a list."""
-    parser = Parser("list", "What there is.")
+    parser = Parser("list", "List methods, environments, presets or experiments.")
     parser.add_argument("what", metavar="|".join(LISTS), nargs="?", default="algos")
     what = parser.parse(argv).what
     if what not in LISTS:
@@ -49,14 +49,15 @@ def _envs() -> Iterator[tuple[str, str]]:
             yield f"{family}:{name}", f"{about} (pip install 'perla[{extra}]')"
     for name, about in smac.EXAMPLES.items():
         yield f"smac:{name}", f"{about} (StarCraft II: docs/smac.md)"
-    yield "smac:v2-MAP, smac:lite-MAP", "the same of SMACv2 and SMAClite: docs/smac.md"
-    yield "package.module:function", "your own: docs/your-own-environment.md"
+    yield "smac:v2-MAP, smac:lite-MAP", "SMACv2 and SMAClite: docs/smac.md"
+    yield "package.module:function", "your own environment: docs/your-own-environment.md"
 
 
 def _algos() -> Iterator[tuple[str, str]]:
-    from perla.methods.recipes import ABOUT
+    from perla.methods.recipes import RECIPES
 
-    yield from ABOUT.items()
+    for name, recipe in RECIPES.items():
+        yield name, recipe.about
 
 
 def _presets() -> Iterator[tuple[str, str]]:
@@ -75,8 +76,11 @@ def _experiments() -> Iterator[tuple[str, str]]:
 
 LISTS = {
     "algos": ("methods, for `perla train ALGO`; settings: `perla train ALGO --help`", _algos),
-    "envs": ("worlds, for `--env ENV`", _envs),
-    "presets": ("settings, for `--preset P`; all: `perla train ALGO --preset P --help`", _presets),
+    "envs": ("environments, for `--env ENV`", _envs),
+    "presets": (
+        "presets, for `--preset P`; values: `perla train ALGO --preset P --help`",
+        _presets,
+    ),
     "experiments": ("experiments, for `perla reproduce EXPERIMENT`", _experiments),
 }
-"""What can be listed: a heading, and the rows."""
+"""The lists by name: a heading, and the rows."""

@@ -1,4 +1,4 @@
-"""Reading the command line: one line for every mistake, and the nearest right thing."""
+"""Parsing of the command line: every mistake is one line with a suggestion."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from perla.envs.registry import Trust
 
 Unknown = Callable[[str, Sequence[str], argparse.Namespace], UserError]
-"""Makes the error for a flag that is not among the known ones, given the other arguments."""
+"""Returns the error for an unknown flag, given the known flags and the other arguments."""
 
 
 def _nearest(flag: str, known: Sequence[str], arguments: argparse.Namespace) -> UserError:
@@ -22,7 +22,7 @@ def _nearest(flag: str, known: Sequence[str], arguments: argparse.Namespace) -> 
 
 
 class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` whose mistakes are `UserError`s."""
+    """An `ArgumentParser` that raises `UserError`."""
 
     def __init__(self, command: str, description: str, **options: Any) -> None:
         super().__init__(
@@ -34,12 +34,14 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Raise the mistake."""
+        """Raise `message` as a `UserError`."""
         raise UserError(message.removeprefix("argument "))
 
     def parse(self, argv: Sequence[str], *, unknown: Unknown = _nearest) -> argparse.Namespace:
-        """The arguments, and in `given` the flags among `argv`; for an unknown flag the error that
-        `unknown` makes of it."""
+        """The arguments, with the flags of `argv` in `given`.
+
+        Raises the error that `unknown` returns for an unknown flag.
+        """
         flags = {action.dest: action for action in self._actions if action.option_strings}
         absent = argparse.Namespace(**dict.fromkeys(flags))
         arguments, extra = self.parse_known_args(_bind_negative_numbers(argv), absent)
@@ -68,24 +70,24 @@ def _bind_negative_numbers(argv: Sequence[str]) -> list[str]:
 
 
 def add_trust(parser: Parser) -> None:
-    """Flags by which the user allows code that a file names."""
+    """Add the flags that allow a file to name code."""
     parser.add_argument(
         "--env", metavar="ID", action="append",
-        help="make this environment of the file's, though it is code: module:function, gym:… or "
-        "pettingzoo:…; may stand several times",
+        help="trust this environment, which the file names and which is code: module:function, "
+        "gym:… or pettingzoo:…; may be repeated",
     )  # fmt: skip
     parser.add_argument(
-        "--trust", action="store_true", help="make every environment that the file names"
+        "--trust", action="store_true", help="trust every environment that the file names"
     )
 
 
 def trust(arguments: argparse.Namespace) -> Trust:
-    """The flags of `add_trust`."""
+    """The value of the flags of `add_trust`."""
     return arguments.trust or tuple(arguments.env or ())
 
 
 def seeds(text: str) -> tuple[int, ...]:
-    """`5` means the seeds 0 to 4; `3,7` means these two, and `3,` means seed 3 alone."""
+    """The seeds of `--seeds`: `5` is 0 to 4, `3,7` are these two, and `3,` is seed 3 alone."""
     from perla.runs.spec import Seed
 
     if "," not in text:
@@ -96,5 +98,5 @@ def seeds(text: str) -> tuple[int, ...]:
     words = [word for word in text.split(",") if word]
     found = tuple(convert(word, Seed, name="--seeds") for word in words)
     if not found or len(set(found)) < len(found):
-        raise UserError(f"--seeds {text}: expected a list in which each seed stands once")
+        raise UserError(f"--seeds {text}: expected a list of different seeds")
     return found

@@ -1,4 +1,4 @@
-"""`perla reproduce`: the paper's experiments, each with the verdict on its claim."""
+"""`perla reproduce`: the paper's experiments, with verdicts on their claims."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 
 def reproduce_command(argv: Sequence[str]) -> int:
-    """Repeat an experiment and judge its claim."""
+    """Repeat an experiment and check its claim."""
     parser = Parser(
         "reproduce",
-        "Repeat an experiment of the paper (`perla list experiments`) and judge its claim. Cells\n"
-        "that experiments share are carried out once if they share --out.",
+        "Repeat an experiment of the paper (`perla list experiments`) and check its claim.\n"
+        "Experiments with the same --out share runs.",
     )
     parser.add_argument("experiment", metavar="EXPERIMENT")
     parser.add_argument(
         "--scale", metavar="smoke|quick|paper", default="quick",
-        help="smoke shows that it works, quick fits a laptop, paper has the paper's settings where "
-        "it gives any, and budgets of ours [quick]",
+        help="smoke: a test that it works; quick: fits a laptop; paper: the paper's settings, and "
+        "our budgets where it has none [quick]",
     )  # fmt: skip
-    suites.add_conduct(parser)
+    suites.add_execution(parser)
     arguments = parser.parse(argv)
     suites.settle(arguments)
 
@@ -46,11 +46,11 @@ def reproduce_command(argv: Sequence[str]) -> int:
     if isinstance(experiment, Calculation):
         if arguments.executor != "local":
             raise UserError(
-                f"{arguments.experiment}: is computed on this machine, as it has no cells; leave "
+                f"{arguments.experiment}: is a calculation on this machine, without runs; leave "
                 f"out --executor {arguments.executor}"
             )
         if arguments.dry_run:
-            say(f"no cells; on two cores {experiment.takes}")
+            say(f"no runs; on two cores {experiment.takes}")
             return 0
     if arguments.dry_run:
         return suites.dry_run(experiment.cells(arguments.scale))

@@ -1,4 +1,4 @@
-"""`perla suite`: many runs, described by a file."""
+"""`perla suite`: the runs that a file lists."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from perla.cli.tables import say
 
 
 def suite_command(argv: Sequence[str]) -> int:
-    """Carry a suite out and compare its methods."""
+    """Run a suite and compare its methods."""
     parser = Parser(
         "suite",
-        "Carry out the runs that a JSON file lists, and compare their methods.\n\n"
-        "The file holds a name and grids; a grid is every combination of what it lists:\n\n"
+        "Run the experiments that a JSON file lists, and compare their methods.\n\n"
+        "The file has a name and grids. A grid is the product of its lists:\n\n"
         '  {"name": "rates", "grids": [{"env": ["lbf:Foraging-8x8-2p-2f-coop-v2"],\n'
         '    "algo": ["ippo", "perla-ippo"], "settings": {"lr": [1e-3, 3e-4]},\n'
         '    "steps": 1000000, "seeds": 5}]}',
     )
-    parser.add_argument("file", metavar="FILE", help="the suite")
+    parser.add_argument("file", metavar="FILE", help="the suite's file")
     add_trust(parser)
     suites.add_results(parser)
-    suites.add_conduct(parser)
+    suites.add_execution(parser)
     arguments = parser.parse(argv)
     suites.settle(arguments)
 
@@ -37,6 +37,6 @@ def suite_command(argv: Sequence[str]) -> int:
     outcome = suites.carry_out(suite.cells(), out, arguments)
     if len({run.method for run in results.complete(outcome.results)}) < 2:
         suites.name_failures(outcome.failures)
-        say(f"no two methods have results on the same environments to compare; all cells: {out}")
+        say(f"no two methods have results on the same environments to compare; all runs: {out}")
         return suites.FAILED if outcome.failures else 0
     return suites.finish(outcome.results, outcome.failures, out, arguments)

@@ -1,4 +1,4 @@
-"""What the commands that carry out many runs share."""
+"""Flags and steps that the commands for many runs share."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ if TYPE_CHECKING:
     from perla.suites.suite import Cell
 
 EXECUTORS = {"local": ("--processes",), "ray": ("--address", "--cpus", "--gpus")}
-"""Who carries cells out, with the flags that are for it alone."""
+"""The executors, with the flags that belong to each."""
 FAILED = 1
-"""The exit status where some cells failed and the rest went well."""
+"""The exit status if some runs failed and the others succeeded."""
 
 
-def add_conduct(parser: Parser) -> None:
-    """Flags that change how cells are carried out, and none of their numbers."""
-    parser.add_argument("--out", metavar="DIR", help="the folder of all cells and results")
+def add_execution(parser: Parser) -> None:
+    """Add the flags for execution, which change no results."""
+    parser.add_argument("--out", metavar="DIR", help="the folder of all runs and results")
     parser.add_argument(
         "--executor", metavar="|".join(EXECUTORS), default="local",
-        help="processes of this machine, or a Ray cluster (--address) [local]",
+        help="processes on this machine, or a Ray cluster (--address) [local]",
     )  # fmt: skip
     parser.add_argument(
-        "--processes", metavar="N", help="processes at a time [what cores and memory allow]"
+        "--processes", metavar="N", help="parallel processes [as many as cores and memory allow]"
     )
-    parser.add_argument("--address", metavar="A", help="the Ray cluster's [a local one]")
-    parser.add_argument("--cpus", metavar="N", default="1", help="processors of a cell, on Ray [1]")
-    parser.add_argument("--gpus", metavar="X", default="0", help="GPUs of a cell, on Ray [0]")
+    parser.add_argument("--address", metavar="A", help="address of the Ray cluster [a local one]")
+    parser.add_argument("--cpus", metavar="N", default="1", help="processors per run, on Ray [1]")
+    parser.add_argument("--gpus", metavar="X", default="0", help="GPUs per run, on Ray [0]")
     parser.add_argument(
-        "--dry-run", action="store_true", help="list the cells and estimate their cost"
+        "--dry-run", action="store_true", help="list the runs and estimate their cost"
     )
-    parser.add_argument("--quiet", action="store_true", help="say nothing but results and mistakes")
+    parser.add_argument("--quiet", action="store_true", help="print results and errors only")
 
 
 def add_results(parser: Parser) -> None:
-    """Flags that say what is compared."""
+    """Add the flags for the comparison."""
     parser.add_argument(
         "--metric", metavar="M", default="return",
-        help="what is compared: return (of the greedy policy), return_sampled, … [return]",
+        help="the metric: return (of the greedy policy), return_sampled, … [return]",
     )  # fmt: skip
     parser.add_argument(
         "--threshold",
@@ -59,8 +59,7 @@ def add_results(parser: Parser) -> None:
 
 
 def settle(arguments: argparse.Namespace) -> None:
-    """Turn the flags of `add_conduct` into values; `UserError` for those of another executor than
-    the chosen one. No processes: as many as the machine has room for."""
+    """Convert the flags of `add_execution`. Raises `UserError` for flags of another executor."""
     chosen = arguments.executor
     if chosen not in EXECUTORS:
         raise nearest(chosen, EXECUTORS, what="executor")
@@ -77,7 +76,7 @@ def settle(arguments: argparse.Namespace) -> None:
 
 
 def executor(arguments: argparse.Namespace) -> Executor:
-    """The executor that settled flags ask for."""
+    """The executor that the converted flags choose."""
     if arguments.executor == "ray":
         from perla.suites.ray import Ray
 
@@ -88,7 +87,7 @@ def executor(arguments: argparse.Namespace) -> Executor:
 
 
 def carry_out(cells: Sequence[Cell], out: Path, arguments: argparse.Namespace) -> Outcome:
-    """Carry the cells out below `out`. If it is interrupted, the same command goes on with it."""
+    """Run the cells below `out`. The same command continues an interrupted suite."""
     from perla.suites import execute
     from perla.suites.display import create_display
 
@@ -97,7 +96,7 @@ def carry_out(cells: Sequence[Cell], out: Path, arguments: argparse.Namespace) -
             cells, out, executor(arguments), create_display(quiet=arguments.quiet)
         )
     except KeyboardInterrupt:
-        tell(f"interrupted; the same command with --out {out} goes on")
+        tell(f"interrupted; the same command with --out {out} continues")
         raise SystemExit(130) from None
 
 
@@ -107,8 +106,8 @@ def finish(
     out: Path,
     arguments: argparse.Namespace,
 ) -> int:
-    """Compare the methods of `runs`: a table, a picture and a sentence, of all tasks together and,
-    in `tasks`, of each. The exit status, which tells whether anything failed; what did is named."""
+    """Compare the methods of `runs`: a table, a figure and a verdict for all tasks together, and in
+    the folder `tasks` for each. Names the failures and returns the exit status."""
     from perla.analysis.compare import rows
     from perla.suites import results
     from perla.suites.suite import slug
@@ -117,35 +116,38 @@ def finish(
     whole = results.complete(runs)
     for run in runs:
         if run not in whole:
-            tell(f"{run.path}: left out, as not every method has a result on {run.task}")
+            tell(f"{run.path}: left out, because not every method has a result on {run.task}")
     threshold = convert(arguments.threshold or "none", float | None, name="--threshold")
     tasks = list(dict.fromkeys(run.task for run in whole))
-    apart = {task: [run for run in whole if run.task == task] for task in tasks}
-    parts = {Path("tasks", slug(task)): own for task, own in apart.items() if len(tasks) > 1}
-    parts[Path()] = whole
-    for place, own in parts.items():
-        folder = make_below(out, place)
-        comparison = results.write(own, folder, metric=arguments.metric, threshold=threshold)
+    runs_by_folder = {
+        Path("tasks", slug(task)): [run for run in whole if run.task == task]
+        for task in tasks
+        if len(tasks) > 1
+    }
+    runs_by_folder[Path()] = whole
+    for relative, compared in runs_by_folder.items():
+        folder = make_below(out, relative)
+        comparison = results.write(compared, folder, metric=arguments.metric, threshold=threshold)
         say(table(", ".join(comparison.tasks), rows(comparison), left=("method",)))
         say(comparison.verdict)
     if not arguments.quiet:
-        say(f"everything about this comparison: {out}")
+        say(f"results and figures: {out}")
     return FAILED if failures else 0
 
 
 def name_failures(failures: Mapping[str, str]) -> None:
-    """A line for each cell or folder that failed, with its reason."""
+    """Print a line for each run that failed, with the reason."""
     for name, reason in failures.items():
         tell(f"{name}: {reason}")
 
 
 def tell(text: str) -> None:
-    """A line on standard error."""
+    """Print a line on standard error."""
     print("perla:", visible(" ".join(text.split())), file=sys.stderr)
 
 
 def dry_run(cells: Sequence[Cell]) -> int:
-    """List the cells with an estimate of what each costs on this machine."""
+    """List the cells with an estimate of their time on this machine."""
     from perla.runs.sinks import clock
     from perla.suites.cost import Costs, Machine
 
@@ -161,6 +163,6 @@ def dry_run(cells: Sequence[Cell]) -> int:
         }
         for cell, cost in zip(cells, seconds, strict=True)
     ]
-    say(table(f"{len(cells)} cells", rows, left=("environment", "method")))
-    say(f"about {clock(sum(seconds))} on this machine, all its cores together")
+    say(table(f"{len(cells)} runs", rows, left=("environment", "method")))
+    say(f"about {clock(sum(seconds))} on this machine, with all its cores")
     return 0

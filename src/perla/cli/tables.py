@@ -1,7 +1,7 @@
 """Tables and lines on standard output.
 
-Their words may come out of other people's files: they are shown as they are, without a meaning to
-the terminal or to rich.
+Their text may come from files of other people: it is printed literally, without markup for rich and
+without control characters for the terminal.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from perla.errors import visible
 
 WIDTH = 160
-"""Columns where nobody looks: in a pipe or a file nothing is cut short."""
+"""Columns of output into a pipe or a file, so that nothing is cut off."""
 
 
 def say(what: Any) -> None:
@@ -27,7 +27,7 @@ def say(what: Any) -> None:
 
 
 def table(title: str, rows: Sequence[Mapping[str, str]], *, left: Sequence[str] = ()) -> Any:
-    """Rows of formatted cells as a table; columns of words are called `left`."""
+    """A table of formatted cells; the columns in `left` are left-aligned."""
     from rich.table import Table
 
     table = Table(title=words(title, style="table.title"))
@@ -39,7 +39,7 @@ def table(title: str, rows: Sequence[Mapping[str, str]], *, left: Sequence[str] 
 
 
 def words(text: str, *, style: str = "") -> Any:
-    """`text` for rich: no markup in it, and no control characters."""
+    """`text` for rich, without markup and control characters."""
     from rich.text import Text
 
     return Text(visible(text), style=style)

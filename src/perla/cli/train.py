@@ -22,7 +22,7 @@ SECONDS = 10.0
 
 
 def train_command(argv: Sequence[str]) -> int:
-    """Train."""
+    """Train a method on an environment."""
     from perla.cli import flags
     from perla.methods.settings import configure
 
@@ -51,25 +51,27 @@ def _train(algo: str, config: Any, arguments: argparse.Namespace) -> int:
         eval_episodes=convert(arguments.eval_episodes, Count, name="--eval-episodes"),
         absolute_episodes=convert(arguments.absolute_episodes, Count, name="--absolute-episodes"),
     )
-    conduct = _conduct(arguments)
-    out = Path(arguments.out) if arguments.out else free(Path("runs"), f"{run.env}-{algo}")
+    execution = _execution(arguments)
+    out = Path(arguments.out) if arguments.out else new_folder(Path("runs"), f"{run.env}-{algo}")
 
     from perla.runs import execute, sinks
 
     display = sinks.display(quiet=arguments.quiet)
-    result = execute.train(run, out, display=display, **conduct)
-    display.say(f"everything about this run: {out}")
+    result = execute.train(run, out, display=display, **execution)
+    display.say(f"run folder: {out}")
     return _status(result.dropped)
 
 
 def resume_command(argv: Sequence[str]) -> int:
-    """Go on with a run."""
-    parser = Parser("resume", "Go on with an interrupted run; it ends as if it had never been.")
+    """Continue an interrupted run."""
+    parser = Parser(
+        "resume", "Continue an interrupted run, with the results of an uninterrupted one."
+    )
     parser.add_argument("dir", metavar="DIR", help="the run's folder")
     add_trust(parser)
-    _add_conduct(parser)
+    _add_execution(parser)
     arguments = parser.parse(argv)
-    conduct = _conduct(arguments)
+    execution = _execution(arguments)
 
     from perla.runs import execute, sinks
     from perla.runs.store import Folder
@@ -77,9 +79,9 @@ def resume_command(argv: Sequence[str]) -> int:
     out = Path(arguments.dir)
     display = sinks.display(quiet=arguments.quiet)
     finished = Folder.open(out).finished
-    result = execute.resume(out, trust=trust(arguments), display=display, **conduct)
+    result = execute.resume(out, trust=trust(arguments), display=display, **execution)
     if not finished:
-        display.say(f"everything about this run: {out}")
+        display.say(f"run folder: {out}")
     return _status(result.dropped)
 
 
@@ -96,30 +98,30 @@ def _parser() -> Parser:
     parser.add_argument("--num-evaluations", default="50")
     parser.add_argument("--eval-episodes", default="32")
     parser.add_argument("--absolute-episodes", default="320")
-    _add_conduct(parser)
+    _add_execution(parser)
     return parser
 
 
-def _add_conduct(parser: Parser) -> None:
-    """Flags that change how a run is carried out, and none of its numbers."""
-    parser.add_argument("--quiet", action="store_true", help="say nothing but mistakes")
+def _add_execution(parser: Parser) -> None:
+    """Add the flags for execution, which change no results."""
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
     parser.add_argument(
         "--checkpoint-seconds",
         metavar="X",
         default=str(SECONDS),
-        help=f"least time between two checkpoints [{SECONDS:g}]",
+        help=f"least seconds between two checkpoints [{SECONDS:g}]",
     )
     parser.add_argument(
         "--step-seconds",
         metavar="X",
         default=str(STEP_SECONDS),
-        help=f"worlds that are not JAX: a step that takes longer has hung [{STEP_SECONDS:g}]",
+        help=f"timeout of a step of an environment without JAX [{STEP_SECONDS:g}]",
     )
     parser.add_argument(
         "--on-nonfinite",
         metavar="DO",
         default="stop",
-        help="when a number of a seed is NaN or infinite: stop, or drop-seed and go on [stop]",
+        help="if a seed has NaN or infinite values: stop, or drop-seed and continue [stop]",
     )
 
 
@@ -131,25 +133,24 @@ def _help(algo: str | None, preset: str) -> str:
     text = f"""\
 usage: perla train [ALGO] [--env ENV] [--steps N] [--seeds S] [--out DIR] [settings ...]
 
-Train agents. Everything about the run ends up in a folder; Ctrl-C stops it and
-`perla resume DIR` continues it.
+Train agents and save the run in a folder. Ctrl-C stops it, and `perla resume DIR`
+continues it.
 
 {row("ALGO", f"one of {', '.join(RECIPES)}; `perla list`", ALGO)}
-  --env ENV                       the world; `perla list envs` [{ENV}]
-  --env-option NAME=VALUE         an option of the world; may stand several times
+{row("--env ENV", "the environment; `perla list envs`", ENV)}
+  --env-option NAME=VALUE         an option of the environment; may be repeated
   --steps N                       environment steps of each seed, such as 1e6 [{STEPS:_}]
-  --seeds S                       5: seeds 0 to 4; 3,7: these; 3,: this one [1]
+  --seeds S                       5: seeds 0 to 4; 3,7: these two; 3,: seed 3 alone [1]
 {row("--preset P", f"one of {', '.join(PRESETS)}; `perla list presets`", "default")}
   --out DIR                       the run's folder [a new one under runs/]
-  --num-evaluations N             evaluations, spread evenly over the run [50]
-  --eval-episodes N               episodes of an evaluation [32]
-  --absolute-episodes N           episodes of the last evaluation, of the best parameters [320]
-  --checkpoint-seconds X          least time between two checkpoints [{SECONDS:g}]
-  --step-seconds X                a world's step, where it is not JAX, that takes longer has hung
-                                  [{STEP_SECONDS:g}]
-  --on-nonfinite DO               when a number of a seed is NaN or infinite: stop, or drop-seed
-                                  and go on with the others [stop]
-  --quiet                         say nothing but mistakes
+  --num-evaluations N             evaluations, evenly spaced over the run [50]
+  --eval-episodes N               episodes per evaluation [32]
+  --absolute-episodes N           episodes of the final evaluation of the best parameters [320]
+  --checkpoint-seconds X          least seconds between two checkpoints [{SECONDS:g}]
+  --step-seconds X                timeout of a step of an environment without JAX [{STEP_SECONDS:g}]
+  --on-nonfinite DO               if a seed has NaN or infinite values: stop, or drop-seed and
+                                  continue with the others [stop]
+  --quiet                         print errors only
 """
     if algo is None:
         return text + "\n`perla train ALGO --help` shows the settings of a method.\n"
@@ -157,7 +158,7 @@ Train agents. Everything about the run ends up in a folder; Ctrl-C stops it and
 
 
 def option(text: str) -> tuple[str, bool | int | float | str]:
-    """`NAME=VALUE`, the value as a number or truth value where it is one."""
+    """Parse `NAME=VALUE`; a value that is a number or a truth value is converted."""
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise UserError(f"--env-option {text}: expected NAME=VALUE")
@@ -171,8 +172,8 @@ def option(text: str) -> tuple[str, bool | int | float | str]:
     return name, value
 
 
-def _conduct(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options of `_add_conduct` as `execute.train` and `execute.resume` take them."""
+def _execution(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of `_add_execution` as arguments of `execute.train` and `execute.resume`."""
     from perla.runs.spec import OnNonFinite
 
     seconds = arguments.checkpoint_seconds
@@ -184,14 +185,14 @@ def _conduct(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _status(dropped: Mapping[int, str]) -> int:
-    """The exit status of a run, and on standard error which seeds it had to leave out."""
+    """The exit status of a run. Names the dropped seeds on standard error."""
     for seed, reason in dropped.items():
         print(f"perla: seed {seed} was dropped: {reason}", file=sys.stderr)
     return 2 if dropped else 0
 
 
-def free(parent: Path, name: str) -> Path:
-    """The first folder of this name that does not exist."""
+def new_folder(parent: Path, name: str) -> Path:
+    """The first of the folders `name-1`, `name-2`, … in `parent` that does not exist."""
     name = re.sub(r"[^\w.-]+", "-", name)
     paths = (parent / f"{name}-{number}" for number in itertools.count(1))
     return next(path for path in paths if not path.exists())

@@ -1,1 +1,1 @@
-"""What the methods are, as data: settings, recipes and presets, without JAX."""
+"""The methods as data: settings, recipes and presets, without JAX."""

@@ -1,4 +1,4 @@
-"""How the average over the others' actions is taken."""
+"""Estimators of the average over the other agents' actions."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ from perla.config import Config, Count, Positive
 from perla.errors import UserError
 
 LARGEST_ENUMERATION = 65_536
-"""Joint actions of the others beyond which enumeration is refused."""
+"""The largest number of the others' joint actions that `Exact` enumerates."""
 TOLERANCE = 0.1
+"""The default of `Sampled.tolerance`."""
 CANDIDATES = (2, 7, 23, 71, 211)
-"""What k `auto` chooses from: primes, each about three times the one before."""
+"""Numbers of samples that `auto` chooses from: primes, each about thrice the last."""
 
 
 class Sampled(Config, tag="sampled", frozen=True):
-    """K draws from the joint policy, weighted equally (paper, Eq. 2)."""
+    """K samples from the joint policy, weighted equally (paper, Eq. 2)."""
 
     num_samples: Count | Literal["auto"] = 100
-    """Joint actions drawn at each state; `auto`: as many as the tolerance needs, chosen anew at
-    every update among a few primes."""
+    """K, the joint actions sampled per state. `auto`: the fewest that meet the tolerance, chosen at
+    every update from 2, 7, 23, 71 and 211."""
     tolerance: Positive = TOLERANCE
-    """What k `auto` allows: the standard error of the average over the error of the critic."""
+    """With `--num-samples auto`, the largest standard error of the average, relative to the
+    critic's error."""
     gradient_samples: Count | None = None
-    """Draws through which the critic's gradient flows; none: all of them."""
+    """Samples through which the critic's gradient flows; none: all of them."""
     sampler: Literal["iid", "latin"] = "iid"
-    """`iid`: independent draws, as in the paper. `latin`: every action of every agent comes as
-    often as its probability says, to within one, and only which of them meet is left to chance
-    (Latin hypercube sampling; McKay, Beckman and Conover, 1979); fastest where K is prime."""
+    """`iid`: independent samples, as in the paper. `latin`: Latin hypercube sampling (McKay,
+    Beckman and Conover, 1979): each agent's actions are stratified by their probabilities, and
+    their combinations are random; fastest for a prime K."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -36,32 +38,34 @@ class Sampled(Config, tag="sampled", frozen=True):
             return
         if self.tolerance != TOLERANCE:
             raise UserError(
-                f"tolerance = {self.tolerance}: belongs to num_samples auto, and num_samples is {self.num_samples}"
+                f"tolerance = {self.tolerance}: belongs to num_samples auto, and num_samples is "
+                f"{self.num_samples}"
             )
         if self.gradient_samples is not None and self.gradient_samples > self.num_samples:
             raise UserError(
-                f"gradient_samples = {self.gradient_samples}: at most num_samples = {self.num_samples}"
+                f"gradient_samples = {self.gradient_samples}: at most num_samples = "
+                f"{self.num_samples}"
             )
 
 
 FEW = Sampled(num_samples=17, sampler="latin")
-"""What `Auto` takes where nothing is exact."""
+"""The estimator of `Auto` without a closed form and with too many joint actions."""
 
 
 class Exact(Config, tag="exact", frozen=True):
-    """Every joint action of the others with its probability (paper, Eq. 1)."""
+    """All joint actions of the others, weighted by their probabilities (paper, Eq. 1)."""
 
 
 class Analytic(Config, tag="analytic", frozen=True):
-    """The average in closed form, of a critic that has one (multilinear in the others' actions)."""
+    """The closed form of the average, for critics multilinear in the others' actions."""
 
 
 class Auto(Config, tag="auto", frozen=True):
-    """Analytic where the critic has a closed form, exact where the others' joint actions are few,
-    else 17 draws of the Latin sampler."""
+    """Analytic for a critic with a closed form, exact for few joint actions of the others,
+    otherwise 17 samples of the Latin sampler."""
 
     max_joint_actions: Count = 100
-    """Most joint actions that are enumerated."""
+    """The largest number of the others' joint actions that is enumerated."""
 
 
 Estimator = Sampled | Exact | Analytic | Auto
@@ -70,19 +74,18 @@ Estimator = Sampled | Exact | Analytic | Auto
 def resolve(
     estimator: Estimator, agents: int, actions: int | None, *, closed_form: bool = False
 ) -> Sampled | Exact | Analytic:
-    """The estimator that is really used for `agents` with `actions` each (none: continuous ones),
-    and a critic whose average has a closed form or not.
+    """The estimator in use for `agents` with `actions` each (none: continuous actions), given
+    whether the critic's average has a closed form.
 
-    Raises `UserError` where it has none and is asked for it, and where the others' joint actions
-    are too many to enumerate.
+    Raises `UserError` for `Analytic` without a closed form, and for `Exact` with continuous actions
+    or with too many joint actions of the others.
     """
     joint = math.inf if actions is None else actions ** (agents - 1)
     if isinstance(estimator, Auto) and closed_form:
         return Analytic()
     if isinstance(estimator, Analytic) and not closed_form:
         raise UserError(
-            "estimator 'analytic': this critic's average has no closed form; use "
-            "critic_model "
+            "estimator 'analytic': this critic's average has no closed form; use critic_model "
             "'multilinear', or estimator 'sampled', 'exact' or 'auto'"
         )
     if isinstance(estimator, Auto):
@@ -101,13 +104,11 @@ def resolve(
 
 
 def candidates(estimator: Sampled | Exact) -> tuple[Sampled | Exact, ...]:
-    """The estimators among which a k of `auto` chooses; any other's ladder has one rung, itself."""
+    """The estimators that `num_samples = auto` chooses from; of any other estimator, itself."""
     if not isinstance(estimator, Sampled) or estimator.num_samples != "auto":
         return (estimator,)
-    through = estimator.gradient_samples
+    limit = estimator.gradient_samples
     return tuple(
-        Sampled(
-            num_samples=k, sampler=estimator.sampler, gradient_samples=through and min(through, k)
-        )
+        Sampled(num_samples=k, sampler=estimator.sampler, gradient_samples=limit and min(limit, k))
         for k in CANDIDATES
     )

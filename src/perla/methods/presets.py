@@ -1,4 +1,4 @@
-"""Every preset is somebody's published settings."""
+"""Presets: the published settings of other libraries and of the paper."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Settings = dict[str, Any]
 
 
 class Preset(NamedTuple):
-    """Settings, and what some methods have different."""
+    """Settings by learner, and exceptions for some methods."""
 
     about: str
     settings: dict[type[Config], Settings]
-    """For the methods of each learner that it is for."""
+    """The settings of each learner that the preset is for."""
     local_critic: Settings = {}
-    """For methods whose critic sees an agent's own observation."""
+    """Exceptions for methods with local critics."""
     counterfactual: Settings = {}
-    """For COMA."""
+    """Exceptions for COMA."""
     embedded: Settings = {}
-    """For the marginalised critics of the PERLA methods: settings of `Embedded`."""
+    """Settings of `Embedded`, for the PERLA methods."""
 
 
 DENSE: Settings = {
@@ -147,7 +147,7 @@ _EPYMARL_MADDPG: Settings = {
 
 PRESETS: dict[str, Preset] = {
     "default": Preset(
-        "perla's own choice; docs/learning.md, value-decomposition.md and maddpg.md argue for it",
+        "perla's own defaults; docs/learning.md, value-decomposition.md and maddpg.md give reasons",
         {PPO: {}, TD: {}, DDPG: {}},
         counterfactual={
             "rollout_length": 8,
@@ -157,7 +157,7 @@ PRESETS: dict[str, Preset] = {
         },
     ),
     "epymarl": Preset(
-        "EPyMARL's defaults of its IPPO, MAPPO and COMA, of its VDN and QMIX, and of its MADDPG",
+        "EPyMARL's defaults for IPPO, MAPPO, COMA, VDN, QMIX and MADDPG",
         {
             PPO: _EPYMARL | RECURRENT | {"normalize_rewards": True},
             TD: _PYMARL
@@ -176,9 +176,9 @@ PRESETS: dict[str, Preset] = {
             "hidden_size": 64,
         },
     ),
-    "pymarl": Preset("PyMARL's defaults of its VDN and QMIX", {TD: _PYMARL}),
+    "pymarl": Preset("PyMARL's defaults for VDN and QMIX", {TD: _PYMARL}),
     "epymarl-lbf": Preset(
-        "the settings that EPyMARL's benchmark tuned for foraging (Papoudakis et al., 2021)",
+        "EPyMARL's tuned settings for foraging (Papoudakis et al., 2021)",
         {
             PPO: _EPYMARL,
             DDPG: _EPYMARL_MADDPG
@@ -193,7 +193,7 @@ PRESETS: dict[str, Preset] = {
         local_critic={"target": Hard(target_update_interval=200)},
     ),
     "paper-lbf": Preset(
-        "the paper's settings for foraging (its Table 4) on EPyMARL's learner",
+        "the paper's settings for foraging (Table 4), with EPyMARL's learner",
         {PPO: _EPYMARL | {"hidden_size": 256, "lr": 5e-4, "returns": NStep(n_step=10)}},
         embedded={
             "regress": "marginal",
@@ -201,9 +201,9 @@ PRESETS: dict[str, Preset] = {
             "estimator": Sampled(num_samples=100),
         },
     ),
+    # Observations are normalized by a layer, and returns by their running mean and deviation.
     "paper-mujoco": Preset(
-        "the paper's settings for multi-agent MuJoCo on on-policy's learner, which normalises "
-        "observations by a layer and returns by their running mean and deviation",
+        "the paper's settings for multi-agent MuJoCo, with on-policy's learner",
         {
             PPO: _ON_POLICY
             | {
@@ -225,9 +225,9 @@ PRESETS: dict[str, Preset] = {
             "estimator": Sampled(num_samples=100),
         },
     ),
+    # Returns are normalized by their running mean and deviation; CleanRL normalizes rewards.
     "cleanrl": Preset(
-        "CleanRL's settings of its PPO for continuous actions, its 2,048 steps an update from 16 "
-        "copies; returns are normalised by their running mean and deviation, not rewards by theirs",
+        "CleanRL's PPO for continuous actions: 2,048 steps per update, here from 16 environments",
         {
             PPO: {
                 "num_envs": 16,
@@ -251,15 +251,15 @@ PRESETS: dict[str, Preset] = {
         },
     ),
     "mava": Preset(
-        "Mava's defaults of its feed-forward IPPO and MAPPO",
+        "Mava's defaults for feed-forward IPPO and MAPPO",
         {PPO: _MAVA},
     ),
     "on-policy": Preset(
-        "on-policy's defaults, MAPPO's own code (Yu et al., 2022)", {PPO: _ON_POLICY}
+        "on-policy's defaults: the authors' MAPPO (Yu et al., 2022)", {PPO: _ON_POLICY}
     ),
     "harl": Preset(
-        "HARL's defaults, HAPPO's own code (Zhong et al., 2024)",
+        "HARL's defaults: the authors' HAPPO (Zhong et al., 2024)",
         {PPO: _ON_POLICY | {"num_envs": 20, "update_epochs": 5, "hidden_size": 128}},
     ),
 }
-"""What a preset's name stands for."""
+"""The presets by name."""

@@ -1,11 +1,15 @@
-"""Every method is its recipe."""
+"""The definition of every method: a learner, and the settings in which it differs from others."""
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
+from perla.config import Config, tag
 from perla.errors import UserError, nearest
 from perla.methods.maddpg import DDPG, GumbelSoftmax
+from perla.methods.peers import translate
 from perla.methods.ppo import PPO
 from perla.methods.presets import PRESETS, Preset, Settings
 from perla.methods.td import (
@@ -21,89 +25,86 @@ from perla.methods.td import (
 from perla.methods.values import Centralised, Counterfactual, Embedded, Independent
 
 Method = PPO | TD | DDPG
-"""The settings of a learner: which one it is, they say themselves."""
+"""The settings of a learner; their type names the learner."""
+
+
+@dataclass(frozen=True, init=False)
+class Recipe:
+    """A method: its learner, the settings that define it, and one line about it."""
+
+    learner: type[Method]
+    settings: Mapping[str, Any]
+    about: str
+
+    def __init__(self, learner: type[Method], *, about: str, **settings: Any) -> None:
+        object.__setattr__(self, "learner", learner)
+        object.__setattr__(self, "settings", settings)
+        object.__setattr__(self, "about", about)
+
 
 # fmt: off
-IPPO        = {"value": Independent()}                   # V(τᵢ)
-MAPPO       = {"value": Centralised()}                   # V(s)
-PERLA_IPPO  = {"value": Embedded(critic_input="local")}          # V(τᵢ, a₋ᵢ) over a₋ᵢ ~ π₋ᵢ
-PERLA_MAPPO = {"value": Embedded(critic_input="global")}         # V(s, a₋ᵢ)  over a₋ᵢ ~ π₋ᵢ
+LOCAL      = Embedded(critic_input="local")   # V(τᵢ, a₋ᵢ), averaged over a₋ᵢ ~ π₋ᵢ
+GLOBAL     = Embedded(critic_input="global")  # V(s, a₋ᵢ),  averaged over a₋ᵢ ~ π₋ᵢ
+A2C        = {"clip_eps": None, "update_epochs": 1, "num_minibatches": 1}
+SEQUENTIAL = {"order": "sequential", "parameter_sharing": "critic"}
 
-A2C        = {"clip_eps": None, "update_epochs": 1, "num_minibatches": 1}        # one plain policy-gradient step
-SEQUENTIAL = {"order": "sequential", "parameter_sharing": "critic"}        # one actor after another
+RECIPES: dict[str, Recipe] = {
+    # Policy gradients: they differ in the critic.
+    "ippo": Recipe(PPO, value=Independent(),                                  # V(τᵢ)
+        about="PPO whose critics see each agent's own observation"),
+    "mappo": Recipe(PPO, value=Centralised(),                                 # V(s)
+        about="PPO whose critics see the global state"),
+    "perla-ippo": Recipe(PPO, value=LOCAL,                                    # E V(τᵢ, a₋ᵢ)
+        about="IPPO with policy-embedded critics: averaged over the others' policies"),
+    "perla-mappo": Recipe(PPO, value=GLOBAL,                                  # E V(s, a₋ᵢ)
+        about="MAPPO with policy-embedded critics: averaged over the others' policies"),
+    "ia2c": Recipe(PPO, value=Independent(), **A2C,                           # ∇ log πᵢ(aᵢ) Aᵢ
+        about="IPPO with one unclipped policy-gradient step per update"),
+    "maa2c": Recipe(PPO, value=Centralised(), **A2C,
+        about="MAPPO with one unclipped policy-gradient step per update"),
+    "perla-ia2c": Recipe(PPO, value=LOCAL, **A2C,
+        about="PERLA-IPPO with one unclipped policy-gradient step per update"),
+    "perla-maa2c": Recipe(PPO, value=GLOBAL, **A2C,
+        about="PERLA-MAPPO with one unclipped policy-gradient step per update"),
+    "coma": Recipe(PPO, value=Counterfactual(), **A2C,                        # Q(s, aᵢ, a₋ᵢ)
+        about="policy gradients with a counterfactual baseline"),
+    "happo": Recipe(PPO, value=Centralised(), **SEQUENTIAL,                   # Πⱼ (πⱼ'/πⱼ) A
+        about="MAPPO with separate actors, updated one after another"),
+    "perla-happo": Recipe(PPO, value=GLOBAL, **SEQUENTIAL,
+        about="HAPPO with policy-embedded critics: averaged over the others' policies"),
 
-COMA        = {"value": Counterfactual()} | A2C          # Q(s, aᵢ, a₋ᵢ) at the a₋ᵢ that were taken
-HAPPO       = MAPPO | SEQUENTIAL
+    # Value decomposition: they differ in the mixer and in the weights of its errors.
+    "iql": Recipe(TD, mixer=IQLMixer(),                                       # Qᵢ(τᵢ, aᵢ)
+        about="independent Q-learning"),
+    "vdn": Recipe(TD, mixer=VDNMixer(),                                       # Q = Σᵢ Qᵢ
+        about="Q-learning of a joint value that is the sum of the agents' utilities"),
+    "qmix": Recipe(TD, mixer=QMIXMixer(),                                     # ∂Q/∂Qᵢ ≥ 0
+        about="Q-learning of a joint value that is monotonic in the agents' utilities"),
+    "ow-qmix": Recipe(TD, mixer=QMIXMixer(), weighting=Weighted(full="optimistic"),
+        about="QMIX that gives full weight only to underestimated joint actions"),
+    "cw-qmix": Recipe(TD, mixer=QMIXMixer(), weighting=Weighted(full="central"),
+        about="QMIX that gives full weight only to joint actions that may be optimal"),
+    "qplex": Recipe(TD, mixer=QPLEXMixer(),                                   # Σᵢ Vᵢ + Σᵢ λᵢ Aᵢ
+        about="Q-learning of any joint value that is maximal where the agents' utilities are"),
+    "qtran-base": Recipe(TD, mixer=QTRANMixer(condition="base"),              # Σᵢ Qᵢ + V ≥ Q
+        about="Q-learning of any joint value, and of utilities whose sum bounds it from above"),
+    "qtran-alt": Recipe(TD, mixer=QTRANMixer(condition="alt"),                # minᵢ (Σ + V − Q) = 0
+        about="QTRAN-base with a tighter bound"),
+    "maic": Recipe(TD, mixer=QMIXMixer(), communication=MAICMessages(),       # Qⱼ + Σᵢ αᵢⱼ mᵢⱼ
+        about="QMIX whose agents send each other messages before they act"),
+    "maic-qplex": Recipe(TD, mixer=QPLEXMixer(), communication=MAICMessages(),
+        about="QPLEX whose agents send each other messages before they act"),
 
-IQL         = {"mixer": IQLMixer()}                         # Qᵢ(τᵢ, aᵢ)
-VDN         = {"mixer": VDNMixer()}                           # Q_tot = Σᵢ Qᵢ
-QMIX        = {"mixer": QMIXMixer()}                     # Q_tot = f(s, Q₁, …), rising in each
-QPLEX       = {"mixer": QPLEXMixer()}                        # Q_tot = Σᵢ Vᵢ + Σᵢ λᵢ(s, a) Aᵢ
-OW_QMIX     = QMIX | {"weighting": Weighted(full="optimistic")}  # errors below count
-CW_QMIX     = QMIX | {"weighting": Weighted(full="central")}     # errors at the best action count
-QTRAN_BASE  = {"mixer": QTRANMixer(condition="base")}   # Σᵢ Qᵢ + V ≥ Q(s, a), = Q(s, ā)
-QTRAN_ALT   = {"mixer": QTRANMixer(condition="alt")}    # … and = Q(s, a) for one of each aᵢ
-MAIC        = QMIX | {"communication": MAICMessages()}     # Qⱼ(τⱼ, aⱼ) + Σᵢ αᵢⱼ mᵢⱼ(aⱼ)
-MAIC_QPLEX  = QPLEX | {"communication": MAICMessages()}
-
-MADDPG      = {"relaxation": GumbelSoftmax()}            # ∇ Qᵢ(s, a₁, …, a_N) through aᵢ ~ πᵢ
+    # Deterministic policy gradients.
+    "maddpg": Recipe(DDPG, relaxation=GumbelSoftmax(),                        # ∇Qᵢ(s, a₁, …, a_N)
+        about="deterministic policy gradients with a centralised critic per agent"),
+}
 # fmt: on
-
-RECIPES: dict[str, Settings] = {
-    "ippo": IPPO,
-    "mappo": MAPPO,
-    "perla-ippo": PERLA_IPPO,
-    "perla-mappo": PERLA_MAPPO,
-    "ia2c": IPPO | A2C,
-    "maa2c": MAPPO | A2C,
-    "perla-ia2c": PERLA_IPPO | A2C,
-    "perla-maa2c": PERLA_MAPPO | A2C,
-    "coma": COMA,
-    "happo": HAPPO,
-    "perla-happo": PERLA_MAPPO | SEQUENTIAL,
-    "iql": IQL,
-    "vdn": VDN,
-    "qmix": QMIX,
-    "ow-qmix": OW_QMIX,
-    "cw-qmix": CW_QMIX,
-    "qplex": QPLEX,
-    "qtran-base": QTRAN_BASE,
-    "qtran-alt": QTRAN_ALT,
-    "maic": MAIC,
-    "maic-qplex": MAIC_QPLEX,
-    "maddpg": MADDPG,
-}
-"""What a method's name stands for."""
-
-ABOUT: dict[str, str] = {
-    "ippo": "PPO, and the critic of each agent sees what the agent sees",
-    "mappo": "PPO, and the critics see the whole state",
-    "perla-ippo": "IPPO, its critic averaged over what the other agents may do",
-    "perla-mappo": "MAPPO, its critic averaged over what the other agents may do",
-    "ia2c": "IPPO with one plain policy-gradient step at a time",
-    "maa2c": "MAPPO with one plain policy-gradient step at a time",
-    "perla-ia2c": "PERLA-IPPO with one plain policy-gradient step at a time",
-    "perla-maa2c": "PERLA-MAPPO with one plain policy-gradient step at a time",
-    "coma": "policy gradients, by a critic of what an agent does given what the others did",
-    "happo": "MAPPO with an actor for each agent, which move one after another",
-    "perla-happo": "HAPPO, its critic averaged over what the other agents may do",
-    "iql": "Q-learning, every agent by itself",
-    "vdn": "Q-learning of a joint value, the sum of the agents' own",
-    "qmix": "Q-learning of a joint value that rises with each of the agents' own",
-    "ow-qmix": "QMIX that counts in full only what it underrates",
-    "cw-qmix": "QMIX that counts in full only joint actions that may be the best",
-    "qplex": "Q-learning of any joint value that is highest where the agents' own are",
-    "qtran-base": "Q-learning of any joint value, to which the sum of the agents' own is held",
-    "qtran-alt": "QTRAN-base, its sum held to the joint value more tightly",
-    "maic": "QMIX whose agents send each other messages before they act",
-    "maic-qplex": "QPLEX whose agents send each other messages before they act",
-    "maddpg": "actors that climb critics which see the state and what everybody does",
-}
-"""What a method is, in a line."""
+"""The methods by name."""
 
 
 def make(algo: str, preset: str = "default", **overrides: Any) -> Method:
-    """The learner called `algo` with the settings of `preset`, save for `overrides`.
+    """The settings of the method `algo` under `preset`, with `overrides` on top.
 
     Raises `UserError` for an unknown name, a preset of other methods and a setting out of range.
     """
@@ -116,20 +117,25 @@ def make(algo: str, preset: str = "default", **overrides: Any) -> Method:
     if settings is None:
         fitting = [name for name in PRESETS if merge_preset(recipe, PRESETS[name]) is not None]
         raise UserError(f"preset {preset!r} is not for {algo}; known: {', '.join(fitting)}")
-    return learner(recipe)(**settings).replace(**overrides)
+    for name in overrides:
+        _check_name(name, recipe.learner)
+    return recipe.learner(**settings).replace(**overrides)
 
 
-def learner(recipe: Settings) -> type[Method]:
-    """The settings' type that a recipe is of: the one that has all that it sets."""
-    return next(cls for cls in get_args(Method) if set(recipe) <= set(cls.__struct_fields__))
+def _check_name(name: str, learner: type[Method]) -> None:
+    """Raise `UserError` if another library gives `name` to a setting of `learner`."""
+    ours, _ = translate(name) or ("", "")
+    if name not in learner.__struct_fields__ and ours in learner.__struct_fields__:
+        raise UserError(f"unknown setting {name!r}; here it is {ours}")
 
 
-def merge_preset(recipe: Settings, preset: Preset) -> Settings | None:
-    """A recipe with all other settings of a preset; none where the preset is for other methods."""
-    settings = preset.settings.get(learner(recipe))
+def merge_preset(recipe: Recipe, preset: Preset) -> Settings | None:
+    """The settings of a recipe and, beside them, those of a preset; none where the preset is for
+    other learners."""
+    settings = preset.settings.get(recipe.learner)
     if settings is None:
         return None
-    settings = settings | recipe
+    settings = settings | dict(recipe.settings)
     value = settings.get("value")
     if isinstance(value, Embedded):
         settings["value"] = value.replace(**preset.embedded)
@@ -140,3 +146,13 @@ def merge_preset(recipe: Settings, preset: Preset) -> Settings | None:
     if isinstance(value, Counterfactual):
         settings = settings | preset.counterfactual
     return settings
+
+
+def deciding(field: str, variant: str | None = None) -> list[str]:
+    """The methods whose recipes set `field`, or set it to the variant with this tag."""
+    chosen = {name: recipe.settings.get(field) for name, recipe in RECIPES.items()}
+    return [
+        name
+        for name, value in chosen.items()
+        if isinstance(value, Config) and variant in (None, tag(value))
+    ]

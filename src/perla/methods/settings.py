@@ -1,8 +1,8 @@
-"""Settings by name: every field of a method's configuration, wherever it stands in it.
+"""Settings by name: every field of a method's configuration, at any depth.
 
-A field that is a choice between variants takes the variant's tag, and the variants' own fields are
-settings too; those may be set only where the variant is chosen. The configuration types are all
-there is to it: nothing is written down a second time.
+A field that is a choice between variants takes the variant's tag. The fields of the variants are
+settings too, which may be set only where their variant is chosen. All of it is derived from the
+configuration types.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any, get_args
 
 from perla.config import Config, convert, field_docs, fields, tag, variants
 from perla.errors import UserError, closest, nearest
-from perla.methods.peers import ours
+from perla.methods.peers import translate
 from perla.methods.ppo import CONTINUOUS
-from perla.methods.recipes import RECIPES, Method, make
+from perla.methods.recipes import RECIPES, Method, deciding, make
 from perla.methods.values import Counterfactual
 
 ALIASES = {"k": "num_samples"}
 """Second names of settings: the paper's letters."""
 
 Naming = Callable[[str], str]
-"""How users write a setting's name: `lr`, or `--lr` on the command line."""
+"""The spelling of a setting's name for the user: `lr`, or `--lr` on the command line."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,18 @@ class Setting:
     type: Any
     help: str
     within: tuple[tuple[str, str], ...]
-    """The choices that lead to it: (field, tag), outermost first."""
+    """The choices that it depends on: (field, tag), outermost first."""
 
 
 @functools.cache
 def fixed_fields() -> frozenset[str]:
-    """Fields whose variant the method's name decides: no setting changes it."""
+    """Fields whose variant the method decides: no setting changes it."""
     recipes = RECIPES.values()
     return frozenset(
-        name for recipe in recipes for name, value in recipe.items() if isinstance(value, Config)
+        name
+        for recipe in recipes
+        for name, value in recipe.settings.items()
+        if isinstance(value, Config)
     )
 
 
@@ -57,10 +60,12 @@ def settings(cls: type[Config], within: tuple[tuple[str, str], ...] = ()) -> Ite
                 yield from settings(member, (*within, (field.name, name)))
 
 
-def own(config: Method) -> dict[str, Setting]:
-    """The settings of the method that `config` is of, by name: what belongs to other methods'
-    variants is left out, and of counterfactual values, which have an output for each action, what
-    belongs to continuous ones."""
+def available(config: Method) -> dict[str, Setting]:
+    """The settings of the method that `config` belongs to, by name.
+
+    Settings of other methods' variants are left out, and with a counterfactual critic, which has an
+    output per action, those of continuous actions.
+    """
     counterfactual = isinstance(getattr(config, "value", None), Counterfactual)
     return {
         setting.name: setting
@@ -92,39 +97,79 @@ def configure(algo: str, preset: str, values: Mapping[str, Any], *, flag_name: N
     return config
 
 
+# --- Errors -------------------------------------------------------------------------------------
+
+
 def unknown(
     word: str, algos: Iterable[str], known: Iterable[str], *, what: str, flag_name: Naming = str
 ) -> UserError:
-    """The error for a `word` that names no setting: the methods decide it, or else the nearest of
-    `known`, unless one of `algos` lacks that: then why it does."""
-    names = {flag_name(name): name for name in (*every_setting(), *fixed_fields())}
-    translated = ours(word)
+    """The error for a `word` that names no setting.
+
+    It translates another library's name, names the methods that decide a fixed field, or suggests
+    the nearest of `known`. Where one of `algos` lacks the suggested setting, the error says so.
+    """
+    algos, known = list(algos), list(known)
+    fields_by_name = {flag_name(name): name for name in (*every_setting(), *fixed_fields())}
+    translated = translate(word)
     if translated is not None:
-        name, _, value = translated.partition(" ")
-        hint = f"here it is {flag_name(name)} {value}".rstrip()
-        refused = _first_misplaced(every_setting().get(name), algos, flag_name)
-        return UserError(
-            f"unknown {what} {word!r}; {hint}" + (f", and {refused}" if refused else "")
-        )
-    if names.get(word) in fixed_fields():
-        deciding = [name for name, recipe in RECIPES.items() if names[word] in recipe]
-        return UserError(f"{word} is decided by the method: {', '.join(deciding)}")
-    setting = every_setting().get(names.get(closest(word, known) or "", ""))
-    refused = _first_misplaced(setting, algos, flag_name)
-    if refused is not None:
-        return UserError(f"unknown {what} {word!r}; {refused}")
+        return UserError(f"unknown {what} {word!r}; {_hint(*translated, algos, known, flag_name)}")
+    if fields_by_name.get(word) in fixed_fields():
+        methods = deciding(fields_by_name[word])
+        return UserError(f"{word} is decided by the method: {', '.join(methods)}")
+    setting = every_setting().get(fields_by_name.get(closest(word, known) or "", ""))
+    refusal = _first_misplaced(setting, algos, flag_name)
+    if refusal is not None:
+        return UserError(f"unknown {what} {word!r}; {refusal}")
     return nearest(word, known, what=what)
+
+
+def _hint(
+    name: str, value: str, algos: Iterable[str], known: Iterable[str], flag_name: Naming
+) -> str:
+    """A clause with our `name` for a setting, and why it cannot be set here, if so."""
+    if name in fixed_fields():
+        return f"here the method decides it: {', '.join(deciding(name))}"
+    hint = f"here it is {flag_name(name)} {value}".rstrip()
+    setting = every_setting().get(name)
+    refusal = _first_misplaced(setting, algos, flag_name)
+    if refusal is not None:
+        return f"{hint}, and {refusal}"
+    if setting is None and flag_name(name) not in known:
+        return f"{hint}, which cannot be set here"
+    return hint
 
 
 def _first_misplaced(
     setting: Setting | None, algos: Iterable[str], flag_name: Naming
 ) -> UserError | None:
-    """Why the first of `algos` that lacks `setting` does; none where all have it."""
+    """The error for the first of `algos` that lacks `setting`; none where all have it."""
     for algo in filter(RECIPES.__contains__, algos):
         config = make(algo)
-        if setting is not None and setting.name not in own(config):
+        if setting is not None and setting.name not in available(config):
             return _misplaced(algo, config, setting, flag_name)
     return None
+
+
+def _misplaced(algo: str, config: Any, setting: Setting, flag_name: Naming) -> UserError:
+    """The error for a `setting` that the configuration of `algo` has no place for."""
+    current, name = config, flag_name(setting.name)
+    for field, wanted in setting.within:
+        present = getattr(current, field, None)
+        if field in fixed_fields() and tag(present) != wanted:
+            owners = ", ".join(deciding(field, wanted))
+            return UserError(f"{name} belongs to {owners}, and this run is {algo}")
+        if not hasattr(current, field):
+            break
+        if tag(present) != wanted:
+            choice = flag_name(field)
+            return UserError(
+                f"{name} belongs to {choice} {wanted}; this run has {choice} {tag(present)}"
+            )
+        current = present
+    return UserError(f"{name} is no setting of {algo}")
+
+
+# --- Setting them -------------------------------------------------------------------------------
 
 
 def _apply(config: Config, todo: dict[str, Any], flag_name: Naming) -> Any:
@@ -152,22 +197,3 @@ def _choose(
         return value
     struct = choices[chosen]
     return None if struct is None else struct()
-
-
-def _misplaced(algo: str, config: Any, setting: Setting, flag_name: Naming) -> UserError:
-    """Why `setting` has no place in the configuration of `algo`."""
-    here, name = config, flag_name(setting.name)
-    for field, wanted in setting.within:
-        have = getattr(here, field, None)
-        if field in fixed_fields() and tag(have) != wanted:
-            owners = [name for name in RECIPES if tag(getattr(make(name), field, None)) == wanted]
-            return UserError(f"{name} belongs to {', '.join(owners)}, and this run is {algo}")
-        if not hasattr(here, field):
-            break
-        if tag(have) != wanted:
-            choice = flag_name(field)
-            return UserError(
-                f"{name} belongs to {choice} {wanted}; this run has {choice} {tag(have)}"
-            )
-        here = have
-    return UserError(f"{name} is no setting of {algo}")

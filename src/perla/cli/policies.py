@@ -1,10 +1,11 @@
-"""`perla evaluate` and `perla render`: looking at what a run has learnt."""
+"""`perla evaluate` and `perla render`: the policies of a run, measured and drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from perla.cli.parser import Parser, add_trust, convert, trust
 from perla.cli.tables import say, words
@@ -20,22 +21,24 @@ def _parser(command: str, description: str) -> Parser:
     parser.add_argument("dir", metavar="DIR", help="the run's folder")
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
-        "--greedy", action="store_true", help="every agent's likeliest action (the default)"
+        "--greedy", action="store_true", help="the most likely action of every agent (the default)"
     )
-    how.add_argument("--sample", action="store_true", help="actions drawn from the policies")
-    parser.add_argument("--seed", metavar="S", help="one of the run's seeds")
+    how.add_argument("--sample", action="store_true", help="actions sampled from the policies")
+    parser.add_argument("--seed", metavar="S", help="a seed of the run")
     parser.add_argument(
-        "--last", action="store_true", help="the last parameters, not the best evaluated ones"
+        "--last", action="store_true", help="the last parameters instead of the best evaluated ones"
     )
     add_trust(parser)
     return parser
 
 
 def evaluate_command(argv: Sequence[str]) -> int:
-    """Measure a run's policies."""
-    parser = _parser("evaluate", "Play episodes with the policies of a run and print the returns.")
+    """Evaluate the policies of a run."""
+    parser = _parser(
+        "evaluate", "Play episodes with the policies of a run, and print their returns."
+    )
     parser.add_argument(
-        "--episodes", metavar="N", default=str(EPISODES), help=f"episodes of each seed [{EPISODES}]"
+        "--episodes", metavar="N", default=str(EPISODES), help=f"episodes per seed [{EPISODES}]"
     )
     arguments = parser.parse(argv)
     episodes = convert(arguments.episodes, Count, name="--episodes")
@@ -63,15 +66,8 @@ def evaluate_command(argv: Sequence[str]) -> int:
         for one in run.seeds if seed is None else (seed,):
             actor = execute.policy(run, trainer, exported, one, best=not arguments.last)
             played = trainer.play(actor, jax.random.key(one), greedy)
-            returns, lengths = np.asarray(played.returns, float), np.asarray(played.lengths, float)
-            means.append(returns.mean())
-            error = returns.std(ddof=1) / np.sqrt(len(returns)) if len(returns) > 1 else np.nan
-            cells = (returns.mean(), error, returns.min(), returns.max())
-            won = float(played.wins.mean())
-            if not (table.row_count or np.isnan(won)):
-                table.add_column("won", justify="right")
-            row = (str(one), *(f"{cell:.4f}" for cell in cells), f"{lengths.mean():.1f}")
-            table.add_row(*row, *([] if np.isnan(won) else [f"{won:.4f}"]))
+            means.append(float(np.asarray(played.returns, float).mean()))
+            _add_row(table, one, played)
     if len(means) > 1:
         table.add_section()
         table.add_row("IQM", f"{iqm(means):.4f}", style="bold")
@@ -79,13 +75,29 @@ def evaluate_command(argv: Sequence[str]) -> int:
     return 0
 
 
+def _add_row(table: Any, seed: int, played: Any) -> None:
+    """Add a seed's returns, its episodes' length and, in environments with a winner, its wins."""
+    import numpy as np
+
+    returns, lengths = np.asarray(played.returns, float), np.asarray(played.lengths, float)
+    won = float(played.wins.mean())
+    if not (table.row_count or np.isnan(won)):
+        table.add_column("won", justify="right")
+    error = returns.std(ddof=1) / np.sqrt(len(returns)) if len(returns) > 1 else np.nan
+    cells = (returns.mean(), error, returns.min(), returns.max())
+    row = (str(seed), *(f"{cell:.4f}" for cell in cells), f"{lengths.mean():.1f}")
+    table.add_row(*row, *([] if np.isnan(won) else [f"{won:.4f}"]))
+
+
 def render_command(argv: Sequence[str]) -> int:
-    """Draw an episode."""
+    """Draw an episode of a run's policy."""
     parser = _parser("render", "Draw one episode of a run's policy, as a GIF or a PNG.")
     parser.add_argument(
-        "--out", metavar="FILE", help="a .gif or a .png [replay.gif in the run's folder]"
+        "--out", metavar="FILE", help="a .gif or .png file [replay.gif in the run's folder]"
     )
-    parser.add_argument("--episode", metavar="N", default="0", help="which episode: 0, 1, ... [0]")
+    parser.add_argument(
+        "--episode", metavar="N", default="0", help="the episode's number: 0, 1, ... [0]"
+    )
     arguments = parser.parse(argv)
     out = Path(arguments.out or Path(arguments.dir) / "replay.gif")
     if out.suffix.lower() not in (".gif", ".png"):
