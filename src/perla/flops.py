@@ -40,11 +40,6 @@ def work(f: Callable[..., Any], *arguments: Any) -> Work:
     return _work(jax.make_jaxpr(f)(*arguments).jaxpr)
 
 
-def matrix_flops(f: Callable[..., Any], *arguments: Any) -> float:
-    """Floating-point operations of the matrix products in `f(*arguments)`."""
-    return work(f, *arguments).flops
-
-
 def _work(jaxpr: Any) -> Work:
     total = Work(0.0, 0.0)
     for equation in jaxpr.eqns:

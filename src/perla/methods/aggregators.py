@@ -1,4 +1,4 @@
-"""What becomes of a critic's values at the joint actions that were drawn."""
+"""Settings of the aggregators: statistics of a critic's values over joint actions."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from perla.config import Config, Fraction, Positive
 
 
 class Mean(Config, tag="mean", frozen=True):
-    """Their average: the paper's, and what the policies are really worth."""
+    """The average, as in the paper: the value of the current policies."""
 
 
 class Entropic(Config, tag="entropic", frozen=True):
-    """(1/η) log E exp(η Q): between the average (η → 0) and the best (η → ∞)."""
+    """(1/η) log E exp(η Q): between the average (η → 0) and the maximum (η → ∞)."""
 
     eta: Positive = 1.0
-    """How optimistic it is, in one over the critic's units."""
+    """η, the degree of optimism, in one over the critic's units."""
     anneal_eta: bool = False
-    """Whether η falls to zero over the run, linearly."""
+    """Anneal η linearly to zero over the run."""
 
 
 class UpperQuantile(Config, tag="upper-quantile", frozen=True):
-    """The smallest value that the critic stays at or below with at least this probability."""
+    """A quantile of the critic's values."""
 
     quantile: Fraction = 0.9
-    """The probability; ½ is the median, 1 the best that may happen."""
+    """The probability of values at or below it; ½ is the median, 1 the maximum."""
 
 
 class Max(Config, tag="max", frozen=True):
-    """The best of them."""
+    """The maximum of the critic's values."""
 
 
 Aggregator = Mean | Entropic | UpperQuantile | Max

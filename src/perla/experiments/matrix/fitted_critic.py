@@ -22,7 +22,7 @@ import numpy as np
 import optax
 
 from perla.algos.actor_critic import create_critic
-from perla.algos.values import estimate, taken
+from perla.algos.values import create_value
 from perla.distributions import Categorical
 from perla.envs.matrix import Data, MatrixGame
 from perla.experiments.matrix.data_regimes import ONCE, draws, every
@@ -70,9 +70,10 @@ def outcomes(
     A critic Q(aᵢ, a₋ᵢ) is fitted to so many collections of joint actions; then nearly uniform
     policies climb each aggregate of it over each other, by exact policy gradients.
     """
-    value = Embedded(critic_form="action-value", regress="joint", estimator=estimator)
-    config = PPO(value=value, hidden_size=64)
+    settings = Embedded(critic_form="action-value", regress="joint", estimator=estimator)
+    config = PPO(value=settings, hidden_size=64)
     spec, seen = game.spec, game.observe()
+    head = create_value(settings, spec).head
     observation = jax.tree.map(lambda x: x[None, None], seen)
     adam = optax.adam(FIT.lr)
 
@@ -83,7 +84,7 @@ def outcomes(
     def error(critic: AnyCritic, joint: Int[Array, "batch agent"]) -> Float[Array, ""]:
         context = context_of(critic)
         context = jnp.broadcast_to(context, (len(joint), *context.shape[1:]))
-        q = taken(value, critic.joint(context, joint), joint)
+        q = head.select(critic.joint(context, joint), joint)
         return ((q - game.payoff(joint)[:, None]) ** 2).mean()
 
     def improve(carry, joint):
@@ -111,12 +112,13 @@ def outcomes(
 
     def climb(aggregator: Aggregator, critic: AnyCritic, key: PRNGKeyArray) -> Int[Array, " agent"]:
         key_first, key_draws = jax.random.split(key)
-        context, aggregate = context_of(critic), value.replace(aggregator=aggregator)
+        context = context_of(critic)
+        value = create_value(settings.replace(aggregator=aggregator), spec)
         optimiser = optax.adam(0.05)
 
         def worth(logits, key):
             policy = Categorical.masked(logits[None], observation.avail[0])
-            q = estimate(aggregate, critic, context, policy, key).action_values
+            q = value.estimate(critic, context, policy, key).action_values
             return -(policy.probs * jax.lax.stop_gradient(q)).sum()
 
         def step(carry, key):
