@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from perla.algos.values import estimate
+from perla.algos.values import create_value
 from perla.envs.registry import make as make_env
 from perla.loops.anakin import Progress, Trainer
 from perla.loops.rollout import rollout
@@ -59,11 +59,13 @@ def noise(env: str, stops: tuple[int, ...] = (1_000, 30_000, 100_000), repeats: 
     def answers(progress: Progress, estimator: Estimator):
         learner = progress.learner
         _, steps, _ = rollout(trainer.copies, learner.actor, progress.runner_state, progress.key, 8)
-        context, _ = learner.critic.context(steps.observation, learner.critic_memory, steps.fresh)
-        value = config.value.replace(estimator=estimator)
+        context, _ = learner.critic.context(
+            steps.observation, learner.critic_hidden_state, steps.is_first
+        )
+        value = create_value(config.value.replace(estimator=estimator), trainer.env.spec)
 
         def answer(key):
-            return estimate(value, learner.critic, context, steps.policy, key).value
+            return value.estimate(learner.critic, context, steps.policy, key).value
 
         return jax.lax.map(answer, jax.random.split(jax.random.key(0), repeats))
 

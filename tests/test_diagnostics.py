@@ -191,7 +191,7 @@ def test_draws_need_a_number(scene):
 
 
 def test_a_tolerance_belongs_to_k_auto():
-    with pytest.raises(UserError, match="tolerance = 0.2: belongs to num_samples auto, .* is 5"):
+    with pytest.raises(UserError, match=r"tolerance = 0.2: belongs to num_samples auto, .* is 5"):
         Sampled(num_samples=5, tolerance=0.2)
 
 
