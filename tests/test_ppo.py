@@ -451,7 +451,8 @@ def test_padding_is_not_learnt_from(whole_episodes):
 # --- Settings that do not fit -------------------------------------------------------------------
 
 MISFITS = {
-    "bptt_length = 4: must divide": {"critic_network": "gru", "rollout_length": 10, "bptt_length": 4},
+    "bptt_length = 4: must divide": {
+        "critic_network": "gru", "rollout_length": 10, "bptt_length": 4},
     "num_minibatches = 2: must divide the 15": {
         "actor_network": "mlp", "num_envs": 3, "rollout_length": 5, "num_minibatches": 2},
     "num_minibatches = 4: must divide the 3": {

@@ -171,8 +171,8 @@ def test_what_cannot_be_is_refused(change, says):
 def test_a_bound_on_memory_changes_nothing_but_the_order():
     def value(**settings):
         return perla.marginalise(
-            lambda joint: network(WEIGHTS, joint), LOGITS, KEY, Sampled(num_samples=11, sampler="latin"),
-            **settings,
+            lambda joint: network(WEIGHTS, joint), LOGITS, KEY,
+            Sampled(num_samples=11, sampler="latin"), **settings,
         )  # fmt: skip
 
     np.testing.assert_allclose(value(memory=1e-3), value(), atol=1e-6)

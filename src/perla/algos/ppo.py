@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -16,55 +15,18 @@ from perla.algos import diagnostics
 from perla.algos.actor_critic import check, create_actor, create_critic
 from perla.algos.batch import Batch, minibatches
 from perla.algos.descent import apply_gradients, create_optimiser, residual, update_target
+from perla.algos.learner import Evaluation, Learner, Schedule
 from perla.algos.normalise import Identity, RunningMeanStd, Scale, mean, variance
 from perla.algos.protocol import Trajectory
 from perla.algos.sequential import Policies, update_in_turn
 from perla.algos.targets import bootstrap_values, boundary_values, compute_returns
-from perla.algos.values import Estimate, MarginalSchedule, create_value
+from perla.algos.values import MarginalSchedule, create_value
 from perla.envs.protocol import Spec
 from perla.methods.estimators import CANDIDATES
 from perla.methods.ppo import PPO
 from perla.nets.actors import Actor
 from perla.nets.critics import AnyCritic
 from perla.types import Array, Float, Int, Metrics, PRNGKeyArray
-
-
-class Learner(eqx.Module):
-    """The state of the learner."""
-
-    actor: Actor
-    critic: AnyCritic
-    target: AnyCritic
-    """The target critic; the critic itself where there is none."""
-    actor_optimiser: optax.OptState
-    critic_optimiser: optax.OptState
-    critic_hidden_state: Float[Array, "env agent hidden"]
-    """The critic's hidden state before the next step."""
-    rewards: RunningMeanStd
-    targets: RunningMeanStd
-    updates: Int[Array, ""]
-    candidate: Int[Array, ""]
-    """Index into the estimator's candidate numbers of samples, for num_samples `auto`."""
-
-
-class Schedule(NamedTuple):
-    """The values of all schedules at one update."""
-
-    rate: Float[Array, ""]
-    """Factor of the learning rates."""
-    entropy: Float[Array, ""]
-    """Weight of the entropy bonus."""
-    marginal: MarginalSchedule
-    """Schedule state of the average over the others' policies."""
-
-
-class Evaluation(NamedTuple):
-    """A critic along a trajectory."""
-
-    context: Float[Array, "time env agent width"]
-    hidden_states: Float[Array, "time env agent hidden"]
-    """The hidden state after each step."""
-    estimated: Estimate
 
 
 class Algorithm:
