@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from perla.algos.values import estimate
+from perla.algos.values import create_value
 from perla.envs.registry import make_env
 from perla.loops.anakin import Progress, Trainer
 from perla.loops.rollout import rollout
@@ -62,12 +62,12 @@ def noise(env: str, stops: tuple[int, ...] = (1_000, 30_000, 100_000), repeats: 
         context, _ = learner.critic.context(
             steps.observation, learner.critic_hidden_state, steps.is_first
         )
-        value = config.value.replace(estimator=estimator)
+        value = create_value(config.value.replace(estimator=estimator), trainer.env.spec)
 
-        def one(key):
-            return estimate(value, learner.critic, context, steps.policy, key).value
+        def answer(key):
+            return value.estimate(learner.critic, context, steps.policy, key).value
 
-        return jax.lax.map(one, jax.random.split(jax.random.key(0), repeats))
+        return jax.lax.map(answer, jax.random.split(jax.random.key(0), repeats))
 
     population = trainer.init()
     for stop in stops:

@@ -13,7 +13,6 @@ import pytest
 
 import probes
 from perla.algos import ppo
-from perla.algos.values import bootstrap, estimate
 from perla.distributions import Categorical
 from perla.envs.protocol import Observation, Spec
 from perla.envs.wrappers import AutoReset
@@ -60,8 +59,9 @@ def q(critic, context, joint, agent):
 def test_the_baseline_is_the_critics_average_over_the_own_action_alone(scene):
     algorithm, learner, context, policy, action = scene
     critic = learner.critic
-    values = estimate(algorithm.config.value, critic, context, policy, KEY, action=action)
-    found = algorithm.advantages(learner, values, policy, action, NO_TARGET)
+    values = algorithm.value.estimate(critic, context, policy, KEY, action=action)
+    scale = algorithm.scale(learner)
+    found = algorithm.value.head.advantages(values, action, NO_TARGET, scale)
     for agent in range(SPEC.agents):
         baseline = sum(
             policy.probs[..., agent, own]
@@ -81,8 +81,9 @@ def test_an_advantage_is_nothing_on_average_over_the_own_action(scene):
         average = 0.0
         for own in range(4):
             other = action.at[..., agent].set(own)
-            values = estimate(algorithm.config.value, critic, context, policy, KEY, action=other)
-            gained = algorithm.advantages(learner, values, policy, other, NO_TARGET)[..., agent]
+            values = algorithm.value.estimate(critic, context, policy, KEY, action=other)
+            scale = algorithm.scale(learner)
+            gained = algorithm.value.head.advantages(values, other, NO_TARGET, scale)[..., agent]
             average += policy.probs[..., agent, own] * gained
         np.testing.assert_allclose(average, 0.0, atol=1e-5)
 
@@ -90,9 +91,8 @@ def test_an_advantage_is_nothing_on_average_over_the_own_action(scene):
 def test_returns_bootstrap_from_what_was_done(scene):
     algorithm, learner, context, policy, action = scene
     critic = learner.critic
-    value = algorithm.config.value
-    values = estimate(value, critic, context, policy, KEY, action=action)
-    found = bootstrap(value, values, action)
+    values = algorithm.value.estimate(critic, context, policy, KEY, action=action)
+    found = algorithm.value.bootstrap(values, action)
     for agent in range(SPEC.agents):
         np.testing.assert_allclose(found[..., agent], q(critic, context, action, agent), atol=1e-5)
 
@@ -122,8 +122,8 @@ def played():
                 replace_fn=lambda bias: jnp.where(sure, jnp.array([0.0, 1e3]), bias),
             )
             learner = replace(learner, actor=actor)
-            pace = algorithm.pace(learner, jnp.zeros(()))
-            _, batch, _ = algorithm.prepare(learner, steps, key, pace)
+            schedule = algorithm.schedule(learner, jnp.zeros(()))
+            _, batch, _ = algorithm.prepare(learner, steps, key, schedule)
             return learner.critic, steps, batch
 
         for sure in (False, True):
@@ -206,7 +206,8 @@ def test_it_tells_of_itself_what_maa2c_does(played):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("k", 5), ("fit", "joint"), ("aggregator", "max"), ("joins", "last")]
+    ("name", "value"),
+    [("num_samples", 5), ("regress", "joint"), ("aggregator", "max"), ("action_fusion", "last")],
 )
 def test_settings_of_the_average_are_refused(name, value):
     with pytest.raises(UserError, match=f"{name} belongs to perla-ippo, .*this run is coma"):

@@ -13,9 +13,9 @@ import scipy.stats
 
 import host_envs
 import probes
-from perla.algos import actor_critic, create, maddpg, ppo, telemetry
+from perla.algos import actor_critic, create, diagnostics, maddpg, ppo
 from perla.algos.batch import Batch
-from perla.algos.values import estimate
+from perla.algos.values import create_value
 from perla.distributions import Gaussian
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.envs.wrappers import AutoReset
@@ -100,8 +100,8 @@ def test_the_closed_form_is_what_sampling_comes_to():
 
     @partial(jax.jit, static_argnums=0)
     def values(estimator, keys):
-        value = Embedded(critic_model=kind, estimator=estimator)
-        return jax.lax.map(lambda key: estimate(value, critic, context, policy, key).value, keys)
+        value = create_value(Embedded(critic_model=kind, estimator=estimator), SPEC)
+        return jax.lax.map(lambda key: value.estimate(critic, context, policy, key).value, keys)
 
     exact = values(Analytic(), KEY[None])[0]
     found = np.asarray(values(Sampled(num_samples=50), jax.random.split(KEY, 200)))
@@ -116,7 +116,7 @@ def test_the_gradients_variance_is_by_the_gaussians_own_score():
     # A (a − μ)/σ² and A (((a − μ)/σ)² − 1); of the second dimension there is none.
     gradients = np.array([[2 * 0.25, 2 * (0.25 - 1)], [-1 * -0.5, -1 * (1 - 1)]])
     expected = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean()
-    found = telemetry.gradient_variance(policy, action, advantage, jnp.array([True, True]))
+    found = diagnostics.gradient_variance(policy, action, advantage, jnp.array([True, True]))
     assert found.item() == pytest.approx(expected)
 
 
@@ -178,24 +178,29 @@ ACTION_VALUES = Embedded(critic_form="action-value")
 DISCRETE = probes.MATRIX.spec
 MISFITS = [
     ("coma", {}, SPEC, "value 'counterfactual': .*random are continuous; use mappo or perla-mappo"),
-    ("perla-ippo", {"value": ACTION_VALUES}, SPEC, "form 'action-value': .*use form 'state-value'"),
+    (
+        "perla-ippo",
+        {"value": ACTION_VALUES},
+        SPEC,
+        "'action-value': .*use critic_form 'state-value'",
+    ),
     ("perla-ippo", {"value": Embedded(estimator=Exact())}, SPEC, "'exact': continuous .*'sampled'"),
-    ("perla-ippo", {"value": Embedded(estimator=Analytic())}, SPEC, "use interaction 'multilin"),
-    ("iql", {}, SPEC, "mixer 'alone': .*continuous; use maddpg, mappo or perla-mappo"),
-    ("qmix", {}, SPEC, "mixer 'monotonic': .*continuous; use maddpg, mappo or perla-mappo"),
+    ("perla-ippo", {"value": Embedded(estimator=Analytic())}, SPEC, "use critic_model 'multilin"),
+    ("iql", {}, SPEC, "mixer 'iql': .*continuous; use maddpg, mappo or perla-mappo"),
+    ("qmix", {}, SPEC, "mixer 'qmix': .*continuous; use maddpg, mappo or perla-mappo"),
     ("maddpg", {"relaxation": GumbelSoftmax(temperature=2.0)}, SPEC, "temperature = 2.0: .*noise"),
     (
         "maddpg",
         {"exploration_noise": 0.3},
         DISCRETE,
-        "noise = 0.3: belongs to continuous .*leave it out",
+        "exploration_noise = 0.3: belongs to continuous .*leave it out",
     ),
-    ("ippo", {"init_std": 0.3}, DISCRETE, "deviation = 0.3: belongs to continuous .*leave it out"),
+    ("ippo", {"init_std": 0.3}, DISCRETE, "init_std = 0.3: belongs to continuous .*leave it out"),
     (
         "happo",
         {"tanh_squash": True},
         DISCRETE,
-        "squash = True: belongs to continuous .*leave it out",
+        "tanh_squash = True: belongs to continuous .*leave it out",
     ),
 ]
 
@@ -345,11 +350,11 @@ def test_learns_the_known_values_and_actions(case):
             learner.critic.body.initial_state(()),
             jnp.array([True]),
         )
-        values = estimate(algorithm.config.value, learner.critic, context[0], policy, KEY).value
+        values = algorithm.value.estimate(learner.critic, context[0], policy, KEY).value
         return values, policy.mode(), policy.sample(KEY)
 
     for (time, signs), known in world.known.items():
-        if settings.get("actor") == "gru" and time:
+        if settings.get("actor_network") == "gru" and time:
             continue
         values, best, drawn = ask(world.moment(time, signs))
         np.testing.assert_allclose(values, known, atol=0.15, err_msg=f"{time}, {signs}")

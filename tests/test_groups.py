@@ -16,7 +16,7 @@ import pytest
 import probes
 from perla.algos.actor_critic import create_actor, create_critic
 from perla.algos.create import create
-from perla.algos.values import estimate
+from perla.algos.values import create_value
 from perla.cli import main
 from perla.cli.flags import explain
 from perla.config import from_json, to_json
@@ -103,6 +103,7 @@ def test_a_group_is_served_by_its_own_critic(core, interaction):
         "ippo", **SMALL, critic_network=core, parameter_groups=GROUPS, agent_ids=False, value=value
     )
     critic = create_critic(config, SPEC, jax.random.key(0))
+    embedded = create_value(value, SPEC)
     policy = Categorical.masked(
         jax.random.normal(jax.random.key(2), (TIME, BATCH, AGENTS, ACTIONS)), observations().avail
     )
@@ -111,7 +112,7 @@ def test_a_group_is_served_by_its_own_critic(core, interaction):
     @eqx.filter_jit
     def values(critic):
         context, _ = critic.context(observations(), critic.body.initial_state((BATCH,)), FRESH)
-        averaged = estimate(value, critic, context, policy, jax.random.key(3)).value
+        averaged = embedded.estimate(critic, context, policy, jax.random.key(3)).value
         return critic.joint(context, action)[..., 0], averaged
 
     def of_one_group(group):
@@ -245,7 +246,8 @@ def test_groups_cost_what_a_net_for_each_costs():
         critic = create_critic(config, SPEC, jax.random.key(0)).gather_per_agent()
         policy = Categorical.masked(jnp.zeros((AGENTS, ACTIONS)), observations().avail[0, 0])
         return work(
-            lambda x: estimate(value, critic, x, policy, jax.random.key(0)), jnp.zeros((AGENTS, 8))
+            lambda x: create_value(value, SPEC).estimate(critic, x, policy, jax.random.key(0)),
+            jnp.zeros((AGENTS, 8)),
         )
 
     assert average(GROUPS, "shared") == average(None, "separate")

@@ -1,4 +1,4 @@
-"""HAPPO: agent after agent, each by advantages weighed with what those before it have become."""
+"""HAPPO: agents update in turn, with advantages weighted by the earlier agents' ratios."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ def sequential():
 
     @jax.jit
     def turns(order):
-        pace = algorithm.pace(learner, jnp.zeros(()))
-        return algorithm.in_turn(learner, batch, order, jax.random.key(1), pace)[0]
+        schedule = algorithm.schedule(learner, jnp.zeros(()))
+        key = jax.random.key(1)
+        return algorithm.update_sequentially(learner, batch, order, key, schedule)[0]
 
     return config, learner, batch, turns
 
@@ -130,8 +131,8 @@ def updated():
         ("mappo", probes.TOGETHER, 1),
     ):
         config = make(
-            algo, **SMALL, num_envs=6, rollout_length=4, num_minibatches=minibatches, parameter_sharing="critic",
-            refresh_advantages=True,
+            algo, **SMALL, num_envs=6, rollout_length=4, num_minibatches=minibatches,
+            parameter_sharing="critic", refresh_advantages=True,
         )  # fmt: skip
         algorithm = ppo.Algorithm(config, world.spec)
         copies = AutoReset(world, config.num_envs)
@@ -182,10 +183,12 @@ def test_either_order_comes(updated):
 
 
 def test_actors_that_are_one_cannot_take_turns():
-    with pytest.raises(UserError, match=r"order = sequential: .*use sharing critic or separate"):
+    with pytest.raises(
+        UserError, match=r"order = sequential: .*use parameter_sharing critic or separate"
+    ):
         make("happo", parameter_sharing="shared")
 
 
 def test_without_a_clip_nothing_bounds_the_weights():
-    with pytest.raises(UserError, match=r"order = sequential with clip = none: .*set clip"):
+    with pytest.raises(UserError, match=r"order = sequential with clip_eps = none: .*set clip_eps"):
         make("maa2c", order="sequential", parameter_sharing="separate")

@@ -16,7 +16,6 @@ import pytest
 import host_envs
 import probes
 from perla.algos import ppo
-from perla.algos.values import estimate
 from perla.cli import main
 from perla.envs import registry
 from perla.loops.evaluate import episode_limit
@@ -122,8 +121,9 @@ def test_train_reaches_the_known_values(tmp_path):
         context, _ = learner.critic.context(
             now, learner.critic.body.initial_state(()), jnp.array([True])
         )
-        value = estimate(run.config.value, learner.critic, context[0], policy, jax.random.key(0))
-        worth = ppo.Algorithm(run.config, env.spec).raw(learner, value.value)
+        algorithm = ppo.Algorithm(run.config, env.spec)
+        value = algorithm.value.estimate(learner.critic, context[0], policy, jax.random.key(0))
+        worth = algorithm.scale(learner).restore(value.value)
         np.testing.assert_allclose(worth, known, atol=0.1)
         if time == 2:
             best = policy.probs[jnp.arange(2), jnp.array(probes.PATIENCE.best(signs))]

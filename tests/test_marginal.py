@@ -11,21 +11,22 @@ import numpy as np
 import pytest
 
 from perla.algos.actor_critic import create_critic
-from perla.algos.values import estimate
+from perla.algos.values import create_value
 from perla.distributions import Categorical, Gaussian
 from perla.envs.protocol import Observation, Spec
 from perla.errors import UserError
-from perla.flops import matrix_flops
+from perla.flops import work
 from perla.marginal.estimators import (
     ENTRY,
-    Draws,
-    average,
-    draw,
-    expectation,
-    latin_hypercube,
-    zero_sum,
+    ClosedForm,
+    Enumeration,
+    IndependentSamples,
+    LatinSamples,
+    create_estimator,
+    create_fixed_estimator,
 )
-from perla.methods.estimators import Analytic, Auto, Exact, Sampled, resolve
+from perla.marginal.joint_actions import Draws, average, latin_hypercube, zero_sum
+from perla.methods.estimators import Analytic, Auto, Exact, Sampled
 from perla.methods.parts import one_each
 from perla.methods.recipes import make
 from perla.methods.values import Embedded, Multilinear, Network
@@ -54,7 +55,24 @@ CRITICS = {
 PLAIN, *_ = CRITICS.values()
 
 
-def interaction(name):
+def draw(settings, policy, key, rows=None) -> Draws:
+    """The weighted joint actions of the estimator with these settings."""
+    estimator = create_fixed_estimator(settings, policy.batch[-1], policy.choices)
+    return estimator.draw(policy, key, rows)
+
+
+def expectation(settings, f, policy, key, **memory):
+    """The average of f by the estimator with these settings."""
+    estimator = create_fixed_estimator(settings, policy.batch[-1], policy.choices)
+    return estimator.expectation(f, policy, key, **memory)
+
+
+def estimate(settings, critic, context, policy, key, *schedule):
+    """The estimate of the value with these settings."""
+    return create_value(settings, SPEC).estimate(critic, context, policy, key, *schedule)
+
+
+def critic_model(name):
     return Multilinear(rank=6) if name == "multilinear" else Network(action_fusion=name)
 
 
@@ -68,7 +86,7 @@ def masked_policy(key, *batch):
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def random_critic(core, base, sharing, form, joins):
     """A critic, and its context at a few random states."""
-    value = Embedded(critic_input=base, critic_form=form, critic_model=interaction(joins))
+    value = Embedded(critic_input=base, critic_form=form, critic_model=critic_model(joins))
     config = make(
         "ippo", hidden_size=8, critic_network=core, parameter_sharing=sharing, value=value
     )
@@ -222,10 +240,11 @@ def test_products_leave_one_out_without_dividing():
 
 
 def test_a_closed_form_must_be_there():
-    assert resolve(Auto(), 20, 6, closed_form=True) == Analytic()
-    assert resolve(Sampled(num_samples=3), 2, 2, closed_form=True) == Sampled(num_samples=3)
-    with pytest.raises(UserError, match=r"no closed form; use interaction 'multilinear'"):
-        resolve(Analytic(), 2, 2)
+    assert create_estimator(Auto(), 20, 6, closed_form=True) == ClosedForm()
+    three = Sampled(num_samples=3)
+    assert create_estimator(three, 2, 2, closed_form=True) == IndependentSamples(3)
+    with pytest.raises(UserError, match=r"no closed form; use critic_model 'multilinear'"):
+        create_estimator(Analytic(), 2, 2)
 
 
 # --- What a critic sees -------------------------------------------------------------------------
@@ -436,14 +455,14 @@ def test_the_gradient_may_flow_through_fewer_draws_than_the_value_has(estimator,
     assert (jnp.abs(fewer_mean - mean) <= 4.5 * error + 1e-5).all()
     assert (error > 0).any()
 
-    def work(estimator):
-        return matrix_flops(jax.grad(lambda x: loss(x, estimator, KEY)), context)
+    def flops(estimator):
+        return work(jax.grad(lambda x: loss(x, estimator, KEY)), context).flops
 
-    assert estimator.num_samples == 11 or work(fewer) < work(estimator)
+    assert estimator.num_samples == 11 or flops(fewer) < flops(estimator)
 
 
 def test_gradients_cannot_flow_through_more_draws_than_there_are():
-    with pytest.raises(UserError, match="gradient_k = 6: at most the k = 5 draws"):
+    with pytest.raises(UserError, match="gradient_samples = 6: at most num_samples = 5"):
         Sampled(num_samples=5, gradient_samples=6)
 
 
@@ -464,9 +483,8 @@ def test_where_actions_join_last_a_joint_action_costs_no_layer(sharing, policy):
         net = create_critic(config, SPEC, jax.random.key(0))
         context = jnp.zeros((STATES, AGENTS, width))
         key = jax.random.key(1)
-        return matrix_flops(
-            jax.grad(lambda net: estimate(value, net, context, policy, key).value.sum()), net
-        )
+        loss = jax.grad(lambda net: estimate(value, net, context, policy, key).value.sum())
+        return work(loss, net).flops
 
     def of_one_more(joins):
         return (cost(joins, 60) - cost(joins, 20)) / 40
@@ -481,18 +499,18 @@ def test_where_actions_join_last_a_joint_action_costs_no_layer(sharing, policy):
 
 
 @pytest.mark.parametrize(
-    ("agents", "actions", "resolved"),
+    ("agents", "actions", "expected"),
     [
-        (1, 6, Exact()),
-        (2, 100, Exact()),
-        (2, 101, LATIN(num_samples=17)),
-        (3, 10, Exact()),
-        (3, 11, LATIN(num_samples=17)),
-        (10, 6, LATIN(num_samples=17)),
+        (1, 6, Enumeration(1, 6)),
+        (2, 100, Enumeration(2, 100)),
+        (2, 101, LatinSamples(17)),
+        (3, 10, Enumeration(3, 10)),
+        (3, 11, LatinSamples(17)),
+        (10, 6, LatinSamples(17)),
     ],
 )
-def test_auto_is_exact_where_the_joint_actions_are_few(agents, actions, resolved):
-    assert resolve(Auto(max_joint_actions=100), agents, actions) == resolved
+def test_auto_is_exact_where_the_joint_actions_are_few(agents, actions, expected):
+    assert create_estimator(Auto(max_joint_actions=100), agents, actions) == expected
 
 
 @pytest.mark.parametrize(("agents", "actions"), [(1, 5), (2, 3), (4, 2)])
@@ -505,12 +523,12 @@ def test_the_critic_is_evaluated_as_often_as_the_estimator_says(agents, actions)
 
 
 def test_a_choice_that_was_made_stands():
-    for estimator in (Sampled(num_samples=3), LATIN(num_samples=3)):
-        assert resolve(estimator, 2, 2) == estimator
-    assert resolve(Exact(), 4, 5) == Exact()
+    assert create_estimator(Sampled(num_samples=3), 2, 2) == IndependentSamples(3)
+    assert create_estimator(LATIN(num_samples=3), 2, 2) == LatinSamples(3)
+    assert create_estimator(Exact(), 4, 5) == Enumeration(4, 5)
 
 
 def test_enumerating_too_much_is_refused_in_one_line():
     with pytest.raises(UserError, match=r"10 agents with 6 actions have 10,077,696") as refusal:
-        resolve(Exact(), 10, 6)
+        create_estimator(Exact(), 10, 6)
     assert "\n" not in str(refusal.value)

@@ -138,7 +138,11 @@ def test_the_critics_loss_is_its_error_on_the_steps_that_count(loss, value_clip)
     algorithm, learner = learner_of(config)
     batch = random_batch()
     total, (_, metrics) = jax.jit(algorithm.critic_loss)(
-        learner.critic, learner, batch, jax.random.key(0), algorithm.pace(learner, jnp.zeros(()))
+        learner.critic,
+        learner,
+        batch,
+        jax.random.key(0),
+        algorithm.schedule(learner, jnp.zeros(())),
     )
 
     def error(difference):
@@ -165,12 +169,16 @@ def test_the_critic_learns_standardised_targets():
         learner, targets=RunningMeanStd(jnp.float32(9.0), jnp.float32(3.0), jnp.float32(4.0))
     )
     _, (_, metrics) = jax.jit(algorithm.critic_loss)(
-        learner.critic, learner, batch, jax.random.key(0), algorithm.pace(learner, jnp.zeros(()))
+        learner.critic,
+        learner,
+        batch,
+        jax.random.key(0),
+        algorithm.schedule(learner, jnp.zeros(())),
     )
     predicted = np.asarray(predicted_by(learner.critic, batch))
     expected = valid_mean((predicted - (np.asarray(batch.target) - 3) / 2) ** 2, batch)
     assert metrics["value_loss"] == pytest.approx(expected, rel=CLOSE)
-    np.testing.assert_allclose(algorithm.raw(learner, jnp.float32(1.0)), 5.0, rtol=CLOSE)
+    np.testing.assert_allclose(algorithm.scale(learner).restore(jnp.float32(1.0)), 5.0, rtol=CLOSE)
 
 
 # --- Statistics ---------------------------------------------------------------------------------
@@ -218,12 +226,12 @@ def test_what_never_changes_is_not_blown_up():
 
 
 @pytest.mark.parametrize(("parts", "length"), [(2, 1), (3, 2), (6, 2), (3, 4)])
-def test_minibatches_deal_out_every_sequence_once(parts, length):
+def test_minibatches_contain_every_sequence_once(parts, length):
     number = jnp.arange(TIME * COPIES).reshape(TIME, COPIES)
     each_agent = jnp.broadcast_to(number[..., None], SHAPE)
     batch = random_batch()._replace(target=each_agent.astype(float), action=each_agent)
-    dealt = minibatches(batch, parts, length, jax.random.key(0))
-    steps = np.asarray(dealt.action)[..., 0]
+    split = minibatches(batch, parts, length, jax.random.key(0))
+    steps = np.asarray(split.action)[..., 0]
     assert steps.shape == (parts, length, TIME * COPIES // length // parts)
     sequences = {tuple(s) for part in steps for s in part.T}
     expected = {
@@ -232,17 +240,17 @@ def test_minibatches_deal_out_every_sequence_once(parts, length):
         for start in range(0, TIME, length)
     }
     assert sequences == expected
-    np.testing.assert_array_equal(dealt.target, dealt.action)  # all fields move together
+    np.testing.assert_array_equal(split.target, split.action)  # all fields move together
     rows = np.asarray(batch.observation.obs).reshape(TIME * COPIES, SPEC.agents, SPEC.obs)
-    np.testing.assert_array_equal(dealt.observation.obs, rows[steps])
+    np.testing.assert_array_equal(split.observation.obs, rows[steps])
 
 
 def test_minibatches_are_shuffled_anew():
-    deals = [
+    shuffles = [
         np.asarray(minibatches(random_batch(), 2, 1, jax.random.key(key)).target)
         for key in range(2)
     ]
-    assert (deals[0] != deals[1]).any()
+    assert (shuffles[0] != shuffles[1]).any()
 
 
 # --- The target critic --------------------------------------------------------------------------
@@ -343,17 +351,17 @@ def test_learning_rates_fall_linearly_to_zero(decaying):
 )
 def test_schedules_follow_the_progress_of_the_run(progress, rate, entropy):
     algorithm = ppo.Algorithm(small(anneal_lr=True, ent_coef=0.3, ent_coef_final=0.1), SPEC)
-    pace = algorithm.pace(algorithm.init(jax.random.key(0)), jnp.float32(progress))
-    assert pace.rate == pytest.approx(rate)
-    assert pace.entropy == pytest.approx(entropy)
+    schedule = algorithm.schedule(algorithm.init(jax.random.key(0)), jnp.float32(progress))
+    assert schedule.rate == pytest.approx(rate)
+    assert schedule.entropy == pytest.approx(entropy)
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.7, 1.0])
 def test_what_has_no_schedule_stays(progress):
     algorithm = ppo.Algorithm(small(ent_coef=0.3), SPEC)
-    pace = algorithm.pace(algorithm.init(jax.random.key(0)), jnp.float32(progress))
-    assert pace.rate == 1
-    assert pace.entropy == pytest.approx(0.3)
+    schedule = algorithm.schedule(algorithm.init(jax.random.key(0)), jnp.float32(progress))
+    assert schedule.rate == 1
+    assert schedule.entropy == pytest.approx(0.3)
 
 
 class Fickle:
@@ -388,9 +396,10 @@ class Fickle:
 @pytest.fixture(scope="module")
 def whole_episodes():
     config = make(
-        "perla-mappo", num_envs=12, rollout_length=None, hidden_size=8, num_layers=1, critic_num_layers=1, update_epochs=1,
-        actor_network="gru", critic_network="gru", returns=NStep(n_step=3), target=Soft(), normalize_rewards=True,
-        normalize_values=True, init="torch",
+        "perla-mappo", num_envs=12, rollout_length=None, hidden_size=8, num_layers=1,
+        critic_num_layers=1, update_epochs=1, actor_network="gru", critic_network="gru",
+        returns=NStep(n_step=3), target=Soft(), normalize_rewards=True, normalize_values=True,
+        init="torch",
     )  # fmt: skip
     algorithm, learner = learner_of(config, Fickle.spec)
     return algorithm, learner, *collect(Fickle(), algorithm, learner)
@@ -442,10 +451,11 @@ def test_padding_is_not_learnt_from(whole_episodes):
 # --- Settings that do not fit -------------------------------------------------------------------
 
 MISFITS = {
-    "chunk = 4: must divide": {"critic_network": "gru", "rollout_length": 10, "bptt_length": 4},
-    "minibatches = 2: must divide the 15": {
+    "bptt_length = 4: must divide": {
+        "critic_network": "gru", "rollout_length": 10, "bptt_length": 4},
+    "num_minibatches = 2: must divide the 15": {
         "actor_network": "mlp", "num_envs": 3, "rollout_length": 5, "num_minibatches": 2},
-    "minibatches = 4: must divide the 3": {
+    "num_minibatches = 4: must divide the 3": {
         "actor_network": "gru", "num_envs": 3, "rollout_length": 4, "num_minibatches": 4},
 }  # fmt: skip
 
@@ -462,6 +472,6 @@ def test_whole_episodes_need_a_limit():
         ppo.Algorithm(PPO(rollout_length=None), Spec("endless", 1, 1, 1, (2,), None, "common"))
 
 
-def test_a_chunk_without_a_gru_is_refused():
-    with pytest.raises(UserError, match="chunk = 4: only a GRU"):
+def test_a_bptt_length_without_a_gru_is_refused():
+    with pytest.raises(UserError, match="bptt_length = 4: only a GRU"):
         make("ippo", actor_network="mlp", bptt_length=4)

@@ -11,7 +11,6 @@ import pytest
 
 import probes
 from perla.algos import ppo
-from perla.algos.values import estimate
 from perla.loops.anakin import Trainer
 from perla.methods.estimators import Exact, Sampled
 from perla.methods.ppo import GAE, PPO, Hard, Huber, NStep, RMSProp, Soft
@@ -50,11 +49,11 @@ class Trained:
             critic.body.initial_state(()),
             jnp.array([True]),
         )
-        values = estimate(
-            self.config.value, critic, context[0], policy, jax.random.key(0), action=policy.mode()
-        ).value
         algorithm = ppo.Algorithm(self.config, self.world.spec)
-        return algorithm.raw(self.learner, values), policy.probs
+        values = algorithm.value.estimate(
+            critic, context[0], policy, jax.random.key(0), action=policy.mode()
+        ).value
+        return algorithm.scale(self.learner).restore(values), policy.probs
 
 
 def train(world: probes.Probe, algo: str, updates: int = UPDATES, **settings) -> Trained:

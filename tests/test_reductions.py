@@ -187,10 +187,10 @@ def test_with_a_critic_blind_to_the_others_perla_is_ippo(estimator, joins):
     def first_pass(algorithm):
         @jax.jit
         def compute(learner):
-            key, pace = jax.random.key(3), algorithm.pace(learner, jnp.zeros(()))
-            learner, batch, metrics = algorithm.prepare(learner, steps, key, pace)
+            key, schedule = jax.random.key(3), algorithm.schedule(learner, jnp.zeros(()))
+            learner, batch, metrics = algorithm.prepare(learner, steps, key, schedule)
             loss = jax.grad(algorithm.critic_loss, has_aux=True)
-            gradient, (advantage, _) = loss(learner.critic, learner, batch, key, pace)
+            gradient, (advantage, _) = loss(learner.critic, learner, batch, key, schedule)
             return (batch.target, batch.prediction, advantage), gradient, metrics
 
         return compute

@@ -128,16 +128,16 @@ def test_a_mask_that_is_traced_can_be_vouched_for():
     ("change", "says"),
     [
         (
-            {"critic_network": lambda joint: jnp.zeros((AGENTS, BATCH))},
+            {"critic": lambda joint: jnp.zeros((AGENTS, BATCH))},
             r"\(3, 4\).*expected.*\(4, 3\)",
         ),
-        ({"critic_network": lambda joint: jnp.zeros(())}, r"makes \(\)"),
-        ({"policies": jnp.zeros(3), "critic_network": lambda joint: jnp.zeros(())}, r"shape \(\)"),
+        ({"critic": lambda joint: jnp.zeros(())}, r"makes \(\)"),
+        ({"policies": jnp.zeros(3), "critic": lambda joint: jnp.zeros(())}, r"shape \(\)"),
         ({"own": jnp.zeros((BATCH, AGENTS + 1), int)}, r"own of shape \(4, 4\)"),
         (
             {
                 "policies": Gaussian(jnp.zeros((BATCH, AGENTS, 1)), jnp.ones((BATCH, AGENTS, 1))),
-                "critic_network": lambda joint: jnp.zeros((BATCH, AGENTS)),
+                "critic": lambda joint: jnp.zeros((BATCH, AGENTS)),
                 "estimator": Exact(),
             },
             "continuous actions cannot be enumerated",
@@ -145,22 +145,22 @@ def test_a_mask_that_is_traced_can_be_vouched_for():
         (
             {
                 "policies": jnp.zeros((20, ACTIONS)),
-                "critic_network": lambda joint: jnp.zeros(20),
+                "critic": lambda joint: jnp.zeros(20),
                 "estimator": Exact(),
             },
             "1,162,261,467 joint actions",
         ),
         ({"estimator": Analytic()}, "nothing is known of this critic; use 'sampled'"),
-        ({"estimator": Sampled(num_samples="auto")}, "k 'auto': only a run goes on long enough"),
+        ({"estimator": Sampled(num_samples="auto")}, "num_samples = auto: only a training run"),
         (
             {"estimator": Sampled(num_samples=5, gradient_samples=2), "aggregator": Max()},
-            "gradient_k = 2: only the mean has gradients of a part",
+            "gradient_samples = 2: only the mean takes its gradient from a part",
         ),
     ],
 )
 def test_what_cannot_be_is_refused(change, says):
     arguments = {
-        "critic_network": lambda joint: network(WEIGHTS, joint),
+        "critic": lambda joint: network(WEIGHTS, joint),
         "policies": LOGITS,
         "key": KEY,
     }
@@ -171,20 +171,20 @@ def test_what_cannot_be_is_refused(change, says):
 def test_a_bound_on_memory_changes_nothing_but_the_order():
     def value(**settings):
         return perla.marginalise(
-            lambda joint: network(WEIGHTS, joint), LOGITS, KEY, Sampled(num_samples=11, sampler="latin"),
-            **settings,
+            lambda joint: network(WEIGHTS, joint), LOGITS, KEY,
+            Sampled(num_samples=11, sampler="latin"), **settings,
         )  # fmt: skip
 
     np.testing.assert_allclose(value(memory=1e-3), value(), atol=1e-6)
 
 
-def test_k_is_one_at_least():
-    with pytest.raises(UserError, match="k = 0"):
+def test_there_is_one_sample_at_least():
+    with pytest.raises(UserError, match="num_samples = 0"):
         Sampled(num_samples=0)
 
 
 @pytest.mark.parametrize("aggregator", [Entropic(eta=2.0), UpperQuantile(quantile=0.9), Max()])
-def test_the_hopeful_ones_are_above_the_mean(aggregator):
+def test_the_optimistic_ones_are_above_the_mean(aggregator):
     def value(*rest):
         return perla.marginalise(lambda joint: network(WEIGHTS, joint), LOGITS, KEY, Exact(), *rest)
 

@@ -1,4 +1,4 @@
-"""Policies at one moment: distributions over each agent's actions."""
+"""Policies: distributions over each agent's actions, masked where actions are unavailable."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy as np
 from perla.types import Array, Bool, Float, Int, PRNGKeyArray
 
 IMPOSSIBLE = -1e10
-"""The logit of an action that may not be chosen: its probability is exactly zero."""
+"""The logit of an unavailable action: its probability is exactly zero."""
 NODES = 32
-"""Points at which an average over a squashed Gaussian is taken in each dimension."""
+"""Quadrature points of an average over a squashed Gaussian, in each dimension."""
 
 
 def action_mask(
     avail: Bool[Array, "*batch action"], alive: Bool[Array, "*batch"] | None
 ) -> Bool[Array, "*batch action"]:
-    """The available actions; of an agent that takes no part only the first."""
+    """The action mask: the available actions, of a dead agent only the first of them."""
     if alive is None:
         return avail
     return avail & (alive[..., None] | (avail.cumsum(-1) == 1))
@@ -38,23 +38,23 @@ class Categorical(NamedTuple):
         avail: Bool[Array, "*batch action"],
         alive: Bool[Array, "*batch"] | None = None,
     ) -> Categorical:
-        """The softmax of `logits` over the available actions; an agent that takes no part makes
-        the first of them, for sure."""
-        return cls(jax.nn.log_softmax(jnp.where(action_mask(avail, alive), logits, IMPOSSIBLE)))
+        """The softmax of `logits` over the available actions; a dead agent takes the first of
+        them with probability one."""
+        return cls(jax.nn.log_softmax(jnp.where(choosable(avail, alive), logits, IMPOSSIBLE)))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """`*batch`: that of the actions."""
+        """Shape `*batch` of the actions."""
         return self.log_probs.shape[:-1]
 
     @property
     def batch(self) -> tuple[int, ...]:
-        """`*batch`: that of the distributions."""
+        """Shape `*batch` of the distributions."""
         return self.log_probs.shape[:-1]
 
     @property
     def choices(self) -> int:
-        """Actions among which it chooses."""
+        """Number of actions."""
         return self.log_probs.shape[-1]
 
     @property
@@ -64,11 +64,11 @@ class Categorical(NamedTuple):
 
     @property
     def moments(self) -> Float[Array, "*batch action"]:
-        """The average of the actions' `features`: the probabilities."""
+        """The mean of the actions' `features`: the probabilities."""
         return self.probs
 
     def sample(self, key: PRNGKeyArray) -> Int[Array, "*batch"]:
-        """One draw from every distribution."""
+        """One sample from every distribution."""
         return self.quantile(jax.random.uniform(key, self.shape))
 
     def quantile(self, u: Float[Array, "*batch"]) -> Int[Array, "*batch"]:
@@ -76,8 +76,8 @@ class Categorical(NamedTuple):
         return inverse_cdf(self.probs, u)
 
     def relaxed(self, key: PRNGKeyArray, temperature: float) -> Float[Array, "*batch action"]:
-        """One draw from every distribution, one-hot, through which a gradient flows as if it were
-        its relaxation (straight-through Gumbel-softmax; Jang et al., 2017)."""
+        """One-hot samples whose gradient is that of their relaxation (straight-through
+        Gumbel-softmax; Jang et al., 2017)."""
         # y = softmax((log π + g) / T),   g ~ Gumbel(0, 1)
         noise = jax.random.gumbel(key, self.log_probs.shape)
         soft = jax.nn.softmax((self.log_probs + noise) / temperature)
@@ -85,7 +85,7 @@ class Categorical(NamedTuple):
         return hard + (soft - jax.lax.stop_gradient(soft))
 
     def mode(self) -> Int[Array, "*batch"]:
-        """The likeliest action."""
+        """The most likely action."""
         return self.log_probs.argmax(-1)
 
     def log_prob(self, action: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
@@ -104,15 +104,15 @@ class Categorical(NamedTuple):
 
 
 class EpsilonGreedy(NamedTuple):
-    """The best action with probability 1 − ε, else any available one."""
+    """ε-greedy: the greedy action with probability 1 − ε, else a uniform available one."""
 
     values: Float[Array, "*batch action"]
-    """What each action is worth; `IMPOSSIBLE` where it may not be chosen."""
+    """Q-values of the actions; `IMPOSSIBLE` where unavailable."""
     epsilon: Float[Array, ""]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """`*batch`: that of the actions."""
+        """Shape `*batch` of the actions."""
         return self.values.shape[:-1]
 
     @property
@@ -124,23 +124,23 @@ class EpsilonGreedy(NamedTuple):
         return (1 - self.epsilon) * greedy + self.epsilon * uniform
 
     def sample(self, key: PRNGKeyArray) -> Int[Array, "*batch"]:
-        """One draw from every distribution."""
+        """One sample from every distribution."""
         return inverse_cdf(self.probs, jax.random.uniform(key, self.shape))
 
     def mode(self) -> Int[Array, "*batch"]:
-        """The best action, the first of several."""
+        """The greedy action, the first of several."""
         return self.values.argmax(-1)
 
 
 class Perturbed(NamedTuple):
-    """Drawn from under noise in the values, and with the mode that there is without it."""
+    """Samples use the noisy Q-values; the mode uses the noise-free ones."""
 
     noisy: EpsilonGreedy
     settled: EpsilonGreedy
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """`*batch`: that of the actions."""
+        """Shape `*batch` of the actions."""
         return self.noisy.shape
 
     @property
@@ -149,19 +149,19 @@ class Perturbed(NamedTuple):
         return self.noisy.probs
 
     def sample(self, key: PRNGKeyArray) -> Int[Array, "*batch"]:
-        """One draw from every distribution."""
+        """One sample from every distribution."""
         return self.noisy.sample(key)
 
     def mode(self) -> Int[Array, "*batch"]:
-        """The best action without noise, the first of several."""
+        """The noise-free greedy action, the first of several."""
         return self.settled.mode()
 
 
 class Gaussian(NamedTuple):
     """A distribution over continuous actions, independent in every dimension.
 
-    A dimension of deviation zero is no part of the action: it is always at its mean, and counts
-    neither in log-probability nor in entropy nor in divergence.
+    A dimension of standard deviation zero is padding: it is always at its mean, and enters neither
+    log-probability nor entropy nor divergence.
     """
 
     mean: Float[Array, "*batch dimension"]
@@ -175,33 +175,33 @@ class Gaussian(NamedTuple):
         avail: Bool[Array, "*batch dimension"],
         alive: Bool[Array, "*batch"] | None = None,
     ) -> Gaussian:
-        """Of the dimensions that there are; the others are zero, as are all of an agent that takes
-        no part."""
+        """The Gaussian of the available dimensions; all others are zero, as are all dimensions
+        of a dead agent."""
         avail = avail if alive is None else avail & alive[..., None]
         return cls(jnp.where(avail, mean, 0.0), jnp.where(avail, deviation, 0.0))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """`[*batch, dimension]`: that of the actions."""
+        """Shape `[*batch, dimension]` of the actions."""
         return self.mean.shape
 
     @property
     def batch(self) -> tuple[int, ...]:
-        """`*batch`: that of the distributions."""
+        """Shape `*batch` of the distributions."""
         return self.mean.shape[:-1]
 
     @property
     def choices(self) -> None:
-        """Actions among which it chooses: a continuum."""
+        """Number of actions; none: they are continuous."""
         return None
 
     @property
     def moments(self) -> Float[Array, "*batch feature"]:
-        """The average of the actions' `features`: μ and μ² + σ²."""
+        """The mean of the actions' `features`: μ and μ² + σ²."""
         return jnp.concatenate([self.mean, self.mean**2 + self.deviation**2], -1)
 
     def sample(self, key: PRNGKeyArray) -> Float[Array, "*batch dimension"]:
-        """One draw from every distribution, differentiable in its parameters."""
+        """One sample from every distribution, differentiable in its parameters."""
         return self.mean + self.deviation * jax.random.normal(key, self.shape)
 
     def quantile(self, u: Float[Array, "*batch dimension"]) -> Float[Array, "*batch dimension"]:
@@ -211,7 +211,7 @@ class Gaussian(NamedTuple):
         return self.mean + self.deviation * jax.scipy.special.ndtri(inside)
 
     def mode(self) -> Float[Array, "*batch dimension"]:
-        """The likeliest action."""
+        """The most likely action."""
         return self.mean
 
     def log_prob(self, action: Float[Array, "*batch dimension"]) -> Float[Array, "*batch"]:
@@ -239,43 +239,43 @@ class Gaussian(NamedTuple):
 
     @property
     def scale(self) -> Float[Array, "*batch dimension"]:
-        """The deviation, or 1 where there is none, to divide by."""
+        """The standard deviation, or 1 in padded dimensions, as a divisor."""
         return jnp.where(self.deviation > 0, self.deviation, 1.0)
 
     def total(self, each: Float[Array, "*batch dimension"]) -> Float[Array, "*batch"]:
-        """The sum over the dimensions that there are."""
+        """The sum over the dimensions that are not padding."""
         return jnp.where(self.deviation > 0, each, 0.0).sum(-1)
 
 
 class Squashed(NamedTuple):
-    """tanh of what a Gaussian draws: continuous actions that stay within (−1, 1)."""
+    """tanh of a Gaussian: continuous actions within (−1, 1)."""
 
     gaussian: Gaussian
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """`[*batch, dimension]`: that of the actions."""
+        """Shape `[*batch, dimension]` of the actions."""
         return self.gaussian.shape
 
     @property
     def batch(self) -> tuple[int, ...]:
-        """`*batch`: that of the distributions."""
+        """Shape `*batch` of the distributions."""
         return self.gaussian.batch
 
     @property
     def choices(self) -> None:
-        """Actions among which it chooses: a continuum."""
+        """Number of actions; none: they are continuous."""
         return None
 
     @property
     def moments(self) -> Float[Array, "*batch feature"]:
-        """The average of the actions' `features`, tanh u and tanh² u, by quadrature."""
+        """The mean of the actions' `features`, tanh u and tanh² u, by quadrature."""
         return jnp.concatenate(
             [self.average(jnp.tanh), self.average(lambda u: jnp.tanh(u) ** 2)], -1
         )
 
     def sample(self, key: PRNGKeyArray) -> Float[Array, "*batch dimension"]:
-        """One draw from every distribution, differentiable in its parameters."""
+        """One sample from every distribution, differentiable in its parameters."""
         return jnp.tanh(self.gaussian.sample(key))
 
     def quantile(self, u: Float[Array, "*batch dimension"]) -> Float[Array, "*batch dimension"]:
@@ -283,7 +283,7 @@ class Squashed(NamedTuple):
         return jnp.tanh(self.gaussian.quantile(u))
 
     def mode(self) -> Float[Array, "*batch dimension"]:
-        """tanh μ: the middle one, of which as many draws are on either side."""
+        """tanh μ, the median."""
         return jnp.tanh(self.gaussian.mean)
 
     def log_prob(self, action: Float[Array, "*batch dimension"]) -> Float[Array, "*batch"]:
@@ -301,11 +301,11 @@ class Squashed(NamedTuple):
         return self.gaussian.score(self.inverse(action))
 
     def divergence(self, other: Squashed) -> Float[Array, "*batch"]:
-        """KL(self ‖ other), in nats: that of the Gaussians, as both are squashed alike."""
+        """KL(self ‖ other), in nats: equal to that of the Gaussians, as tanh is invertible."""
         return self.gaussian.divergence(other.gaussian)
 
     def inverse(self, action: Float[Array, "*batch dimension"]) -> Float[Array, "*batch dimension"]:
-        """What was squashed, of actions so far from ±1 that single precision can tell."""
+        """atanh of the actions, clipped a little inside ±1."""
         return jnp.arctanh(jnp.clip(action, -1 + 1e-6, 1 - 1e-6))
 
     def average(self, f: Callable[[Array], Array]) -> Float[Array, "*batch dimension"]:
@@ -328,15 +328,15 @@ Policy = Categorical | Gaussian | Squashed
 
 
 def encode(actions: Array, size: int) -> Float[Array, "*batch feature"]:
-    """Actions as networks read them: discrete ones `[*batch]` one-hot among `size`, continuous
-    ones `[*batch, dimension]` as they are, their first `size` dimensions."""
+    """Actions as inputs of a network: discrete ones `[*batch]` one-hot among `size`, of continuous
+    ones `[*batch, dimension]` the first `size` dimensions."""
     if jnp.issubdtype(actions.dtype, jnp.integer):
         return jax.nn.one_hot(actions, size)
     return actions[..., :size]
 
 
 def features(actions: Array, size: int) -> Float[Array, "*batch feature"]:
-    """What a multilinear critic sees of actions: discrete ones `[*batch]` one-hot among `size`,
+    """Actions as inputs of a multilinear critic: discrete ones `[*batch]` one-hot among `size`,
     continuous ones `[*batch, dimension]` themselves and their squares."""
     if jnp.issubdtype(actions.dtype, jnp.integer):
         return jax.nn.one_hot(actions, size)

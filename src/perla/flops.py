@@ -1,4 +1,4 @@
-"""Counting what a computation does, to know its cost and what share of the machine it uses."""
+"""Floating-point operations of a computation, and the machine's peak rates."""
 
 from __future__ import annotations
 
@@ -12,37 +12,32 @@ import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 
 MOVES = {"reshape", "broadcast_in_dim", "squeeze", "slice", "convert_element_type", "copy"}
-"""Primitives that compute nothing, and that compilers merge into others."""
+"""Primitives that compute nothing; compilers merge them into others."""
 
 
 class Work(NamedTuple):
-    """What a computation does."""
+    """The operations of a computation."""
 
     flops: float
     """Floating-point operations of its matrix products."""
     elements: float
-    """Elements that everything else computes."""
+    """Elements computed by all other operations."""
 
     def __add__(self, other: Any) -> Work:
         return Work(self.flops + other.flops, self.elements + other.elements)
 
     def times(self, count: int | float) -> Work:
-        """The same `count` times."""
+        """The work of `count` repetitions."""
         return Work(self.flops * count, self.elements * count)
 
 
 def work(f: Callable[..., Any], *arguments: Any) -> Work:
-    """The work of `f(*arguments)`, by tracing it alone.
+    """The work of `f(*arguments)`, found by tracing it.
 
-    Loops are multiplied out where their length is known; the body of a loop that runs while a
-    condition holds counts once, and of several branches the longest.
+    The body of a scan counts once for each iteration, that of a while loop once. Of several
+    branches the longest counts.
     """
     return _work(jax.make_jaxpr(f)(*arguments).jaxpr)
-
-
-def matrix_flops(f: Callable[..., Any], *arguments: Any) -> float:
-    """Floating-point operations of the matrix products in `f(*arguments)`."""
-    return work(f, *arguments).flops
 
 
 def _work(jaxpr: Any) -> Work:
@@ -66,7 +61,7 @@ def _work(jaxpr: Any) -> Work:
 
 
 def _touched(equation: Any) -> list[Any]:
-    """The arrays that an operation goes through: of one that reads or writes a part, the part."""
+    """The arrays that an operation reads or writes: of gathers and scatters, the part concerned."""
     match equation.primitive.name:
         case "gather" | "dynamic_slice":
             return list(equation.outvars)
@@ -100,8 +95,8 @@ def element_rate(size: int = 2**17, rounds: int = 200) -> float:
 
 
 def fastest(f: Callable[..., Any], *arguments: Any, rounds: int = 5) -> float:
-    """Seconds of the fastest of several calls, after one that compiles: least disturbed by others
-    on the machine."""
+    """Seconds of the fastest of several calls, after one that compiles. The fastest is the least
+    disturbed by other processes."""
     jax.block_until_ready(f(*arguments))
     seconds = []
     for _ in range(rounds):

@@ -1,9 +1,9 @@
-"""Returns: from rewards and values to targets, for one agent of one copy.
+"""Returns of one agent in one environment: n-step returns and λ-returns.
 
-All functions read, for each step t, the reward rₜ, the value v′ₜ of *what the transition led to*
-and whether the episode ended there. Who bootstraps is settled before, in `successors`: v′ is zero
-after a termination, the value of the final observation after a truncation, and else the value of
-the next step. Beyond an end, and beyond the last step, no reward is counted.
+All functions take, for each step t, the reward rₜ, the value v′ₜ of the successor state, and a flag
+that the episode ended there. `successors` bootstraps: v′ is zero after a termination, the value of
+the final observation after a truncation, and else the value of the next step. No reward after an
+episode's end, or after the last step, enters a return.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def successors(
     terminated: Bool[Array, " time"],
     truncated: Bool[Array, " time"],
 ) -> Float[Array, " time"]:
-    """v′: the value of what each transition led to; `values` are of all states, one more than
-    there are transitions."""
+    """v′, the values of the successor states; `values` are of all states, one more than there are
+    transitions."""
     return jnp.where(terminated, 0.0, jnp.where(truncated, final_values, values[1:]))
 
 
@@ -33,11 +33,13 @@ def n_step(
     gamma: float,
     n: int,
 ) -> Float[Array, " time"]:
-    """G⁽ⁿ⁾ₜ = Σ_{k<n} γᵏ rₜ₊ₖ + γⁿ V(sₜ₊ₙ), by G⁽¹⁾ₜ = rₜ + γ v′ₜ and G⁽ⁿ⁾ₜ = rₜ + γ G⁽ⁿ⁻¹⁾ₜ₊₁."""
+    """n-step returns: G⁽ⁿ⁾ₜ = Σ_{k<n} γᵏ rₜ₊ₖ + γⁿ V(sₜ₊ₙ)."""
     stop = ended.at[-1].set(True)
+    # G⁽¹⁾ₜ = rₜ + γ v′ₜ
     one_step = rewards + gamma * next_values
 
     def extend(_, shorter):
+        # G⁽ⁿ⁾ₜ = rₜ + γ G⁽ⁿ⁻¹⁾ₜ₊₁
         return jnp.where(stop, one_step, rewards + gamma * jnp.roll(shorter, -1))
 
     return jax.lax.fori_loop(1, n, extend, one_step)
@@ -51,12 +53,13 @@ def lambda_returns(
     gamma: float,
     lam: float,
 ) -> Float[Array, " time"]:
-    """Gₜ = rₜ + γ ((1 − λ) v′ₜ + λ Gₜ₊₁); less the value it is the advantage estimate GAE(λ)."""
+    """λ-returns; less the value they are the advantage estimates GAE(λ) (Schulman et al., 2016)."""
     stop = ended.at[-1].set(True)
 
     def step(following, inputs):
         reward, next_value, stop = inputs
         following = jnp.where(stop, next_value, following)
+        # Gₜ = rₜ + γ ((1 − λ) v′ₜ + λ Gₜ₊₁)
         current = reward + gamma * ((1 - lam) * next_value + lam * following)
         return current, current
 

@@ -1,4 +1,4 @@
-"""Agents that no longer take part: which of their steps count, and what comes after them."""
+"""Dead agents: their steps are masked out of the losses, and their values are replaced."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from perla.envs.protocol import Observation
 from perla.types import Array, Bool, Float
 
 LossMask = Bool[Array, "*batch"] | Bool[Array, "*batch agent"]
-"""The steps that are learnt from: of all agents alike, or of each."""
+"""The steps that enter the losses: of all agents alike, or of each."""
 
 
 def loss_mask(valid: Bool[Array, "*batch"], observation: Observation) -> LossMask:
-    """The valid steps at which agents take part."""
+    """The valid steps, of living agents where some may be dead."""
     alive = observation.alive
     return valid if alive is None else valid[..., None] & alive
 
@@ -20,9 +20,8 @@ def loss_mask(valid: Bool[Array, "*batch"], observation: Observation) -> LossMas
 def mask_dead_agents(
     values: Float[Array, "*batch agent"], observation: Observation, *, common: bool
 ) -> Float[Array, "*batch agent"]:
-    """`values` of states to every agent, where no critic has learnt what a state is worth to those
-    that no longer take part: what it is to the others, on average, where all earn the same, or else
-    nothing."""
+    """Values of states, in which dead agents receive the mean value of the living ones (common
+    reward), or zero."""
     alive = observation.alive
     if alive is None:
         return values

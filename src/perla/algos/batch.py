@@ -1,4 +1,4 @@
-"""What an actor-critic learner's passes go through: steps, dealt out into minibatches."""
+"""The batch of an actor-critic update, and its minibatches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from perla.types import Array, Bool, Float, Int, PRNGKeyArray
 
 
 class Batch(NamedTuple):
-    """What the losses read: sequences `[time, env, ...]` of steps."""
+    """The inputs of the losses: sequences `[time, env, ...]` of steps."""
 
     observation: Observation
     is_first: Bool[Array, "time env"]
@@ -24,48 +24,48 @@ class Batch(NamedTuple):
     action: Int[Array, "time env agent"] | Float[Array, "time env agent dimension"]
     policy: Policy
     prediction: Float[Array, "time env agent"]
-    """The critic's, before the update, in its own units."""
+    """The critic's prediction before the update, in its own units."""
     target: Float[Array, "time env agent"]
-    """The returns, in rewards' units."""
+    """The returns, in units of the rewards."""
     advantage: Float[Array, "time env agent"]
     weight: Float[Array, "time env agent"] | None = None
-    """M: how much likelier the agents before it have made what they did; none: all move at once."""
+    """M, the probability ratio of the agents updated before (HAPPO); none: all move at once."""
 
     @property
     def loss_mask(self) -> LossMask:
-        """The steps that are learnt from."""
+        """The steps that enter the losses."""
         return loss_mask(self.valid, self.observation)
 
     def of(self, agent: Int[Array, ""]) -> Batch:
-        """What one agent's policy is learnt from."""
-        own = partial(jax.lax.dynamic_index_in_dim, index=agent, axis=2)
+        """The batch of one agent, with an agent axis of length one."""
+        take = partial(jax.lax.dynamic_index_in_dim, index=agent, axis=2)
         obs, state, avail, alive = self.observation
         return self._replace(
-            observation=Observation(own(obs), state, own(avail), jax.tree.map(own, alive)),
-            hidden_state=own(self.hidden_state),
-            critic_hidden_state=own(self.critic_hidden_state),
-            action=own(self.action),
-            policy=jax.tree.map(own, self.policy),
-            prediction=own(self.prediction),
-            target=own(self.target),
-            advantage=own(self.advantage),
+            observation=Observation(take(obs), state, take(avail), jax.tree.map(take, alive)),
+            hidden_state=take(self.hidden_state),
+            critic_hidden_state=take(self.critic_hidden_state),
+            action=take(self.action),
+            policy=jax.tree.map(take, self.policy),
+            prediction=take(self.prediction),
+            target=take(self.target),
+            advantage=take(self.advantage),
         )
 
 
-def minibatches(batch: Batch, parts: int, length: int, key: PRNGKeyArray) -> Batch:
-    """`batch` cut into sequences of `length` steps, shuffled and dealt out: `[minibatch, time,
-    env, ...]`.
+def minibatches(batch: Batch, count: int, length: int, key: PRNGKeyArray) -> Batch:
+    """`batch` cut into sequences of `length` steps, which are shuffled and split into `count`
+    minibatches: `[minibatch, time, env, ...]`.
 
-    The agents of a step stay together. A single minibatch needs no order and is not touched.
+    The agents of a step stay together. A single minibatch is not shuffled.
     """
-    if parts == 1:
+    if count == 1:
         return jax.tree.map(lambda x: x[None], batch)
     order = jax.random.permutation(key, batch.is_first.size // length)
 
-    def deal(x):
+    def split(x):
         time, env, *rest = x.shape
         x = x.reshape(time // length, length, env, *rest).swapaxes(0, 1)
         x = x.reshape(length, order.size, *rest)[:, order]
-        return x.reshape(length, parts, order.size // parts, *rest).swapaxes(0, 1)
+        return x.reshape(length, count, order.size // count, *rest).swapaxes(0, 1)
 
-    return jax.tree.map(deal, batch)
+    return jax.tree.map(split, batch)

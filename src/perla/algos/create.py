@@ -1,4 +1,4 @@
-"""From a method's settings to its learner: the one place that knows them all."""
+"""Learners by their settings: the one module that imports them all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from perla.methods.td import TD
 
 
 def create(config: Method, spec: Spec) -> Algorithm:
-    """The learner with these settings for a world; `UserError` where they do not fit."""
+    """The learner with these settings for an environment; `UserError` where they do not fit."""
     match config:
         case PPO():
             return ppo.Algorithm(config, spec)

@@ -1,4 +1,4 @@
-"""Going down a gradient: errors, optimisers, and targets that follow what is learnt."""
+"""Gradient descent: losses of errors, optimisers, and target networks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Tree = TypeVar("Tree")
 
 
 def residual(loss: Squared | Huber, error: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """Squared or Huber loss of each error."""
+    """The squared or Huber loss of each error."""
     match loss:
         case Huber(huber_delta=delta):
             return optax.losses.huber_loss(error, delta=delta)
@@ -26,7 +26,7 @@ def residual(loss: Squared | Huber, error: Float[Array, "*batch"]) -> Float[Arra
 def create_optimiser(
     kind: Adam | RMSProp, rate: float, max_grad_norm: float | None
 ) -> optax.GradientTransformation:
-    """Clipping by the global norm, then Adam or RMSProp."""
+    """Adam or RMSProp, after clipping by the global norm."""
     match kind:
         case Adam(eps=eps):
             optimiser = optax.adam(rate, eps=eps)
@@ -38,7 +38,7 @@ def create_optimiser(
 
 
 def apply_gradients(optimiser, gradient, state, parameters, rate=1.0):
-    """`rate` times one step of `optimiser`: the new parameters and its new state."""
+    """One step of `optimiser`, scaled by `rate`: the new parameters and its new state."""
     steps, state = optimiser.update(gradient, state, parameters)
     return jax.tree.map(lambda p, step: p + rate * step, parameters, steps), state
 
@@ -46,15 +46,15 @@ def apply_gradients(optimiser, gradient, state, parameters, rate=1.0):
 def update_target(
     kind: Soft | Hard | None, newest: Tree, target: Tree, updates: Int[Array, ""]
 ) -> Tree:
-    """The target after as many `updates`, of which `newest` is the outcome."""
+    """The target network after the update number `updates`, which resulted in `newest`."""
     match kind:
         case Soft(target_update_tau=tau):
-            # The plain average of all so far until there are 1/τ of them, then a moving one: so
-            # the first, random one is forgotten at once, as by Adam's correction.
+            # θ⁻ ← θ⁻ + max(τ, 1/n) (θ − θ⁻): the plain average of the first 1/τ networks, then a
+            # moving average, so the random initial network is forgotten at once.
             share = jnp.maximum(tau, 1.0 / updates)
             return optax.incremental_update(newest, target, share)
-        case Hard(target_update_interval=every):
-            due = updates % every == 0
+        case Hard(target_update_interval=interval):
+            due = updates % interval == 0
             return jax.tree.map(lambda new, old: jnp.where(due, new, old), newest, target)
         case _:
             return newest

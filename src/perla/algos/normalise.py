@@ -1,4 +1,4 @@
-"""Means over the steps that count, and the running mean and deviation of a stream."""
+"""Masked means and variances, and the running mean and standard deviation of a stream."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ from perla.algos.alive import LossMask
 from perla.types import Array, Float
 
 
-def mean(x: Float[Array, "*batch agent"], valid: LossMask) -> Float[Array, ""]:
-    """The mean of `x` over the steps that count, of all agents or of each; 0 if none does."""
-    if valid.ndim == x.ndim:
-        return jnp.where(valid, x, 0.0).sum() / jnp.maximum(valid.sum(), 1)
-    count = jnp.maximum(valid.sum(), 1) * x.shape[-1]
-    return jnp.where(valid[..., None], x, 0.0).sum() / count
+def mean(x: Float[Array, "*batch agent"], mask: LossMask) -> Float[Array, ""]:
+    """The mean of `x` over the masked-in steps, of all agents or of each; 0 if there are none."""
+    if mask.ndim == x.ndim:
+        return jnp.where(mask, x, 0.0).sum() / jnp.maximum(mask.sum(), 1)
+    count = jnp.maximum(mask.sum(), 1) * x.shape[-1]
+    return jnp.where(mask[..., None], x, 0.0).sum() / count
 
 
-def variance(x: Float[Array, "*batch agent"], valid: LossMask) -> Float[Array, ""]:
-    """The variance of `x` over the steps that count, of all agents alike or of each."""
-    return mean((x - mean(x, valid)) ** 2, valid)
+def variance(x: Float[Array, "*batch agent"], mask: LossMask) -> Float[Array, ""]:
+    """The variance of `x` over the masked-in steps, of all agents or of each."""
+    return mean((x - mean(x, mask)) ** 2, mask)
 
 
 class RunningMeanStd(NamedTuple):
     """Mean and variance of all steps seen so far, merged batch by batch (Chan et al., 1979)."""
 
     seen: Float[Array, ""]
-    """Steps seen."""
+    """Number of steps seen."""
     mean: Float[Array, ""]
     variance: Float[Array, ""]
 
     @classmethod
     def create(cls) -> RunningMeanStd:
-        """Nothing seen: the identity."""
+        """No steps seen: mean 0 and variance 1."""
         return cls(jnp.float32(0.0), jnp.float32(0.0), jnp.float32(1.0))
 
-    def update(self, x: Float[Array, "*batch agent"], valid: LossMask) -> RunningMeanStd:
-        """After seeing the steps of `x` that count."""
-        more = valid.sum(dtype=jnp.float32)
+    def update(self, x: Float[Array, "*batch agent"], mask: LossMask) -> RunningMeanStd:
+        """The statistics after the masked-in steps of `x`."""
+        more = mask.sum(dtype=jnp.float32)
         seen = self.seen + more
         share = more / jnp.maximum(seen, 1.0)
-        shift = mean(x, valid) - self.mean
-        spread = (1 - share) * self.variance + share * variance(x, valid)
+        shift = mean(x, mask) - self.mean
+        spread = (1 - share) * self.variance + share * variance(x, mask)
         return RunningMeanStd(
             seen, self.mean + share * shift, spread + share * (1 - share) * shift**2
         )
 
     @property
     def deviation(self) -> Float[Array, ""]:
-        """The standard deviation, never below a tenth.
+        """The standard deviation, at least a tenth.
 
         Where rewards are rare, their early deviation is tiny, and dividing by it would make the
-        first ones that are met enormous.
+        first rewards enormous.
         """
         return jnp.sqrt(self.variance + 1e-2)
 
@@ -63,3 +63,21 @@ class RunningMeanStd(NamedTuple):
     def restore(self, x: Float[Array, ...]) -> Float[Array, ...]:
         """The inverse of `standardise`."""
         return x * self.deviation + self.mean
+
+
+class Identity(NamedTuple):
+    """The scale of values that are not normalised."""
+
+    deviation: float = 1.0
+
+    def standardise(self, x: Float[Array, ...]) -> Float[Array, ...]:
+        """x."""
+        return x
+
+    def restore(self, x: Float[Array, ...]) -> Float[Array, ...]:
+        """x."""
+        return x
+
+
+Scale = RunningMeanStd | Identity
+"""The relation of a critic's units to those of the rewards."""

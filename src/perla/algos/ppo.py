@@ -1,97 +1,52 @@
-"""The actor-critic learner: one PPO whose variants are arguments."""
+"""The actor-critic learner: PPO for many agents, whose variants are settings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 
-from perla import returns
-from perla.algos import telemetry
+from perla.algos import diagnostics
 from perla.algos.actor_critic import check, create_actor, create_critic
-from perla.algos.alive import LossMask, mask_dead_agents
 from perla.algos.batch import Batch, minibatches
 from perla.algos.descent import apply_gradients, create_optimiser, residual, update_target
-from perla.algos.normalise import RunningMeanStd, mean, variance
+from perla.algos.learner import Evaluation, Learner, Schedule
+from perla.algos.normalise import Identity, RunningMeanStd, Scale, mean, variance
 from perla.algos.protocol import Trajectory
-from perla.algos.values import (
-    Estimate,
-    MarginalSchedule,
-    advantage_is_critics,
-    bootstrap,
-    chosen,
-    estimate,
-    prediction,
-)
-from perla.distributions import Policy
-from perla.envs.protocol import Observation, Spec
-from perla.methods.estimators import CANDIDATES, Sampled
-from perla.methods.ppo import PPO, NStep
-from perla.methods.values import Embedded
+from perla.algos.sequential import Policies, update_in_turn
+from perla.algos.targets import bootstrap_values, boundary_values, compute_returns
+from perla.algos.values import MarginalSchedule, create_value
+from perla.envs.protocol import Spec
+from perla.methods.estimators import CANDIDATES
+from perla.methods.ppo import PPO
 from perla.nets.actors import Actor
 from perla.nets.critics import AnyCritic
-from perla.types import Actions, Array, Float, Int, Metrics, PRNGKeyArray
-
-LOOKS = 2
-"""Steps of every copy, in an update, at which the average over the others' actions is looked at."""
-
-
-class Learner(eqx.Module):
-    """All that learning changes."""
-
-    actor: Actor
-    critic: AnyCritic
-    target: AnyCritic
-    """What targets bootstrap from; the critic itself where there is no target critic."""
-    actor_optimiser: optax.OptState
-    critic_optimiser: optax.OptState
-    critic_hidden_state: Float[Array, "env agent hidden"]
-    """The critic's memory before the next step."""
-    rewards: RunningMeanStd
-    targets: RunningMeanStd
-    updates: Int[Array, ""]
-    candidate: Int[Array, ""]
-    """The place on its estimator's ladder: how many joint actions a k of `auto` is now."""
-
-
-Policies = tuple[Actor, optax.OptState]
-"""An actor and its optimiser's state."""
-
-
-class Schedule(NamedTuple):
-    """What follows a schedule."""
-
-    rate: Float[Array, ""]
-    """By what the learning rates are multiplied."""
-    entropy: Float[Array, ""]
-    """Weight of the entropy bonus."""
-    marginal: MarginalSchedule
-    """What of an average over the others' actions changes."""
+from perla.types import Array, Float, Int, Metrics, PRNGKeyArray
 
 
 class Algorithm:
-    """PPO on one world: `init` makes a learner, `update` improves it by a trajectory.
+    """PPO in one environment: `init` makes a learner, `update` improves it by a trajectory.
 
-    Raises `UserError` for settings that do not fit each other or the world.
+    Raises `UserError` for settings that do not fit each other or the environment.
     """
 
     def __init__(self, config: PPO, spec: Spec) -> None:
         self.config, self.spec = config, spec
         self.sequence = config.sequence(spec.limit)
         check(config, spec)
+        self.value = create_value(config.value, spec)
         self.actor_optimiser, self.critic_optimiser = (
             create_optimiser(config.optimizer, rate, config.max_grad_norm)
             for rate in (config.lr, config.critic_lr or config.lr)
         )
 
     def init(self, key: PRNGKeyArray) -> Learner:
-        """A learner that has seen nothing."""
+        """The initial learner."""
         key_actor, key_critic = jax.random.split(key)
         actor = create_actor(self.config, self.spec, key_actor)
         critic = create_critic(self.config, self.spec, key_critic)
@@ -119,24 +74,24 @@ class Algorithm:
         key: PRNGKeyArray,
         progress: Float[Array, ""],
     ) -> tuple[Learner, Metrics]:
-        """Targets from the trajectory, then several passes over it.
+        """Estimate targets and advantages, then make several passes over the trajectory.
 
-        `progress` is the share of the run that is done, for what changes with it.
+        `progress` is the share (0 to 1) of the run that is done.
         """
         schedule = self.schedule(learner, progress)
         key_values, key_epochs, key_order = jax.random.split(key, 3)
         learner, batch, metrics = self.prepare(learner, trajectory, key_values, schedule)
         if self.config.order == "sequential":
             order = jax.random.permutation(key_order, self.spec.agents)
-            learner, losses = self.in_turn(learner, batch, order, key_epochs, schedule)
+            learner, losses = self.update_sequentially(learner, batch, order, key_epochs, schedule)
         else:
-            learner, losses = self.at_once(learner, batch, key_epochs, schedule)
+            learner, losses = self.update_simultaneously(learner, batch, key_epochs, schedule)
         learner = replace(learner, updates=learner.updates + 1)
         learner = replace(learner, target=self.next_target(learner))
         return learner, metrics | losses
 
     def schedule(self, learner: Learner, progress: Float[Array, ""]) -> Schedule:
-        """Where the schedules stand after `progress` (0 to 1) of the run."""
+        """The values of all schedules after `progress` (0 to 1) of the run."""
         config, left = self.config, jnp.clip(1.0 - progress, 0.0, 1.0)
         final = config.ent_coef if config.ent_coef_final is None else config.ent_coef_final
         return Schedule(
@@ -145,212 +100,161 @@ class Algorithm:
             marginal=MarginalSchedule(optimism=left, candidate=learner.candidate),
         )
 
+    # --- Estimates ------------------------------------------------------------------------------
+
     def prepare(
         self, learner: Learner, trajectory: Trajectory, key: PRNGKeyArray, schedule: Schedule
     ) -> tuple[Learner, Batch, Metrics]:
-        """Everything that stays fixed while the passes are made."""
-        config = self.config
-        key_target, key_boundary, key_value, key_look = jax.random.split(key, 4)
-        rewards = trajectory.reward
-        if config.normalize_rewards:
-            learner = replace(learner, rewards=learner.rewards.update(rewards, trajectory.valid))
-            rewards = learner.rewards.standardise(rewards)
+        """The batch, which stays fixed during all passes; the learner with its running statistics
+        updated; metrics of the critic."""
+        key_target, key_boundary, key_value, key_diagnostics = jax.random.split(key, 4)
+        learner, rewards = self.scale_rewards(learner, trajectory)
 
-        policy, action = trajectory.policy, trajectory.action
-
-        def look(critic: AnyCritic, key: PRNGKeyArray):
-            context, hidden_states = critic.context(
-                trajectory.observation, learner.critic_hidden_state, trajectory.is_first
-            )
-            values = estimate(config.value, critic, context, policy, key, schedule.marginal, action)
-            return context, hidden_states, values
-
-        # Targets: what the target critic says along the trajectory and at its episodes' ends.
-        target = learner.critic if config.target is None else learner.target
-        context, hidden_states, values = look(target, key_target)
-        final_values, last_values = self.boundary_values(
-            learner, target, trajectory, hidden_states, key_boundary, schedule
-        )
-        along_values = self.following(values, action, trajectory.observation)
-        along_values = jnp.concatenate([along_values, last_values[None]])
+        # The target critic bootstraps the returns.
+        critic = learner.critic if self.config.target is None else learner.target
+        evaluated = self.evaluate(critic, learner, trajectory, key_target, schedule)
         targets = self.targets(
-            rewards, self.raw(learner, along_values), self.raw(learner, final_values), trajectory
+            critic, learner, trajectory, rewards, evaluated, key_boundary, schedule
         )
 
-        # The critic itself: its baseline and its prediction before the update.
-        if config.target is not None:
-            context, hidden_states, values = look(learner.critic, key_value)
-        predicted = prediction(config.value, learner.critic, context, action, values)
-        batch = Batch(
+        # The critic gives the baseline.
+        if self.config.target is not None:
+            evaluated = self.evaluate(learner.critic, learner, trajectory, key_value, schedule)
+        batch = self.batch(learner, trajectory, targets, evaluated)
+        learner, metrics = self.diagnose(learner, batch, evaluated, key_diagnostics, schedule)
+        if self.config.normalize_values:
+            learner = replace(learner, targets=learner.targets.update(targets, batch.loss_mask))
+        learner = replace(learner, critic_hidden_state=evaluated.hidden_states[-1])
+        return learner, batch, metrics
+
+    def scale_rewards(
+        self, learner: Learner, trajectory: Trajectory
+    ) -> tuple[Learner, Float[Array, "time env agent"]]:
+        """The rewards, standardised if the settings say so, by statistics that include them."""
+        if not self.config.normalize_rewards:
+            return learner, trajectory.reward
+        statistics = learner.rewards.update(trajectory.reward, trajectory.valid)
+        return replace(learner, rewards=statistics), statistics.standardise(trajectory.reward)
+
+    def evaluate(
+        self,
+        critic: AnyCritic,
+        learner: Learner,
+        trajectory: Trajectory,
+        key: PRNGKeyArray,
+        schedule: Schedule,
+    ) -> Evaluation:
+        """Unroll a critic along the trajectory."""
+        context, hidden_states = critic.context(
+            trajectory.observation, learner.critic_hidden_state, trajectory.is_first
+        )
+        estimated = self.value.estimate(
+            critic, context, trajectory.policy, key, schedule.marginal, trajectory.action
+        )
+        return Evaluation(context, hidden_states, estimated)
+
+    def targets(
+        self,
+        critic: AnyCritic,
+        learner: Learner,
+        trajectory: Trajectory,
+        rewards: Float[Array, "time env agent"],
+        evaluated: Evaluation,
+        key: PRNGKeyArray,
+        schedule: Schedule,
+    ) -> Float[Array, "time env agent"]:
+        """The returns that the critic learns, bootstrapped from `critic`, of which `evaluated` is
+        the evaluation."""
+        config, scale = self.config, self.scale(learner)
+        final_values, last_values = boundary_values(
+            self.value,
+            self.spec,
+            learner.actor,
+            critic,
+            trajectory,
+            evaluated.hidden_states,
+            key,
+            schedule.marginal,
+        )
+        values = bootstrap_values(
+            self.value, self.spec, evaluated.estimated, trajectory.action, trajectory.observation
+        )
+        values = jnp.concatenate([values, last_values[None]])
+        return compute_returns(
+            config.returns,
+            config.gamma,
+            rewards,
+            scale.restore(values),
+            scale.restore(final_values),
+            trajectory,
+        )
+
+    def batch(
+        self,
+        learner: Learner,
+        trajectory: Trajectory,
+        targets: Float[Array, "time env agent"],
+        evaluated: Evaluation,
+    ) -> Batch:
+        """The inputs of the losses."""
+        estimated, action = evaluated.estimated, trajectory.action
+        previous = learner.critic_hidden_state[None], evaluated.hidden_states[:-1]
+        return Batch(
             observation=trajectory.observation,
             is_first=trajectory.is_first,
             valid=trajectory.valid,
             hidden_state=trajectory.hidden_state,
-            critic_hidden_state=jnp.concatenate(
-                [learner.critic_hidden_state[None], hidden_states[:-1]]
-            ),
+            critic_hidden_state=jnp.concatenate(previous),
             action=action,
-            policy=policy,
-            prediction=predicted,
+            policy=trajectory.policy,
+            prediction=self.value.prediction(learner.critic, evaluated.context, action, estimated),
             target=targets,
-            advantage=self.advantages(learner, values, policy, action, targets),
+            advantage=self.value.head.advantages(estimated, action, targets, self.scale(learner)),
         )
-        valid = batch.loss_mask
-        error = targets - self.raw(learner, predicted)
-        unexplained = variance(error, valid) / (variance(targets, valid) + 1e-8)
-        metrics = {
-            "td_error": jnp.sqrt(mean(error**2, valid)),
-            "explained_variance": 1.0 - unexplained,
-            "value": mean(self.raw(learner, values.value), valid),
-        }
-        if isinstance(config.value, Embedded):
-            learner, more = self.telemetry(
-                learner, context, trajectory, valid, values, targets, error, key_look, schedule
-            )
-            metrics |= more
-        if config.normalize_values:
-            learner = replace(learner, targets=learner.targets.update(targets, valid))
-        return replace(learner, critic_hidden_state=hidden_states[-1]), batch, metrics
 
-    def telemetry(
+    def diagnose(
         self,
         learner: Learner,
-        context: Float[Array, "time env agent width"],
-        trajectory: Trajectory,
-        loss_mask: LossMask,
-        values: Estimate,
-        targets: Float[Array, "time env agent"],
-        error: Float[Array, "time env agent"],
+        batch: Batch,
+        evaluated: Evaluation,
         key: PRNGKeyArray,
         schedule: Schedule,
     ) -> tuple[Learner, Metrics]:
-        """What the average over the others' actions is like at a few of the steps, and the number
-        of joint actions that the next update takes in it."""
-        value, unit = self.config.value, self.unit(learner)
-        assert isinstance(value, Embedded)
-        steps = (context, trajectory.policy, trajectory.action, values, targets, loss_mask)
-        every = -(-len(targets) // LOOKS)
-        steps = jax.tree.map(lambda x: x[::every], steps)
-        context, policy, action, values, targets, valid = steps
-        found = telemetry.look(
-            value, learner.critic, context, policy, action, values, key, schedule.marginal
-        )
-        samples = telemetry.size(value, policy, schedule.marginal)
-        metrics = telemetry.report(found, valid, unit) | {
-            "joint_actions": samples,
-            "average_flops": telemetry.cost(
-                value, learner.critic, context, policy, schedule.marginal
-            ),
+        """Metrics of the critic before the update; the learner with the number of samples of the
+        next one."""
+        mask, targets, scale = batch.loss_mask, batch.target, self.scale(learner)
+        error = targets - scale.restore(batch.prediction)
+        squared_error = mean(error**2, mask)
+        unexplained = variance(error, mask) / (variance(targets, mask) + 1e-8)
+        metrics = {
+            "td_error": jnp.sqrt(squared_error),
+            "explained_variance": 1.0 - unexplained,
+            "value": mean(scale.restore(evaluated.estimated.value), mask),
         }
-        for name, view in found.views.items():
-            advantage = self.advantages(learner, view, policy, action, targets)
-            metrics[f"gradient_variance_{name}"] = telemetry.gradient_variance(
-                policy, action, advantage, valid
-            )
-        if isinstance(value.estimator, Sampled) and value.estimator.num_samples == "auto":
-            assert found.noise is not None
-            noise = unit**2 * mean(found.noise, valid)
-            allowed = value.estimator.tolerance**2 * mean(error**2, loss_mask)
-            learner = replace(learner, candidate=telemetry.candidate(noise, samples, allowed))
-        return learner, metrics
-
-    def boundary_values(
-        self,
-        learner: Learner,
-        critic: AnyCritic,
-        trajectory: Trajectory,
-        hidden_states: Float[Array, "time env agent hidden"],
-        key: PRNGKeyArray,
-        schedule: Schedule,
-    ) -> tuple[Float[Array, "time env agent"], Float[Array, "env agent"]]:
-        """The values of truncated episodes' final observations, and of the last observation.
-
-        An episode that is truncated has lasted `limit` steps, so few are in a horizon: only they
-        are gathered and evaluated. Entries of steps that were not truncated are zero. For a
-        counterfactual value an action is drawn, as none has been taken there.
-        """
-        time, env = trajectory.truncated.shape
-        limit = self.spec.limit
-        most = 0 if limit is None else env * (1 + (time - 1) // limit)
-        (ended,) = jnp.nonzero(trajectory.truncated.reshape(-1), size=most, fill_value=time * env)
-
-        def gather(steps, last):
-            steps = steps.reshape(time * env, *steps.shape[2:])
-            return jnp.concatenate([steps.at[ended].get(mode="clip"), last])
-
-        observation = jax.tree.map(gather, trajectory.final, trajectory.last)
-        is_first = jnp.concatenate([jnp.zeros(most, bool), trajectory.last_is_first])
-        actor_hidden_states = jnp.concatenate(
-            [trajectory.hidden_state[1:], trajectory.last_hidden_state[None]]
+        if self.value.estimator is None:
+            return learner, metrics
+        states = diagnostics.States(
+            evaluated.context, batch.policy, batch.action, evaluated.estimated, targets, mask
         )
-        policy, _ = learner.actor(
-            observation, gather(actor_hidden_states, trajectory.last_hidden_state), is_first
+        candidate, marginal_metrics = diagnostics.diagnose(
+            self.value, learner.critic, states, squared_error, scale, key, schedule.marginal
         )
-        context, _ = critic.context(
-            jax.tree.map(lambda x: x[None], observation),
-            gather(hidden_states, hidden_states[-1]),
-            is_first[None],
-        )
-        value, action = self.config.value, policy.sample(jax.random.fold_in(key, 1))
-        estimated = estimate(value, critic, context[0], policy, key, schedule.marginal, action)
-        values = self.following(estimated, action, observation)
-        final = jnp.zeros((time * env, self.spec.agents)).at[ended].set(values[:most], mode="drop")
-        return final.reshape(time, env, -1), values[most:]
+        return replace(learner, candidate=candidate), metrics | marginal_metrics
 
-    def following(
-        self, values: Estimate, action: Actions, observation: Observation
-    ) -> Float[Array, "*batch agent"]:
-        """What returns that lead to these states go on with."""
-        found = bootstrap(self.config.value, values, action)
-        return mask_dead_agents(found, observation, common=self.spec.reward == "common")
+    def scale(self, learner: Learner) -> Scale:
+        """The relation of the critic's units to those of the rewards."""
+        return learner.targets if self.config.normalize_values else Identity()
 
-    def targets(
-        self,
-        rewards: Float[Array, "time env agent"],
-        values: Float[Array, "states env agent"],
-        final_values: Float[Array, "time env agent"],
-        trajectory: Trajectory,
-    ) -> Float[Array, "time env agent"]:
-        """The returns that the critic learns."""
-        kind, gamma = self.config.returns, self.config.gamma
+    # --- Updates --------------------------------------------------------------------------------
 
-        def one(rewards, values, final_values, terminated, truncated):
-            following = returns.successors(values, final_values, terminated, truncated)
-            ended = terminated | truncated
-            if isinstance(kind, NStep):
-                return returns.n_step(rewards, following, ended, gamma=gamma, n=kind.n_step)
-            return returns.lambda_returns(
-                rewards, following, ended, gamma=gamma, lam=kind.gae_lambda
-            )
-
-        each_agent = jax.vmap(one, in_axes=(1, 1, 1, None, None), out_axes=1)
-        each_copy = jax.vmap(each_agent, in_axes=1, out_axes=1)
-        return each_copy(rewards, values, final_values, trajectory.terminated, trajectory.truncated)
-
-    def advantages(
-        self,
-        learner: Learner,
-        values: Estimate,
-        policy: Policy,
-        action: Actions,
-        targets: Float[Array, "*batch agent"],
-    ) -> Float[Array, "*batch agent"]:
-        """How much better the actions were than the policy, in rewards' units."""
-        if advantage_is_critics(self.config.value):
-            # Aᵢ = Q̂ᵢ(s, aᵢ) − Σₐ πᵢ(a) Q̂ᵢ(s, a)
-            gain = chosen(values.action_values, action) - values.value
-            return gain * self.unit(learner)
-        # Aᵢ = G − V̂ᵢ(s): target less critic, where the paper's Algorithm 1 has the signs reversed
-        return targets - self.raw(learner, values.value)
-
-    def at_once(
+    def update_simultaneously(
         self, learner: Learner, batch: Batch, key: PRNGKeyArray, schedule: Schedule
     ) -> tuple[Learner, Metrics]:
-        """All passes, in each of which the critic moves, if it has not before, and all agents'
-        policies do."""
+        """All passes, each of which updates all agents' policies together, and the critic unless
+        it has its own passes."""
         critic_metrics: Metrics = {}
         if self.config.critic_epochs is not None:
-            learner, batch, critic_metrics = self.critic_first(learner, batch, key, schedule)
+            learner, batch, critic_metrics = self.update_critic_first(learner, batch, key, schedule)
 
         def step(learner: Learner, part: Batch, key: PRNGKeyArray):
             advantage, critic_metrics = part.advantage, Metrics()
@@ -366,23 +270,7 @@ class Algorithm:
         learner, metrics = self.passes(step, learner, batch, key)
         return learner, jax.tree.map(jnp.mean, metrics | critic_metrics)
 
-    def critic_first(
-        self, learner: Learner, batch: Batch, key: PRNGKeyArray, schedule: Schedule
-    ) -> tuple[Learner, Batch, Metrics]:
-        """The critic's own passes; beside them the batch with the advantages that are by the critic
-        that comes of them, where these are refreshed."""
-        key_passes, key_values = jax.random.split(jax.random.fold_in(key, 1))
-
-        def criticise(learner: Learner, part: Batch, key: PRNGKeyArray):
-            learner, _, metrics = self.improve_critic(learner, part, key, schedule)
-            return learner, metrics
-
-        epochs = self.config.critic_epochs
-        learner, metrics = self.passes(criticise, learner, batch, key_passes, epochs=epochs)
-        _, (advantage, _) = self.critic_loss(learner.critic, learner, batch, key_values, schedule)
-        return learner, batch._replace(advantage=advantage), jax.tree.map(jnp.mean, metrics)
-
-    def in_turn(
+    def update_sequentially(
         self,
         learner: Learner,
         batch: Batch,
@@ -390,43 +278,48 @@ class Algorithm:
         key: PRNGKeyArray,
         schedule: Schedule,
     ) -> tuple[Learner, Metrics]:
-        """All of the critic's passes; then, agent by agent in this order, all of a policy's, by
-        advantages weighed with what those before it have become (HAPPO; Kuba et al., 2022)."""
+        """All of the critic's passes; then all passes of one agent's policy after another's, in
+        this order (HAPPO)."""
 
-        def criticise(learner: Learner, part: Batch, key: PRNGKeyArray):
+        def critic_step(learner: Learner, part: Batch, key: PRNGKeyArray):
             learner, advantage, metrics = self.improve_critic(learner, part, key, schedule)
             return learner, (advantage, metrics)
 
         advantages: tuple[Array, ...] = ()
         if self.config.critic_epochs is None:
-            learner, (advantage, critic_metrics) = self.passes(criticise, learner, batch, key)
+            learner, (advantage, critic_metrics) = self.passes(critic_step, learner, batch, key)
             advantages = (advantage,)
         else:
-            learner, batch, critic_metrics = self.critic_first(learner, batch, key, schedule)
+            learner, batch, critic_metrics = self.update_critic_first(learner, batch, key, schedule)
 
-        def improve(policy: Policies, part: Batch, _: PRNGKeyArray, refreshed: Any = None):
+        def actor_step(policy: Policies, part: Batch, _: PRNGKeyArray, refreshed: Any = None):
             advantage = part.advantage if refreshed is None else refreshed
             return self.improve_actor(policy, part, advantage, schedule)
 
-        def turn(carry: tuple[Policies, Float[Array, "time env 1"]], agent: Int[Array, ""]):
-            everyone, weight = carry
-            data = batch.of(agent)._replace(weight=weight)
-            of_agent = partial(jax.lax.dynamic_index_in_dim, index=agent, axis=-1)
-            own = jax.tree.map(lambda x: x[agent], everyone)
-            own, metrics = self.passes(improve, own, data, key, *map(of_agent, advantages))
-            actor, _ = own
-            policy, _ = actor.unroll(data.observation, data.hidden_state[0], data.is_first)
-            # M ← M π′ᵢ(aᵢ) / πᵢ(aᵢ)
-            log_ratio = policy.log_prob(data.action) - data.policy.log_prob(data.action)
-            everyone = jax.tree.map(lambda all, one: all.at[agent].set(one), everyone, own)
-            return (everyone, weight * jnp.exp(log_ratio)), metrics
+        def improve(policy: Policies, data: Batch, agent: Int[Array, ""]):
+            take = partial(jax.lax.dynamic_index_in_dim, index=agent, axis=-1)
+            return self.passes(actor_step, policy, data, key, *map(take, advantages))
 
-        everyone = learner.actor.unstack(), learner.actor_optimiser
-        nobody = jnp.ones((*batch.is_first.shape, 1))
-        ((actors, actor_optimiser), _), metrics = jax.lax.scan(turn, (everyone, nobody), order)
-        actor = learner.actor.stack(actors)
-        learner = replace(learner, actor=actor, actor_optimiser=actor_optimiser)
+        policies = learner.actor, learner.actor_optimiser
+        (actor, optimiser), metrics = update_in_turn(policies, batch, order, improve)
+        learner = replace(learner, actor=actor, actor_optimiser=optimiser)
         return learner, jax.tree.map(jnp.mean, metrics | critic_metrics)
+
+    def update_critic_first(
+        self, learner: Learner, batch: Batch, key: PRNGKeyArray, schedule: Schedule
+    ) -> tuple[Learner, Batch, Metrics]:
+        """The critic's own passes; the batch has the updated critic's advantages if the settings
+        refresh them."""
+        key_passes, key_values = jax.random.split(jax.random.fold_in(key, 1))
+
+        def step(learner: Learner, part: Batch, key: PRNGKeyArray):
+            learner, _, metrics = self.improve_critic(learner, part, key, schedule)
+            return learner, metrics
+
+        epochs = self.config.critic_epochs
+        learner, metrics = self.passes(step, learner, batch, key_passes, epochs=epochs)
+        _, (advantage, _) = self.critic_loss(learner.critic, learner, batch, key_values, schedule)
+        return learner, batch._replace(advantage=advantage), jax.tree.map(jnp.mean, metrics)
 
     def passes(
         self,
@@ -437,9 +330,12 @@ class Algorithm:
         *more: Any,
         epochs: int | None = None,
     ) -> tuple[Any, Any]:
-        """`step` after step from `start`: in every one of `epochs` passes (by default the actor's)
-        through all minibatches, each with a key and with what `more` holds for it, by pass and
-        minibatch."""
+        """Scan `step(state, minibatch, key, *more)` from `start` over all minibatches of all
+        passes.
+
+        There are `epochs` passes (default: the actor's). `more` has leading pass and minibatch
+        axes. The outputs get these axes too.
+        """
 
         def epoch(state, inputs):
             key, *more = inputs
@@ -454,7 +350,7 @@ class Algorithm:
     def improve_critic(
         self, learner: Learner, part: Batch, key: PRNGKeyArray, schedule: Schedule
     ) -> tuple[Learner, Float[Array, "time env agent"], Metrics]:
-        """One gradient step of the critic; beside it the advantages before the step."""
+        """One gradient step of the critic, and the advantages before it."""
         gradient, (advantage, metrics) = jax.grad(self.critic_loss, has_aux=True)(
             learner.critic, learner, part, key, schedule
         )
@@ -479,6 +375,12 @@ class Algorithm:
         policies = apply_gradients(self.actor_optimiser, gradient, optimiser, actor, schedule.rate)
         return policies, metrics | {"actor_grad_norm": optax.tree.norm(gradient)}
 
+    def next_target(self, learner: Learner) -> AnyCritic:
+        """The target critic after an update."""
+        return update_target(self.config.target, learner.critic, learner.target, learner.updates)
+
+    # --- Losses ---------------------------------------------------------------------------------
+
     def critic_loss(
         self,
         critic: AnyCritic,
@@ -487,18 +389,17 @@ class Algorithm:
         key: PRNGKeyArray,
         schedule: Schedule,
     ) -> tuple[Float[Array, ""], tuple[Float[Array, "time env agent"], Metrics]]:
-        """The error against the targets; beside it the advantages for the actor."""
-        config = self.config
+        """The critic's error on the targets, and the advantages for the actor."""
+        config, scale = self.config, self.scale(learner)
         context, _ = critic.context(part.observation, part.critic_hidden_state[0], part.is_first)
-        values = estimate(
-            config.value, critic, context, part.policy, key, schedule.marginal, part.action
+        estimated = self.value.estimate(
+            critic, context, part.policy, key, schedule.marginal, part.action
         )
-        predicted = prediction(config.value, critic, context, part.action, values)
-        target = (
-            learner.targets.standardise(part.target) if config.normalize_values else part.target
-        )
+        predicted = self.value.prediction(critic, context, part.action, estimated)
+        target = scale.standardise(part.target)
         error = residual(config.loss, predicted - target)
         if config.value_clip_eps is not None:
+            # max(ℓ(V − G), ℓ(V₀ + clip(V − V₀, −ε, ε) − G)), with V₀ before the update
             change = jnp.clip(
                 predicted - part.prediction, -config.value_clip_eps, config.value_clip_eps
             )
@@ -507,7 +408,7 @@ class Algorithm:
 
         advantage = part.advantage
         if config.refresh_advantages:
-            advantage = self.advantages(learner, values, part.policy, part.action, part.target)
+            advantage = self.value.head.advantages(estimated, part.action, part.target, scale)
         return config.value_coef * loss, (jax.lax.stop_gradient(advantage), {"value_loss": loss})
 
     def actor_loss(
@@ -517,12 +418,12 @@ class Algorithm:
         advantage: Float[Array, "time env agent"],
         entropy_weight: Float[Array, ""],
     ) -> tuple[Float[Array, ""], Metrics]:
-        """The policy gradient's surrogate, less the entropy bonus."""
-        config, valid = self.config, part.loss_mask
+        """The surrogate of the policy gradient, less the entropy bonus."""
+        config, mask = self.config, part.loss_mask
         policy, _ = actor.unroll(part.observation, part.hidden_state[0], part.is_first)
         if config.normalize_advantages:
-            centred = advantage - mean(advantage, valid)
-            advantage = centred / (jnp.sqrt(variance(advantage, valid)) + 1e-8)
+            centred = advantage - mean(advantage, mask)
+            advantage = centred / (jnp.sqrt(variance(advantage, mask)) + 1e-8)
         log_ratio = policy.log_prob(part.action) - part.policy.log_prob(part.action)
         ratio = jnp.exp(log_ratio)
         if config.clip_eps is None:
@@ -536,22 +437,11 @@ class Algorithm:
         if part.weight is not None:
             # M min(ρ A, clip(ρ, 1 − ε, 1 + ε) A)                           (Kuba et al., 2022)
             surrogate = part.weight * surrogate
-        entropy = mean(policy.entropy(), valid)
+        entropy = mean(policy.entropy(), mask)
         metrics = {
             "entropy": entropy,
-            "kl": mean(ratio - 1 - log_ratio, valid),
-            "clip_fraction": mean(outside, valid),
+            # KL(π₀ ‖ π) ≈ E [ρ − 1 − log ρ]
+            "kl": mean(ratio - 1 - log_ratio, mask),
+            "clip_fraction": mean(outside, mask),
         }
-        return -mean(surrogate, valid) - entropy_weight * entropy, metrics
-
-    def next_target(self, learner: Learner) -> AnyCritic:
-        """The target critic after an update."""
-        return update_target(self.config.target, learner.critic, learner.target, learner.updates)
-
-    def unit(self, learner: Learner) -> float | Float[Array, ""]:
-        """The rewards' units that one unit of the critic stands for."""
-        return learner.targets.deviation if self.config.normalize_values else 1.0
-
-    def raw(self, learner: Learner, values: Float[Array, ...]) -> Float[Array, ...]:
-        """The critic's values in the rewards' units."""
-        return learner.targets.restore(values) if self.config.normalize_values else values
+        return -mean(surrogate, mask) - entropy_weight * entropy, metrics

@@ -1,4 +1,4 @@
-"""What a learner is handed, and what it offers to the training loop."""
+"""The interface between learners and the training loop."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from perla.types import Array, Bool, Float, Int, Metrics, PRNGKeyArray
 
 
 class Trajectory(NamedTuple):
-    """Consecutive steps of all copies, and where they lead."""
+    """Consecutive steps of all environments, with their successor states."""
 
     observation: Observation
-    """`[time, env, ...]`, what each action was chosen from."""
+    """`[time, env, ...]`, the observations that the actions were chosen from."""
     is_first: Bool[Array, "time env"]
-    """An episode begins at this step."""
+    """True at the first step of an episode."""
     valid: Bool[Array, "time env"]
-    """The step counts: false only for what pads whole episodes to the longest."""
+    """False at steps that pad a whole episode to the longest, and at dropped ones."""
     hidden_state: Float[Array, "time env agent hidden"]
-    """The actor's memory before each step."""
+    """The actor's hidden state before each step."""
     action: Int[Array, "time env agent"] | Float[Array, "time env agent dimension"]
     policy: Any
-    """The policies `[time, env, agent, ...]` that the actions were drawn from: the actor's own."""
+    """The actor's policies `[time, env, agent, ...]` that the actions were sampled from."""
     reward: Float[Array, "time env agent"]
     terminated: Bool[Array, "time env"]
     truncated: Bool[Array, "time env"]
     final: Observation
-    """`[time, env, ...]`, what each step led to: the last of its episode where one ended."""
+    """`[time, env, ...]`, the successor of each step: the episode's last one where it ended."""
     last: Observation
-    """`[env, ...]`, what the next action will be chosen from."""
+    """`[env, ...]`, the observation that the next action will be chosen from."""
     last_is_first: Bool[Array, " env"]
     last_hidden_state: Float[Array, "env agent hidden"]
 
 
 @runtime_checkable
 class LearnerState(Protocol):
-    """All that learning changes: a pytree of arrays, of which the loop needs the actor."""
+    """The state of a learner: a pytree of arrays, of which the loop needs the actor."""
 
     @property
     def actor(self) -> AnyActor:
@@ -46,14 +46,14 @@ class LearnerState(Protocol):
 
 @runtime_checkable
 class Algorithm(Protocol):
-    """A learner for one world."""
+    """A learner for one environment."""
 
     def init(self, key: PRNGKeyArray) -> Any:
-        """A learner state that has seen nothing."""
+        """The initial learner state."""
         ...
 
     def update(
         self, learner: Any, trajectory: Trajectory, key: PRNGKeyArray, progress: Float[Array, ""]
     ) -> tuple[Any, Metrics]:
-        """Learn from a trajectory, `progress` (0 to 1) of the run being done."""
+        """Learn from a trajectory; `progress` is the share (0 to 1) of the run that is done."""
         ...

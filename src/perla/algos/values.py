@@ -1,145 +1,143 @@
-"""What a critic's view is worth: the values of `perla.methods.values`, computed.
+"""Values: the critic's network, its estimate of a state, and the targets and advantages made of it.
 
-Every value answers three questions about a state: what is it worth (`estimate`, the baseline),
-what does the critic predict for the transition that was made (`prediction`, which is regressed on
-the target), and from what do returns bootstrap that lead there (`bootstrap`).
+`create_value` makes one from its settings (`perla.methods.values`) for an environment. It defines
+
+    critic       the network that it needs
+    estimate     the value of each state, the baseline
+    prediction   the critic's output for the action taken, which is regressed on the target
+    bootstrap    the value from which returns bootstrap
+    head         the critic's outputs, and the advantages
+
+A new value is one class here and one case in `create_value`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from perla.algos.normalise import Scale
+from perla.config import tag
 from perla.distributions import Categorical, Policy
-from perla.marginal.estimators import combine, draw, expectation
+from perla.envs.protocol import Spec
+from perla.errors import UserError
+from perla.marginal.aggregators import Aggregator, create_aggregator
+from perla.marginal.estimators import ClosedForm, Estimator, FixedEstimator, create_estimator
+from perla.methods import values as settings
 from perla.methods.aggregators import Mean
-from perla.methods.estimators import Analytic, Exact, Sampled, candidates, resolve
-from perla.methods.values import Counterfactual, Embedded, Value
-from perla.methods.values import Multilinear as MultilinearSettings
+from perla.methods.estimators import Sampled
 from perla.nets.critics import AnyCritic, Critic, Multilinear
 from perla.types import Actions, Array, Float, Int, PRNGKeyArray
 
 
 class MarginalSchedule(NamedTuple):
-    """What of an average changes while a run goes on."""
+    """Schedule state of the average over the other agents' policies."""
 
     optimism: float | Float[Array, ""] = 1.0
-    """What is left of an annealed optimism, 1 to 0."""
+    """Optimism coefficient of an annealed aggregator, 1 to 0."""
     candidate: int | Int[Array, ""] = 0
-    """Which of the estimator's `rungs` is taken."""
+    """Index into the estimator's candidate numbers of samples."""
 
 
-BEGINNING = MarginalSchedule()
-"""Before anything has changed."""
+INITIAL = MarginalSchedule()
+"""The schedule's state at the start of a run."""
 
 
 class Estimate(NamedTuple):
-    """A critic's answer at each state, in the critic's own (normalised) units."""
+    """A critic's estimate of each state, in the critic's own (normalised) units."""
 
     value: Float[Array, "*batch agent"]
-    """The worth of the state: V(·), or V̂ marginalised over a₋ᵢ, or at the a₋ᵢ that were taken."""
+    """V(·), or V̂ averaged over a₋ᵢ, or the value given the a₋ᵢ that were taken."""
     action_values: Float[Array, "*batch agent out"]
-    """Q̂ᵢ(s, ·) of the agent's own actions; for state values `value` once more."""
+    """Q̂ᵢ(s, ·) of the agent's own actions; for state values `value` as the only output."""
 
 
-def outputs(value: Value, actions: int) -> int:
-    """Outputs of the critic for each agent: one, or one for each own action."""
-    return actions if advantage_is_critics(value) else 1
+class CriticShape(NamedTuple):
+    """The network that a value needs."""
+
+    sees: Literal["local", "global"]
+    """Its input beside the actions: the agent's observation or the global state."""
+    outputs: int = 1
+    """Outputs for each agent."""
+    actions: int = 0
+    """Actions of each other agent that are inputs, or dimensions of them; 0: none are."""
+    fusion: Literal["first", "last"] = "last"
+    """The hidden layer that takes the actions as inputs."""
+    rank: int = 0
+    """Terms of a multilinear critic; 0: a plain network."""
 
 
-def advantage_is_critics(value: Value) -> bool:
-    """Whether the advantage is read off the critic (of action values) or off the returns."""
-    if isinstance(value, Embedded):
-        return value.critic_form == "action-value"
-    return isinstance(value, Counterfactual)
+# --- Heads --------------------------------------------------------------------------------------
 
 
-def estimate(
-    value: Value,
-    critic: AnyCritic,
-    context: Float[Array, "*batch agent width"],
-    policy: Policy,
-    key: PRNGKeyArray,
-    marginal: MarginalSchedule = BEGINNING,
-    action: Actions | None = None,
-) -> Estimate:
-    """The worth of each state under `policy`, where for a counterfactual value the others do their
-    part of `action`."""
-    if isinstance(value, Counterfactual):
-        assert action is not None, "counterfactual: to what was done"
-        policy = jax.lax.stop_gradient(policy)
-        return worth(value, policy, critic.joint(context, action))
-    if not isinstance(value, Embedded):
-        assert isinstance(critic, Critic)
-        v = critic.without_actions(context)
+@dataclass(frozen=True)
+class StateHead:
+    """One output for each agent, the value of the state."""
+
+    def outputs(self, spec: Spec) -> int:
+        """Outputs for each agent."""
+        return 1
+
+    def estimate(self, policy: Policy, v: Float[Array, "*batch agent out"]) -> Estimate:
+        """The estimate that consists of these outputs."""
         return Estimate(v[..., 0], v)
-    policy, critic = jax.lax.stop_gradient(policy), critic.gather_per_agent()
-    estimator = resolved(value, policy)
-    if isinstance(estimator, Analytic):
-        assert isinstance(critic, Multilinear)
-        return worth(value, policy, critic.expected(context, policy.moments))
 
-    def by(estimator: Sampled | Exact, key: PRNGKeyArray) -> Float[Array, "*batch agent out"]:
-        if isinstance(value.aggregator, Mean):
-            # The outputs are linear in the last hidden layer, so that is what is averaged.
-            hidden = partial(critic.last_hidden, context)
-            average = expectation(estimator, hidden, policy, key, memory=value.memory)
-            return critic.output_head(average)
-        draws = draw(estimator, policy, key)
-        return combine(value.aggregator, partial(critic.joint, context), draws, marginal.optimism)
+    def select(
+        self, v: Float[Array, "*batch agent out"], action: Actions
+    ) -> Float[Array, "*batch agent"]:
+        """The output that belongs to the agents' own actions."""
+        return v[..., 0]
 
-    ways = [partial(by, one) for one in candidates(estimator)]
-    q = ways[0](key) if len(ways) == 1 else jax.lax.switch(marginal.candidate, ways, key)
-    return worth(value, policy, q)
-
-
-def resolved(value: Embedded, policy: Policy) -> Sampled | Exact | Analytic:
-    """The estimator that is really used for the agents of `policy`."""
-    closed_form = isinstance(value.critic_model, MultilinearSettings)
-    agents = policy.batch[-1]
-    return resolve(value.estimator, agents, policy.choices, closed_form=closed_form)
+    def advantages(
+        self,
+        estimated: Estimate,
+        action: Actions,
+        returns: Float[Array, "*batch agent"],
+        scale: Scale,
+    ) -> Float[Array, "*batch agent"]:
+        """The return less the value, in units of the rewards."""
+        # Aᵢ = G − V̂ᵢ(s), where the paper's Algorithm 1 has the signs reversed
+        return returns - scale.restore(estimated.value)
 
 
-def worth(value: Value, policy: Policy, q: Float[Array, "*batch agent out"]) -> Estimate:
-    """What a critic's outputs say of the state."""
-    if advantage_is_critics(value):
-        assert isinstance(policy, Categorical), "an output for each of an agent's actions"
+@dataclass(frozen=True)
+class ActionHead:
+    """One output for each of an agent's own actions, the action's value."""
+
+    def outputs(self, spec: Spec) -> int:
+        """Outputs for each agent."""
+        return spec.max_actions
+
+    def estimate(self, policy: Policy, q: Float[Array, "*batch agent out"]) -> Estimate:
+        """The estimate that consists of these outputs."""
+        assert isinstance(policy, Categorical), "one output for each of an agent's actions"
         # V̂ᵢ(s) = Σₐ πᵢ(a) Q̂ᵢ(s, a)
         return Estimate((policy.probs * q).sum(-1), q)
-    return Estimate(q[..., 0], q)
+
+    def select(
+        self, q: Float[Array, "*batch agent out"], action: Actions
+    ) -> Float[Array, "*batch agent"]:
+        """The output that belongs to the agents' own actions."""
+        return chosen(q, action)
+
+    def advantages(
+        self,
+        estimated: Estimate,
+        action: Actions,
+        returns: Float[Array, "*batch agent"],
+        scale: Scale,
+    ) -> Float[Array, "*batch agent"]:
+        """The action's value less the policy's, in units of the rewards."""
+        # Aᵢ = Q̂ᵢ(s, aᵢ) − Σₐ πᵢ(a) Q̂ᵢ(s, a)                            (paper, Algorithm 1)
+        gain = chosen(estimated.action_values, action) - estimated.value
+        return gain * scale.deviation
 
 
-def prediction(
-    value: Value,
-    critic: AnyCritic,
-    context: Float[Array, "*batch agent width"],
-    action: Actions,
-    estimated: Estimate,
-) -> Float[Array, "*batch agent"]:
-    """What the critic, of which `estimated` is the estimate, says of the transition that `action`
-    made."""
-    q = estimated.action_values
-    if isinstance(value, Embedded) and value.regress == "joint":
-        q = critic.joint(context, action)
-    return taken(value, q, action)
-
-
-def bootstrap(value: Value, estimated: Estimate, action: Actions) -> Float[Array, "*batch agent"]:
-    """What returns that lead to the state go on with: its worth, or, counterfactually, the critic's
-    Q(s, a) of the joint `action` taken there (Foerster et al., 2018)."""
-    if isinstance(value, Counterfactual):
-        return chosen(estimated.action_values, action)
-    return estimated.value
-
-
-def taken(
-    value: Value, q: Float[Array, "*batch agent out"], action: Actions
-) -> Float[Array, "*batch agent"]:
-    """The output that the agents' own actions select."""
-    return chosen(q, action) if advantage_is_critics(value) else q[..., 0]
+Head = StateHead | ActionHead
 
 
 def chosen(
@@ -147,3 +145,221 @@ def chosen(
 ) -> Float[Array, "*batch agent"]:
     """q at the agents' own actions."""
     return jnp.where(jax.nn.one_hot(action, q.shape[-1], dtype=bool), q, 0.0).sum(-1)
+
+
+# --- Values -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StateValue:
+    """V(τᵢ) or V(s): the critic sees no actions (IPPO, MAPPO)."""
+
+    critic: CriticShape
+    head: ClassVar[StateHead] = StateHead()
+    estimator: ClassVar[None] = None
+
+    def estimate(
+        self,
+        critic: AnyCritic,
+        context: Float[Array, "*batch agent width"],
+        policy: Policy,
+        key: PRNGKeyArray,
+        schedule: MarginalSchedule = INITIAL,
+        action: Actions | None = None,
+    ) -> Estimate:
+        """The value of each state."""
+        assert isinstance(critic, Critic)
+        return self.head.estimate(policy, critic.without_actions(context))
+
+    def prediction(
+        self,
+        critic: AnyCritic,
+        context: Float[Array, "*batch agent width"],
+        action: Actions,
+        estimated: Estimate,
+    ) -> Float[Array, "*batch agent"]:
+        """The prediction to regress on the target: the value of the state."""
+        return self.head.select(estimated.action_values, action)
+
+    def bootstrap(self, estimated: Estimate, action: Actions) -> Float[Array, "*batch agent"]:
+        """The value from which returns bootstrap."""
+        return estimated.value
+
+
+@dataclass(frozen=True)
+class CounterfactualValue:
+    """Q(s, ·, a₋ᵢ) at the others' actions that were taken (COMA; Foerster et al., 2018)."""
+
+    critic: CriticShape
+    head: ClassVar[ActionHead] = ActionHead()
+    estimator: ClassVar[None] = None
+
+    def estimate(
+        self,
+        critic: AnyCritic,
+        context: Float[Array, "*batch agent width"],
+        policy: Policy,
+        key: PRNGKeyArray,
+        schedule: MarginalSchedule = INITIAL,
+        action: Actions | None = None,
+    ) -> Estimate:
+        """The counterfactual baseline of each state, where the others' actions are `action`'s."""
+        assert action is not None, "the counterfactual baseline depends on the actions taken"
+        policy = jax.lax.stop_gradient(policy)
+        # b(s, a₋ᵢ) = Σₐ πᵢ(a) Q(s, a, a₋ᵢ)                                 (Foerster et al., 2018)
+        return self.head.estimate(policy, critic.joint(context, action))
+
+    def prediction(
+        self,
+        critic: AnyCritic,
+        context: Float[Array, "*batch agent width"],
+        action: Actions,
+        estimated: Estimate,
+    ) -> Float[Array, "*batch agent"]:
+        """The prediction to regress on the target: Q(s, a) of the joint action taken."""
+        return self.head.select(estimated.action_values, action)
+
+    def bootstrap(self, estimated: Estimate, action: Actions) -> Float[Array, "*batch agent"]:
+        """The value from which returns bootstrap: Q(s, a) of the joint action taken there."""
+        return chosen(estimated.action_values, action)
+
+
+@dataclass(frozen=True)
+class EmbeddedValue:
+    """V(·, a₋ᵢ) or Q(·, aᵢ, a₋ᵢ) averaged over the others' policies (PERLA)."""
+
+    critic: CriticShape
+    head: Head
+    estimator: Estimator
+    aggregator: Aggregator
+    regress: Literal["joint", "marginal"]
+    memory: float
+    """Largest size of the joint actions that are held at once, in MiB."""
+
+    def estimate(
+        self,
+        critic: AnyCritic,
+        context: Float[Array, "*batch agent width"],
+        policy: Policy,
+        key: PRNGKeyArray,
+        schedule: MarginalSchedule = INITIAL,
+        action: Actions | None = None,
+    ) -> Estimate:
+        """The value of each state, averaged over the others' policies."""
+        policy, critic = jax.lax.stop_gradient(policy), critic.gather_per_agent()
+        closed_form = partial(critic.expected, context) if isinstance(critic, Multilinear) else None
+
+        def aggregated(
+            estimator: FixedEstimator, key: PRNGKeyArray
+        ) -> Float[Array, "*batch agent out"]:
+            if not self.aggregator.linear:
+                draws = estimator.draw(policy, key)
+                return self.aggregator(partial(critic.joint, context), draws, schedule.optimism)
+            # Q̂ᵢ(s, aᵢ) = Σⱼ wᵢⱼ Qᵢ(s, aᵢ, a₋ᵢ⁽ʲ⁾): the outputs are linear in the last hidden
+            # layer, so its average needs the output layer only once.               (paper, Eq. 2)
+            hidden = estimator.expectation(
+                partial(critic.meet, context),
+                policy,
+                key,
+                closed_form=closed_form,
+                memory=self.memory,
+            )
+            return critic.output_head(hidden)
+
+        q = self.estimator.choose(aggregated, schedule.candidate, key)
+        return self.head.estimate(policy, q)
+
+    def prediction(
+        self,
+        critic: AnyCritic,
+        context: Float[Array, "*batch agent width"],
+        action: Actions,
+        estimated: Estimate,
+    ) -> Float[Array, "*batch agent"]:
+        """The prediction to regress on the target: of the joint action taken, or its marginal."""
+        q = estimated.action_values
+        if self.regress == "joint":
+            q = critic.joint(context, action)
+        return self.head.select(q, action)
+
+    def bootstrap(self, estimated: Estimate, action: Actions) -> Float[Array, "*batch agent"]:
+        """The value from which returns bootstrap."""
+        return estimated.value
+
+
+Value = StateValue | CounterfactualValue | EmbeddedValue
+
+
+# --- Creation -----------------------------------------------------------------------------------
+
+
+def create_value(config: settings.Value, spec: Spec) -> Value:
+    """The value with these settings for an environment.
+
+    Raises `UserError` where the settings do not fit each other or the environment's actions.
+    """
+    match config:
+        case settings.Independent():
+            return StateValue(CriticShape("local"))
+        case settings.Centralised():
+            return StateValue(CriticShape("global"))
+        case settings.Counterfactual():
+            if spec.continuous:
+                raise UserError(
+                    f"value 'counterfactual': has an output for each action of an agent, and those "
+                    f"of {spec.id} are continuous; use mappo or perla-mappo"
+                )
+            actions = spec.max_actions
+            return CounterfactualValue(CriticShape("global", actions, actions, fusion="first"))
+        case settings.Embedded():
+            return create_embedded(config, spec)
+
+
+def create_embedded(config: settings.Embedded, spec: Spec) -> EmbeddedValue:
+    """The policy-embedded value with these settings for an environment."""
+    if config.critic_form == "action-value" and spec.continuous:
+        raise UserError(
+            f"critic_form 'action-value': has an output for each action of an agent, and those of "
+            f"{spec.id} are continuous; use critic_form 'state-value'"
+        )
+    head: Head = StateHead() if config.critic_form == "state-value" else ActionHead()
+    outputs = head.outputs(spec)
+    match config.critic_model:
+        case settings.Network(action_fusion=fusion):
+            shape = CriticShape(config.critic_input, outputs, spec.max_actions, fusion)
+        case settings.Multilinear(rank=rank):
+            shape = CriticShape(config.critic_input, outputs, rank=rank)
+    actions = None if spec.continuous else spec.max_actions
+    estimator = create_estimator(config.estimator, spec.agents, actions, closed_form=shape.rank > 0)
+    check_aggregator(config, estimator)
+    return EmbeddedValue(
+        shape,
+        head,
+        estimator,
+        create_aggregator(config.aggregator),
+        config.regress,
+        config.memory,
+    )
+
+
+def check_aggregator(config: settings.Embedded, estimator: Estimator) -> None:
+    """Raise `UserError` for settings of the average that would have no effect, and for an
+    aggregator that learning would undo or that the estimator cannot compute."""
+    match config.estimator:
+        case Sampled(gradient_samples=int(through)) if config.regress == "joint":
+            raise UserError(
+                f"gradient_samples = {through} with regress 'joint': no gradient flows through the "
+                "average; use regress 'marginal'"
+            )
+    if config.aggregator == Mean():
+        return
+    name = f"aggregator {tag(config.aggregator)!r}"
+    if isinstance(estimator, ClosedForm):
+        raise UserError(
+            f"{name}: a closed form has only the mean; use estimator 'sampled' or 'exact'"
+        )
+    if config.regress != "joint":
+        raise UserError(
+            f"{name} with regress 'marginal': regression on returns would make the aggregate their "
+            "average; use regress 'joint'"
+        )

@@ -21,11 +21,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from perla.algos.actor_critic import create_critic
-from perla.algos.values import estimate
+from perla.algos.values import create_value
 from perla.analysis import figures
 from perla.distributions import Categorical
 from perla.envs.protocol import Observation, Spec
-from perla.marginal.estimators import draw
+from perla.marginal.estimators import IndependentSamples
 from perla.methods.estimators import LARGEST_ENUMERATION, Analytic, Exact, Sampled
 from perla.methods.ppo import PPO
 from perla.methods.values import Embedded, Multilinear, Network
@@ -119,14 +119,15 @@ class _Benchmark:
         context = contexts[0]
         logits = jax.random.normal(key_policy, (STATES, agents, ACTIONS))
         policy = Categorical(jax.nn.log_softmax(logits))
+        value = create_value(case.value, spec)
 
         def plain(critic: Any, key: Any) -> Any:
-            draws = draw(Sampled(num_samples=int(case.k)), policy, key)
+            draws = IndependentSamples(int(case.k)).draw(policy, key)
             values = jax.vmap(lambda actions: critic.joint(context, actions))(draws.actions)
             return (draws.weights[..., None] * values).sum(0)[..., 0]
 
         def average(critic: Any, key: Any) -> Any:
-            return estimate(case.value, critic, context, policy, key).value
+            return value.estimate(critic, context, policy, key).value
 
         values = plain if case.plain else average
         gradient = jax.jit(jax.grad(lambda critic, key: values(critic, key).mean()))
@@ -137,12 +138,12 @@ class _Benchmark:
         found = jax.jit(lambda critic: jax.lax.map(lambda key: values(critic, key), keys))(critic)
         self.estimates = np.asarray(found, float)
         self.exact = math.nan
-        draws = draw(Sampled(num_samples=REPEATS), policy, self.key)
+        draws = IndependentSamples(REPEATS).draw(policy, self.key)
         joint = jax.lax.map(lambda actions: critic.joint(context, actions), draws.actions)
         self.scale = float(np.asarray(joint, float).var(axis=0, ddof=1).mean())
         if ACTIONS ** (agents - 1) <= LARGEST_ENUMERATION:
-            value = case.value.replace(estimator=Exact())
-            exact = estimate(value, critic, context, policy, self.key).value
+            exact_value = create_value(case.value.replace(estimator=Exact()), spec)
+            exact = exact_value.estimate(critic, context, policy, self.key).value
             error = ((self.estimates - np.asarray(exact, float)[None]) ** 2).mean()
             self.exact = float(np.sqrt(error / self.scale))
 

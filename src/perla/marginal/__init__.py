@@ -1,1 +1,1 @@
-"""The average over the other agents' policies."""
+"""Averages of a critic over the other agents' policies."""

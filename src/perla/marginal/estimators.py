@@ -1,252 +1,385 @@
-"""E over a₋ᵢ: a joint-action critic averaged over the other agents' current policies.
+"""Estimators of a joint-action critic's average over the other agents' current policies.
 
     Q̃ᵢ(s, aᵢ) = E_{a₋ᵢ ~ π₋ᵢ} [Qᵢ(s, aᵢ, a₋ᵢ)]                              (paper, Eq. 1)
     Q̂ᵢ(s, aᵢ) = 1/K Σⱼ Qᵢ(s, aᵢ, a₋ᵢ⁽ʲ⁾),   a₋ᵢ⁽ʲ⁾ ~ π₋ᵢ                    (paper, Eq. 2)
 
-An estimator turns the policies at a state into a set of weighted joint actions. One set serves
-all agents, because agent i ignores its own entry:
+An estimator turns the policies at a state into a set of weighted joint actions. Agent i ignores its
+own entry, so one set serves all agents:
 
     Q̂ᵢ(s, aᵢ) = Σⱼ wᵢⱼ Qᵢ(s, aᵢ, a₋ᵢ⁽ʲ⁾)
 
-An aggregator may put something more hopeful in the place of the average.
+`create_estimator` makes one from its settings, for a number of agents and actions. A new estimator
+is one class here and one case in `create_estimator`.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from perla.distributions import Categorical, Policy
-from perla.methods.aggregators import Aggregator, Entropic, Max, Mean, UpperQuantile
-from perla.methods.estimators import Exact, Sampled
+from perla.errors import UserError
+from perla.marginal.joint_actions import Draws, average, enumerated, latin_hypercube, zero_sum
+from perla.methods.estimators import (
+    CANDIDATES,
+    FEW,
+    LARGEST_ENUMERATION,
+    Analytic,
+    Auto,
+    Exact,
+    Sampled,
+)
+from perla.methods.estimators import Estimator as Settings
 from perla.types import Array, Float, Int, PRNGKeyArray
 
 ENTRY = 8
-"""Bytes that an agent's entry of a joint action takes, with its weight."""
-SMALLEST_ETA = 1e-6
-"""η below which an entropic average is, to single precision, the mean."""
+"""Bytes of one agent's entry of a joint action, with its weight."""
+
+JointFunction = Callable[[Array], Float[Array, "*batch agent out"]]
+"""A critic at some states, as a function of the joint action."""
+Candidate = int | Int[Array, ""]
+"""Index into the candidate estimators of `Adaptive`; all others ignore it."""
 
 
-class Draws(NamedTuple):
-    """Weighted joint actions at each state, to be shared by all agents."""
+class FixedEstimator(ABC):
+    """An estimator whose number of joint actions does not change during a run."""
 
-    actions: Array
-    """Discrete: `[sample, *batch_or_none, agent]`, without batch axes where they are the same at
-    every state. Continuous: `[sample, *batch, agent, dimension]`."""
-    weights: Float[Array, "sample *batch agent"]
-    """wᵢⱼ: for each agent they sum to one (in expectation, where they are drawn)."""
+    exact: ClassVar[bool] = False
+    """True if the estimate is the expectation itself, without noise."""
 
+    @property
+    @abstractmethod
+    def num_joint_actions(self) -> int:
+        """Joint actions at which the critic is evaluated at each state; 0 in closed form."""
 
-# --- Drawing ------------------------------------------------------------------------------------
+    @abstractmethod
+    def draw(
+        self, policy: Policy, key: PRNGKeyArray, rows: Int[Array, " sample"] | None = None
+    ) -> Draws:
+        """Weighted joint actions for the policies at every state; `rows` selects some of them, and
+        a row past their number has weight zero."""
 
+    @abstractmethod
+    def expectation(
+        self,
+        f: JointFunction,
+        policy: Policy,
+        key: PRNGKeyArray,
+        *,
+        closed_form: JointFunction | None = None,
+        memory: float = math.inf,
+    ) -> Float[Array, "*batch agent out"]:
+        """The average of f over joint actions of `policy`. `closed_form` computes it from the
+        policies' moments, where f has a closed form; `memory` bounds the MiB of joint actions that
+        are held at once."""
 
-def draw(
-    estimator: Sampled | Exact,
-    policy: Policy,
-    key: PRNGKeyArray,
-    rows: Int[Array, " sample"] | None = None,
-) -> Draws:
-    """Weighted joint actions for the policies of every state: discrete `[*batch, agent, action]`
-    or continuous `[*batch, agent, dimension]`, which have only the sampled ones.
+    def size(self, candidate: Candidate = 0) -> Float[Array, ""]:
+        """The number of joint actions of each state, as an array."""
+        return self.measure(lambda estimator: estimator.num_joint_actions, candidate)
 
-    With `rows`, these of all the joint actions; one that is past their number weighs nothing.
-    """
-    total = joint_actions(estimator, policy)
-    if isinstance(estimator, Exact):
-        assert isinstance(policy, Categorical)
-        table = jnp.asarray(zero_sum(*policy.log_probs.shape[-2:]))
-        draws = enumerated(policy, table if rows is None else table.at[rows].get(mode="clip"))
-    else:
-        if estimator.sampler == "latin":
-            u = latin_hypercube(key, (total, *policy.shape), rows)
-        elif rows is None:
-            u = jax.random.uniform(key, (total, *policy.shape))
-        else:
-            u = jax.random.uniform(jax.random.fold_in(key, rows[0]), (rows.size, *policy.shape))
-        weights = jnp.full((len(u), *policy.batch), 1.0 / total)
-        draws = Draws(jax.vmap(policy.quantile)(u), weights)
-    if rows is None:
-        return draws
-    real = (rows < total).reshape(rows.size, *(1 for _ in draws.weights.shape[1:]))
-    return draws._replace(weights=jnp.where(real, draws.weights, 0.0))
+    def choose(self, compute: Callable[..., Array], candidate: Candidate, *arguments: Any) -> Array:
+        """`compute(estimator, *arguments)`."""
+        return compute(self, *arguments)
 
+    def measure(
+        self, quantity: Callable[[FixedEstimator], float], candidate: Candidate
+    ) -> Float[Array, ""]:
+        """A static quantity of the estimator."""
+        return jnp.float32(quantity(self))
 
-def joint_actions(estimator: Sampled | Exact, policy: Policy) -> int:
-    """The joint actions of a state."""
-    if isinstance(estimator, Exact):
-        assert isinstance(policy, Categorical)
-        *_, agents, actions = policy.log_probs.shape
-        return actions ** (agents - 1)
-    assert estimator.num_samples != "auto", "one of its rungs is drawn"
-    return estimator.num_samples
-
-
-def enumerated(policy: Categorical, table: Int[Array, "sample agent"]) -> Draws:
-    """The joint actions of `table`, with the others' probabilities of them."""
-    agents, actions = policy.log_probs.shape[-2:]
-    # log π₋ᵢ(a₋ᵢ) = Σ_{m≠i} log πₘ(aₘ): summed without i, as the logarithm of a masked action
-    # is so large that taking it away again would leave nothing.
-    chosen = jax.nn.one_hot(table, actions)
-    log_probs = jnp.einsum("jma,...ma->j...m", chosen, policy.log_probs)
-    others = 1.0 - jnp.eye(agents)
-    return Draws(table, jnp.exp(jnp.einsum("j...m,im->j...i", log_probs, others)))
+    def next_candidate(
+        self,
+        candidate: Candidate,
+        noise: Float[Array, ""] | None,
+        critic_error: Float[Array, ""],
+    ) -> Int[Array, ""]:
+        """The candidate of the next update: the same."""
+        return jnp.asarray(candidate)
 
 
-def latin_hypercube(
-    key: PRNGKeyArray, shape: tuple[int, ...], rows: Int[Array, " sample"] | None = None
-) -> Float[Array, "sample *rest"]:
-    """K points, each uniform on a unit cube, of which in every direction one lies in each of K
-    equal intervals. `shape` is K and the cube's directions (and batch axes); with `rows`, these
-    of the points (modulo K).
+class JointActions(FixedEstimator):
+    """An estimator that evaluates the critic at joint actions."""
 
-    Where K is prime, the intervals of a direction are gone through in steps of a random length from
-    a random start, modulo K. Any two points are then in any two different intervals with the same
-    probability, so that for the variance of an average it is as if the order were quite random;
-    but it takes two random numbers for a direction, where a random order takes K and sorts them.
-    """
-    k, *rest = shape
-    key_start, key_step = jax.random.split(key)
-    start = jax.random.uniform(key_start, (1, *rest), maxval=k)
-    rows = jnp.arange(k) if rows is None else rows % k
-    if prime(k):
-        step = jax.random.randint(key_step, (1, *rest), 1, k)
-        order = rows.reshape(rows.size, *(1 for _ in rest)) * step % k
-    else:
-        order = jax.random.uniform(key_step, shape).argsort(0)[rows]
-    u = (order + start) / k
-    return u - jnp.floor(u)
+    @property
+    @abstractmethod
+    def gradient_samples(self) -> int | None:
+        """Joint actions through which gradients flow; none: all of them."""
 
+    @abstractmethod
+    def rows(self, policy: Policy, key: PRNGKeyArray, rows: Int[Array, " sample"] | None) -> Draws:
+        """The joint actions at these rows, or all; a row past their number may have any weight."""
 
-def prime(n: int) -> bool:
-    """Whether `n` is a prime number."""
-    return n > 1 and all(n % d for d in range(2, math.isqrt(n) + 1))
+    def draw(
+        self, policy: Policy, key: PRNGKeyArray, rows: Int[Array, " sample"] | None = None
+    ) -> Draws:
+        """Weighted joint actions, as of `FixedEstimator`."""
+        draws = self.rows(policy, key, rows)
+        if rows is None:
+            return draws
+        real = rows < self.num_joint_actions
+        real = real.reshape(rows.size, *(1 for _ in draws.weights.shape[1:]))
+        return draws._replace(weights=jnp.where(real, draws.weights, 0.0))
 
+    def expectation(
+        self,
+        f: JointFunction,
+        policy: Policy,
+        key: PRNGKeyArray,
+        *,
+        closed_form: JointFunction | None = None,
+        memory: float = math.inf,
+    ) -> Float[Array, "*batch agent out"]:
+        """The average of f, with gradients through `gradient_samples` of the joint actions."""
+        total = self.num_joint_actions
+        through = self.gradient_samples or total
+        at_once = max(1, int(min(total, memory * 2**20 / (ENTRY * math.prod(policy.shape)))))
+        if through == total <= at_once:
+            return average(f, self.draw(policy, key))
+        if through == total:
+            return self.partial_sum(f, policy, key, at_once, 0, total)
+        # All joint actions give the value; the first ones give the gradient, scaled to all.
+        head = self.partial_sum(f, policy, key, at_once, 0, through)
+        tail = self.partial_sum(f, policy, key, at_once, through, total)
+        return jax.lax.stop_gradient(head + tail) + total / through * (
+            head - jax.lax.stop_gradient(head)
+        )
 
-def zero_sum(agents: int, actions: int) -> Int[np.ndarray, "sample agent"]:
-    """All joint actions whose sum is 0 modulo `actions`.
-
-    Any N − 1 entries of such a joint action determine the last, so whichever agent's own entry
-    is ignored, the rest runs through every joint action of the others exactly once: one set of
-    |A|^(N−1) joint actions enumerates for all agents.
-    """
-    free = np.indices((actions,) * (agents - 1), dtype=np.int32)
-    free = free.reshape(agents - 1, actions ** (agents - 1)).T
-    last = -free.sum(-1, keepdims=True) % actions
-    return np.concatenate([free, last.astype(np.int32)], -1)
-
-
-# --- Combining ----------------------------------------------------------------------------------
-
-
-def expectation(
-    estimator: Sampled | Exact,
-    f: Callable[[Array], Float[Array, "*batch agent out"]],
-    policy: Policy,
-    key: PRNGKeyArray,
-    *,
-    memory: float = math.inf,
-) -> Float[Array, "*batch agent out"]:
-    """The average of f over joint actions drawn from `policy`: part by part, where all at once
-    would take more than `memory` MiB; with gradients through `estimator.gradient_samples` of them."""
-    total = joint_actions(estimator, policy)
-    through = (isinstance(estimator, Sampled) and estimator.gradient_samples) or total
-    at_once = max(1, int(min(total, memory * 2**20 / (ENTRY * math.prod(policy.shape)))))
-    if through == total <= at_once:
-        return average(f, draw(estimator, policy, key))
-
-    def between(first: int, last: int) -> Float[Array, "*batch agent out"]:
+    def partial_sum(
+        self,
+        f: JointFunction,
+        policy: Policy,
+        key: PRNGKeyArray,
+        at_once: int,
+        first: int,
+        last: int,
+    ) -> Float[Array, "*batch agent out"]:
+        """The weighted sum of f over rows `first` to `last`, of which `at_once` are held."""
         parts = math.ceil((last - first) / at_once)
         size = math.ceil((last - first) / parts)
 
         @partial(jax.checkpoint, prevent_cse=False)
         def part(start: Int[Array, ""]):
             rows = start + jnp.arange(size)
-            return average(f, draw(estimator, policy, key, jnp.where(rows < last, rows, total)))
+            rows = jnp.where(rows < last, rows, self.num_joint_actions)
+            return average(f, self.draw(policy, key, rows))
 
         starts = first + size * jnp.arange(parts)
         zero = jnp.zeros(jax.eval_shape(part, starts[0]).shape)
         return jax.lax.scan(lambda sum, start: (sum + part(start), None), zero, starts)[0]
 
-    if through == total:
-        return between(0, total)
-    # All give the value, the first the gradient; any of them stand for all.
-    head, tail = between(0, through), between(through, total)
-    return jax.lax.stop_gradient(head + tail) + total / through * (
-        head - jax.lax.stop_gradient(head)
-    )
+
+@dataclass(frozen=True)
+class Enumeration(JointActions):
+    """Every joint action of the others, weighted by its probability (paper, Eq. 1)."""
+
+    agents: int
+    actions: int
+    exact: ClassVar[bool] = True
+    gradient_samples: ClassVar[None] = None
+
+    @property
+    def num_joint_actions(self) -> int:
+        """|A|^(N−1)."""
+        return self.actions ** (self.agents - 1)
+
+    def rows(self, policy: Policy, key: PRNGKeyArray, rows: Int[Array, " sample"] | None) -> Draws:
+        """These rows of the table of all joint actions."""
+        assert isinstance(policy, Categorical)
+        table = jnp.asarray(zero_sum(self.agents, self.actions))
+        return enumerated(policy, table if rows is None else table.at[rows].get(mode="clip"))
 
 
-def average(
-    f: Callable[[Array], Float[Array, "*batch agent out"]], draws: Draws
-) -> Float[Array, "*batch agent out"]:
-    """Σⱼ wᵢⱼ f(a⁽ʲ⁾)ᵢ                                                        (paper, Eq. 2)
+@dataclass(frozen=True)
+class Samples(JointActions):
+    """K draws from the joint policy, weighted equally."""
 
-    One joint action after another, and again in the backward pass: memory holds one at a time.
+    num_samples: int
+    gradient_samples: int | None = None
+
+    @property
+    def num_joint_actions(self) -> int:
+        """K."""
+        return self.num_samples
+
+    def rows(self, policy: Policy, key: PRNGKeyArray, rows: Int[Array, " sample"] | None) -> Draws:
+        """The actions at the sampler's points in [0, 1), as quantiles of the policies."""
+        points = self.points(key, policy.shape, rows)
+        weights = jnp.full((len(points), *policy.batch), 1.0 / self.num_samples)
+        return Draws(jax.vmap(policy.quantile)(points), weights)
+
+    @abstractmethod
+    def points(
+        self, key: PRNGKeyArray, shape: tuple[int, ...], rows: Int[Array, " sample"] | None
+    ) -> Float[Array, "sample *shape"]:
+        """Random points, each uniform on [0, 1): those at these rows, or all."""
+
+
+class IndependentSamples(Samples):
+    """K independent draws (paper, Eq. 2)."""
+
+    def points(
+        self, key: PRNGKeyArray, shape: tuple[int, ...], rows: Int[Array, " sample"] | None
+    ) -> Float[Array, "sample *shape"]:
+        """Independent points; those of other rows come from another key."""
+        if rows is None:
+            return jax.random.uniform(key, (self.num_samples, *shape))
+        return jax.random.uniform(jax.random.fold_in(key, rows[0]), (rows.size, *shape))
+
+
+class LatinSamples(Samples):
+    """K draws by Latin hypercube sampling."""
+
+    def points(
+        self, key: PRNGKeyArray, shape: tuple[int, ...], rows: Int[Array, " sample"] | None
+    ) -> Float[Array, "sample *shape"]:
+        """The points of a Latin hypercube."""
+        return latin_hypercube(key, (self.num_samples, *shape), rows)
+
+
+@dataclass(frozen=True)
+class ClosedForm(FixedEstimator):
+    """The expectation of a critic that is multilinear in the others' actions."""
+
+    exact: ClassVar[bool] = True
+    num_joint_actions: ClassVar[int] = 0
+
+    def draw(
+        self, policy: Policy, key: PRNGKeyArray, rows: Int[Array, " sample"] | None = None
+    ) -> Draws:
+        """Refuse: there are no joint actions."""
+        raise UserError("estimator 'analytic': a closed form draws no joint actions")
+
+    def expectation(
+        self,
+        f: JointFunction,
+        policy: Policy,
+        key: PRNGKeyArray,
+        *,
+        closed_form: JointFunction | None = None,
+        memory: float = math.inf,
+    ) -> Float[Array, "*batch agent out"]:
+        """`closed_form` at the policies' moments."""
+        assert closed_form is not None
+        return closed_form(policy.moments)
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """One of a few estimators, chosen anew at every update: the smallest whose standard error is
+    at most `tolerance` times the critic's error."""
+
+    candidates: tuple[JointActions, ...]
+    tolerance: float
+    exact: ClassVar[bool] = False
+
+    def size(self, candidate: Candidate = 0) -> Float[Array, ""]:
+        """The number of joint actions of each state."""
+        return self.measure(lambda estimator: estimator.num_joint_actions, candidate)
+
+    def choose(self, compute: Callable[..., Array], candidate: Candidate, *arguments: Any) -> Array:
+        """`compute(estimator, *arguments)` for the estimator in use."""
+        branches = [partial(compute, estimator) for estimator in self.candidates]
+        return jax.lax.switch(candidate, branches, *arguments)
+
+    def measure(
+        self, quantity: Callable[[FixedEstimator], float], candidate: Candidate
+    ) -> Float[Array, ""]:
+        """A static quantity of the estimator in use."""
+        quantities = [quantity(estimator) for estimator in self.candidates]
+        return jnp.asarray(quantities, jnp.float32)[candidate]
+
+    def next_candidate(
+        self,
+        candidate: Candidate,
+        noise: Float[Array, ""] | None,
+        critic_error: Float[Array, ""],
+    ) -> Int[Array, ""]:
+        """The candidate of the next update: the first whose variance is small enough, or the last.
+
+        `noise` is the variance of the present estimate, which falls as one over the number of
+        samples; `critic_error` is the mean squared error of the critic, in the same units.
+        """
+        assert noise is not None
+        allowed = self.tolerance**2 * critic_error
+        needed = noise * self.size(candidate) / (allowed + 1e-12)
+        sizes = [estimator.num_joint_actions for estimator in self.candidates]
+        index = (jnp.asarray(sizes, float) < needed).sum()
+        return jnp.minimum(index, len(self.candidates) - 1)
+
+
+Estimator = FixedEstimator | Adaptive
+
+
+def create_estimator(
+    settings: Settings, agents: int, actions: int | None, *, closed_form: bool = False
+) -> Estimator:
+    """The estimator with these settings, for `agents` with `actions` each (none: continuous
+    actions) and a critic with or without a closed form.
+
+    Raises `UserError` for `analytic` without a closed form, and for `exact` where the others' joint
+    actions are continuous or too many to enumerate.
     """
+    match settings:
+        case Auto() if closed_form:
+            return ClosedForm()
+        case Auto(max_joint_actions=most):
+            if actions is not None and actions ** (agents - 1) <= most:
+                return Enumeration(agents, actions)
+            return create_samples(FEW)
+        case Analytic() if closed_form:
+            return ClosedForm()
+        case Analytic():
+            raise UserError(
+                "estimator 'analytic': this critic's average has no closed form; use critic_model "
+                "'multilinear', or estimator 'sampled', 'exact' or 'auto'"
+            )
+        case Exact():
+            return create_enumeration(agents, actions)
+        case Sampled():
+            return create_samples(settings)
 
-    @partial(jax.checkpoint, prevent_cse=False)
-    def term(actions, weights):
-        return weights[..., None] * f(actions)
 
-    total, _ = jax.lax.scan(
-        lambda total, one: (total + term(*one), None),
-        jnp.zeros(jax.eval_shape(f, draws.actions[0]).shape),
-        (draws.actions, draws.weights),
-    )
-    return total
+def create_fixed_estimator(settings: Settings, agents: int, actions: int | None) -> FixedEstimator:
+    """The estimator with these settings for any critic, outside a training run.
 
-
-def combine(
-    aggregator: Aggregator,
-    f: Callable[[Array], Float[Array, "*batch agent out"]],
-    draws: Draws,
-    hope: float | Float[Array, ""] = 1.0,
-) -> Float[Array, "*batch agent out"]:
-    """What `aggregator` makes of f at all joint actions that were drawn.
-
-    `hope` (1 to 0) is what is left of an annealed optimism. All but `Mean` hold the values at all
-    joint actions at once.
+    Raises `UserError` as `create_estimator` does without a closed form, and for `auto` numbers of
+    samples.
     """
-    if isinstance(aggregator, Mean):
-        return average(f, draws)
-    values = jax.lax.map(jax.checkpoint(f, prevent_cse=False), draws.actions)
-    weights = draws.weights[..., None]
-    match aggregator:
-        case Entropic(eta=eta, anneal_eta=anneal):
-            return entropic(values, weights, eta * hope if anneal else eta)
-        case UpperQuantile(quantile=q):
-            return quantile(values, weights, q)
-        case Max():
-            return jnp.where(weights > 0, values, -jnp.inf).max(0)
+    estimator = create_estimator(settings, agents, actions)
+    if isinstance(estimator, Adaptive):
+        raise UserError("num_samples = auto: only a training run can choose it; give a number")
+    return estimator
 
 
-def entropic(
-    values: Float[Array, "sample *rest"],
-    weights: Float[Array, "sample *rest_or_one"],
-    eta: float | Float[Array, ""],
-) -> Float[Array, "*rest"]:
-    """(1/η) log Σⱼ wⱼ exp(η qⱼ)"""
-    eta = jnp.maximum(eta, SMALLEST_ETA)
-    mean = (weights * values).sum(0)
-    x = eta * (values - mean[None])  # About the mean, so that small η keep their digits.
-    top = jax.lax.stop_gradient(jnp.where(weights > 0, x, -jnp.inf).max(0))
-    small = jnp.log1p((weights * jnp.expm1(jnp.minimum(x, 1.0))).sum(0))
-    large = top + jnp.log((weights * jnp.exp(jnp.minimum(x - top[None], 0.0))).sum(0))
-    return mean + jnp.where(top < 1.0, small, large) / eta
+def create_enumeration(agents: int, actions: int | None) -> Enumeration:
+    """The estimator that enumerates; `UserError` where the joint actions are too many."""
+    if actions is None:
+        raise UserError(
+            "estimator 'exact': continuous actions cannot be enumerated; use 'sampled', or "
+            "critic_model 'multilinear' with 'analytic'"
+        )
+    enumeration = Enumeration(agents, actions)
+    if enumeration.num_joint_actions > LARGEST_ENUMERATION:
+        raise UserError(
+            f"estimator 'exact': {agents} agents with {actions} actions have "
+            f"{enumeration.num_joint_actions:,} joint actions of the others, more than "
+            f"{LARGEST_ENUMERATION:,}; use 'sampled' or 'auto'"
+        )
+    return enumeration
 
 
-def quantile(
-    values: Float[Array, "sample *rest"], weights: Float[Array, "sample *rest_or_one"], q: float
-) -> Float[Array, "*rest"]:
-    """The smallest value that a share q of the weights does not exceed."""
-    order = values.argsort(0)
-    shares = jnp.take_along_axis(jnp.broadcast_to(weights, values.shape), order, 0).cumsum(0)
-    # As all shares are sums of rounded numbers, what just misses q has reached it.
-    first = (shares < q * shares[-1:] - 1e-6).sum(0, keepdims=True)
-    return jnp.take_along_axis(jnp.take_along_axis(values, order, 0), first, 0)[0]
+def create_samples(settings: Sampled) -> JointActions | Adaptive:
+    """The estimator that draws joint actions with these settings."""
+    sampler = {"iid": IndependentSamples, "latin": LatinSamples}[settings.sampler]
+    through = settings.gradient_samples
+    if settings.num_samples != "auto":
+        return sampler(settings.num_samples, through)
+    candidates = tuple(sampler(k, through and min(through, k)) for k in CANDIDATES)
+    return Adaptive(candidates, settings.tolerance)

@@ -1,4 +1,5 @@
-"""Critics of the actor-critic: the one setting in which the methods differ."""
+"""Settings of the value: the critic's inputs, outputs and regression target, in which the methods
+differ."""
 
 from __future__ import annotations
 
@@ -10,61 +11,57 @@ from perla.methods.estimators import Analytic, Auto, Exact, Sampled
 
 
 class Independent(Config, tag="independent", frozen=True):
-    """V(τᵢ) of each agent's own observation (IPPO)."""
+    """V(τᵢ): the critic's input is each agent's own observation (IPPO)."""
 
 
 class Centralised(Config, tag="centralised", frozen=True):
-    """V(s) of the global state (MAPPO)."""
+    """V(s): the critic's input is the global state (MAPPO)."""
 
 
 class Counterfactual(Config, tag="counterfactual", frozen=True):
-    """Q(s, ·, a₋ᵢ) at the others' actual actions, with advantage
-    Q(s, aᵢ, a₋ᵢ) − Σₐ πᵢ(a) Q(s, a, a₋ᵢ) (COMA).
-
-    Returns bootstrap from Q at the next joint action. At the end of a rollout and of a truncated
-    episode it is sampled from the policies.
-    """
+    """Q(s, ·, a₋ᵢ) at the others' actions that were taken, with advantage
+    Q(s, aᵢ, a₋ᵢ) − Σₐ πᵢ(a) Q(s, a, a₋ᵢ) (COMA). Returns bootstrap from Q at the joint action that
+    was taken, or at one drawn from the policies at the end of a rollout and of a truncated
+    episode."""
 
 
 class Network(Config, tag="network", frozen=True):
-    """A network with the others' actions as inputs."""
+    """The others' actions are inputs of the critic's network."""
 
     action_fusion: Literal["first", "last"] = "last"
-    """Hidden layer that receives the others' actions. `last`: the layers below are computed once
-    per state. `first`: all layers are computed for every joint action, as in a plain network."""
+    """The hidden layer that takes them as inputs. `last`: all layers below are computed once for
+    each state. `first`: all layers are computed once for each joint action."""
 
 
 class Multilinear(Config, tag="multilinear", frozen=True):
-    """v₀(·) + Σᵣ wᵣ(·) (∏_{m≠i} (1 + ψₘᵣ(aₘ)) − 1): multilinear in the others' actions.
-
-    Its average over the others' policies has a closed form for any number of agents.
-    """
+    """v₀(·) + Σᵣ wᵣ(·) (∏_{m≠i} (1 + ψₘᵣ(aₘ)) − 1), with one factor for each other agent. Its
+    average over the others' policies has a closed form, for any number of agents."""
 
     rank: Count = 32
-    """Rank: the number of terms r in the sum."""
+    """Number of terms r in the sum."""
 
 
 class Embedded(Config, tag="embedded", frozen=True):
     """V(·, a₋ᵢ) or Q(·, aᵢ, a₋ᵢ) averaged over a₋ᵢ ~ π₋ᵢ: policy-embedded training (PERLA)."""
 
     critic_input: Literal["local", "global"] = "local"
-    """Input of the critic beside the others' actions: the agent's `local` observation or the
-    `global` state."""
+    """The critic's input beside the actions: the agent's `local` observation or the `global`
+    state."""
     critic_form: Literal["state-value", "action-value"] = "state-value"
     """`state-value`: V(·, a₋ᵢ), as in the paper's experiments. `action-value`: Q(·, aᵢ, a₋ᵢ) with
     advantage Q̂ᵢ(s, aᵢ) − Σₐ πᵢ(a) Q̂ᵢ(s, a), as in the paper's Algorithm 1 and its theory."""
     regress: Literal["joint", "marginal"] = "marginal"
-    """Prediction that is regressed on the target: the critic at the actual `joint` action, or its
-    `marginal` over the others' policies (Algorithm 1, line 7)."""
+    """The prediction that is regressed on the target: the critic at the `joint` action that was
+    taken, or its `marginal` (Algorithm 1, line 7)."""
     critic_model: Network | Multilinear = Network()
-    """Model of the critic: a plain network, or one with a closed-form average."""
+    """The critic's model of the others' actions."""
     estimator: Auto | Sampled | Exact | Analytic = Auto()
-    """Estimator of the average over the others' policies."""
+    """The estimator of the average over the others' actions."""
     aggregator: Mean | Entropic | UpperQuantile | Max = Mean()
-    """Aggregate of the critic's values over the others' actions."""
+    """The statistic of the critic's values at the others' actions."""
     memory: Positive = 256.0
-    """Memory for the values of all joint actions, in MiB. Beyond it the mean is accumulated in
-    parts; the other aggregators hold all of them."""
+    """Largest size of the joint actions of all states, in MiB. The mean is taken part by part
+    beyond it; other aggregators always hold all joint actions."""
 
 
 Value = Independent | Centralised | Counterfactual | Embedded

@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 from perla.algos.actor_critic import create_critic
-from perla.algos.values import estimate, taken
+from perla.algos.values import create_value
 from perla.distributions import Categorical
 from perla.envs.matrix import JointActionDistribution, MatrixGame
 from perla.envs.protocol import Observation
@@ -112,7 +112,7 @@ def fit(
     def error(critic: AnyCritic, joint: Int[Array, "batch agent"]) -> Float[Array, ""]:
         context = _context(critic, observation)
         context = jnp.broadcast_to(context, (len(joint), *context.shape[1:]))
-        q = taken(value, critic.joint(context, joint), joint)
+        q = create_value(value, game.spec).head.select(critic.joint(context, joint), joint)
         return ((q - game.payoff(joint)[:, None]) ** 2).mean()
 
     def update(carry, joint):
@@ -150,7 +150,7 @@ def ascend(
 
     def loss(logits, key):
         policy = Categorical.masked(logits[None], observation.avail[0])
-        q = estimate(value, critic, context, policy, key).action_values
+        q = create_value(value, game.spec).estimate(critic, context, policy, key).action_values
         return -(policy.probs * jax.lax.stop_gradient(q)).sum()
 
     def step(carry, key):

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from perla.distributions import Categorical
-from perla.marginal.estimators import average, draw
+from perla.marginal.estimators import create_fixed_estimator
+from perla.marginal.joint_actions import average
 from perla.methods.estimators import Exact, Sampled
 from perla.types import Array, Float, Int, PRNGKeyArray
 
@@ -91,7 +92,8 @@ def marginalised(
         return jnp.stack(each, -1)[..., None]
 
     policy = Categorical(jnp.log(jnp.asarray(game.policy, float))[states])
-    return average(f, draw(estimator, policy, key))[..., 0]
+    draws = create_fixed_estimator(estimator, game.agents, policy.choices).draw(policy, key)
+    return average(f, draws)[..., 0]
 
 
 # --- Theorem 1 ----------------------------------------------------------------------------------
