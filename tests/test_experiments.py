@@ -261,7 +261,7 @@ def test_aggregators_at_smoke(out, capsys):
 
 def test_a_dry_run_of_what_trains_nothing(capsys):
     assert main(["reproduce", "theory", "--dry-run"]) == 0
-    assert "no cells; on two cores" in capsys.readouterr().out
+    assert "no runs; on two cores" in capsys.readouterr().out
 
 
 def test_what_trains_nothing_is_for_no_cluster(capsys):
