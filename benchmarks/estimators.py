@@ -25,8 +25,9 @@ import numpy as np
 
 from perla.algos.values import create_value
 from perla.envs.registry import make_env
-from perla.loops.anakin import Progress, Trainer
+from perla.loops.anakin import Trainer
 from perla.loops.rollout import rollout
+from perla.loops.seeds import SeedState
 from perla.methods.estimators import Estimator, Sampled
 from perla.methods.ppo import PPO
 from perla.methods.recipes import RECIPES, make
@@ -56,9 +57,9 @@ def noise(env: str, stops: tuple[int, ...] = (1_000, 30_000, 100_000), repeats: 
     trainer = Trainer(make_env(env), config, seeds=(0,), steps=400_000)
 
     @partial(jax.jit, static_argnums=1)
-    def estimates(progress: Progress, estimator: Estimator):
-        learner = progress.learner
-        _, steps, _ = rollout(trainer.copies, learner.actor, progress.runner_state, progress.key, 8)
+    def answers(state: SeedState, estimator: Estimator):
+        learner = state.learner
+        _, steps, _ = rollout(trainer.envs, learner.actor, state.runner_state, state.key, 8)
         context, _ = learner.critic.context(
             steps.observation, learner.critic_hidden_state, steps.is_first
         )

@@ -19,14 +19,17 @@ from perla.algos import ppo
 from perla.cli import main
 from perla.envs import registry
 from perla.loops.evaluate import episode_limit
-from perla.loops.host import Trainer, together
+from perla.loops.host import Trainer
+from perla.loops.host_envs import stack_trees
+from perla.loops.host_rollout import rollout
 from perla.methods.recipes import make as make_config
 from perla.runs import execute
 
 pytestmark = pytest.mark.xdist_group("host")
 
 SMALL = probes.PLAIN | {
-    "num_envs": 5, "rollout_length": 6, "hidden_size": 16, "lr": 1e-2, "init": "torch", "gamma": probes.GAMMA,
+    "num_envs": 5, "rollout_length": 6, "hidden_size": 16, "lr": 1e-2, "init": "torch",
+    "gamma": probes.GAMMA,
 }  # fmt: skip
 TRAIN = [
     *(
@@ -92,9 +95,13 @@ def trainer():
 
 def rolled_out(trainer, population, key):
     """A rollout of the only seed."""
-    actors, keys = together([(population[0].learner.actor, key)])
-    (rollout,) = trainer._rollout(trainer._worlds[0], actors, keys, np.array([True]))
-    return rollout
+    actor = population[0].learner.actor
+    actors, keys = stack_trees([(actor, key)])
+    (result,) = rollout(
+        trainer._envs[0], actors, keys, np.array([True]), trainer._empty_trajectory(actor),
+        whole_episodes=False,
+    )  # fmt: skip
+    return result
 
 
 def leaves(tree):
@@ -171,13 +178,13 @@ def test_whole_episodes_are_collected_once_each(trainer):
 def test_a_rollout_is_what_the_world_gives(trainer):
     one = trainer()
     population = one.init()
-    seen, tally = rolled_out(one, population, jax.random.key(7))
+    seen, stats = rolled_out(one, population, jax.random.key(7))
     again, _ = rolled_out(one, population, jax.random.key(8))
     np.testing.assert_array_equal(seen.is_first, np.arange(6)[:, None].repeat(5, 1) % 3 == 0)
     np.testing.assert_array_equal(seen.terminated, np.arange(6)[:, None].repeat(5, 1) % 3 == 2)
     assert seen.valid.all()
-    assert tally.steps == 30
-    assert len(tally.returns) == 10
+    assert stats.steps == 30
+    assert len(stats.episode_returns) == 10
     signs = seen.observation.state[..., :2]
     won = ((2 * seen.action - 1 == signs).all(-1) & seen.terminated)[..., None]
     np.testing.assert_array_equal(seen.reward, np.broadcast_to(won, (6, 5, 2)))
@@ -195,12 +202,12 @@ def test_a_dropped_episode_is_neither_learnt_from_nor_counted(trainer, tmp_path)
     one = trainer(world={"fault": "nan", "trigger": str(trigger)}, say=said.append)
     population = one.init()
     trigger.touch()
-    seen, tally = rolled_out(one, population, jax.random.key(7))
+    seen, stats = rolled_out(one, population, jax.random.key(7))
     assert len(said) == 1
     (copy,) = np.nonzero(~seen.valid.all(0))[0]
     np.testing.assert_array_equal(seen.valid[:, copy], [False, False, True, True, True, True])
     np.testing.assert_array_equal(seen.is_first[:, copy], [True, False, True, False, False, True])
-    assert tally.steps == 28
+    assert stats.steps == 28
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(seen) if leaf.dtype != bool)
     # Whatever stands where the episode was dropped, the learner comes out the same.
     marred = seen._replace(
@@ -208,10 +215,10 @@ def test_a_dropped_episode_is_neither_learnt_from_nor_counted(trainer, tmp_path)
         action=np.where(seen.valid[..., None], seen.action, 1 - seen.action),
     )
     learner, key = population[0].learner, jax.random.key(1)
-    clean, metrics = one._improve(learner, seen, key, np.float32(0.5))
+    clean, metrics, _ = one._update(learner, seen, key, np.float32(0.5), np.int32(0))
     assert all(np.isfinite(value) for value in metrics.values())
     assert leaves(clean.actor) != leaves(learner.actor)
-    unmoved, _ = one._improve(learner, marred, key, np.float32(0.5))
+    unmoved, *_ = one._update(learner, marred, key, np.float32(0.5), np.int32(0))
     assert leaves(unmoved) == leaves(clean)
 
 
@@ -219,11 +226,33 @@ def test_with_nothing_to_learn_from_nothing_breaks(trainer):
     one = trainer()
     population = one.init()
     learner = population[0].learner
-    empty = one._blank(learner.actor)
+    empty = one._empty_trajectory(learner.actor)
     empty = empty._replace(valid=np.zeros_like(empty.valid))
-    improved, metrics = one._improve(learner, empty, jax.random.key(1), np.float32(0.5))
+    improved, metrics, _ = one._update(
+        learner, empty, jax.random.key(1), np.float32(0.5), np.int32(0)
+    )
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(improved))
     assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_a_finite_reward_that_breaks_the_learner_is_found_and_named(trainer, tmp_path):
+    """The pool lets 1e30 through, since it is finite; its square is not, in 32 bits."""
+    trigger, messages = tmp_path / "trigger", []
+    options = {"fault": "huge reward", "trigger": str(trigger)}
+    one = trainer(seeds=(0, 3), world=options, say=messages.append)
+    population = one.init()
+    trigger.touch()
+    population, _ = one.advance(population, 90)
+    assert messages == []
+    faults = [fault for fault in one.faults(population) if fault is not None]
+    assert len(faults) == 1, "one environment of one seed has the fault"
+    assert faults[0].array.startswith(("the learner's ", "metric "))
+    assert faults[0].step == 30
+    assert "1e+30" in str(faults[0])
+    assert sorted(int(state.steps) for state in population) == [30, 90]
+    for state in population:
+        actor = [leaf for leaf in jax.tree.leaves(state.best_actor) if leaf.dtype == np.float32]
+        assert all(np.isfinite(leaf).all() for leaf in actor)
 
 
 def test_evaluations_play_every_episode_once_and_to_its_end(trainer, tmp_path):
@@ -279,7 +308,7 @@ def test_killed_and_resumed_the_learner_goes_on(tmp_path):
     display = execute.Silent()
     display.say = heard.append
     result = execute.resume(out, display=display)
-    assert any("the worlds in fresh episodes" in line for line in heard)
+    assert any("the environments in new episodes" in line for line in heard)
     steps = [record["step"] for record in result.records]
     assert steps == [96 * i for i in range(21)]
     assert result.records[: len(before) - 1] == before[:-1]

@@ -141,14 +141,14 @@ def test_a_seed_stands_still_from_its_fault_on_and_its_best_parameters_are_finit
     assert steps["none"] == 96
     assert all(steps[name] <= 3 * PER_UPDATE for name in FAULTS[1:])
     for progress in population:
-        leaves = jax.tree.leaves(eqx.filter(progress.best, eqx.is_inexact_array))
+        leaves = jax.tree.leaves(eqx.filter(progress.best_actor, eqx.is_inexact_array))
         assert all(np.isfinite(leaf).all() for leaf in leaves)
 
 
 def test_other_seeds_are_what_they_would_have_been(outcome):
     trainer, population, rows = outcome
     one, _ = trainer.advance(trainer.advance(trainer.init()[:1], 0)[0], 96)
-    ours, theirs = (jax.tree.leaves(p.plain().learner) for p in (population[0], one[0]))
+    ours, theirs = (jax.tree.leaves(p.unwrap_key().learner) for p in (population[0], one[0]))
     assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
     assert rows[0]["return"] == 40.0
 
@@ -176,7 +176,7 @@ def test_a_step_that_is_far_too_long_is_found_in_the_parameters(algo):
     (fault,) = trainer.faults(population)
     assert fault is not None
     assert fault.array.startswith(("the learner's ", "metric "))
-    leaves = jax.tree.leaves(eqx.filter(population[0].best, eqx.is_inexact_array))
+    leaves = jax.tree.leaves(eqx.filter(population[0].best_actor, eqx.is_inexact_array))
     assert all(np.isfinite(leaf).all() for leaf in leaves)
 
 
@@ -217,8 +217,8 @@ def make() -> Env:
 """
 ARGUMENTS = [
     "ippo", "--env", "rare:make", "--steps", "400", "--num-envs", "4", "--rollout-length", "10",
-    "--hidden-size", "8", "--actor-network", "mlp", "--num-evaluations", "10", "--eval-episodes", "1",
-    "--absolute-episodes", "1", "--checkpoint-seconds", "0", "--quiet",
+    "--hidden-size", "8", "--actor-network", "mlp", "--num-evaluations", "10",
+    "--eval-episodes", "1", "--absolute-episodes", "1", "--checkpoint-seconds", "0", "--quiet",
 ]  # fmt: skip
 
 
@@ -242,7 +242,7 @@ def test_a_run_stops_at_the_first_seed_and_says_where_it_is_still_good(rare, tmp
     kept = checkpoint.newest_first(out / "checkpoints")
     assert re.fullmatch(
         rf"perla: seed 4: reward of agent 0 is not finite near step 1\d\d; the last finite "
-        rf"checkpoint is {kept[0]}; --on-nonfinite drop-seed goes on with the other seeds\n",
+        rf"checkpoint is {kept[0]}; --on-nonfinite drop-seed continues with the other seeds\n",
         said,
     )
     arrays = safetensors.numpy.load_file(kept[0])

@@ -233,7 +233,7 @@ def same(a, b) -> bool:
 
 def without_best(progress):
     """All that training depends on: the best evaluation so far is only remembered."""
-    return progress._replace(best=None, best_return=None)
+    return progress._replace(best_actor=None, best_return=None)
 
 
 def test_one_seed_is_the_same_among_others(eight):

@@ -16,8 +16,9 @@ import safetensors.numpy
 from fake_loop import FakeTrainer, frames
 from perla.errors import UserError
 from perla.methods.recipes import make
-from perla.runs import checkpoint, execute, replay
+from perla.runs import checkpoint, execute, replay, resume_point
 from perla.runs.interrupt import Interrupted
+from perla.runs.loop import RunLoop
 from perla.runs.spec import Run
 from perla.runs.store import CLOCKS, Folder
 
@@ -79,10 +80,10 @@ PLACES = [
     (FakeTrainer, "advance", range(1, 7)),
     (FakeTrainer, "absolute", range(1, 2)),
     (Folder, "append", range(1, 7)),
-    (execute, "_save", range(1, 7)),
+    (resume_point, "save", range(1, 7)),
     (checkpoint, "prune", range(1, 7)),
     (Folder, "write_marl_eval", range(1, 2)),
-    (execute, "_draw", range(1, 2)),
+    (RunLoop, "_draw", range(1, 2)),
     (Folder, "write_summary", range(1, 2)),
 ]
 
@@ -104,7 +105,7 @@ def test_dying_before_any_act_changes_nothing(
             pass
         else:
             assert seconds
-            assert name in ("_save", "prune")
+            assert name in ("save", "prune")
     execute.resume(tmp_path / "cut", checkpoint_seconds=seconds)
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
 

@@ -69,7 +69,7 @@ def test_a_run_survives_json(run):
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [(b'"steps"', b'"stepps"'), (b'"copies": 2', b'"copies": "2"'), (b'"algo"', b'"no"')],
+    [(b'"steps"', b'"stepps"'), (b'"num_envs": 2', b'"num_envs": "2"'), (b'"algo"', b'"no"')],
 )
 def test_json_is_read_strictly(run, old, new):
     with pytest.raises(UserError, match=r"config\.json"):
@@ -124,7 +124,7 @@ def test_a_run_folder_holds_everything(run, tmp_path):
     }
     assert len(events) == 1
     facts = json.loads((tmp_path / "a/config.json").read_text())
-    assert set(facts) == {"run", "versions", "hardware", "environment"}
+    assert set(facts) == {"settings_version", "run", "versions", "hardware", "environment"}
     assert facts["environment"]["rules"]
     assert facts["versions"]["jax"]
     assert Folder.open(tmp_path / "a").run() == run
@@ -138,7 +138,7 @@ def test_a_run_whose_world_has_changed_does_not_go_on(run, tmp_path):
     execute.train(run.replace(env=f"matrix:{payoffs}"), out)
     (out / "summary.json").unlink()
     payoffs.write_text("[[1, 2], [3, 5]]")
-    with pytest.raises(UserError, match=r"payoffs\.json is not what it was when this run began"):
+    with pytest.raises(UserError, match=r"payoffs\.json has changed since this run began"):
         execute.resume(out)
     payoffs.write_text("[[1, 2], [3, 4.0]]")
     assert execute.resume(out).records
@@ -156,7 +156,7 @@ def test_records_count_steps_of_each_seed(run):
 def test_what_is_not_a_number_is_null(run, tmp_path):
     execute.train(run, tmp_path / "a")
     first = json.loads((tmp_path / "a/metrics.jsonl").read_text().splitlines()[0])
-    assert first["entropy"] is None
+    assert first["ent_coef"] is None
     assert "NaN" not in (tmp_path / "a/metrics.jsonl").read_text()
 
 
@@ -327,12 +327,17 @@ def test_a_sparkline_fits_and_rises():
 
 def events(path):
     from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import masked_crc32c
 
     data, found = path.read_bytes(), []
     while data:
-        (length,) = struct.unpack("<Q", data[:8])
-        found.append(Event.FromString(data[12 : 12 + length]))
-        assert data[: 16 + length] == sinks.framed(data[12 : 12 + length])
+        length, check = struct.unpack("<QI", data[:12])
+        content, (check_content,) = (
+            data[12 : 12 + length],
+            struct.unpack_from("<I", data, 12 + length),
+        )
+        assert (check, check_content) == (masked_crc32c(data[:8]), masked_crc32c(content))
+        found.append(Event.FromString(content))
         data = data[16 + length :]
     return found
 

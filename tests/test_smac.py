@@ -20,7 +20,7 @@ from perla.envs.protocol import HostEnv
 from perla.envs.registry import make_env
 from perla.errors import UserError
 from perla.loops.evaluate import evaluate
-from perla.loops.progress import row, scores
+from perla.loops.seeds import evaluation_metrics, measured
 from perla.methods.recipes import make as make_config
 
 pytestmark = pytest.mark.xdist_group("host")
@@ -418,10 +418,11 @@ def test_environments_in_jax_may_say_who_won_as_well():
     played = evaluate(Contest(), actor, jax.random.key(1), greedy)
     assert 0 < played.wins.sum() < 60
     np.testing.assert_array_equal(played.wins, played.returns)
-    rates = row(scores(played, 20))
+    rates = measured(evaluation_metrics(played, 20))
     assert rates["win_rate"] == pytest.approx(played.wins[:20].mean())
     assert rates["win_rate_sampled"] == pytest.approx(played.wins[20:].mean())
-    silent = row(scores(evaluate(probes.PATIENCE, actor, jax.random.key(1), greedy), 20))
+    played = evaluate(probes.PATIENCE, actor, jax.random.key(1), greedy)
+    silent = measured(evaluation_metrics(played, 20))
     assert silent == {name: value for name, value in rates.items() if "win" not in name}
 
 

@@ -1,4 +1,4 @@
-"""The machine that a run is computed on, and the versions of the libraries."""
+"""Facts of this machine: hardware, processor cores, GPUs, and versions of the libraries."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything that can change a run's numbers."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the libraries that can change a run's numbers."""
+    result = {"python": platform.python_version()}
     for package in ("perla", "jax", "jaxlib", "equinox", "optax", "numpy"):
         try:
-            found[package] = importlib.metadata.version(package)
+            result[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             from perla import __version__
 
-            found[package] = __version__ if package == "perla" else "absent"
-    return found
+            result[package] = __version__ if package == "perla" else "absent"
+    return result
 
 
 def hardware() -> dict[str, Any]:
-    """What the run is computed on."""
+    """The platform, processor, cores and memory of this machine."""
     return {
         "platform": platform.platform(),
         "processor": processor(),
@@ -34,10 +34,10 @@ def hardware() -> dict[str, Any]:
 
 
 def cores() -> int:
-    """Processor cores that this process may use: `$PERLA_CORES`, or else all that it can."""
-    chosen = os.environ.get("PERLA_CORES", "")
-    if chosen.isdecimal() and int(chosen) > 0:
-        return int(chosen)
+    """The number of processor cores to use: `$PERLA_CORES`, by default all of this process."""
+    setting = os.environ.get("PERLA_CORES", "")
+    if setting.isdecimal() and int(setting) > 0:
+        return int(setting)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -59,20 +59,21 @@ def memory() -> int:
 
 
 def shares(count: int) -> list[list[int]]:
-    """The processor cores that this process may use, dealt out in `count` parts; where there are
-    fewer, several parts have the same one."""
-    own = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(cores())
-    mine = list(own)[: cores()]
-    return [mine[part::count] or [mine[part % len(mine)]] for part in range(count)]
+    """The processor cores to use, divided into `count` shares. If there are fewer cores than
+    shares, several shares have the same core."""
+    allowed = (
+        sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(cores())
+    )
+    used = list(allowed)[: cores()]
+    return [used[share::count] or [used[share % len(used)]] for share in range(count)]
 
 
 def accelerators() -> tuple[str, ...]:
-    """The NVIDIA GPUs that JAX, as it is installed here, can use, by their names in
-    `CUDA_VISIBLE_DEVICES`."""
+    """The NVIDIA GPUs that the installed JAX can use, by their names in `CUDA_VISIBLE_DEVICES`."""
     if not any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13)):
         return ()
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return tuple(name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1"))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return tuple(name.strip() for name in visible.split(",") if name.strip() not in ("", "-1"))
     numbers = (path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia*"))
     return tuple(sorted((number for number in numbers if number.isdecimal()), key=int))

@@ -258,7 +258,7 @@ class EmbeddedValue:
             # Q̂ᵢ(s, aᵢ) = Σⱼ wᵢⱼ Qᵢ(s, aᵢ, a₋ᵢ⁽ʲ⁾): the outputs are linear in the last hidden
             # layer, so its average needs the output layer only once.               (paper, Eq. 2)
             hidden = estimator.expectation(
-                partial(critic.meet, context),
+                partial(critic.last_hidden, context),
                 policy,
                 key,
                 closed_form=closed_form,

@@ -31,7 +31,7 @@ from perla.envs.registry import env_factory, make_env
 from perla.envs.wrappers import AutoReset
 from perla.envs.wrappers import sample_actions as sample_jax_actions
 from perla.loops.host import Trainer
-from perla.loops.worlds import halves
+from perla.loops.host_envs import halves
 from perla.machine import cores
 from perla.methods.recipes import make as learner
 

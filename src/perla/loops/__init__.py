@@ -1,1 +1,1 @@
-"""Training loops: collect, improve, evaluate."""
+"""Training loops: collect, update, evaluate."""

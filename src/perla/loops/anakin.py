@@ -1,4 +1,4 @@
-"""The whole loop on the device: rollout, update and evaluation, jitted as one."""
+"""Training with JAX environments: rollout, update and evaluation are one compiled function."""
 
 from __future__ import annotations
 
@@ -14,24 +14,23 @@ from perla.algos.protocol import Algorithm
 from perla.envs.protocol import Env
 from perla.envs.wrappers import AutoReset
 from perla.flops import Work, work
-from perla.loops import nonfinite
-from perla.loops import progress as seeds
+from perla.loops import nonfinite, seeds
 from perla.loops.evaluate import Episodes, episode_limit, evaluate
 from perla.loops.nonfinite import NonFinite
-from perla.loops.progress import Progress
 from perla.loops.rollout import RolloutStats, begin, rollout
+from perla.loops.seeds import SeedState
 from perla.methods.recipes import Method
 from perla.nets.actors import AnyActor
 from perla.types import Array, Bool, Int, Metrics, PRNGKeyArray
 
 
 class Trainer:
-    """Trains `config` on `env` for `steps` environment steps, once for every seed.
+    """Trains `config` on `env` for `steps` environment steps with each of the `seeds`.
 
-    Seeds are either one computation, vectorised over them, or a computation each, spread over
-    the devices. By default they are vectorised on an accelerator and apart on a CPU, where
-    batches of small matrix products are slow; and apart, a seed's results are the same to the
-    bit whichever others are trained beside it.
+    The seeds are either vectorised in one computation or one computation each, spread over the
+    devices. The default is to vectorise on an accelerator but not on a CPU, where batched small
+    matrix products are slow. Without vectorisation a seed's results do not depend on the other
+    seeds, to the bit.
     """
 
     def __init__(
@@ -49,196 +48,200 @@ class Trainer:
         self.eval_episodes = eval_episodes
         self.devices = devices or jax.devices()
         self.vectorised = self.devices[0].platform != "cpu" if vectorise is None else vectorise
-        self.copies = AutoReset(env, config.num_envs)
+        self.envs = AutoReset(env, config.num_envs)
         self.algorithm: Algorithm = create(config, env.spec)
         over_seeds = jax.vmap if self.vectorised else lambda f, **_: f
-        self._begin = jax.jit(over_seeds(self._begin_one))
-        self._advance = jax.jit(over_seeds(self._advance_one, in_axes=(0, None)), donate_argnums=0)
+        self._init = jax.jit(over_seeds(self._init_seed))
+        self._advance = jax.jit(over_seeds(self._advance_seed, in_axes=(0, None)), donate_argnums=0)
         self._play = jax.jit(partial(evaluate, env))
         self._absolute = jax.jit(
-            over_seeds(self._absolute_one, in_axes=(0, None)), static_argnums=1
+            over_seeds(self._absolute_seed, in_axes=(0, None)), static_argnums=1
         )
 
-    # Seeds, together or apart: a population is a list of `Progress`, one for each computation.
+    # All seeds. A population is a list of `SeedState`: one for each seed, or a single one with a
+    # leading seed axis if the seeds are vectorised.
 
     def compile(self) -> None:
-        """Compile everything, by evaluating a fresh population that is thrown away."""
+        """Compile everything by evaluating a new population, which is discarded."""
         population, _ = self.advance(self.init(), 0)
         jax.block_until_ready(population)
 
     def work_per_step(self) -> Work:
-        """What training does for each environment step.
+        """The work of training for each environment step.
 
-        Where episodes are collected whole, as much as the longest possible ones take.
+        If whole episodes are collected, every episode counts as long as the step limit.
         """
         steps = self.config.num_envs * self.config.length(self.env.spec.limit)
-        return work(self._update, self._blueprint()).times(1 / steps)
+        return work(self._update, self._state_shapes()).times(1 / steps)
 
     def work_per_evaluation(self, episodes: int) -> Work:
-        """What an evaluation of one seed does at most."""
-        blueprint = self._blueprint()
+        """An upper bound of the work of evaluating one seed."""
 
-        def evaluation(progress: Progress) -> tuple[Episodes, Metrics]:
-            return self._evaluate(progress.best, progress.key, episodes)
+        def evaluation(state: SeedState) -> tuple[Episodes, Metrics]:
+            return self._evaluate(state.best_actor, state.key, episodes)
 
-        # Its loop counts once, and runs until the longest episode is over.
-        return work(evaluation, blueprint).times(episode_limit(self.env))
+        # `work` counts the evaluation's loop once; it runs until the longest episode ends.
+        return work(evaluation, self._state_shapes()).times(episode_limit(self.env))
 
-    def _metrics(self) -> list[str]:
-        """The names of all that an update measures."""
-        return list(jax.eval_shape(self._update, self._blueprint())[1])
-
-    def _blueprint(self) -> Progress:
-        """The shapes and types of one seed's progress."""
-        return jax.eval_shape(self._begin_one, jax.random.key(0))
-
-    def init(self) -> list[Progress]:
-        """Every seed at its first step."""
+    def init(self) -> list[SeedState]:
+        """The population before the first step."""
         keys = [jax.random.key(seed) for seed in self.seeds]
         if self.vectorised:
             keys = [jnp.stack(keys)]
-        return self._place([self._begin(key) for key in keys])
+        return self._place([self._init(key) for key in keys])
 
     def advance(
-        self, population: list[Progress], until: int
-    ) -> tuple[list[Progress], list[dict[str, float]]]:
+        self, population: list[SeedState], until: int
+    ) -> tuple[list[SeedState], list[dict[str, float]]]:
         """Train every seed until it has made `until` steps, then evaluate it.
 
-        Updates are whole, so a seed may go past `until` by less than one. Returns the metrics of
-        each seed, means over the updates just made (absent if there were none).
-
-        A seed stands still from the update on in which a number was not finite, see `faults`.
+        The last update is completed, so a seed may exceed `until` by less than one update. Returns
+        the metrics of each seed: means over these updates (none without an update), and those of
+        the evaluation. A seed with a fault (see `faults`) trains no further.
         """
-        results = [self._advance(progress, jnp.int32(until)) for progress in population]
-        return [progress for progress, _ in results], self._rows([rows for _, rows in results])
+        results = [self._advance(state, jnp.int32(until)) for state in population]
+        return [state for state, _ in results], self._per_seed([metrics for _, metrics in results])
 
-    def faults(self, population: list[Progress]) -> list[NonFinite | None]:
-        """The first number of each seed that was not finite, None where all are."""
+    def faults(self, population: list[SeedState]) -> list[NonFinite | None]:
+        """The first number of each seed that is not finite, None if all are finite."""
         if self.vectorised:
-            (together,) = population
-            at = range(len(self.seeds))
-            population = [jax.tree.map(lambda x, i=i: x[i], together) for i in at]
-        return seeds.faults(population, self._metrics)
+            (stacked,) = population
+            indices = range(len(self.seeds))
+            population = [jax.tree.map(lambda x, i=i: x[i], stacked) for i in indices]
+        return seeds.faults(population, self._metric_names)
 
-    def absolute(self, population: list[Progress], episodes: int = 320) -> list[dict[str, float]]:
-        """The best actors over fresh episodes, as many greedy as sampled."""
-        return self._rows([self._absolute(progress, episodes) for progress in population])
+    def absolute(self, population: list[SeedState], episodes: int = 320) -> list[dict[str, float]]:
+        """The metrics of each seed's best actor over new episodes: `episodes` greedy ones and as
+        many sampled ones."""
+        return self._per_seed([self._absolute(state, episodes) for state in population])
 
-    def export(self, population: list[Progress]) -> Progress:
-        """The population as NumPy arrays with a leading seed axis, whatever the devices are."""
+    def export(self, population: list[SeedState]) -> SeedState:
+        """The population as NumPy arrays with a leading seed axis, on any devices."""
         if self.vectorised:
-            return jax.tree.map(np.asarray, population[0].plain())
+            return jax.tree.map(np.asarray, population[0].unwrap_key())
         return seeds.stack(population)
 
-    def restore(self, exported: Progress) -> list[Progress]:
+    def restore(self, exported: SeedState) -> list[SeedState]:
         """The inverse of `export`."""
         if self.vectorised:
-            return self._place([exported.keyed()])
+            return self._place([exported.wrap_key()])
         return self._place(seeds.unstack(exported, len(self.seeds)))
 
-    def template(self) -> Progress:
-        """Shapes and types of what `export` returns, without computing it."""
-        return seeds.template(self._blueprint(), len(self.seeds))
+    def template(self) -> SeedState:
+        """Shapes and types of the result of `export`, without computing it."""
+        return seeds.template(self._state_shapes(), len(self.seeds))
 
-    def actor(self, exported: Progress, seed: int, *, best: bool = True) -> AnyActor:
-        """The actor of the seed at position `seed`: the best evaluated, or the last."""
-        return seeds.actor(exported, seed, best=best)
+    def actor(self, exported: SeedState, index: int, *, best: bool = True) -> AnyActor:
+        """The best actor of the seed at position `index`, or its last one."""
+        return seeds.actor(exported, index, best=best)
 
     def play(self, actor: AnyActor, key: PRNGKeyArray, greedy: Bool[Array, " episode"]) -> Episodes:
-        """An episode of `actor` for each entry of `greedy`: likeliest actions, or sampled ones."""
+        """One episode for each entry of `greedy`, with the most likely actions if it is true and
+        with sampled ones otherwise."""
         return self._play(actor, key, greedy)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: this trainer holds no processes."""
 
-    def _place(self, population: list[Progress]) -> list[Progress]:
-        """Spread over the devices: computations in turn; or within the one computation its seeds,
-        or else its copies, if their number allows."""
+    def _place(self, population: list[SeedState]) -> list[SeedState]:
+        """Spread the population over the devices.
+
+        Seeds that are a computation each go to the devices in turn. Vectorised seeds are sharded
+        over them, or else their environments, if the devices divide their number.
+        """
         devices = self.devices
         if not self.vectorised:
             return [
-                jax.device_put(progress, devices[i % len(devices)])
-                for i, progress in enumerate(population)
+                jax.device_put(state, devices[i % len(devices)])
+                for i, state in enumerate(population)
             ]
-        (progress,) = population
+        (state,) = population
         mesh = Mesh(np.array(devices), "device")
-        whole = NamedSharding(mesh, PartitionSpec())
+        replicated = NamedSharding(mesh, PartitionSpec())
         by_seed = NamedSharding(mesh, PartitionSpec("device"))
-        by_copy = NamedSharding(mesh, PartitionSpec(None, "device"))
+        by_env = NamedSharding(mesh, PartitionSpec(None, "device"))
         if len(self.seeds) % len(devices) == 0:
-            return [jax.device_put(progress, by_seed)]
-        placed = jax.device_put(progress, whole)
+            return [jax.device_put(state, by_seed)]
+        placed = jax.device_put(state, replicated)
         if self.config.num_envs % len(devices) == 0:
-            placed = placed._replace(runner_state=jax.device_put(progress.runner_state, by_copy))
+            placed = placed._replace(runner_state=jax.device_put(state.runner_state, by_env))
         return [placed]
 
-    def _rows(self, metrics: list[dict[str, Array]]) -> list[dict[str, float]]:
+    def _per_seed(self, metrics: list[dict[str, Array]]) -> list[dict[str, float]]:
+        """The metrics of each seed as Python numbers."""
         if self.vectorised:
-            together = {name: np.asarray(value) for name, value in metrics[0].items()}
-            metrics = [{k: v[i] for k, v in together.items()} for i in range(len(self.seeds))]
-        return [seeds.row(own) for own in metrics]
+            stacked = {name: np.asarray(value) for name, value in metrics[0].items()}
+            metrics = [{k: v[i] for k, v in stacked.items()} for i in range(len(self.seeds))]
+        return [seeds.measured(seed_metrics) for seed_metrics in metrics]
 
     # One seed.
 
-    def _begin_one(self, key: PRNGKeyArray) -> Progress:
-        key_learner, key_scene, key = jax.random.split(key, 3)
+    def _state_shapes(self) -> SeedState:
+        return jax.eval_shape(self._init_seed, jax.random.key(0))
+
+    def _metric_names(self) -> list[str]:
+        return list(jax.eval_shape(self._update, self._state_shapes())[1])
+
+    def _init_seed(self, key: PRNGKeyArray) -> SeedState:
+        key_learner, key_envs, key = jax.random.split(key, 3)
         learner = self.algorithm.init(key_learner)
-        runner_state = begin(self.copies, learner.actor, key_scene)
-        return Progress.start(learner, runner_state, key)
+        runner_state = begin(self.envs, learner.actor, key_envs)
+        return SeedState.initial(learner, runner_state, key)
 
-    def _advance_one(
-        self, progress: Progress, until: Int[Array, ""]
-    ) -> tuple[Progress, dict[str, Array]]:
+    def _advance_seed(
+        self, state: SeedState, until: Int[Array, ""]
+    ) -> tuple[SeedState, dict[str, Array]]:
         def update(carry):
-            progress, sums, stats, updates = carry
-            progress, metrics, more = self._update(progress)
+            state, sums, stats, updates = carry
+            state, metrics, new_stats = self._update(state)
             sums = jax.tree.map(jnp.add, sums, metrics)
-            return progress, sums, jax.tree.map(jnp.add, stats, more), updates + 1
+            return state, sums, jax.tree.map(jnp.add, stats, new_stats), updates + 1
 
-        def going(carry):
-            progress = carry[0]
-            return (progress.steps < until) & ~progress.fault.found
+        def unfinished(carry):
+            state = carry[0]
+            return (state.steps < until) & ~state.fault.found
 
-        _, *shapes = jax.eval_shape(self._update, progress)
+        _, *shapes = jax.eval_shape(self._update, state)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        start = (progress, *zeros, jnp.int32(0))
-        progress, sums, stats, updates = jax.lax.while_loop(going, update, start)
+        start = (state, *zeros, jnp.int32(0))
+        state, sums, stats, updates = jax.lax.while_loop(unfinished, update, start)
         metrics = {name: total / updates for name, total in sums.items()}
         metrics["train_return"] = stats.returns / stats.episodes
-        # Evaluation draws from a key of its own and so leaves the training as it is.
-        played, scores = self._evaluate(progress.learner.actor, progress.key, self.eval_episodes)
-        return progress.judged(played, scores), metrics | scores | {"step": progress.steps}
+        # An evaluation draws from a key of its own and so leaves the training unchanged.
+        episodes, scores = self._evaluate(state.learner.actor, state.key, self.eval_episodes)
+        state = state.after_evaluation(episodes, scores)
+        return state, metrics | scores | {"step": state.steps}
 
-    def _update(self, progress: Progress) -> tuple[Progress, Metrics, RolloutStats]:
-        """Collect, then improve."""
-        key, key_rollout, key_update = jax.random.split(progress.key, 3)
-        assert progress.runner_state is not None
+    def _update(self, state: SeedState) -> tuple[SeedState, Metrics, RolloutStats]:
+        """Collect a rollout, then learn from it."""
+        key, key_rollout, key_update = jax.random.split(state.key, 3)
+        assert state.runner_state is not None
         runner_state, trajectory, stats = rollout(
-            self.copies,
-            progress.learner.actor,
-            progress.runner_state,
+            self.envs,
+            state.learner.actor,
+            state.runner_state,
             key_rollout,
             self.config.length(self.env.spec.limit),
             whole_episodes=self.config.rollout_length is None,
         )
         learner, metrics = self.algorithm.update(
-            progress.learner, trajectory, key_update, progress.steps / self.steps
+            state.learner, trajectory, key_update, state.steps / self.steps
         )
-        progress = progress._replace(
+        state = state._replace(
             learner=learner,
             runner_state=runner_state,
             key=key,
-            steps=progress.steps + stats.steps,
-            fault=nonfinite.find(trajectory, learner, metrics, progress.steps),
+            steps=state.steps + stats.steps,
+            fault=nonfinite.find_fault(trajectory, learner, metrics, state.steps),
         )
-        return progress, metrics, stats
+        return state, metrics, stats
 
-    def _absolute_one(self, progress: Progress, episodes: int) -> Metrics:
-        return self._evaluate(progress.best, progress.key, episodes)[1]
+    def _absolute_seed(self, state: SeedState, episodes: int) -> Metrics:
+        return self._evaluate(state.best_actor, state.key, episodes)[1]
 
     def _evaluate(
         self, actor: AnyActor, key: PRNGKeyArray, episodes: int
     ) -> tuple[Episodes, Metrics]:
         greedy = jnp.arange(2 * episodes) < episodes
         played = evaluate(self.env, actor, jax.random.fold_in(key, episodes), greedy)
-        return played, seeds.scores(played, episodes)
+        return played, seeds.evaluation_metrics(played, episodes)

@@ -1,4 +1,4 @@
-"""Playing whole episodes with a fixed policy."""
+"""Evaluation of a fixed policy over whole episodes."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ class Episodes(NamedTuple):
     """Finished episodes."""
 
     returns: Float[Array, " episode"]
-    """Undiscounted, averaged over agents (who all earn the same where the reward is common)."""
+    """Undiscounted returns, averaged over agents (all equal if the reward is common)."""
     lengths: Int[Array, " episode"]
+    """Steps."""
     wins: Float[Array, " episode"]
-    """1 if the episode was won, 0 if not; NaN where the world does not say."""
+    """1 if the episode was won, 0 if not; NaN if the environment does not report it."""
     faulty: Bool[Array, " agent"]
-    """Agents that earned a reward that is not finite."""
+    """Agents that received a reward that is not finite."""
 
 
 def evaluate(
     env: Env, actor: AnyActor, key: PRNGKeyArray, greedy: Bool[Array, " episode"]
 ) -> Episodes:
-    """One episode for each entry of `greedy`: the likeliest actions, or sampled ones.
+    """One episode for each entry of `greedy`, with the most likely actions if it is true and with
+    sampled ones otherwise.
 
-    All are stepped side by side until the last one ends.
+    The episodes run in parallel until the last one ends.
     """
     episodes = greedy.shape[0]
     limit = episode_limit(env)
@@ -45,15 +47,15 @@ def evaluate(
         key_action, key_env, key_actor = jax.random.split(jax.random.fold_in(key_run, time), 3)
         is_first = jnp.full(episodes, time == 0)
         policy, hidden_state = actor(observation, hidden_state, is_first, key_actor)
-        best = policy.mode()
-        chooses = greedy.reshape(-1, *(1 for _ in best.shape[1:]))
-        action = jnp.where(chooses, best, policy.sample(key_action))
-        keys, given = jax.random.split(key_env, episodes), env.spec.bounded(action)
-        state, timestep = jax.vmap(env.step)(keys, state, given)
+        mode = policy.mode()
+        is_greedy = greedy.reshape(-1, *(1 for _ in mode.shape[1:]))
+        action = jnp.where(is_greedy, mode, policy.sample(key_action))
+        keys = jax.random.split(key_env, episodes)
+        state, timestep = jax.vmap(env.step)(keys, state, env.spec.bounded(action))
         result = Episodes(
             result.returns + jnp.where(done, 0.0, timestep.reward.mean(-1)),
             result.lengths + ~done,
-            # An episode's last step says; what follows it says nothing.
+            # The last step of the episode counts; later ones are padding.
             result.wins if timestep.won is None else jnp.where(done, result.wins, timestep.won),
             result.faulty | (~jnp.isfinite(timestep.reward) & ~done[:, None]).any(0),
         )
@@ -78,7 +80,7 @@ def evaluate(
 
 
 def watch(env: Env, actor: AnyActor, key: PRNGKeyArray, *, greedy: bool = True) -> list[Any]:
-    """The states of one episode, first to last, for rendering."""
+    """The states of one episode in order, for rendering."""
     key_reset, key_run = jax.random.split(key)
     state, observation = jax.jit(env.reset)(key_reset)
     hidden_state = actor.initial_state(())
@@ -105,7 +107,7 @@ def watch(env: Env, actor: AnyActor, key: PRNGKeyArray, *, greedy: bool = True) 
 
 
 def episode_limit(env: Env | HostEnv) -> int:
-    """The steps after which an episode is over at the latest; `UserError` if there is no limit."""
+    """The step limit of an episode; raises `UserError` if there is none."""
     if env.spec.limit is None:
         raise UserError(f"{env.spec.id}: episodes without a step limit cannot be evaluated")
     return env.spec.limit

@@ -1,8 +1,8 @@
-"""The first number of a seed that is not finite: in which array, of which agent, near which step.
+"""Detection of the first number that is not finite: its array, its agent and the step.
 
-A NaN or an infinity spreads through a learner within one update and leaves no trace of where it
-came from. So every update is checked, at the price of one pass over its rollout and parameters,
-and a seed stops at the first fault: what it learnt before stays as it was.
+A NaN or an infinity spreads through a learner within one update and hides its origin. So every
+update is checked, which costs one pass over its rollout and parameters, and a seed stops training
+at its first fault. The best actor is from an evaluation before the fault.
 """
 
 from __future__ import annotations
@@ -23,45 +23,45 @@ from perla.types import Array, Bool, Float, Int, Metrics
 REWARD = "reward"
 MASK = "action mask"
 ENVIRONMENT = ("observation", "final observation", "state", "final state", MASK, REWARD)
-"""What an environment sends, in the order in which it is looked at."""
+"""The arrays that an environment returns, in the order in which they are checked."""
 SHARED = ("state", "final state")
-"""Those of them that belong to no agent."""
+"""The arrays that belong to no single agent."""
 LEARNER = "learner"
 NONE = -1
-"""No array, or no agent in particular."""
+"""The index of no array, or of no agent."""
 
 
 class Fault(NamedTuple):
     """The first fault of a seed, as arrays that a compiled loop can carry."""
 
     array: Int[Array, ""]
-    """Its place among those of `ENVIRONMENT`, the learner and the metrics by name; −1 while nothing
-    is wrong."""
+    """Index into the arrays of `ENVIRONMENT`, then the learner, then the metrics sorted by name;
+    −1 without a fault."""
     agent: Int[Array, ""]
-    """The agent that it belongs to; −1 where it belongs to no agent."""
+    """The agent whose number it is; −1 if it belongs to none."""
     step: Int[Array, ""]
-    """Environment transitions made until then, summed over copies."""
+    """Environment steps before the fault, summed over environments."""
     reward: Float[Array, ""]
     """The largest magnitude of a reward in the rollout."""
 
     @classmethod
     def none(cls) -> Fault:
-        """Nothing is wrong."""
+        """No fault."""
         return cls(jnp.int32(NONE), jnp.int32(NONE), jnp.int32(0), jnp.float32(0.0))
 
     @property
     def found(self) -> Bool[Array, ""]:
-        """A number is not finite."""
+        """True if there is a fault."""
         return self.array != NONE
 
-    def before(self, later: Fault) -> Fault:
-        """This fault, or `later` where there is none yet."""
+    def or_else(self, later: Fault) -> Fault:
+        """This fault, or `later` if this is none."""
         return jax.tree.map(lambda a, b: jnp.where(self.found, a, b), self, later)
 
 
 @dataclass(frozen=True)
 class NonFinite:
-    """A `Fault` in words."""
+    """The first fault of a seed, for messages."""
 
     array: str
     agent: int | None
@@ -69,40 +69,43 @@ class NonFinite:
     reward: float
 
     def __str__(self) -> str:
-        whose = "" if self.agent is None else f" of agent {self.agent}"
         if self.array == MASK:
             return f"agent {self.agent} has no legal action near step {self.step:,}"
-        place = f"{self.array}{whose} is not finite near step {self.step:,}"
+        of_agent = "" if self.agent is None else f" of agent {self.agent}"
+        text = f"{self.array}{of_agent} is not finite near step {self.step:,}"
         if self.agent is None and math.isfinite(self.reward):
-            place += f" (the largest reward there is {self.reward:.3g})"
-        return place
+            text += f" (the largest reward there is {self.reward:.3g})"
+        return text
 
 
-def find(trajectory: Trajectory, learner: Any, metrics: Metrics, steps: Int[Array, ""]) -> Fault:
-    """The first fault of an update that began after `steps` steps: in what the environment sent,
-    else in what was learnt from it, else in the metrics."""
-    copies = trajectory.valid.shape[1]
-    rows = []
-    for name, flags in zip(ENVIRONMENT, _environment(trajectory), strict=True):
-        first = flags.any(-1).argmax()
-        agent = jnp.int32(NONE) if name in SHARED else flags[first].argmax()
-        rows.append((flags.any(), agent, steps + first * copies))
-    after = steps + trajectory.valid.sum(dtype=jnp.int32)
-    measured = ~jnp.isfinite(jnp.stack([metrics[name] for name in sorted(metrics)]))
-    rows += [(flag, jnp.int32(NONE), after) for flag in (~finite(learner), *measured)]
-    found, agents, places = (jnp.stack(column) for column in zip(*rows, strict=True))
+def find_fault(
+    trajectory: Trajectory, learner: Any, metrics: Metrics, steps: Int[Array, ""]
+) -> Fault:
+    """The first fault of an update that began after `steps` steps, checking the trajectory, then
+    the updated learner, then the metrics."""
+    num_envs = trajectory.valid.shape[1]
+    checks = []  # (is there a fault, agent, step) for each array
+    for name, faulty in zip(ENVIRONMENT, _faults_of_environment(trajectory), strict=True):
+        time = faulty.any(-1).argmax()
+        agent = jnp.int32(NONE) if name in SHARED else faulty[time].argmax()
+        checks.append((faulty.any(), agent, steps + time * num_envs))
+    steps_after = steps + trajectory.valid.sum(dtype=jnp.int32)
+    bad_metrics = ~jnp.isfinite(jnp.stack([metrics[name] for name in sorted(metrics)]))
+    for bad in (~all_finite(learner), *bad_metrics):
+        checks.append((bad, jnp.int32(NONE), steps_after))
+    found, agents, fault_steps = (jnp.stack(column) for column in zip(*checks, strict=True))
     array = found.argmax()
     return Fault(
         jnp.where(found.any(), array, NONE).astype(jnp.int32),
         agents[array].astype(jnp.int32),
-        places[array].astype(jnp.int32),
+        fault_steps[array].astype(jnp.int32),
         jnp.abs(trajectory.reward).max().astype(jnp.float32),
     )
 
 
-def in_rewards(agents: Bool[Array, " agent"], steps: Int[Array, ""]) -> Fault:
-    """The fault of an evaluation after `steps` steps, in which these `agents` earned a reward that
-    is not finite."""
+def fault_of_evaluation(agents: Bool[Array, " agent"], steps: Int[Array, ""]) -> Fault:
+    """The fault of an evaluation after `steps` steps in which `agents` received a reward that is
+    not finite."""
     return Fault(
         jnp.where(agents.any(), ENVIRONMENT.index(REWARD), NONE).astype(jnp.int32),
         agents.argmax().astype(jnp.int32),
@@ -111,45 +114,53 @@ def in_rewards(agents: Bool[Array, " agent"], steps: Int[Array, ""]) -> Fault:
     )
 
 
-def finite(tree: Any) -> Bool[Array, ""]:
-    """Every number of a tree is finite; those of a replay were, when they went in."""
-    # One long array costs a copy, and compiles to one loop where each leaf's own would be hundreds.
-    return jnp.isfinite(jnp.concatenate([leaf.ravel() for leaf in _numbers(tree).values()])).all()
+def all_finite(tree: Any) -> Bool[Array, ""]:
+    """True if every number of `tree` is finite. Replay buffers are skipped: their content was
+    checked when it was collected."""
+    # Concatenation costs a copy but compiles to one loop instead of hundreds, one for each leaf.
+    leaves = [leaf.ravel() for leaf in _inexact_leaves(tree).values()]
+    return jnp.isfinite(jnp.concatenate(leaves)).all()
 
 
-def described(fault: Fault, learner: Any, metrics: Callable[[], Iterable[str]]) -> NonFinite | None:
-    """A fault in words, None where nothing is wrong. `learner` is what the seed stands still with,
-    `metrics` tells the names of all that an update measures."""
+def describe(
+    fault: Fault, learner: Any, metric_names: Callable[[], Iterable[str]]
+) -> NonFinite | None:
+    """The fault with its array's name, None if there is no fault.
+
+    `learner` is the learner after the fault; `metric_names` returns the names of an update's
+    metrics.
+    """
     array, agent, step, reward = (np.asarray(field).item() for field in fault)
     if array == NONE:
         return None
-    name = [*ENVIRONMENT, LEARNER, *(f"metric {name}" for name in sorted(metrics()))][array]
+    name = [*ENVIRONMENT, LEARNER, *(f"metric {name}" for name in sorted(metric_names()))][array]
     if name == LEARNER:
-        numbers = _numbers(learner).items()
-        wrong = next(path for path, leaf in numbers if not np.isfinite(np.asarray(leaf)).all())
-        name = f"the learner's {wrong}"
+        leaves = _inexact_leaves(learner).items()
+        path = next(path for path, leaf in leaves if not np.isfinite(np.asarray(leaf)).all())
+        name = f"the learner's {path}"
     return NonFinite(name, None if agent == NONE else agent, step, reward)
 
 
-def _environment(trajectory: Trajectory) -> list[Bool[Array, "time _"]]:
-    """The faults in each of the arrays of `ENVIRONMENT`, of an agent or of all together."""
-    seen, final = trajectory.observation, trajectory.final
-    illegal = ~seen.avail.any(-1)
-    if seen.alive is not None:
-        illegal &= seen.alive
-    flags = (
-        ~jnp.isfinite(seen.obs).all(-1),
+def _faults_of_environment(trajectory: Trajectory) -> list[Bool[Array, "time _"]]:
+    """For each array of `ENVIRONMENT` the faults `[time, agent]`, or `[time, 1]` if it is shared,
+    of any environment."""
+    observation, final = trajectory.observation, trajectory.final
+    no_action = ~observation.avail.any(-1)
+    if observation.alive is not None:
+        no_action &= observation.alive
+    faulty = (
+        ~jnp.isfinite(observation.obs).all(-1),
         ~jnp.isfinite(final.obs).all(-1),
-        ~jnp.isfinite(seen.state).all(-1, keepdims=True),
+        ~jnp.isfinite(observation.state).all(-1, keepdims=True),
         ~jnp.isfinite(final.state).all(-1, keepdims=True),
-        illegal,
+        no_action,
         ~jnp.isfinite(trajectory.reward),
     )
-    return [(flag & trajectory.valid[..., None]).any(1) for flag in flags]
+    return [(flags & trajectory.valid[..., None]).any(1) for flags in faulty]
 
 
-def _numbers(tree: Any) -> dict[str, Any]:
-    """The arrays of a tree that can hold a NaN, but for a replay's, by their paths."""
+def _inexact_leaves(tree: Any) -> dict[str, Any]:
+    """The floating-point arrays of `tree` by their paths, without those of replay buffers."""
     leaves = jax.tree_util.tree_flatten_with_path(
         tree, is_leaf=lambda node: isinstance(node, Replay)
     )[0]

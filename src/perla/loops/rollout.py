@@ -1,4 +1,4 @@
-"""Collecting experience: all copies of a world, a horizon at a time."""
+"""Rollouts: the actor steps all environments for a number of steps."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from perla.types import Array, Bool, Float, Int, PRNGKeyArray
 
 
 class RunnerState(NamedTuple):
-    """Where the copies stand between two steps."""
+    """The environments and the actor between two steps."""
 
     state: Any
-    """The environments' states `[env, ...]`."""
+    """The states of the environments `[env, ...]`."""
     observation: Observation
     is_first: Bool[Array, " env"]
-    """An episode is about to begin."""
+    """The observation is the first of an episode."""
     hidden_state: Float[Array, "env agent hidden"]
-    """The actor's memory."""
+    """The actor's hidden state."""
     returns: Float[Array, " env"]
-    """The rewards of the current episodes so far, averaged over agents."""
+    """The returns of the current episodes so far: undiscounted, averaged over agents."""
 
 
 class RolloutStats(NamedTuple):
-    """What a rollout amounts to."""
+    """Counts and returns of a rollout."""
 
     steps: Int[Array, ""]
-    """Environment transitions that count, summed over copies."""
+    """Environment steps, summed over environments, without padding."""
     episodes: Int[Array, ""]
-    """Episodes that ended."""
+    """Finished episodes."""
     returns: Float[Array, ""]
-    """Their summed returns."""
+    """The sum of their returns."""
 
 
 def begin(env: AutoReset, actor: AnyActor, key: PRNGKeyArray) -> RunnerState:
-    """Every copy at its first step."""
+    """The state after a reset of every environment."""
     state, observation = env.reset(key)
-    copies = env.num_envs
+    num_envs = env.num_envs
     return RunnerState(
         state,
         observation,
-        jnp.ones(copies, bool),
-        actor.initial_state((copies,)),
-        jnp.zeros(copies),
+        jnp.ones(num_envs, bool),
+        actor.initial_state((num_envs,)),
+        jnp.zeros(num_envs),
     )
 
 
@@ -61,10 +61,10 @@ def rollout(
     *,
     whole_episodes: bool = False,
 ) -> tuple[RunnerState, Trajectory, RolloutStats]:
-    """Act for `length` steps in every copy.
+    """Step every environment `length` times with actions sampled from the policy.
 
-    With `whole_episodes` every copy begins an episode first, and what follows its end is padding:
-    neither learnt from nor counted.
+    With `whole_episodes` every environment is reset first, and the steps after its episode's end
+    are padding: not `valid` in the trajectory and not counted.
     """
     key_begin, key_steps = jax.random.split(key)
     if whole_episodes:
@@ -79,9 +79,9 @@ def rollout(
         action = policy.sample(key_action)
         state, timestep = env.step(key_env, runner_state.state, action)
         ended = timestep.terminated | timestep.truncated
-        total = runner_state.returns + timestep.reward.mean(-1)
-        counted = ended & valid
-        stats = RolloutStats(valid.sum(), counted.sum(), jnp.where(counted, total, 0.0).sum())
+        returns = runner_state.returns + timestep.reward.mean(-1)
+        finished = ended & valid
+        stats = RolloutStats(valid.sum(), finished.sum(), jnp.where(finished, returns, 0.0).sum())
         record = {
             "observation": runner_state.observation,
             "is_first": runner_state.is_first,
@@ -96,7 +96,7 @@ def rollout(
         }
         hidden_state = actor.update_state(hidden_state, action)
         runner_state = RunnerState(
-            state, timestep.observation, ended, hidden_state, jnp.where(ended, 0.0, total)
+            state, timestep.observation, ended, hidden_state, jnp.where(ended, 0.0, returns)
         )
         return (runner_state, valid & ~ended if whole_episodes else valid), (record, stats)
 

@@ -1,1 +1,1 @@
-"""Runs as data, carried out, kept in folders, and resumed to the bit."""
+"""Runs: their data, execution and folders, and resumption to the bit."""

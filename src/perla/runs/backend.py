@@ -1,4 +1,4 @@
-"""JAX as perla wants it: every core a device, and what was compiled once is compiled for good."""
+"""Configuration of JAX: one device for each core, and a persistent compilation cache."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 from perla.machine import cores
 
 SCHEDULER = "xla_cpu_enable_concurrency_optimized_scheduler"
-"""XLA's scheduler that, in jaxlib 0.10, can wait for itself for ever (seen with vectorised seeds on
-a CPU); these programs are no slower without it."""
+"""A scheduler of XLA that can deadlock in jaxlib 0.10 (seen with vectorised seeds on a CPU). These
+programs are as fast without it."""
 
 
 def cache_folder() -> Path | None:
-    """Where compiled programs are kept: `$PERLA_CACHE`, or else a folder of the user's cache.
+    """The folder of the compilation cache: `$PERLA_CACHE`, by default a folder of the user's cache.
 
-    None where `PERLA_CACHE=off`, or where the folder cannot be written.
+    None if `PERLA_CACHE=off` or if the folder cannot be written.
     """
-    chosen = os.environ.get("PERLA_CACHE")
-    if chosen == "off":
+    setting = os.environ.get("PERLA_CACHE")
+    if setting == "off":
         return None
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = Path(chosen).expanduser() if chosen else base / "perla" / "xla"
+    path = Path(setting).expanduser() if setting else base / "perla" / "xla"
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -31,13 +31,12 @@ def cache_folder() -> Path | None:
 
 
 def prepare() -> None:
-    """Configure JAX; to be of full use this must come before its first computation.
+    """Configure JAX. To take full effect this must precede JAX's first computation.
 
-    On a CPU each core becomes a device, so that seeds, which are computations of their own there,
-    run side by side; a process that has begun to compute keeps the devices that it has. A scheduler
-    that can hang is switched off, for the versions of jaxlib that were seen to. The
-    persistent compilation cache is switched on, unless the user has configured one
-    (`JAX_COMPILATION_CACHE_DIR`).
+    On a CPU each core becomes a device, so that seeds, which are separate computations there, run
+    in parallel; a process that has already computed keeps its devices. A scheduler that can
+    deadlock is switched off for the affected versions of jaxlib. The persistent compilation cache
+    is switched on unless the user has configured one (`JAX_COMPILATION_CACHE_DIR`).
     """
     import jax
     import jaxlib

@@ -1,7 +1,7 @@
-"""Checkpoints: everything a run needs to go on to the bit, in one file that executes nothing.
+"""Checkpoints: the complete state of a run in one file, whose loading executes no code.
 
-A checkpoint is a safetensors file: the arrays of a pytree, each under its path in the tree, and
-a line of JSON that says how far the run was, to which run it belongs, and the digest of its arrays.
+A checkpoint is a safetensors file with the arrays of a pytree, each under its path in the tree, and
+a line of JSON (`Meta`) with the run's identity, the evaluation it follows and a digest of all this.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from perla.files import explained, read_regular, write_atomic
 
 FORMAT = 2
 KEEP = 2
-"""Checkpoints of a run that are kept: the newest and, should it be damaged, the one before."""
+"""Checkpoints of a run that are kept: the newest, and the one before in case it is damaged."""
 
 
 class Meta(Config, frozen=True, kw_only=True):
-    """What a checkpoint says of itself."""
+    """The metadata of a checkpoint."""
 
     run: str
     """The identity of the run: `Run.identity`."""
     evaluation: int
-    """The number of the evaluation that it follows; the one before all training is number 0."""
+    """The number of the evaluation that it follows; number 0 is the one before training."""
     step: int
     """The environment steps at which that evaluation was due."""
     wall_seconds: float
@@ -43,13 +43,13 @@ class Meta(Config, frozen=True, kw_only=True):
     format: int = FORMAT
     """The version of this format."""
     digest: str = ""
-    """SHA-256 of the arrays and of what stands here; `save` fills it in."""
+    """SHA-256 of the arrays and the other metadata; `save` computes it."""
 
 
 def save(path: Path, tree: Any, meta: Meta) -> None:
     """Write `tree` (arrays) to `path`, atomically and durably.
 
-    Raises `UserError` where the operating system refuses; then `path` is as it was.
+    Raises `UserError` if the operating system refuses; `path` is then unchanged.
     """
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in _named(tree)}
     meta = meta.replace(digest=_digest(arrays, meta))
@@ -60,8 +60,8 @@ def save(path: Path, tree: Any, meta: Meta) -> None:
 def load(path: Path, template: Any) -> tuple[Any, Meta]:
     """The tree in `path`, which must have the names, shapes and types of `template`.
 
-    Raises `UserError`, naming the file and the cause, if it is missing or unreadable, truncated
-    or damaged, no checkpoint of ours, or one of another configuration.
+    Raises `UserError`, naming the file and the cause, if the file is missing, unreadable, truncated
+    or damaged, if it is no checkpoint of perla, or if it belongs to another configuration.
     """
     with explained(path):
         data = read_regular(path)
@@ -74,36 +74,39 @@ def load(path: Path, template: Any) -> tuple[Any, Meta]:
         raise UserError(f"{path}: damaged checkpoint (its digest does not match)")
     expected = dict(_named(template))
     for name in sorted(expected.keys() | arrays.keys()):
-        have, want = _signature(arrays.get(name)), _signature(expected.get(name))
-        if have != want:
+        actual, wanted = _signature(arrays.get(name)), _signature(expected.get(name))
+        if actual != wanted:
             raise UserError(
-                f"{path}: checkpoint of another configuration: {name} is {have}, expected {want}"
+                f"{path}: checkpoint of another configuration: {name} is {actual}, "
+                f"expected {wanted}"
             )
     leaves = [arrays[name] for name in expected]
     return jax.tree.unflatten(jax.tree.structure(template), leaves), meta
 
 
 def path_of(folder: Path, step: int) -> Path:
-    """Where the checkpoint of `step` lies in the folder of checkpoints."""
+    """The path of the checkpoint of `step` in the folder of checkpoints."""
     return folder / f"step_{step:012d}.safetensors"
 
 
 def newest_first(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`."""
-    named = [p for p in folder.glob("step_*.safetensors") if re.fullmatch(r"step_\d+", p.stem)]
-    return sorted(named, key=lambda path: int(path.stem.removeprefix("step_")), reverse=True)
+    """The checkpoints in `folder`, the newest first."""
+    paths = [p for p in folder.glob("step_*.safetensors") if re.fullmatch(r"step_\d+", p.stem)]
+    return sorted(paths, key=lambda path: int(path.stem.removeprefix("step_")), reverse=True)
 
 
 def prune(folder: Path) -> None:
-    """Remove all but the newest two checkpoints. Call it once the newest is durable."""
+    """Remove all but the newest two checkpoints. To be called when the newest is durable."""
     with explained(folder):
         for path in newest_first(folder)[KEEP:]:
             path.unlink(missing_ok=True)
 
 
 def _read_meta(path: Path, data: bytes) -> Meta:
-    """The metadata in the header of a safetensors file, read by hand so that each way in which a
-    file can be wrong gets its own words."""
+    """The metadata in the header of a safetensors file.
+
+    The header is parsed here so that every kind of damage gets its own message.
+    """
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or data[8:9] != b"{":
         raise UserError(f"{path}: not a checkpoint" + ("" if data else " (the file is empty)"))
@@ -130,11 +133,13 @@ def _read_meta(path: Path, data: bytes) -> Meta:
 
 
 def _named(tree: Any) -> Iterator[tuple[str, Any]]:
+    """The leaves of `tree` with their paths."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         yield jax.tree_util.keystr(path) or ".", leaf
 
 
 def _signature(leaf: Any) -> str:
+    """The type and shape of an array."""
     return "absent" if leaf is None else f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C that is heard at once, even while a compiled program runs."""
+"""Immediate reaction to Ctrl-C, even while a compiled program runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 
 class Interrupted(Exception):
-    """The run stopped on request, with everything needed to go on in its folder."""
+    """The run stopped on request. Its folder holds everything needed to resume it."""
 
     def __init__(self, folder: object, signum: int) -> None:
         super().__init__(f"interrupted; `perla resume {folder}` continues")
@@ -19,19 +19,19 @@ class Interrupted(Exception):
 
 
 class Requests:
-    """What has been asked for so far: `signum` of the first signal, or None."""
+    """The requests so far: `signum` of the first signal, or None."""
 
     signum: int | None = None
 
 
 @contextmanager
 def listening(say: Callable[[str], None], abandon: Callable[[], None]) -> Iterator[Requests]:
-    """Collect Ctrl-C and termination requests instead of dying of them.
+    """Collect Ctrl-C and termination requests instead of ending the process.
 
     While compiled code runs, Python's own handlers wait for it to return. So a thread listens: at
-    the first signal it says what will happen; at the second it calls `abandon` and ends the
-    process at once, which is safe because a run folder is good at every moment.
-    Does nothing outside the main thread, where signals cannot be caught.
+    the first signal it tells the user with `say`; at the second it calls `abandon` and ends the
+    process at once, which is safe because a run folder can be resumed from any moment.
+    Outside the main thread, where signals cannot be caught, this does nothing.
     """
     requests = Requests()
     if threading.current_thread() is not threading.main_thread():
@@ -46,7 +46,7 @@ def listening(say: Callable[[str], None], abandon: Callable[[], None]) -> Iterat
                 abandon()
                 os._exit(128 + byte[0])
             requests.signum = byte[0]
-            say("stopping after this interval; again to stop at once")
+            say("stopping after this interval; press Ctrl-C again to stop at once")
 
     signals = {int(signal.SIGINT), int(signal.SIGTERM)}
     reader, writer = socket.socketpair()

@@ -1,4 +1,4 @@
-"""Pictures of one episode: an animation, or a strip of moments."""
+"""Pictures of one episode: an animated GIF, or a PNG of selected states."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ import numpy as np
 from perla.envs.checks import explain_errors
 from perla.envs.protocol import Env, HostEnv
 from perla.errors import UserError
-from perla.loops import host
+from perla.loops import host_evaluate
 from perla.loops.evaluate import watch
 
 MILLISECONDS = 250
-"""How long a step is shown."""
+"""Duration of a state in an animation."""
 PAUSE = 1500
-"""How long the last picture is shown."""
+"""Duration of the last state."""
 
 
 def film(env: Env | HostEnv, actor: Any, *, seed: int, greedy: bool) -> list[np.ndarray]:
-    """One episode of `actor`, a picture `[height, width, 3]` for each state.
+    """One episode of `actor` as a picture `[height, width, 3]` for each state.
 
-    Raises `UserError` where the world fails, or has nothing to draw with.
+    Raises `UserError` if the environment fails or cannot be rendered.
     """
-    key, fails = jax.random.key(seed), f"{env.spec.id} cannot be drawn"
-    with explain_errors(fails):
+    key, failure = jax.random.key(seed), f"{env.spec.id} cannot be drawn"
+    with explain_errors(failure):
         if isinstance(env, HostEnv):
-            drawn = host.film(env, actor, key, greedy=greedy)
+            pictures = host_evaluate.film(env, actor, key, greedy=greedy)
         else:
-            drawn = [env.render(state) for state in watch(env, actor, key, greedy=greedy)]
-    frames = [np.asarray(picture) for picture in drawn]
+            pictures = [env.render(state) for state in watch(env, actor, key, greedy=greedy)]
+    frames = [np.asarray(picture) for picture in pictures]
     for frame in frames:
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.shape != frames[0].shape:
             raise UserError(
-                f"{fails}: a picture has shape {frame.shape}; expected [height, width, 3], the "
+                f"{failure}: a picture has shape {frame.shape}; expected [height, width, 3], the "
                 "same for all"
             )
     return [frame.astype(np.uint8) for frame in frames]
 
 
 def gif(frames: Sequence[np.ndarray]) -> bytes:
-    """`frames` as an endless animation."""
+    """`frames` as an endless GIF animation."""
     from PIL import Image
 
-    # One palette for all pictures keeps colours from flickering.
+    # One palette for all pictures prevents flicker.
     strip = Image.fromarray(np.concatenate(list(frames))).quantize(colors=255)
     height = frames[0].shape[0]
     width = frames[0].shape[1]
@@ -66,8 +66,8 @@ def gif(frames: Sequence[np.ndarray]) -> bytes:
 
 
 def png(frames: Sequence[np.ndarray], most: int = 12) -> bytes:
-    """`frames` as one picture: at most `most` moments, evenly chosen, the first and last among
-    them, row by row."""
+    """At most `most` of the `frames` in one picture, row by row: evenly spaced, with the first and
+    the last."""
     from PIL import Image
 
     count = min(most, len(frames))

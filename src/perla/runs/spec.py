@@ -1,4 +1,4 @@
-"""A run is data: what is trained where, for how long, how often, with which settings."""
+"""A run as data: environment, method, settings, seeds, steps and evaluations."""
 
 from __future__ import annotations
 
@@ -9,35 +9,36 @@ import msgspec
 from msgspec import Meta
 
 from perla.config import Config, Count, to_json
+from perla.envs.protocol import Env, HostEnv
 from perla.errors import UserError
 from perla.methods.recipes import Method
 
 Steps = Annotated[int, Meta(ge=1, le=2 * 10**9)]
 Seed = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 OnNonFinite = Literal["stop", "drop-seed"]
-"""Where a number of a seed is not finite: stop the run, or go on with the other seeds."""
+"""When a number of a seed is not finite: stop the run, or continue with the other seeds."""
 
 
 class Run(Config, frozen=True, kw_only=True):
-    """Everything that decides a run's numbers; `config.json` holds it, strictly and in full."""
+    """Everything that determines a run's numbers. `config.json` holds it in full."""
 
     env: str
-    """The world, by the name that its users know."""
+    """The environment's id."""
     env_options: dict[str, bool | int | float | str] = msgspec.field(default_factory=dict)
-    """Options of the world's family."""
+    """Options of the environment."""
     algo: str
-    """The method's name. What it means is in `config`."""
+    """The method's name. Its settings are in `config`."""
     preset: str = "default"
-    """The preset's name. What it means is in `config`."""
+    """The preset's name. Its settings are in `config`."""
     config: Method
-    """The learner, fully resolved."""
+    """All settings of the learner."""
 
     steps: Steps
-    """Environment steps of each seed, summed over copies; the last update may go past it."""
+    """Environment steps of each seed, summed over environments; the last update may exceed it."""
     seeds: Annotated[tuple[Seed, ...], Meta(min_length=1, max_length=1024)] = (0,)
-    """Independent repetitions."""
+    """Seeds of the independent repetitions."""
     num_evaluations: Count = 50
-    """Evaluations spread evenly over the run, after the one that precedes it."""
+    """Evaluations spread evenly over the run, in addition to the one before training."""
     eval_episodes: Count = 32
     """Episodes of an evaluation."""
     absolute_episodes: Count = 320
@@ -46,19 +47,24 @@ class Run(Config, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(set(self.seeds)) < len(self.seeds):
-            raise UserError(f"seeds = {self.seeds}: each seed may stand there once")
+            raise UserError(f"seeds = {self.seeds}: a seed occurs more than once")
 
     @property
     def identity(self) -> str:
-        """A digest that two runs share if and only if they are the same."""
+        """A digest that is equal for two runs if and only if the runs are."""
         return hashlib.sha256(to_json(self)).hexdigest()
 
 
-def schedule(steps: int, evaluations: int, per_update: int) -> tuple[int, ...]:
-    """0 = t₀ < t₁ < … = `steps`: the steps at which every seed is evaluated, evenly spread.
+def steps_per_update(run: Run, env: Env | HostEnv) -> int:
+    """The largest number of environment steps of an update, summed over environments."""
+    return run.config.num_envs * run.config.length(env.spec.limit)
 
-    They lie at least `per_update` steps apart, so that there is always something new to evaluate;
-    where that leaves room for fewer than `evaluations` intervals, there are fewer.
+
+def schedule(steps: int, evaluations: int, per_update: int) -> tuple[int, ...]:
+    """0 = t₀ < t₁ < … = `steps`: the steps at which every seed is evaluated, evenly spaced.
+
+    They are at least `per_update` steps apart, so that every evaluation follows an update; if there
+    is no room for `evaluations` intervals, there are fewer.
     """
     intervals = max(1, min(evaluations, steps // per_update))
     return tuple(i * steps // intervals for i in range(intervals + 1))

@@ -1,4 +1,4 @@
-"""The run folder: what a run leaves behind, written so that no moment can spoil it.
+"""The run folder: the files of a run, readable after a kill at any moment.
 
 config.json      the run, versions, hardware and the environment's rules
 metrics.jsonl    a line per evaluation and seed
@@ -38,16 +38,16 @@ from perla.files import (
 from perla.runs.spec import Run
 
 Record: TypeAlias = dict[str, Any]
-"""One evaluation of one seed: its number, the seed, its steps, the clock, then metrics."""
+"""One evaluation of one seed: seed, number, steps, clocks, then metrics."""
 
 COUNTERS = ("seed", "evaluation", "step", "wall_seconds", "steps_per_second")
-"""What a record says beside its metrics."""
+"""The fields of a record that are not metrics."""
 CLOCKS = ("wall_seconds", "steps_per_second")
-"""What differs between a run and its exact repetition."""
+"""The fields that differ between a run and its exact repetition."""
 
 
 class Folder:
-    """A run's folder, held by one process at a time."""
+    """A run's folder, locked by one process at a time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -75,14 +75,17 @@ class Folder:
         except UserError:
             folder.unlock()
             with suppress(OSError):
-                path.rmdir()  # If nothing came of it, a second attempt may follow.
+                path.rmdir()  # An empty folder would be in the way of a second attempt.
             raise
         return folder
 
     @classmethod
     def open(cls, path: Path) -> Folder:
-        """An existing run's folder; `UserError` if there is no run in `path`, or if it holds links,
-        pipes or devices, by which it would reach out of itself."""
+        """The folder of an existing run.
+
+        Raises `UserError` if `path` holds no run, or if it holds links, pipes or devices, which
+        could reach outside the folder.
+        """
         check_run_folder(path)
         if not (path / "config.json").exists():
             reason = "no config.json in it" if path.is_dir() else "no such folder"
@@ -90,26 +93,28 @@ class Folder:
         return cls(path)
 
     def lock(self) -> None:
-        """Hold the folder until the process ends; `UserError` if another process does."""
+        """Lock the folder until the process ends; raises `UserError` if another process has."""
         with explained(self.path):
             self._lock = os.open(self.path, os.O_RDONLY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.unlock()
-            raise UserError(f"{self.path}: another process is at work on this run") from None
+            raise UserError(f"{self.path}: another process is working on this run") from None
         except OSError:
-            pass  # A file system without locks: nothing to hold.
+            pass  # A file system without locks.
 
     def unlock(self) -> None:
-        """Let go of the folder."""
+        """Release the lock."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def run(self, trust: Trust = ()) -> Run:
-        """The run, read strictly from `config.json`; `UserError` if its environment is code and
-        not among those to `trust`."""
+        """The run, read strictly from `config.json`.
+
+        Raises `UserError` if its environment is code that is not in `trust`.
+        """
         path = self.path / "config.json"
         with explained(path):
             text = read_regular(path)
@@ -119,21 +124,21 @@ class Folder:
         except (msgspec.DecodeError, KeyError, RecursionError):
             raise UserError(f"{path}: not the configuration of a run") from None
         check_version(version, source=str(path))
-        found = from_json(bytes(run), Run, source=str(path))
-        check_trust([found.env], trust, source=path)
-        return found
+        result = from_json(bytes(run), Run, source=str(path))
+        check_trust([result.env], trust, source=path)
+        return result
 
     def check_environment(self, spec: Spec) -> None:
-        """Raise `UserError` unless the world is what it was when the run began."""
+        """Raise `UserError` if the environment has changed since the run began."""
         path = self.path / "config.json"
         with explained(path):
             text = read_regular(path)
-        began = msgspec.json.decode(text).get("environment")
-        if began != msgspec.json.decode(dump(environment(spec))):
-            raise UserError(f"{path}: {spec.id} is not what it was when this run began")
+        recorded = msgspec.json.decode(text).get("environment")
+        if recorded != msgspec.json.decode(dump(environment(spec))):
+            raise UserError(f"{path}: {spec.id} has changed since this run began")
 
     def records(self) -> list[Record]:
-        """The whole lines of `metrics.jsonl`, in order. A last line cut short is left out."""
+        """The complete lines of `metrics.jsonl` in order. An incomplete last line is left out."""
         with explained(self.metrics):
             data = read_regular(self.metrics) if self.metrics.exists() else b""
         lines = data.split(b"\n")[:-1]
@@ -143,12 +148,12 @@ class Folder:
             raise UserError(f"{self.metrics}: damaged ({error})") from None
 
     def append(self, records: Iterable[Record]) -> None:
-        """Add records to `metrics.jsonl`, durably and all or none."""
+        """Append records to `metrics.jsonl`, durably and all or none."""
         append(self.metrics, b"".join(line(record) for record in records))
 
     def rewind(self, evaluation: int) -> list[Record]:
-        """Cut `metrics.jsonl` back to the records up to `evaluation` (-1: to nothing), clear
-        half-written files, and return what is left."""
+        """Cut `metrics.jsonl` back to the records up to `evaluation` (-1: to none), remove
+        half-written files, and return the remaining records."""
         with explained(self.checkpoints):
             self.checkpoints.mkdir(exist_ok=True)
         remove_temporaries(self.path)
@@ -163,11 +168,11 @@ class Folder:
 
     @property
     def finished(self) -> bool:
-        """Whether the run is over, and all but its pictures is written."""
+        """True if the run is finished and everything except its pictures is written."""
         return (self.path / "summary.json").exists()
 
     def summary(self) -> dict[str, Any]:
-        """What `summary.json` holds."""
+        """The content of `summary.json`."""
         path = self.path / "summary.json"
         with explained(path):
             text = read_regular(path)
@@ -177,7 +182,7 @@ class Folder:
             raise UserError(f"{path}: damaged ({error})") from None
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write `summary.json`, the last of a run's files but for its pictures."""
+        """Write `summary.json`, the last file of a run except for its pictures."""
         write_atomic(self.path / "summary.json", dump(summary))
 
     def write_marl_eval(self, layout: Mapping[str, Any]) -> None:
@@ -210,16 +215,18 @@ def summarise(
 ) -> dict[str, Any]:
     """Final, best and absolute metrics of every seed, and their returns over seeds.
 
-    `best` is the evaluation with the highest greedy return, the last among equals. Seeds that were
-    `dropped` are named, each with its reason, and count in nothing.
+    `best` is the evaluation with the highest greedy return, the last one of equal ones. Seeds that
+    were `dropped` are listed with their reasons and count in no statistic.
     """
     last = {record["seed"]: record for record in records}
     seeds: list[dict[str, Any]] = []
     for seed, final in zip(run.seeds, absolute, strict=True):
         if seed in dropped:
             continue
-        own = [record for record in records if record["seed"] == seed]
-        best = max(own, key=lambda record: (_number(record["return"]), record["evaluation"]))
+        evaluations = [record for record in records if record["seed"] == seed]
+        best = max(
+            evaluations, key=lambda record: (_number(record["return"]), record["evaluation"])
+        )
         seeds.append(
             {
                 "seed": seed,
@@ -242,7 +249,7 @@ def summarise(
         "seeds": seeds,
         "dropped": [{"seed": seed, "reason": reason} for seed, reason in dropped.items()],
         "iqm": {kind: iqm(values) for kind, values in returns.items()},
-        "mean": {kind: sum(values) / len(values) for kind, values in returns.items()},
+        "mean": {kind: mean(values) for kind, values in returns.items()},
         "steps_per_second": sum(steps) / wall if wall > 0 else None,
         "wall_seconds": wall,
         "compile_seconds": compile_seconds,
@@ -258,20 +265,20 @@ def marl_eval(
     dropped: Container[int] = (),
 ) -> dict[str, Any]:
     """The results in the layout of marl-eval: environment → task → algorithm → seed → step,
-    without seeds that were `dropped`."""
+    without the `dropped` seeds."""
     family, _, task = run.env.partition(":")
     seeds: dict[str, Any] = {}
     for seed, final in zip(run.seeds, absolute, strict=True):
         if seed in dropped:
             continue
-        own = [record for record in records if record["seed"] == seed]
+        evaluations = [record for record in records if record["seed"] == seed]
         entry: dict[str, Any] = {
             f"step_{record['evaluation']}": {
                 "step_count": record["step"],
                 "elapsed_time": record["wall_seconds"],
                 **{name: [record[name]] for name in clean(final) if name in record},
             }
-            for record in own
+            for record in evaluations
         }
         entry["absolute_metrics"] = {name: [value] for name, value in clean(final).items()}
         seeds[f"seed_{seed}"] = entry
@@ -279,12 +286,23 @@ def marl_eval(
 
 
 def metrics(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record without its counters."""
+    """The metrics of a record, without its other fields."""
     return {name: value for name, value in record.items() if name not in COUNTERS}
 
 
+def finite_values(records: Sequence[Record], name: str) -> list[float]:
+    """The finite values of a metric over seeds."""
+    values = (record.get(name) for record in records)
+    return [float(value) for value in values if value is not None and math.isfinite(value)]
+
+
+def mean(values: Sequence[float]) -> float:
+    """The arithmetic mean."""
+    return sum(values) / len(values)
+
+
 def clean(record: Mapping[str, Any]) -> dict[str, Any]:
-    """`record` as strict JSON can hold it: what is not finite is null."""
+    """`record` with null for numbers that are not finite, which strict JSON cannot hold."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in record.items()
@@ -302,7 +320,7 @@ def dump(facts: Any) -> bytes:
 
 
 def environment(spec: Spec) -> dict[str, Any]:
-    """The facts of a world that a result must not be separated from."""
+    """The facts of an environment that are recorded with every result."""
     return {
         "id": spec.id,
         "agents": spec.agents,

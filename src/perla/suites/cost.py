@@ -14,8 +14,7 @@ from perla.flops import Work, element_rate, matrix_rate
 from perla.loops import host
 from perla.loops.anakin import Trainer
 from perla.runs import backend
-from perla.runs.execute import steps_per_update
-from perla.runs.spec import Run, schedule
+from perla.runs.spec import Run, schedule, steps_per_update
 
 START_SECONDS = 15.0
 """Duration of starting a process, tracing and compiling."""

@@ -1,0 +1,127 @@
+"""The training state of each seed, and the results of its evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from perla.algos.protocol import LearnerState
+from perla.loops import nonfinite
+from perla.loops.evaluate import Episodes
+from perla.loops.nonfinite import Fault, NonFinite
+from perla.loops.rollout import RunnerState
+from perla.nets.actors import AnyActor
+from perla.types import Array, Float, Int, Metrics, PRNGKeyArray
+
+
+class SeedState(NamedTuple):
+    """All that changes while one seed trains. A checkpoint holds it for every seed."""
+
+    learner: LearnerState
+    runner_state: RunnerState | None
+    """State of the environments; None for host environments, which a resumed run resets."""
+    key: PRNGKeyArray
+    steps: Int[Array, ""]
+    """Environment steps so far, summed over environments."""
+    best_actor: AnyActor
+    """The actor with the highest greedy return in an evaluation so far."""
+    best_return: Float[Array, ""]
+    """That return."""
+    fault: Fault
+    """The first number that was not finite. A seed with a fault trains no further."""
+
+    @classmethod
+    def initial(
+        cls, learner: LearnerState, runner_state: RunnerState | None, key: PRNGKeyArray
+    ) -> SeedState:
+        """The state before the first step."""
+        return cls(
+            learner,
+            runner_state,
+            key,
+            jnp.int32(0),
+            learner.actor,
+            jnp.float32(-jnp.inf),
+            Fault.none(),
+        )
+
+    def after_evaluation(self, episodes: Episodes, metrics: Metrics) -> SeedState:
+        """Record an evaluation of the current actor, given its `episodes` and their `metrics`.
+
+        The actor becomes the best one if it and its return are finite and the return is at least
+        the best so far.
+        """
+        actor = self.learner.actor
+        is_finite = jnp.isfinite(metrics["return"]) & nonfinite.all_finite(actor)
+        is_best = is_finite & (metrics["return"] >= self.best_return)
+        fault = nonfinite.fault_of_evaluation(episodes.faulty, self.steps)
+        return self._replace(
+            best_actor=jax.tree.map(partial(jnp.where, is_best), actor, self.best_actor),
+            best_return=jnp.where(is_best, metrics["return"], self.best_return),
+            fault=self.fault.or_else(fault),
+        )
+
+    def unwrap_key(self) -> SeedState:
+        """The state with its random key as plain integers."""
+        return self._replace(key=jax.random.key_data(self.key))
+
+    def wrap_key(self) -> SeedState:
+        """The inverse of `unwrap_key`."""
+        return self._replace(key=jax.random.wrap_key_data(jnp.asarray(self.key)))
+
+
+def stack(population: Sequence[SeedState]) -> SeedState:
+    """The states of all seeds as NumPy arrays with a leading seed axis."""
+    states = [state.unwrap_key() for state in population]
+    return jax.tree.map(lambda *x: np.stack([np.asarray(y) for y in x]), *states)
+
+
+def unstack(exported: SeedState, seeds: int) -> list[SeedState]:
+    """The inverse of `stack`."""
+    return [jax.tree.map(lambda x, i=i: x[i], exported).wrap_key() for i in range(seeds)]
+
+
+def template(state: SeedState, seeds: int) -> SeedState:
+    """Shapes and types of the stacked states of `seeds` seeds, given those of one."""
+    plain = jax.eval_shape(SeedState.unwrap_key, state)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((seeds, *x.shape), x.dtype), plain)
+
+
+def actor(exported: SeedState, index: int, *, best: bool) -> AnyActor:
+    """The best actor of the seed at position `index`, or its last one."""
+    actors = exported.best_actor if best else exported.learner.actor
+    return jax.tree.map(lambda x: jnp.asarray(x[index]), actors)
+
+
+def faults(
+    population: Sequence[SeedState], metric_names: Callable[[], Iterable[str]]
+) -> list[NonFinite | None]:
+    """The fault of every seed, None for a seed without one.
+
+    `metric_names` returns the names of an update's metrics; it is called only if there is a fault.
+    """
+    return [nonfinite.describe(state.fault, state.learner, metric_names) for state in population]
+
+
+def evaluation_metrics(episodes: Episodes, greedy: int) -> Metrics:
+    """The metrics of an evaluation whose first `greedy` episodes used the most likely actions and
+    whose others sampled."""
+    return {
+        "return": episodes.returns[:greedy].mean(),
+        "return_sampled": episodes.returns[greedy:].mean(),
+        "episode_length": episodes.lengths[:greedy].mean(),
+        "win_rate": episodes.wins[:greedy].mean(),
+        "win_rate_sampled": episodes.wins[greedy:].mean(),
+    }
+
+
+def measured(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of one seed as Python numbers, without those that are NaN because there was
+    nothing to measure."""
+    numbers = {name: np.asarray(value).item() for name, value in metrics.items()}
+    return {name: value for name, value in numbers.items() if not np.isnan(value)}

@@ -1,0 +1,65 @@
+"""Refusal of runs that cannot fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax
+
+from perla import machine
+from perla.envs.protocol import Env, HostEnv
+from perla.errors import UserError
+from perla.methods.offpolicy import OffPolicy
+from perla.runs.spec import Run, steps_per_update
+
+MAX_STEPS = 2**31 - 1
+"""The largest number of steps that a 32-bit counter holds."""
+
+
+def check_memory(run: Run, env: Env | HostEnv) -> None:
+    """Raise `UserError`, naming the settings, if the run needs more than this machine's memory.
+
+    The estimates are lower bounds, so that only runs too large by orders of magnitude are refused,
+    before anything is allocated.
+    """
+    config, spec = run.config, env.spec
+    observation = 4 * spec.agents * spec.obs
+    rollout = steps_per_update(run, env) * observation
+    network = 4 * config.hidden_size * (spec.obs + config.hidden_size * (config.num_layers - 1))
+    needed = {
+        f"num_envs = {config.num_envs} and rollout_length = {config.rollout_length}": rollout,
+        f"hidden_size = {config.hidden_size} and num_layers = {config.num_layers}": network,
+        f"eval_episodes = {run.eval_episodes}": run.eval_episodes * observation,
+        f"absolute_episodes = {run.absolute_episodes}": run.absolute_episodes * observation,
+    }
+    if isinstance(config, OffPolicy):
+        needed[f"buffer_size = {config.buffer_size}"] = (
+            config.buffer_size * config.length(spec.limit) * observation
+        )
+    available = machine.memory()
+    for settings, size in needed.items():
+        if size > available:
+            raise UserError(
+                f"{settings}: needs at least {size / 2**30:,.0f} GiB, and this machine has "
+                f"{available / 2**30:,.0f} GiB"
+            )
+    if run.steps + steps_per_update(run, env) > MAX_STEPS:
+        raise UserError(
+            f"steps = {run.steps}: with updates of this size the step count exceeds {MAX_STEPS:,}"
+        )
+
+
+@contextmanager
+def explain_out_of_memory() -> Iterator[None]:
+    """Turn an allocation failure into a `UserError` that names the settings to reduce."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        text = " ".join(str(error).split())
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+            raise UserError(
+                "out of memory: reduce num_envs, rollout_length, hidden_size or the number of "
+                f"seeds ({text})"
+            ) from None
+        raise
