@@ -82,58 +82,133 @@ def check(trained: Trained, tolerance: float = 0.1) -> None:
 # Each row turns other knobs, so that together they turn all: (world, method, settings).
 CASES = {
     "one step, always 1": (probes.CONSTANT, "ippo", {}),
-    "value follows sight": (probes.SIGHT, "mappo", {"loss": Huber(huber_delta=0.5), "update_epochs": 2}),
+    "value follows sight": (
+        probes.SIGHT,
+        "mappo",
+        {"loss": Huber(huber_delta=0.5), "update_epochs": 2},
+    ),
     "delayed reward, n-step": (
-        probes.DELAY, "ippo", {"returns": NStep(n_step=3), "target": Soft(target_update_tau=0.1)}),
+        probes.DELAY,
+        "ippo",
+        {"returns": NStep(n_step=3), "target": Soft(target_update_tau=0.1)},
+    ),
     "choice, A2C": (probes.CHOICE, "ia2c", {"optimizer": RMSProp(), "ent_coef": 0.0}),
     "match, minibatches": (
-        probes.MATCH, "perla-ippo", {"num_minibatches": 2, "value_clip_eps": 0.5, "max_grad_norm": 0.5}),
+        probes.MATCH,
+        "perla-ippo",
+        {"num_minibatches": 2, "value_clip_eps": 0.5, "max_grad_norm": 0.5},
+    ),
     "endless, cut at three steps": (
-        probes.ENDLESS, "ippo", {"normalize_values": True, "returns": GAE(gae_lambda=0.5)}),
+        probes.ENDLESS,
+        "ippo",
+        {"normalize_values": True, "returns": GAE(gae_lambda=0.5)},
+    ),
     "finite, over at three steps": (
-        probes.FINITE, "mappo", {"target": Hard(target_update_interval=5), "returns": NStep(n_step=1)}),
+        probes.FINITE,
+        "mappo",
+        {"target": Hard(target_update_interval=5), "returns": NStep(n_step=1)},
+    ),
     "forbidden temptation": (
-        probes.TEMPTATION, "maa2c", {"init": "orthogonal", "ent_coef": 0.0, "updates_per_rollout": 400}),
+        probes.TEMPTATION,
+        "maa2c",
+        {"init": "orthogonal", "ent_coef": 0.0, "updates_per_rollout": 400},
+    ),
     "together": (probes.TOGETHER, "perla-ippo", {"value_coef": 0.5, "anneal_lr": True}),
     "together, marginal fit": (
-        probes.TOGETHER, "perla-mappo",
-        {"value": RECIPES["perla-mappo"].settings["value"].replace(regress="marginal"), "layer_norm": True}),
+        probes.TOGETHER,
+        "perla-mappo",
+        {
+            "value": RECIPES["perla-mappo"].settings["value"].replace(regress="marginal"),
+            "layer_norm": True,
+        },
+    ),
     "together, GRU": (
-        probes.TOGETHER, "mappo", {"actor_network": "gru", "critic_network": "gru", "bptt_length": 3}),
+        probes.TOGETHER,
+        "mappo",
+        {"actor_network": "gru", "critic_network": "gru", "bptt_length": 3},
+    ),
     "matrix, sampled A2C": (
-        probes.MATRIX, "perla-maa2c",
-        {"value": RECIPES["perla-maa2c"].settings["value"].replace(estimator=Sampled(num_samples=4))}),
+        probes.MATRIX,
+        "perla-maa2c",
+        {
+            "value": RECIPES["perla-maa2c"]
+            .settings["value"]
+            .replace(estimator=Sampled(num_samples=4))
+        },
+    ),
     "matrix, action-value form": (
-        probes.MATRIX, "perla-ippo",
-        {"value": RECIPES["perla-ippo"].settings["value"].replace(critic_form="action-value"),
-         "parameter_sharing": "separate", "normalize_advantages": False}),
+        probes.MATRIX,
+        "perla-ippo",
+        {
+            "value": RECIPES["perla-ippo"].settings["value"].replace(critic_form="action-value"),
+            "parameter_sharing": "separate",
+            "normalize_advantages": False,
+        },
+    ),
     "matrix, action-value form, marginal fit": (
-        probes.MATRIX, "perla-mappo",
-        {"value": RECIPES["perla-mappo"].settings["value"].replace(
-            critic_form="action-value", regress="marginal", estimator=Exact()), "refresh_advantages": True}),
+        probes.MATRIX,
+        "perla-mappo",
+        {
+            "value": RECIPES["perla-mappo"]
+            .settings["value"]
+            .replace(critic_form="action-value", regress="marginal", estimator=Exact()),
+            "refresh_advantages": True,
+        },
+    ),
     "matrix, multilinear": (
-        probes.MATRIX, "perla-mappo",
-        {"value": RECIPES["perla-mappo"].settings["value"].replace(
-            critic_form="action-value", regress="joint", critic_model=Multilinear(rank=4))}),
+        probes.MATRIX,
+        "perla-mappo",
+        {
+            "value": RECIPES["perla-mappo"]
+            .settings["value"]
+            .replace(critic_form="action-value", regress="joint", critic_model=Multilinear(rank=4))
+        },
+    ),
     "together, multilinear": (
-        probes.TOGETHER, "perla-ippo",
-        {"value": RECIPES["perla-ippo"].settings["value"].replace(critic_model=Multilinear(rank=4)),
-         "parameter_sharing": "separate", "updates_per_rollout": 300}),
+        probes.TOGETHER,
+        "perla-ippo",
+        {
+            "value": RECIPES["perla-ippo"]
+            .settings["value"]
+            .replace(critic_model=Multilinear(rank=4)),
+            "parameter_sharing": "separate",
+            "updates_per_rollout": 300,
+        },
+    ),
     "matrix, COMA": (probes.MATRIX, "coma", {"normalize_advantages": False}),
     "patience, COMA": (
-        probes.PATIENCE, "coma", {"returns": GAE(gae_lambda=0.8), "target": Soft(target_update_tau=0.1)}),
-    "endless, COMA": (probes.ENDLESS, "coma", {"returns": NStep(n_step=2), "normalize_values": True}),
+        probes.PATIENCE,
+        "coma",
+        {"returns": GAE(gae_lambda=0.8), "target": Soft(target_update_tau=0.1)},
+    ),
+    "endless, COMA": (
+        probes.ENDLESS,
+        "coma",
+        {"returns": NStep(n_step=2), "normalize_values": True},
+    ),
     "together, HAPPO": (
-        probes.TOGETHER, "happo", {"actor_network": "gru", "bptt_length": 3, "refresh_advantages": True}),
+        probes.TOGETHER,
+        "happo",
+        {"actor_network": "gru", "bptt_length": 3, "refresh_advantages": True},
+    ),
     "matrix, PERLA-HAPPO": (
-        probes.MATRIX, "perla-happo", {"num_minibatches": 2, "parameter_sharing": "separate"}),
+        probes.MATRIX,
+        "perla-happo",
+        {"num_minibatches": 2, "parameter_sharing": "separate"},
+    ),
     "patience": (probes.PATIENCE, "perla-mappo", {"loss": Huber(huber_delta=1.0)}),
     "patience, whole episodes": (
-        probes.PATIENCE, "ippo", {"rollout_length": None, "num_envs": 32, "agent_ids": False}),
+        probes.PATIENCE,
+        "ippo",
+        {"rollout_length": None, "num_envs": 32, "agent_ids": False},
+    ),
     "mortal": (probes.MORTAL, "ippo", {"parameter_sharing": "separate"}),
     "kinds, in groups": (
-        probes.KINDS, "perla-ippo", {"parameter_groups": (0, 1, 0), "agent_ids": False}),
-}  # fmt: skip
+        probes.KINDS,
+        "perla-ippo",
+        {"parameter_groups": (0, 1, 0), "agent_ids": False},
+    ),
+}
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())

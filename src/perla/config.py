@@ -21,7 +21,7 @@ from msgspec import Meta
 from perla.errors import UserError, nearest, visible
 
 VERSION = 2
-"""The version of the settings' names, stated in run folders. Version 1 had perla's first names."""
+"""Version of the settings' names, stored in run folders. Version 1: perla's first names."""
 
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Positive = Annotated[float, Meta(gt=0)]

@@ -28,6 +28,6 @@ Metrics: TypeAlias = dict[str, Float[Array, ""]]
 """Named scalars of one interval and seed."""
 
 Actions: TypeAlias = Int[Array, "*batch agent"] | Float[Array, "*batch agent dimension"]
-"""What all agents do: one of several actions each, or a vector each."""
+"""Joint actions: for each agent the index of a discrete action, or a vector."""
 
 __all__ = ["Actions", "Array", "Bool", "Float", "Int", "Key", "Metrics", "PRNGKeyArray"]

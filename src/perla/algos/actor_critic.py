@@ -41,8 +41,8 @@ def create_critic(config: PPO, spec: Spec, key: PRNGKeyArray) -> AnyCritic:
         key, agents=spec.agents, features=spec.obs if shape.sees == "local" else spec.state,
         extra_inputs=spec.agents * shape.actions, action_fusion=shape.fusion,
         outputs=shape.outputs * (1 + shape.rank),
-        core=config.critic_network, hidden_size=config.hidden_size, num_layers=config.critic_num_layers,
-        gain=1.0, init=config.init, norm=config.layer_norm,
+        core=config.critic_network, hidden_size=config.hidden_size,
+        num_layers=config.critic_num_layers, gain=1.0, init=config.init, norm=config.layer_norm,
         ids=config.agent_ids, parameter_groups=config.critics(spec.agents),
     )  # fmt: skip
     critic = Critic(body, shape.sees, shape.actions)

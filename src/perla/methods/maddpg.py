@@ -32,11 +32,11 @@ class DDPG(OffPolicy, tag="ddpg", frozen=True):
     actions, of the squared input of tanh, which keeps it from saturating."""
 
     lr: Positive = 5e-4
-    """The actor's learning rate."""
+    """Learning rate of the actor."""
     critic_lr: Positive | None = None
-    """The critic's learning rate; none: the actor's."""
+    """Learning rate of the critic; none: that of the actor."""
 
     critic_num_layers: Count = 2
-    """Hidden layers of the critic, which is dense."""
+    """Dense hidden layers of the critic."""
     init: Literal["orthogonal", "torch"] = "orthogonal"
     """Initial weights: orthogonal with a small policy head, or PyTorch's default."""

@@ -15,8 +15,8 @@ class OffPolicy(Config, frozen=True):
     num_envs: Count = 16
     """Environments stepped in parallel."""
     rollout_length: Count | None = 8
-    """Steps of every environment between two updates, replayed together as a sequence; none: one
-    whole episode of every environment."""
+    """Steps per environment between two updates, replayed together as a sequence; none: an
+    episode."""
     buffer_size: Count = 8192
     """Capacity of the replay buffer, in sequences; the newest are kept."""
     batch_size: Count = 32
@@ -27,39 +27,38 @@ class OffPolicy(Config, frozen=True):
     gamma: Fraction = 0.99
     """Discount factor γ."""
     target: Soft | Hard = Soft(target_update_tau=0.01)
-    """The target networks, from which targets bootstrap."""
+    """Target network of every learnt value, for bootstrap values."""
 
     loss: Squared | Huber = Squared()
     """Loss of the temporal-difference error."""
     normalize_rewards: bool = True
-    """Standardise rewards by their running mean and standard deviation."""
+    """Normalize rewards by their running mean and standard deviation."""
 
     optimizer: Adam | RMSProp = Adam()
-    """Optimiser of all networks."""
+    """Optimizer of all networks."""
     lr: Positive = 5e-4
-    """Learning rate."""
+    """Learning rate of all networks."""
     max_grad_norm: Positive | None = 10.0
-    """Bound on the norm of each optimiser's gradient; none: unbounded."""
+    """Largest norm of each optimizer's gradient; none: no clipping."""
 
     actor_network: Literal["mlp", "gru"] = "gru"
-    """The agents' network; `gru` puts a recurrent layer after the dense ones."""
+    """Network of the agents: dense layers only, or dense layers and a GRU."""
     hidden_size: Count = 128
-    """Width of every hidden layer."""
+    """Units of every hidden layer."""
     num_layers: Count = 1
     """Dense hidden layers of the agents' network."""
     init: Literal["orthogonal", "torch"] = "orthogonal"
     """Initial weights: orthogonal, or PyTorch's default."""
     layer_norm: bool = False
-    """Normalise the inputs and the output of every hidden layer."""
+    """Layer normalization of the inputs and of every hidden layer."""
     parameter_sharing: Literal["shared", "separate"] = "shared"
-    """One set of parameters for all agents, or one for each."""
+    """`shared`: one set of parameters for all agents. `separate`: one per agent."""
     parameter_groups: Groups = None
-    """The group of each agent, such as 0,0,1: agents of one group share parameters. None: all
-    share."""
+    """Group of each agent, such as 0,0,1: agents of a group share parameters; none: all do."""
     agent_ids: bool = True
-    """Give shared networks the agent's id as an input."""
+    """Append a one-hot agent id to the inputs of shared networks."""
     last_action: bool = False
-    """Give the agents' network the agent's last action as an input."""
+    """Append the agent's last action to its observation."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -134,7 +134,7 @@ class TD(OffPolicy, tag="td", frozen=True):
     init: Literal["orthogonal", "torch"] = "orthogonal"
     """Initial weights: orthogonal, except for the hidden layers of mixers, or PyTorch's default."""
     last_action: bool = True
-    """Give the agents' network the agent's last action as an input."""
+    """Append the agent's last action to its observation."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -222,7 +222,7 @@ class RunLoop:
         self.dropped = faults
 
     def _advice(self, left: int) -> str:
-        """How to continue after a fault if `left` seeds have none."""
+        """The advice on how to continue after a fault if `left` seeds have none."""
         paths = checkpoint.newest_first(self.folder.checkpoints) if self.folder is not None else []
         last = f"; the last finite checkpoint is {paths[0]}" if paths else ""
         drop = "; --on-nonfinite drop-seed continues with the other seeds" if left else ""
