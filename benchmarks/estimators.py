@@ -78,7 +78,7 @@ def noise(env: str, stops: tuple[int, ...] = (1_000, 30_000, 100_000), repeats: 
             PAPERS,
             *(Sampled(num_samples=k, sampler="latin") for k in (11, 17, 23, 47, 97)),
         ):
-            values = np.asarray(estimates(population[0], estimator))
+            values = np.asarray(answers(population[0], estimator))
             variance = float(np.var(values, axis=0, ddof=1).mean())
             scale = scale or variance
             yield {

@@ -8,7 +8,7 @@ from perla.errors import UserError
 from perla.marginal.aggregators import create_aggregator, entropic
 from perla.marginal.joint_actions import Draws
 from perla.methods.aggregators import Entropic, Max, Mean, UpperQuantile
-from perla.methods.recipes import make
+from perla.methods.recipes import RECIPES, make
 
 VALUES = np.array([3.0, -1.0, 7.0, 7.5, 0.0])
 WEIGHTS = np.array([0.1, 0.4, 0.2, 0.0, 0.3])
@@ -63,7 +63,7 @@ def test_an_optimistic_aggregate_is_not_what_is_regressed(aggregator):
     from perla.envs.protocol import Spec
 
     spec = Spec("two", 2, 3, 3, (2, 2), 10, "common")
-    value = PERLA_IPPO["value"].replace(aggregator=aggregator)
+    value = RECIPES["perla-ippo"].settings["value"].replace(aggregator=aggregator)
     with pytest.raises(UserError, match=r"with regress 'marginal'.*use regress 'joint'"):
         Algorithm(make("perla-ippo", value=value), spec)
     Algorithm(make("perla-ippo", value=value.replace(regress="joint")), spec)

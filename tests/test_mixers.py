@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from perla.distributions import IMPOSSIBLE
+from perla.distributions import MASKED_LOGIT
 from perla.nets import mixers
 from perla.nets.mixers import MixerInput, MixerStep
 
@@ -308,7 +308,7 @@ def test_qtrans_conditions(condition):
     mixer, utilities, action, state, hidden = qtran()
     rng = np.random.default_rng(4)
     avail = (rng.random(utilities.shape) < 0.5) | (np.eye(ACTIONS, dtype=bool)[action])
-    greedy = jnp.asarray(np.where(avail, utilities, IMPOSSIBLE).argmax(-1))
+    greedy = jnp.asarray(np.where(avail, utilities, MASKED_LOGIT).argmax(-1))
 
     @jax.jit
     def violations(mixer, action, greedy, avail):

@@ -14,7 +14,7 @@ import probes
 from perla.algos import td
 from perla.algos.replay import Replay, sequences
 from perla.config import from_json, to_json
-from perla.distributions import IMPOSSIBLE, EpsilonGreedy, Perturbed
+from perla.distributions import MASKED_LOGIT, EpsilonGreedy, Perturbed
 from perla.envs import matrix
 from perla.envs.wrappers import AutoReset
 from perla.errors import UserError
@@ -49,7 +49,7 @@ SMALL = {
 
 
 def test_the_mode_is_greedy_however_random_the_behaviour():
-    values = jnp.array([[1.0, 3.0, 2.0], [0.0, 0.0, -1.0], [IMPOSSIBLE, -5.0, -5.0]])
+    values = jnp.array([[1.0, 3.0, 2.0], [0.0, 0.0, -1.0], [MASKED_LOGIT, -5.0, -5.0]])
     for epsilon in (0.0, 0.5, 1.0):
         policy = EpsilonGreedy(values, jnp.float32(epsilon))
         np.testing.assert_array_equal(policy.mode(), [1, 0, 1])
@@ -57,7 +57,7 @@ def test_the_mode_is_greedy_however_random_the_behaviour():
 
 
 def test_random_actions_are_available_ones():
-    values = jnp.array([IMPOSSIBLE, 7.0, IMPOSSIBLE, 1.0])
+    values = jnp.array([MASKED_LOGIT, 7.0, MASKED_LOGIT, 1.0])
     policy = EpsilonGreedy(values, jnp.float32(0.4))
     np.testing.assert_allclose(policy.probs, [0.0, 0.8, 0.0, 0.2], rtol=1e-6)
     many = EpsilonGreedy(jnp.broadcast_to(values, (5000, 4)), jnp.float32(0.4))

@@ -11,7 +11,7 @@ import numpy as np
 
 from perla.types import Array, Bool, Float, Int, PRNGKeyArray
 
-IMPOSSIBLE = -1e10
+MASKED_LOGIT = -1e10
 """The logit of an unavailable action: its probability is exactly zero."""
 NODES = 32
 """Quadrature points of an average over a squashed Gaussian, in each dimension."""
@@ -40,7 +40,7 @@ class Categorical(NamedTuple):
     ) -> Categorical:
         """The softmax of `logits` over the available actions; a dead agent takes the first of
         them with probability one."""
-        return cls(jax.nn.log_softmax(jnp.where(choosable(avail, alive), logits, IMPOSSIBLE)))
+        return cls(jax.nn.log_softmax(jnp.where(action_mask(avail, alive), logits, MASKED_LOGIT)))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -107,7 +107,7 @@ class EpsilonGreedy(NamedTuple):
     """ε-greedy: the greedy action with probability 1 − ε, else a uniform available one."""
 
     values: Float[Array, "*batch action"]
-    """Q-values of the actions; `IMPOSSIBLE` where unavailable."""
+    """Q-values of the actions; `MASKED_LOGIT` where unavailable."""
     epsilon: Float[Array, ""]
 
     @property
@@ -118,7 +118,7 @@ class EpsilonGreedy(NamedTuple):
     @property
     def probs(self) -> Float[Array, "*batch action"]:
         """Probabilities; zero where the action is not available."""
-        avail = self.values > IMPOSSIBLE
+        avail = self.values > MASKED_LOGIT
         uniform = avail / avail.sum(-1, keepdims=True)
         greedy = jax.nn.one_hot(self.mode(), self.values.shape[-1])
         return (1 - self.epsilon) * greedy + self.epsilon * uniform

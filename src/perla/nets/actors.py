@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from perla.distributions import (
-    IMPOSSIBLE,
+    MASKED_LOGIT,
     Categorical,
     EpsilonGreedy,
     Gaussian,
@@ -280,4 +280,4 @@ def mask_values(
     values: Float[Array, "*batch action"], mask: Bool[Array, "*batch action"]
 ) -> Float[Array, "*batch action"]:
     """`values` of the actions in the mask, and a number far below any value for all others."""
-    return jnp.where(mask, values, IMPOSSIBLE)
+    return jnp.where(mask, values, MASKED_LOGIT)

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from perla.distributions import IMPOSSIBLE
+from perla.distributions import MASKED_LOGIT
 from perla.nets.layers import MLP, SMALL, Init, expand_dims_like, product
 from perla.nets.mixers.base import Mixer, MixerInput, MixerStep, Residual, dense
 from perla.nets.terms import LossTerm
@@ -80,7 +80,7 @@ class QTRANMixer(Mixer):
                 return at_greedy, jnp.minimum(self.gap(step.taken), 0.0)
             case "alt":  # minₐ′ D(s, a′ᵢ, a₋ᵢ) = 0 for every i
                 gaps = self.unilateral_gaps(step.taken, step.utilities)
-                return at_greedy, jnp.where(step.action_mask, gaps, -IMPOSSIBLE).min(-1)
+                return at_greedy, jnp.where(step.action_mask, gaps, -MASKED_LOGIT).min(-1)
 
     def gap(self, inputs: MixerInput) -> Float[Array, "*batch 1"]:
         """D(s, a) = Σᵢ Qᵢ + V(s) − Q(s, a), without a gradient in Q."""
