@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -288,3 +291,22 @@ def test_only_interpreters_distinguish_settings():
         for line, name in distinctions(path.read_text())
     ]
     assert not wrong, "only settings' interpreters may do this:\n" + "\n".join(wrong)
+
+
+AXES = {"batch", "joint", "rest", "rest_or_one", "sample", "shape", "state", "time"}
+"""Words of shape annotations, which ruff reads as names where an axis may be of any size."""
+
+
+def test_every_name_is_defined():
+    """Ruff's F821 is off, as it takes shape annotations for code: here all else is held to it."""
+    command = [sys.executable, "-m", "ruff", "check", "src", "tests", "benchmarks", "examples"]
+    options = ["--select", "F821", "--config", "lint.ignore=[]", "--output-format", "json"]
+    found = subprocess.run(
+        [*command, *options], cwd=ROOT.parent.parent, capture_output=True, text=True
+    )
+    wrong = {
+        f"{Path(each['filename']).name}:{each['location']['row']} {each['message']}"
+        for each in json.loads(found.stdout)
+        if each["message"].split("`")[1] not in AXES
+    }
+    assert not wrong
