@@ -83,7 +83,7 @@ def test_a_critic_sees_the_others_actions_and_never_the_agents_own(sharing, inte
 def test_actions_join_like_any_other_input():
     critic, context, policy = scene("separate", Network(action_fusion="first"))
     actions = np.asarray(policy.sample(KEY))
-    rows = np.asarray(critic.body.rows)  # [agent, row, width]
+    rows = np.asarray(critic.body.extra_rows)  # [agent, row, width]
     for agent in range(AGENTS):
         seen = actions.copy()
         seen[:, agent] = 0.0

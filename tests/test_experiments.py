@@ -266,4 +266,4 @@ def test_a_dry_run_of_what_trains_nothing(capsys):
 
 def test_what_trains_nothing_is_for_no_cluster(capsys):
     assert main(["reproduce", "theory", "--executor", "ray"]) == 2
-    assert "theory: is computed on this machine" in capsys.readouterr().err
+    assert "theory: is a calculation on this machine" in capsys.readouterr().err

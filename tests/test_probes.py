@@ -111,7 +111,7 @@ CASES = {
     "forbidden temptation": (
         probes.TEMPTATION,
         "maa2c",
-        {"init": "orthogonal", "ent_coef": 0.0, "updates_per_rollout": 400},
+        {"init": "orthogonal", "ent_coef": 0.0, "updates": 400},
     ),
     "together": (probes.TOGETHER, "perla-ippo", {"value_coef": 0.5, "anneal_lr": True}),
     "together, marginal fit": (
@@ -172,7 +172,7 @@ CASES = {
             .settings["value"]
             .replace(critic_model=Multilinear(rank=4)),
             "parameter_sharing": "separate",
-            "updates_per_rollout": 300,
+            "updates": 300,
         },
     ),
     "matrix, COMA": (probes.MATRIX, "coma", {"normalize_advantages": False}),

@@ -281,15 +281,15 @@ CASES = {
     "together": (probes.TOGETHER, "qmix", {"parameter_sharing": "separate"}),
     "matrix": (probes.MATRIX, "qplex", {}),
     "patience, GRU": (probes.PATIENCE, "ow-qmix", {
-        "actor_network": "gru", "num_layers": 1, "last_action": True, "updates_per_rollout": 300}),
-    "patience": (probes.PATIENCE, "cw-qmix", {"updates_per_rollout": 300}),
+        "actor_network": "gru", "num_layers": 1, "last_action": True, "updates": 300}),
+    "patience": (probes.PATIENCE, "cw-qmix", {"updates": 300}),
     "forbidden temptation, any joint value": (probes.TEMPTATION, "qtran-alt", {}),
-    "patience, any joint value": (probes.PATIENCE, "qtran-base", {"updates_per_rollout": 300}),
+    "patience, any joint value": (probes.PATIENCE, "qtran-base", {"updates": 300}),
     "together, by messages": (probes.TOGETHER, "maic", {"parameter_sharing": "separate"}),
     "matrix, by messages": (probes.MATRIX, "maic-qplex", {}),
     "kinds, in groups": (
         probes.KINDS, "qmix",
-        {"parameter_groups": (0, 1, 0), "agent_ids": False, "updates_per_rollout": 300}),
+        {"parameter_groups": (0, 1, 0), "agent_ids": False, "updates": 300}),
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ Axis names, used in every shape annotation and nowhere with another meaning:
 ``action``     the discrete actions of one agent (padded to the largest, and masked)
 ``dimension``  the dimensions of one agent's continuous action (padded and masked alike)
 ``sample``     joint actions over which a critic is marginalised
-``food``       the foods of one foraging world, in row-major order
+``food``       the foods of one foraging environment, in row-major order
 ``item``       things that agents look at: foods, or agents
 ``feature``    entries of an observation or of a hidden layer
 =============  ==========================================================================
