@@ -135,11 +135,14 @@ def nap(folder, seconds):
     time.sleep(seconds)
 """
 PROGRAM = """
-import functools, sys, time
+import functools, signal, sys, time
 from pathlib import Path
 from naps import nap
 from perla.experiments.experiment import Job
 from perla.experiments.cache import cached
+
+# A shell's background jobs ignore SIGINT, and so would what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 results, pids, busy = sys.argv[1:]
 jobs = [Job(str(s), [], functools.partial(nap, pids, s)) for s in (0, 600, 601)]
