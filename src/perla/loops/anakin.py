@@ -104,11 +104,17 @@ class Trainer:
 
     def faults(self, population: list[SeedState]) -> list[NonFinite | None]:
         """The first number of each seed that is not finite, None if all are finite."""
-        if self.vectorised:
-            (stacked,) = population
-            indices = range(len(self.seeds))
-            population = [jax.tree.map(lambda x, i=i: x[i], stacked) for i in indices]
-        return seeds.faults(population, self._metric_names)
+        if not self.vectorised:
+            return seeds.faults(population, self._metric_names)
+        (stacked,) = population
+
+        def describe(index: int) -> NonFinite | None:
+            fault, learner = jax.tree.map(lambda x: x[index], (stacked.fault, stacked.learner))
+            return nonfinite.describe(fault, learner, self._metric_names)
+
+        # A learner may hold a replay buffer: only that of a faulty seed is copied.
+        faulty = np.asarray(stacked.fault.array) != nonfinite.NONE
+        return [describe(i) if faulty[i] else None for i in range(len(self.seeds))]
 
     def absolute(self, population: list[SeedState], episodes: int = 320) -> list[dict[str, float]]:
         """The metrics of each seed's best actor over new episodes: `episodes` greedy ones and as
