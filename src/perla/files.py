@@ -15,8 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
 
 from perla.errors import UserError
+
+T = TypeVar("T")
 
 KINDS = {
     stat.S_IFREG: "a file",
@@ -47,6 +52,16 @@ def explained(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
         raise UserError(f"{path}: {reason[:1].lower()}{reason[1:]}") from None
+
+
+def decode(data: bytes | str, kind: type[T] | Any, *, source: object) -> T:
+    """The JSON in `data` as a `kind`; raises `UserError` for any damage, with `source` and why."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except RecursionError:
+        raise UserError(f"{source}: damaged (nested too deep)") from None
+    except (msgspec.DecodeError, ValueError, OverflowError, UserError) as error:
+        raise UserError(f"{source}: damaged ({error})") from None
 
 
 # --- Untrusted folders --------------------------------------------------------------------------

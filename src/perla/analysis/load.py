@@ -13,7 +13,7 @@ import numpy as np
 
 from perla.config import check_text, check_version
 from perla.errors import UserError
-from perla.files import check_run_folder, read_regular
+from perla.files import check_run_folder, decode, read_regular
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ def load(path: Path) -> Curves:
     check_text(texts, name=str(path / "config.json"))
     run = facts.run
     records = _records(path / "metrics.jsonl")
-    finished = (path / "summary.json").exists()
+    finished = is_finished(path)
     summary = _read(path / "summary.json", _Summary) if finished else _Summary()
     dropped = tuple(entry.seed for entry in summary.dropped)
     seeds = tuple(seed for seed in run.seeds if seed not in dropped)
@@ -133,12 +133,31 @@ def load(path: Path) -> Curves:
     )
 
 
+def is_finished(path: Path) -> bool:
+    """True if `summary.json` of the run in `path` holds results. A disk that was full or lost power
+    may leave an empty or damaged one, and then the run is not finished."""
+    try:
+        return bool(_read(path / "summary.json", _Summary).seeds)
+    except UserError:
+        return False
+
+
 def load_all(paths: Sequence[Path]) -> list[Curves]:
-    """Load all runs in `paths`, each a run folder or a folder with run folders below it, sorted.
+    """Load all runs in `paths`, as `find_all` lists them.
 
     Raises `UserError` if there is no run, and as `load` does.
     """
-    return [load(folder) for path in paths for folder in find(path)]
+    return [load(folder) for folder in find_all(paths)]
+
+
+def find_all(paths: Sequence[Path]) -> list[Path]:
+    """The run folders in `paths`, each a run folder or a folder with run folders below it. A run
+    counts once, also if several of `paths` lead to it.
+
+    Raises `UserError` if one of `paths` has no run.
+    """
+    found = [folder for path in paths for folder in find(path)]
+    return list({folder.resolve(): folder for folder in reversed(found)}.values())[::-1]
 
 
 def find(path: Path) -> list[Path]:
@@ -194,6 +213,7 @@ class _SeedSummary(msgspec.Struct):
 
 class _Dropped(msgspec.Struct):
     seed: int
+    reason: str
 
 
 class _Summary(msgspec.Struct):
@@ -204,7 +224,7 @@ class _Summary(msgspec.Struct):
 
 def _read(path: Path, kind: type[T]) -> T:
     try:
-        return _decode(path, read_regular(path), kind)
+        return decode(read_regular(path), kind, source=path)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UserError(f"{path.parent}: not a run folder ({path.name}: {reason})") from None
@@ -218,18 +238,11 @@ def _records(path: Path) -> list[dict[str, float]]:
         return []  # Before the first evaluation.
     except OSError as error:
         raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
-    records = [_decode(path, line, _Record) for line in lines]
+    records: list[_Record] = [decode(line, _Record, source=path) for line in lines]
     for record in records:
         if any(record.get(name) is None for name in (*_COUNTERS, "wall_seconds")):
             raise UserError(f"{path}: damaged (a line without seed, evaluation, step or clock)")
     return [_numbers(record) for record in records]
-
-
-def _decode(path: Path, data: bytes, kind: Any) -> Any:
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: damaged ({error})") from None
 
 
 def _numbers(record: _Record) -> dict[str, float]:
