@@ -7,7 +7,7 @@ result.summary["iqm"]["absolute"]
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
@@ -31,7 +31,7 @@ def make(env: str, **options: Any) -> Env | HostEnv:
     """
     from perla.envs.registry import make_env
 
-    return make_env(env, **options)
+    return make_env(env, **plain(options))
 
 
 def train(
@@ -39,7 +39,7 @@ def train(
     algo: str = "perla-ippo",
     *,
     steps: int,
-    seeds: int | Sequence[int] = 1,
+    seeds: int | Iterable[int] = 1,
     preset: str = "default",
     out: str | PathLike[str] | None = None,
     env_options: Mapping[str, Any] | None = None,
@@ -51,7 +51,8 @@ def train(
 ) -> Result:
     """Train `algo` on `env` for `steps` environment steps per seed, and return the result.
 
-    `seeds` is a number of seeds (0, 1, …) or a list of them. `settings` override the learner's
+    `seeds` is a number of seeds (0, 1, …) or a list of them. NumPy's scalars and arrays are numbers
+    and lists of numbers here. `settings` override the learner's
     settings in `preset`: `lr=1e-3`, `returns=NStep(n_step=10)`. With `out` the run is saved in that
     folder, as by `perla train`, and can be resumed; without it nothing is written.
 
@@ -66,21 +67,34 @@ def train(
     from perla.runs import execute
     from perla.runs.spec import OnNonFinite, Run
 
+    seeds = plain(seeds)
     run = Run(
         env=env,
-        env_options=dict(env_options or {}),
+        env_options=plain(dict(env_options or {})),
         algo=algo,
         preset=preset,
-        config=recipes.make(algo, preset, **settings),
-        steps=steps,
+        config=recipes.make(algo, preset, **plain(settings)),
+        steps=plain(steps),
         seeds=tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
-        num_evaluations=num_evaluations,
-        eval_episodes=eval_episodes,
-        absolute_episodes=absolute_episodes,
+        num_evaluations=plain(num_evaluations),
+        eval_episodes=plain(eval_episodes),
+        absolute_episodes=plain(absolute_episodes),
     )
     folder = None if out is None else Path(out)
     answer = convert(on_nonfinite, OnNonFinite, name="on_nonfinite")
     return execute.train(run, folder, on_nonfinite=answer)
+
+
+def plain(value: Any) -> Any:
+    """`value`, with Python's numbers for scalars of NumPy and JAX, and tuples of numbers for
+    arrays, also within dictionaries, lists and tuples."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {name: plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return tuple(map(plain, value))
+    return value
 
 
 def __getattr__(name: str) -> Any:

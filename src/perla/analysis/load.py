@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,8 +14,6 @@ import numpy as np
 from perla.config import check_text, check_version
 from perla.errors import UserError
 from perla.files import check_run_folder, decode, read_regular
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -134,12 +132,23 @@ def load(path: Path) -> Curves:
 
 
 def is_finished(path: Path) -> bool:
-    """True if `summary.json` of the run in `path` holds results. A disk that was full or lost power
-    may leave an empty or damaged one, and then the run is not finished."""
+    """True if the run in `path` has a `summary.json`. An empty one does not count: a loss of power
+    may leave it."""
     try:
-        return bool(_read(path / "summary.json", _Summary).seeds)
-    except UserError:
+        return os.lstat(path / "summary.json").st_size > 0
+    except OSError:
         return False
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """The content of `summary.json` of the finished run in `path`.
+
+    Raises `UserError` if it is damaged.
+    """
+    file = path / "summary.json"
+    if not _read(file, _Summary).seeds:
+        raise UserError(f"{file}: damaged (it has no seeds)")
+    return _read(file, dict[str, Any])
 
 
 def load_all(paths: Sequence[Path]) -> list[Curves]:
@@ -222,7 +231,7 @@ class _Summary(msgspec.Struct):
     flops_per_step: float | None = None
 
 
-def _read(path: Path, kind: type[T]) -> T:
+def _read(path: Path, kind: Any) -> Any:
     try:
         return decode(read_regular(path), kind, source=path)
     except OSError as error:

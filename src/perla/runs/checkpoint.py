@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -107,17 +107,18 @@ def newest_first(folder: Path) -> list[Path]:
     return sorted(paths, key=lambda path: int(path.stem.removeprefix("step_")), reverse=True)
 
 
-def prune(folder: Path, step: int, keep: int | None = KEEP) -> None:
-    """Remove all checkpoints but that of `step`, which is durable, and the newest before it: `keep`
-    in total, None for all. Those of later steps are of a course that the run has left, because the
-    newest was damaged."""
-    paths = newest_first(folder)
-    older = paths[paths.index(path_of(folder, step)) :]
-    kept = older if keep is None else older[:keep]
-    with explained(folder):
-        for path in paths:
-            if path not in kept:
-                path.unlink(missing_ok=True)
+def prune(folder: Path, keep: int | None = KEEP) -> None:
+    """Remove all but the newest `keep` checkpoints (None: remove none). To be called when the newest
+    is durable."""
+    if keep is not None:
+        remove(newest_first(folder)[keep:])
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Remove checkpoints."""
+    for path in paths:
+        with explained(path):
+            path.unlink(missing_ok=True)
 
 
 def _parse_meta(path: Path, data: bytes) -> Meta:

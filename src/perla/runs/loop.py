@@ -66,6 +66,8 @@ class RunLoop:
         self.seconds = 0.0 if point is None else point.seconds
         self.compile_seconds = 0.0 if point is None else point.compile_seconds
         self.records = [] if folder is None else folder.rewind(0 if point is None else point.lines)
+        self.unusable = () if point is None else point.unusable
+        """Checkpoints to be removed once a newer one is saved."""
         self.dropped: dict[int, NonFinite] = {}
         """The seeds that were dropped, and their faults."""
         self.requests = Requests()
@@ -192,7 +194,9 @@ class RunLoop:
             exported = self.trainer.export(states)
             clocks = self.seconds, self.compile_seconds
             point = ResumePoint(exported, self.evaluation, step, self.folder.lines, *clocks)
-            resume_point.save(self.folder, self.run, point, keep=self.options.keep_checkpoints)
+            unusable, self.unusable = self.unusable, ()
+            keep = self.options.keep_checkpoints
+            resume_point.save(self.folder, self.run, point, keep=keep, unusable=unusable)
             self.saved_at = time.perf_counter()
             if saving:
                 self.say(f"saved the checkpoint of step {step:,}")

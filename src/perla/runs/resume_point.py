@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from perla.errors import UserError, resume_command
@@ -26,10 +27,15 @@ class ResumePoint(NamedTuple):
     """Seconds spent so far, without compilation."""
     compile_seconds: float
     """Seconds spent on compilation."""
+    unusable: tuple[Path, ...] = ()
+    """Newer checkpoints that could not be used."""
 
 
-def save(folder: Folder, run: Run, point: ResumePoint, *, keep: int | None) -> None:
-    """Write `point`, and remove old checkpoints; `keep` is the number of those kept, None for all.
+def save(
+    folder: Folder, run: Run, point: ResumePoint, *, keep: int | None, unusable: Sequence[Path] = ()
+) -> None:
+    """Write `point`, and then remove `unusable` checkpoints and old ones; `keep` is the number of
+    those kept, None for all.
 
     The metrics up to its evaluation must be durable.
     """
@@ -42,8 +48,10 @@ def save(folder: Folder, run: Run, point: ResumePoint, *, keep: int | None) -> N
         wall_seconds=point.seconds,
         compile_seconds=point.compile_seconds,
     )
-    checkpoint.save(checkpoint.path_of(folder.checkpoints, point.step), point.exported, meta)
-    checkpoint.prune(folder.checkpoints, point.step, keep)
+    path = checkpoint.path_of(folder.checkpoints, point.step)
+    checkpoint.save(path, point.exported, meta)
+    checkpoint.remove(each for each in unusable if each != path)
+    checkpoint.prune(folder.checkpoints, keep)
 
 
 def load_newest(
@@ -62,7 +70,7 @@ def load_newest(
     reports those that are not, and evaluations that follow the one that is; `doing` says what is
     done with it. Raises the newest one's `UserError`, with the remedy, if none is usable.
     """
-    errors = []
+    errors: dict[Path, UserError] = {}
     for path in checkpoint.newest_first(folder.checkpoints):
         try:
             exported, meta = checkpoint.load(path, template)
@@ -74,9 +82,9 @@ def load_newest(
             if with_metrics:
                 folder.check_metrics(meta.metrics_lines, meta.metrics_digest, path.name)
         except UserError as error:
-            errors.append(error)
+            errors[path] = error
             continue
-        for damage in errors:
+        for damage in errors.values():
             say(f"{damage}; {doing} {path.name}")
         if rest := folder.describe_rest(meta.metrics_lines, meta.evaluation):
             say(f"{folder.metrics}: {rest}; {doing} {path.name}")
@@ -87,11 +95,13 @@ def load_newest(
             meta.metrics_lines,
             meta.wall_seconds,
             meta.compile_seconds,
+            tuple(errors),
         )
     if errors:
+        newest, again = next(iter(errors.values())), resume_command(folder.path)
         raise UserError(
-            f"{errors[0]}; no checkpoint of the run is usable: restore its files, or remove "
-            f"{folder.checkpoints} and `{resume_command(folder.path)}` starts it again"
+            f"{newest}; no checkpoint of the run is usable: restore its files, or remove "
+            f"{folder.checkpoints} and `{again}` starts it again"
         )
     return None
 

@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from perla import machine
-from perla.analysis.load import is_finished
+from perla.analysis.load import is_finished, read_summary
 from perla.analysis.stats import iqm
 from perla.config import VERSION, check_version, from_json
 from perla.envs.protocol import Spec
@@ -243,10 +243,12 @@ class Folder:
         return is_finished(self.path)
 
     def summary(self) -> dict[str, Any]:
-        """The content of `summary.json`."""
-        path = self.path / "summary.json"
-        with explained(path):
-            return decode(read_regular(path), dict[str, Any], source=path)
+        """The content of `summary.json`. Raises `UserError`, with the remedy, if it is damaged."""
+        try:
+            return read_summary(self.path)
+        except UserError as error:
+            again = resume_command(self.path)
+            raise UserError(f"{error}; remove the file, and `{again}` makes it again") from None
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`, the last file of a run except for its pictures."""
