@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import sys
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -23,12 +21,12 @@ from hypothesis import strategies as st
 from perla.analysis.load import find_all
 from perla.cli import COMMANDS, main
 from perla.cli.flags import flag_name
-from perla.envs import matrix
 from perla.errors import visible
 from perla.methods.recipes import RECIPES
 from perla.methods.settings import every_setting
 from perla.runs import checkpoint, execute, loop
-from untrusted import RUN, fixture_folder, fixture_here, fixture_whole, write_suite  # noqa: F401
+from perla.suites import results
+from untrusted import fixture_folder, fixture_here, fixture_whole  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -169,9 +167,10 @@ READERS = ("resume", "evaluate", "render", "compare")
 SUITE = {
     "name": "theirs",
     "grids": [
-        {"env": ["matrix:climbing"], "env_options": {}, "algo": ["ippo", "mappo"], "preset": "default",
-         "settings": {"num_envs": [2], "rollout_length": 5, "lr": 1e-3}, "label": "a", "steps": 20,
-         "seeds": [0, 1], "num_evaluations": 2, "eval_episodes": 2, "absolute_episodes": 2}
+        {"env": ["matrix:climbing"], "env_options": {}, "algo": ["ippo", "mappo"], "label": "a",
+         "preset": "default", "settings": {"num_envs": [2], "rollout_length": 5, "lr": 1e-3},
+         "steps": 20, "seeds": [0, 1], "num_evaluations": 2, "eval_episodes": 2,
+         "absolute_episodes": 2}
     ],
 }  # fmt: skip
 
@@ -265,18 +264,20 @@ PLAIN = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 WORDS = st.one_of(
     PLAIN,
     st.sampled_from(
-        ["", "-", "--", "run", "copy", "nowhere", "suite.json", "1", "-1", "0", "1e9", "1e400", "nan",
-         "none", "3,", ",", "0,0", "3,7", "all", "x=1", "=", "x=", "=x", "*", "~", "../run", "run/."]
+        ["", "-", "--", "run", "copy", "nowhere", "suite.json", "1", "-1", "0", "1e9", "1e400",
+         "nan", "none", "3,", ",", "0,0", "3,7", "all", "x=1", "=", "x=", "=x", "*", "~", "run/."]
     ),
 )  # fmt: skip
+FAMILIES = ("gym", "pettingzoo", "smac", "jaxmarl", "jumanji")
 ENVS = st.one_of(
+    PLAIN,
     PLAIN.map(lambda text: f"matrix:{text}"),
     PLAIN.map(lambda text: f"lbf:Foraging-{text}"),
     st.builds("lbf:Foraging-{}x{}-{}p-{}f{}-v{}".format, *[st.integers(-1, 12)] * 4,
               st.sampled_from(["", "-coop", "-2s", "-x"]), st.integers(0, 9)),
-    st.builds("{}:{}".format, st.sampled_from(["gym", "pettingzoo", "smac", "jaxmarl", "jumanji"]), PLAIN),
-    PLAIN,
-    st.sampled_from(["matrix:climbing", "lbf:Foraging-5x5-2p-1f-v2", "matrix:nowhere.json", "json:loads"]),
+    st.builds("{}:{}".format, st.sampled_from(FAMILIES), PLAIN),
+    st.sampled_from(["matrix:climbing", "lbf:Foraging-5x5-2p-1f-v2", "matrix:nowhere.json"]),
+    st.just("json:loads"),
 )  # fmt: skip
 OPTIONS = st.builds("{}={}".format, st.one_of(st.just("reward"), st.just("limit"), PLAIN), WORDS)
 FLAGS = ("--steps", "--seeds", "--num-evaluations", "--eval-episodes", "--absolute-episodes",
@@ -286,9 +287,8 @@ FLAGS = ("--steps", "--seeds", "--num-evaluations", "--eval-episodes", "--absolu
          "--dry-run", "--help")  # fmt: skip
 
 
-def settled(argv: list[str]) -> list[str]:
-    """The command line without what trains for long or writes elsewhere."""
-    return [word for word in argv if not word.startswith(("/", "~"))]
+LONG = ("bench", "doctor", "reproduce")
+"""Commands that measure."""
 
 
 def try_lines(inputs: int) -> None:
@@ -303,7 +303,7 @@ def try_lines(inputs: int) -> None:
         st.lists(st.tuples(flags, WORDS), max_size=3),
     )
     def tried(command: str, words: list[str], pairs: list[tuple[str, str]]) -> None:
-        check(*settled([command, *words, *(word for pair in pairs for word in pair)]))
+        check(command, *words, *(word for pair in pairs for word in pair))
 
     tried()
 
@@ -366,7 +366,7 @@ assert MANY * 13 >= 10_000
 
 @pytest.fixture
 def untrained(monkeypatch):
-    """Training is what is not tried: a run is made, its folder too, and nothing else."""
+    """Neither training nor drawing is tried: a run is made, its folder too, and nothing else."""
 
     class Untrained(loop.RunLoop):
         def __init__(self, run, env, trainer, folder, point, options):
@@ -376,6 +376,7 @@ def untrained(monkeypatch):
             return {"seeds": [], "dropped": []}, []
 
     monkeypatch.setattr(execute, "RunLoop", Untrained)
+    monkeypatch.setattr(results, "draw", lambda figure, path: None)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -392,10 +393,19 @@ def test_many_inputs(folder, untrained, kind):
 # --- What the campaign has found, and what it cannot reach --------------------------------------
 
 
-@pytest.mark.parametrize(
-    "data", [b"\xff\xfe", b"[" * 100_000, b'{"a": ' * 100_000, b"", b"\0", b"1e999", b'"\xff"']
-)
-def test_files_that_are_no_json(folder, data):
+NO_JSON = {
+    "not UTF-8": b"\xff\xfe",
+    "not UTF-8 in a text": b'{"run": "\xff", "name": "\xff"}',
+    "nested lists": b"[" * 100_000,
+    "nested objects": b'{"a": ' * 100_000,
+    "empty": b"",
+    "binary": b"\0",
+    "overflow": b"1e999",
+}
+
+
+@pytest.mark.parametrize("data", NO_JSON.values(), ids=NO_JSON)
+def test_files_that_are_no_json(folder, untrained, data):
     Path("suite.json").write_bytes(data)
     assert check("suite", "suite.json") == 2
     Path("payoffs.json").write_bytes(data)
@@ -405,13 +415,16 @@ def test_files_that_are_no_json(folder, data):
             read(folder, command, name, data + b"\n")
 
 
-def test_a_run_counts_once_however_it_is_named(folder, capsys):
-    other = shutil.copytree(folder, "other")
-    facts = json.loads((other / "config.json").read_text()) if isinstance(other, Path) else None
-    path = Path("other/config.json")
-    facts = facts or json.loads(path.read_text())
+def as_mappo(folder: Path) -> None:
+    path = folder / "config.json"
+    facts = json.loads(path.read_text())
     facts["run"]["algo"] = "mappo"
     path.write_text(json.dumps(facts))
+
+
+def test_a_run_counts_once_however_it_is_named(folder, untrained):
+    shutil.copytree(folder, "other")
+    as_mappo(Path("other"))
     Path("link").symlink_to("other")
     found = find_all([Path("other"), folder, Path("other/../other"), Path("link"), Path(".")])
     assert found == [Path("other"), folder]
@@ -420,14 +433,11 @@ def test_a_run_counts_once_however_it_is_named(folder, capsys):
     assert check("compare", str(folder), str(folder), "--out", "none") == 2
 
 
-def test_a_run_within_another_is_one_of_its_own(folder, capsys):
+def test_a_run_within_another_is_one_of_its_own(folder, untrained):
     shutil.copytree(folder, folder / "inner")
-    path = folder / "inner/config.json"
-    facts = json.loads(path.read_text())
-    facts["run"]["algo"] = "mappo"
-    path.write_text(json.dumps(facts))
+    as_mappo(folder / "inner")
     assert check("compare", ".", "--out", "both", "--quiet") == 0
-    assert check("compare", str(folder), str(folder / "inner"), "--out", "both", "--quiet") == 0
+    assert check("compare", str(folder), str(folder / "inner"), "--out", "two", "--quiet") == 0
 
 
 def test_without_a_home_or_a_user_name(here, monkeypatch):
@@ -447,11 +457,3 @@ def test_without_a_home_or_a_user_name(here, monkeypatch):
     monkeypatch.setenv("PERLA_CACHE", "cache")
     assert backend.cache_folder() == Path("cache")
     assert check("train", "ippo", "--env", "matrix:climbing", "--steps", "20", "--quiet") == 0
-
-
-def test_payoffs_are_named_in_the_line(here, capsys):
-    Path("payoffs.json").write_text("[[1, null], [3, 4]]")
-    assert main(["train", "--env", "matrix:payoffs.json"]) == 2
-    assert "payoffs.json" in capsys.readouterr().err
-    assert matrix is not None
-    assert os.getcwd() and sys.argv and write_suite and RUN

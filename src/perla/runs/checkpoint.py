@@ -108,8 +108,8 @@ def newest_first(folder: Path) -> list[Path]:
 
 
 def prune(folder: Path, keep: int | None = KEEP) -> None:
-    """Remove all but the newest `keep` checkpoints (None: remove none). To be called when the newest
-    is durable."""
+    """Remove all but the newest `keep` checkpoints, or none if that is None. To be called when the
+    newest is durable."""
     if keep is not None:
         remove(newest_first(folder)[keep:])
 
