@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from faults.harness import (
+    EAGER,
     Reference,
     environment,
     finish,
@@ -103,13 +104,7 @@ def test_disks_of_every_size(whole, tmp_path):
     failures = 0
     for pages in (*range(1, 16), *range(16, 200, 12)):
         out = tmp_path / str(pages)
-        argv = [
-            *program,
-            *train_or_resume("jax", disk / "run"),
-            "--quiet",
-            "--checkpoint-seconds",
-            "0.2",
-        ]
+        argv = [*program, *train_or_resume("jax", disk / "run"), "--quiet", *EAGER]
         words = " ".join(f"'{word}'" for word in argv)
         copied = f'{words}; status=$?; cp -a "$DISK/run" "{out}"; exit $status'
         ran = subprocess.run(

@@ -22,6 +22,8 @@ PATIENCE = 300.0
 TOKEN = "PERLA_FAULTS"
 """The environment variable that marks the processes of a chain."""
 
+EAGER = ["--checkpoint-seconds", "0.2"]
+"""Checkpoints as often as a tiny run has time for."""
 SHORT = ["--num-evaluations", "12", "--eval-episodes", "2", "--absolute-episodes", "4"]
 FORAGING = ["--env", "lbf:Foraging-5x5-2p-1f-v2", "--steps", "4000", "--seeds", "2", *SHORT]
 RUNS = {
@@ -45,7 +47,7 @@ def start(cache: Path, *argv: str, **options: Any) -> subprocess.Popen:
     """Start a command of perla, with a checkpoint as often as possible."""
     command = [sys.executable, str(TESTS / "faults" / "tiny.py"), *argv]
     if argv[0] in ("train", "resume"):
-        command += ["--checkpoint-seconds", "0.2"]
+        command += EAGER
     options.setdefault("env", environment(cache))
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
