@@ -11,8 +11,10 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import perla
 from fake_loop import FakeTrainer
 from perla.analysis.load import is_finished, load
 from perla.cli import main
@@ -341,3 +343,33 @@ def test_a_result_can_be_pickled(here, out):
     assert again.actor(3) == result.actor(3) == ("best", 1)
     for leaf, other in zip(again.arrays, result.arrays, strict=True):
         assert leaf.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize("seeds", [np.int64(2), np.arange(2), [np.int32(0), 1], (0, 1), 2])
+def test_numpys_scalars_and_arrays_are_numbers(here, seeds):
+    result = perla.train(
+        "matrix:climbing",
+        "ippo",
+        steps=np.int64(20),
+        seeds=seeds,
+        num_evaluations=np.uint8(2),
+        eval_episodes=np.array(2),
+        lr=np.float32(0.5),
+        num_envs=np.int16(2),
+        rollout_length=np.array(5),
+        normalize_rewards=np.bool_(True),
+        parameter_groups=np.array([0, 1]),
+    )
+    plain = perla.train(
+        "matrix:climbing", "ippo", steps=20, seeds=(0, 1), num_evaluations=2, eval_episodes=2,
+        lr=0.5, num_envs=2, rollout_length=5, normalize_rewards=True, parameter_groups=(0, 1),
+    )  # fmt: skip
+    assert result.run == plain.run
+    assert result.run.identity == plain.run.identity
+
+
+def test_numpys_numbers_are_options_of_environments(here):
+    options = {"penalty": np.float64(-5.0)}
+    run = perla.train("ours:make", "ippo", steps=5, env_options={"game": np.str_("climbing")}).run
+    assert run.env_options == {"game": "climbing"}
+    assert perla.plain(options) == {"penalty": -5.0}

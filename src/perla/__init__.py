@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 from perla.errors import UserError
 
@@ -38,23 +38,23 @@ def train(
     env: str,
     algo: str = "perla-ippo",
     *,
-    steps: int,
-    seeds: int | Iterable[int] = 1,
+    steps: SupportsIndex,
+    seeds: SupportsIndex | Iterable[SupportsIndex] = 1,
     preset: str = "default",
     out: str | PathLike[str] | None = None,
     env_options: Mapping[str, Any] | None = None,
-    num_evaluations: int = 50,
-    eval_episodes: int = 32,
-    absolute_episodes: int = 320,
+    num_evaluations: SupportsIndex = 50,
+    eval_episodes: SupportsIndex = 32,
+    absolute_episodes: SupportsIndex = 320,
     on_nonfinite: Literal["stop", "drop-seed"] = "stop",
     **settings: Any,
 ) -> Result:
     """Train `algo` on `env` for `steps` environment steps per seed, and return the result.
 
-    `seeds` is a number of seeds (0, 1, …) or a list of them. NumPy's scalars and arrays are numbers
-    and lists of numbers here. `settings` override the learner's
-    settings in `preset`: `lr=1e-3`, `returns=NStep(n_step=10)`. With `out` the run is saved in that
-    folder, as by `perla train`, and can be resumed; without it nothing is written.
+    `seeds` is a number of seeds (0, 1, …) or a list of them. `settings` override the learner's
+    settings in `preset`: `lr=1e-3`, `returns=NStep(n_step=10)`. Scalars and arrays of NumPy are
+    numbers and lists of numbers everywhere. With `out` the run is saved in that folder, as by
+    `perla train`, and can be resumed; without it nothing is written.
 
     If a seed has NaN or infinite values, the run stops, or continues without that seed if
     `on_nonfinite` is "drop-seed".
