@@ -14,13 +14,14 @@ import perla
 
 ROOT = Path(perla.__file__).parent
 
-ANYWHERE = {"errors", "config", "files", "types"}
+ANYWHERE = {"errors", "config", "files", "plugins", "types"}
 """Modules that all packages may import; they import only each other."""
 
 MAY_IMPORT = {
     "errors": set(),
     "config": {"errors"},
     "files": {"errors"},
+    "plugins": {"errors", "config"},
     "types": set(),
     "machine": set(),
     "flops": set(),

@@ -19,7 +19,7 @@ from perla.loops.evaluate import Episodes, episode_limit, evaluate
 from perla.loops.nonfinite import NonFinite
 from perla.loops.rollout import RolloutStats, begin, rollout
 from perla.loops.seeds import SeedState
-from perla.methods.recipes import Method
+from perla.methods.method import Method
 from perla.nets.actors import AnyActor
 from perla.types import Array, Bool, Int, Metrics, PRNGKeyArray
 

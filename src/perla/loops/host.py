@@ -31,7 +31,7 @@ from perla.loops.host_evaluate import evaluate
 from perla.loops.host_rollout import rollout
 from perla.loops.nonfinite import Fault, NonFinite
 from perla.loops.seeds import SeedState
-from perla.methods.recipes import Method
+from perla.methods.method import Method
 from perla.nets.actors import AnyActor
 from perla.types import Array, Float, Int, Metrics, PRNGKeyArray
 
