@@ -19,7 +19,7 @@ import pytest
 import perla
 from perla import plugins
 from perla.cli import main
-from perla.config import Count, from_json, to_json
+from perla.config import from_json, to_json
 from perla.distributions import Categorical
 from perla.envs import registry
 from perla.errors import UserError
@@ -28,8 +28,7 @@ from perla.methods.estimators import ESTIMATORS, Estimator
 from perla.methods.method import Method
 from perla.methods.recipes import RECIPES, Recipe
 from perla.methods.settings import configure, every_setting
-from perla.methods.td import MIXERS, TD, VDNMixer
-from perla.nets.mixers import MixerInput
+from perla.methods.td import MIXERS, TD, QMIXMixer, VDNMixer
 from perla.nets.mixers import MixerInput
 from perla.runs.spec import Run
 
@@ -112,18 +111,20 @@ def test_wrong_flags_of_a_part_are_refused_in_a_line(command):
 
 
 def test_a_suite_trains_and_compares_all_four(command, tmp_path):
-    small = {"num_evaluations": 2, "eval_episodes": 4, "absolute_episodes": 4}
-    suite = {
-        "name": "extension",
-        "environments": [{"env": "meeting:3", "env_options": {"limit": 4}}],
-        "methods": [
-            {"algo": "reinforce", "settings": {"num_envs": 4, "hidden_size": 4}},
-            {"algo": "linear-mix", "settings": {"linear_hidden": 4, "hidden_size": 4}},
-            {"algo": "perla-ippo",
-             "settings": {"estimator": "antithetic", "pairs": 2, "hidden_size": 4}},
-        ],
-        "steps": 256, "seeds": [0, 1], **small,
+    small = {
+        "env": "meeting:3", "env_options": {"limit": 4}, "steps": 256, "seeds": 2,
+        "num_evaluations": 2, "eval_episodes": 4, "absolute_episodes": 4,
     }  # fmt: skip
+    methods = {
+        "reinforce": {"num_envs": 4, "hidden_size": 4},
+        "linear-mix": {"linear_hidden": 4, "hidden_size": 4, "num_envs": 4},
+        "perla-ippo": {
+            "estimator": "antithetic", "pairs": 2, "hidden_size": 4, "num_envs": 4,
+            "rollout_length": 8,
+        },
+    }  # fmt: skip
+    grids = [small | {"algo": algo, "settings": given} for algo, given in methods.items()]
+    suite = {"name": "extension", "grids": grids}
     path = tmp_path / "suite.json"
     path.write_text(json.dumps(suite))
     done = command("suite", str(path), "--out", str(tmp_path / "out"))
@@ -178,21 +179,20 @@ def test_registering_again_replaces_what_was_registered(example):
 
 
 @pytest.mark.parametrize(
-    ("register", "arguments", "message"),
+    ("known", "name", "part", "message"),
     [
-        (perla.register_algorithm, ("ippo", Recipe(TD, about="")), "'ippo': the name is taken"),
-        (perla.register_algorithm, ("mine", TD), "is no Recipe"),
-        (perla.register_algorithm, ("mine", Recipe(Count, about="")), "no subclass of Method"),
-        (perla.register_algorithm, ("mine", Recipe(TD, about="", gama=1)), "gama"),
-        (perla.register_environment, ("lbf", registry), "'lbf': the name is taken"),
-        (perla.register_environment, ("mine", json), "has no function `make_env`"),
-        (perla.register_mixer, (VDNMixer,), "'vdn': the name is taken"),
-        (perla.register_estimator, (VDNMixer,), "no subclass of Estimator"),
+        (RECIPES, "ippo", Recipe(TD, about=""), "'ippo': the name is taken"),
+        (RECIPES, "mine", TD, "is no Recipe"),
+        (registry.FAMILIES, "lbf", registry, "'lbf': the name is taken"),
+        (registry.FAMILIES, "mine", json, "has no function `make_env`"),
+        (MIXERS, "vdn", VDNMixer, "'vdn': the name is taken"),
+        (MIXERS, "other", QMIXMixer, "tag of QMIXMixer is 'qmix'"),
+        (ESTIMATORS, "mine", VDNMixer, "no subclass of Estimator"),
     ],
-)  # fmt: skip
-def test_a_part_of_another_kind_is_refused(register, arguments, message):
+)
+def test_a_part_of_another_kind_is_refused(known, name, part, message):
     with pytest.raises(UserError, match=message):
-        register(*arguments)
+        known.register(name, part)
 
 
 def test_a_part_without_create_is_refused():

@@ -214,10 +214,12 @@ def decode(plain: Any, type: Any, *, path: str = "$") -> Any:
 
 
 def _struct(plain: dict[str, Any], choices: Mapping[str, Any], path: str) -> Any:
-    """The struct of a JSON object: the variant with its tag, or the only one without tags."""
-    if len(choices) == 1 and next(iter(choices.values())).__struct_config__.tag is None:
-        return next(iter(choices.values()))
+    """The struct of a JSON object: the variant with its tag, which may be left out if there is only
+    one."""
+    structs = [struct for struct in choices.values() if struct is not None]
     name = plain.get("kind")
+    if name is None and len(structs) == 1:
+        return structs[0]
     if name is None:
         raise UserError(f"Object missing required field `kind` - at `{path}`")
     if not isinstance(name, str) or choices.get(name) is None:
