@@ -129,7 +129,7 @@ def test_a_suite_trains_and_compares_all_four(command, tmp_path):
     path.write_text(json.dumps(suite))
     done = command("suite", str(path), "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
-    folders = sorted(path.parent for path in tmp_path.rglob("summary.json"))
+    folders = sorted(path.parent for path in (tmp_path / "out/cells").rglob("summary.json"))
     kinds = {json.loads((f / "config.json").read_text())["run"]["config"]["kind"] for f in folders}
     assert kinds == {"reinforce", "td", "ppo"}
     compared = command("compare", *map(str, folders), "--out", str(tmp_path / "compared"))
