@@ -10,6 +10,7 @@ from perla.algos.alive import mask_dead_agents
 from perla.algos.protocol import Trajectory
 from perla.algos.values import Estimate, MarginalSchedule, Value
 from perla.envs.protocol import Observation, Spec
+from perla.keys import apart
 from perla.methods.ppo import GAE, NStep
 from perla.nets.actors import Actor
 from perla.nets.critics import AnyCritic
@@ -62,7 +63,7 @@ def boundary_values(
         gather(hidden_states, hidden_states[-1]),
         is_first[None],
     )
-    action = policy.sample(jax.random.fold_in(key, 1))
+    action = policy.sample(apart(key))
     estimated = value.estimate(critic, context[0], policy, key, schedule, action)
     values = bootstrap_values(value, spec, estimated, action, observation)
     final = jnp.zeros((time * env, spec.agents)).at[ended].set(values[:most], mode="drop")

@@ -20,7 +20,8 @@ from perla.loops.evaluate import Episodes, episode_limit, evaluate
 from perla.loops.nonfinite import NonFinite
 from perla.loops.rollout import RolloutStats, begin, rollout
 from perla.loops.seeds import MAX_UPDATES, SeedState
-from perla.methods.recipes import Method
+from perla.loops.streams import Stream, stream_key
+from perla.methods.method import Method
 from perla.nets.actors import AnyActor
 from perla.types import Array, Bool, Int, Metrics, PRNGKeyArray
 
@@ -82,7 +83,7 @@ class Trainer:
         """An upper bound of the work of evaluating one seed."""
 
         def evaluation(state: SeedState) -> tuple[Episodes, Metrics]:
-            return self._play_evaluation(state.best_actor, state.key, episodes)
+            return self._play_evaluation(state.best_actor, state.key, episodes, Stream.EVALUATION)
 
         # `work` counts the evaluation's loop once; it runs until the longest episode ends.
         return work(evaluation, self._state_shapes()).times(episode_limit(self.env))
@@ -249,9 +250,9 @@ class Trainer:
         return jax.lax.while_loop(unfinished, update, (state, jnp.int32(0)))[0]
 
     def _evaluate_seed(self, state: SeedState) -> tuple[SeedState, Metrics]:
-        # An evaluation draws from a key of its own and so leaves the training unchanged.
-        actor = state.learner.actor
-        episodes, scores = self._play_evaluation(actor, state.key, self.eval_episodes)
+        # An evaluation has a stream of its own and so leaves the training unchanged.
+        actor, stream = state.learner.actor, Stream.EVALUATION
+        episodes, scores = self._play_evaluation(actor, state.key, self.eval_episodes, stream)
         metrics = state.interval.means() | scores | {"step": state.steps}
         return state.after_evaluation(episodes, scores), metrics
 
@@ -280,11 +281,11 @@ class Trainer:
         return state, metrics, stats
 
     def _absolute_seed(self, state: SeedState, episodes: int) -> Metrics:
-        return self._play_evaluation(state.best_actor, state.key, episodes)[1]
+        return self._play_evaluation(state.best_actor, state.key, episodes, Stream.ABSOLUTE)[1]
 
     def _play_evaluation(
-        self, actor: AnyActor, key: PRNGKeyArray, episodes: int
+        self, actor: AnyActor, key: PRNGKeyArray, episodes: int, stream: Stream
     ) -> tuple[Episodes, Metrics]:
         greedy = jnp.arange(2 * episodes) < episodes
-        played = evaluate(self.env, actor, jax.random.fold_in(key, episodes), greedy)
+        played = evaluate(self.env, actor, stream_key(key, stream), greedy)
         return played, seeds.evaluation_metrics(played, episodes)

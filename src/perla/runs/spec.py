@@ -11,7 +11,7 @@ from msgspec import Meta
 from perla.config import Config, Count, to_json
 from perla.envs.protocol import Env, HostEnv
 from perla.errors import UserError
-from perla.methods.recipes import Method
+from perla.methods.method import Method
 
 Steps = Annotated[int, Meta(ge=1, le=2 * 10**9)]
 Seed = Annotated[int, Meta(ge=0, le=2**31 - 1)]
