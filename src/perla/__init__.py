@@ -80,7 +80,7 @@ def train(
     from perla.runs import execute
     from perla.runs.spec import OnNonFinite, Run
 
-    seeds = plain(seeds)
+    chosen: Any = plain(seeds)
     run = Run(
         env=env,
         env_options=plain(dict(env_options or {})),
@@ -88,7 +88,7 @@ def train(
         preset=preset,
         config=recipes.make(algo, preset, **plain(settings)),
         steps=plain(steps),
-        seeds=tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
+        seeds=tuple(range(chosen)) if isinstance(chosen, int) else tuple(chosen),
         num_evaluations=plain(num_evaluations),
         eval_episodes=plain(eval_episodes),
         absolute_episodes=plain(absolute_episodes),
