@@ -2,10 +2,11 @@
 
 import sys
 
+import host_envs
+import perla
 from perla.cli import main
-from perla.envs import registry
 
-registry.FAMILIES["tiny"] = "host_envs"
+perla.register_environment("tiny", host_envs)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
