@@ -57,7 +57,7 @@ class Trainer:
         self._train = jax.jit(
             over_seeds(self._train_seed, in_axes=(0, None, None)), donate_argnums=0
         )
-        self._evaluate = jax.jit(over_seeds(self._evaluate_seed), donate_argnums=0)
+        self._end_interval = jax.jit(over_seeds(self._evaluate_seed), donate_argnums=0)
         self._play = jax.jit(partial(evaluate, env))
         self._absolute = jax.jit(
             over_seeds(self._absolute_seed, in_axes=(0, None)), static_argnums=1
@@ -83,7 +83,7 @@ class Trainer:
         """An upper bound of the work of evaluating one seed."""
 
         def evaluation(state: SeedState) -> tuple[Episodes, Metrics]:
-            return self._play_evaluation(state.best_actor, state.key, episodes, Stream.EVALUATION)
+            return self._evaluate(state.best_actor, state.key, episodes)
 
         # `work` counts the evaluation's loop once; it runs until the longest episode ends.
         return work(evaluation, self._state_shapes()).times(episode_limit(self.env))
@@ -124,7 +124,7 @@ class Trainer:
         self, population: list[SeedState]
     ) -> tuple[list[SeedState], list[dict[str, float]]]:
         """Evaluate every seed, and begin the next interval. Returns the metrics as `advance`."""
-        results = [self._evaluate(state) for state in population]
+        results = [self._end_interval(state) for state in population]
         return [state for state, _ in results], self._per_seed([metrics for _, metrics in results])
 
     def _train_population(
@@ -251,8 +251,7 @@ class Trainer:
 
     def _evaluate_seed(self, state: SeedState) -> tuple[SeedState, Metrics]:
         # An evaluation has a stream of its own and so leaves the training unchanged.
-        actor, stream = state.learner.actor, Stream.EVALUATION
-        episodes, scores = self._play_evaluation(actor, state.key, self.eval_episodes, stream)
+        episodes, scores = self._evaluate(state.learner.actor, state.key, self.eval_episodes)
         metrics = state.interval.means() | scores | {"step": state.steps}
         return state.after_evaluation(episodes, scores), metrics
 
@@ -281,10 +280,14 @@ class Trainer:
         return state, metrics, stats
 
     def _absolute_seed(self, state: SeedState, episodes: int) -> Metrics:
-        return self._play_evaluation(state.best_actor, state.key, episodes, Stream.ABSOLUTE)[1]
+        return self._evaluate(state.best_actor, state.key, episodes, Stream.ABSOLUTE)[1]
 
-    def _play_evaluation(
-        self, actor: AnyActor, key: PRNGKeyArray, episodes: int, stream: Stream
+    def _evaluate(
+        self,
+        actor: AnyActor,
+        key: PRNGKeyArray,
+        episodes: int,
+        stream: Stream = Stream.EVALUATION,
     ) -> tuple[Episodes, Metrics]:
         greedy = jnp.arange(2 * episodes) < episodes
         played = evaluate(self.env, actor, stream_key(key, stream), greedy)
