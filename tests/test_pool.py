@@ -83,7 +83,7 @@ def serial(steps, **options):
         group, copy = which
         chance = np.random.SeedSequence(ENTROPY[group][copy], spawn_key=(episodes[which],))
         episodes[which] += 1
-        return envs[which].reset(int(chance.generate_state(1)[0]))
+        return envs[which].reset(int(chance.generate_state(1)[0]) >> 1)
 
     starts = [[begin(which) for which in envs if which[0] == group] for group in range(len(GROUPS))]
     outcomes = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -13,7 +15,7 @@ from perla.envs.protocol import Observation, Spec
 from perla.methods.ppo import GAE, NStep
 from perla.nets.actors import Actor
 from perla.nets.critics import AnyCritic
-from perla.types import Actions, Array, Float, PRNGKeyArray
+from perla.types import Actions, Array, Bool, Float, Int, PRNGKeyArray
 
 
 def bootstrap_values(
@@ -37,35 +39,59 @@ def boundary_values(
     """Bootstrap values of truncated episodes' final observations (zero at all other steps), and of
     the observation after the last step.
 
-    A truncated episode has lasted `limit` steps, so a rollout holds few of them; only their final
-    observations are gathered and evaluated. Actions there are sampled from the policies, because
-    none has been taken.
+    Only the final observations of truncated episodes are gathered and evaluated: together as many
+    as there can be if episodes are truncated at their limit, and more passes follow if episodes
+    were truncated before. Actions there are sampled from the policies, because none has been taken.
     """
     time, env = trajectory.truncated.shape
-    most = 0 if spec.limit is None else env * (1 + (time - 1) // spec.limit)
-    (ended,) = jnp.nonzero(trajectory.truncated.reshape(-1), size=most, fill_value=time * env)
+    may_truncate = spec.early_truncation or spec.limit is not None
+    most = env * (1 + (time - 1) // (spec.limit or time)) if may_truncate else 0
+    ends = (
+        trajectory.final,
+        jnp.concatenate([trajectory.hidden_state[1:], trajectory.last_hidden_state[None]]),
+        hidden_states,
+        jnp.zeros((time, env), bool),
+    )
+    ends = jax.tree.map(lambda x: x.reshape(time * env, *x.shape[2:]), ends)
+    last = (
+        trajectory.last, trajectory.last_hidden_state, hidden_states[-1], trajectory.last_is_first
+    )  # fmt: skip
 
-    def gather(steps, last):
-        steps = steps.reshape(time * env, *steps.shape[2:])
-        return jnp.concatenate([steps.at[ended].get(mode="clip"), last])
+    def values_at(states: Any, key: PRNGKeyArray) -> Float[Array, "state agent"]:
+        observation, actor_hidden_state, critic_hidden_state, is_first = states
+        policy, _ = actor(observation, actor_hidden_state, is_first)
+        context, _ = critic.context(
+            jax.tree.map(lambda x: x[None], observation), critic_hidden_state, is_first[None]
+        )
+        action = policy.sample(jax.random.fold_in(key, 1))
+        estimated = value.estimate(critic, context[0], policy, key, schedule, action)
+        return bootstrap_values(value, spec, estimated, action, observation)
 
-    observation = jax.tree.map(gather, trajectory.final, trajectory.last)
-    is_first = jnp.concatenate([jnp.zeros(most, bool), trajectory.last_is_first])
-    actor_hidden_states = jnp.concatenate(
-        [trajectory.hidden_state[1:], trajectory.last_hidden_state[None]]
-    )
-    policy, _ = actor(
-        observation, gather(actor_hidden_states, trajectory.last_hidden_state), is_first
-    )
-    context, _ = critic.context(
-        jax.tree.map(lambda x: x[None], observation),
-        gather(hidden_states, hidden_states[-1]),
-        is_first[None],
-    )
-    action = policy.sample(jax.random.fold_in(key, 1))
-    estimated = value.estimate(critic, context[0], policy, key, schedule, action)
-    values = bootstrap_values(value, spec, estimated, action, observation)
-    final = jnp.zeros((time * env, spec.agents)).at[ended].set(values[:most], mode="drop")
+    def gather(todo: Bool[Array, " step"]) -> tuple[Int[Array, " state"], Any]:
+        (steps,) = jnp.nonzero(todo, size=most, fill_value=time * env)
+        return steps, jax.tree.map(lambda x: x.at[steps].get(mode="clip"), ends)
+
+    def scatter(steps: Array, todo: Array, final: Array, values: Array) -> tuple[Array, Array]:
+        return (
+            todo.at[steps].set(False, mode="drop"),
+            final.at[steps].set(values, mode="drop"),
+        )
+
+    todo, final = trajectory.truncated.reshape(-1), jnp.zeros((time * env, spec.agents))
+    steps, states = gather(todo)
+    values = values_at(jax.tree.map(lambda *x: jnp.concatenate(x), states, last), key)
+    todo, final = scatter(steps, todo, final, values[:most])
+    if spec.early_truncation:
+
+        def evaluate_more(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            todo, final, key = carry
+            key = jax.random.fold_in(key, 2)
+            steps, states = gather(todo)
+            return *scatter(steps, todo, final, values_at(states, key)), key
+
+        _, final, _ = jax.lax.while_loop(
+            lambda carry: carry[0].any(), evaluate_more, (todo, final, key)
+        )
     return final.reshape(time, env, -1), values[most:]
 
 

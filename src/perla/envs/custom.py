@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from perla.envs import makers
-from perla.envs.checks import check_spec, check_traced, describe_value, explain_errors
+from perla.envs.checks import check_spec, check_traced, explain_errors
 from perla.envs.protocol import Env, HostEnv
+from perla.envs.values import describe_value
 from perla.errors import UserError, nearest
 
 MEMBERS = ("spec", "reset", "step", "render")

@@ -26,11 +26,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from perla.envs.checks import check_alive, describe_value, explain_errors
+from perla.envs.checks import check_alive, explain_errors
 from perla.envs.processes.worker import (
     Entropy,
     Factory,
-    Fault,
     Share,
     SharedArrays,
     check_values,
@@ -40,6 +39,7 @@ from perla.envs.processes.worker import (
     write_observation,
 )
 from perla.envs.protocol import HostEnv, Observation, Spec, TimeStep
+from perla.envs.values import Fault, describe_value
 from perla.errors import UserError
 
 STEP_SECONDS = 60.0
@@ -327,7 +327,7 @@ def seconds_per_step(env: HostEnv, steps: int = 200) -> float:
         timestep = env.step(sample_actions(env.spec, random, observation.avail))
         observation = timestep.observation
         if timestep.terminated or timestep.truncated:
-            observation = env.reset(int(random.integers(2**32)))
+            observation = env.reset(int(random.integers(2**31)))
     return (time.perf_counter() - start) / steps
 
 

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from perla.envs.protocol import HostEnv, Observation, Spec, TimeStep
+from perla.envs.values import Fault, to_flag, to_flags, to_numbers
+from perla.errors import UserError
 
 Factory = Callable[[], HostEnv]
 """Makes an environment. It is sent to other processes, so it must be picklable: a module-level
@@ -25,10 +27,6 @@ function, or a `functools.partial` of one."""
 
 Entropy = Sequence[Sequence[int]]
 """Seed words `[env, word]`; they determine everything random in the episodes."""
-
-
-class Fault(Exception):
-    """The environment broke the contract of its `Spec`."""
 
 
 class Share(NamedTuple):
@@ -135,8 +133,9 @@ def write_observation(observation: Observation, into: Observation) -> None:
 
 
 def write_array(name: str, value: Any, target: np.ndarray) -> None:
-    """Write the array called `name`; raise `Fault` if its shape is wrong."""
-    value = np.asarray(value)
+    """Write the array called `name`; raise `Fault` if its shape is wrong, or its type is another
+    kind of value."""
+    value = to_flags(name, value) if target.dtype == bool else to_numbers(name, value)
     if value.shape != target.shape:
         raise Fault(f"`{name}` has shape {value.shape}, expected {target.shape}")
     target[...] = value
@@ -229,7 +228,7 @@ class WorkerEnvs:
             self.envs[index] = self.factory()
         words = self.entropy[group][index - self.share.firsts[group]]
         sequence = np.random.SeedSequence(words, spawn_key=(int(arrays.episode[index]),))
-        seed = int(sequence.generate_state(1)[0])
+        seed = int(sequence.generate_state(1)[0]) >> 1  # Libraries refuse more than 31 bits.
         write_observation(self.envs[index].reset(seed), self.observation[index])
         check_values(self.observation[index])
 
@@ -242,15 +241,16 @@ class WorkerEnvs:
         if timestep.observation is not timestep.final:
             check_same(timestep.observation, timestep.final)
         write_array("reward", timestep.reward, arrays.reward[index])
-        terminated = bool(timestep.terminated)
-        truncated = bool(timestep.truncated) and not terminated
+        terminated = to_flag("terminated", timestep.terminated)
+        truncated = to_flag("truncated", timestep.truncated) and not terminated
         time, limit = int(arrays.time[index]), self.spec.limit
-        if truncated and time != limit:
-            raise Fault(f"truncated after {time} steps, but spec.limit is {limit}")
+        if truncated and time != limit and not self.spec.early_truncation:
+            raise Fault(f"truncated after {time} of {limit} steps; spec.early_truncation is False")
         if time == limit and not (terminated or truncated):
             raise Fault(f"not truncated after {time} steps, although spec.limit is {limit}")
         arrays.terminated[index], arrays.truncated[index] = terminated, truncated
-        arrays.won[index] = np.nan if timestep.won is None else timestep.won
+        won = np.nan if timestep.won is None else timestep.won
+        write_array("won", won, arrays.won[index, ...])
 
     def _check(self, group: int, index: int) -> None:
         check_values(self.final[index], reward=self.arrays.reward[index])
@@ -298,6 +298,6 @@ def _die_with_parent() -> None:
 def describe_error(error: BaseException) -> str:
     """`error` in one line of at most 200 characters."""
     text = " ".join(str(error).split())
-    if not isinstance(error, Fault):
+    if not isinstance(error, (Fault, UserError)):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return text if len(text) <= 200 else text[:199] + "…"
