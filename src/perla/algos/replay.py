@@ -66,12 +66,13 @@ def sequences(
     reward: Float[Array, "time env value"],
     spec: Spec,
     *,
-    max_truncations: int,
     state: bool,
     successors: bool = True,
+    max_truncations: int | None = None,
 ) -> Sequences:
     """The sequences of a trajectory with `reward` as their reward, with or without the global
-    state and the successors of steps, of which at most `max_truncations` are truncated.
+    state and the successors of steps. At most `max_truncations` steps of each are truncated, by
+    default as many as `spec` allows.
 
     Raises `UserError` if observations have `alive` and the spec is not mortal, or the reverse.
     """
@@ -81,7 +82,8 @@ def sequences(
             "mortal environment have `alive`, those of any other have none"
         )
     time, env = trajectory.truncated.shape
-    size = max_truncations if successors else 0
+    size = spec.max_truncations(time) if max_truncations is None else max_truncations
+    size = size if successors else 0
     # Steps that are not valid need no successor, however many of them are truncated.
     truncated = trajectory.truncated & trajectory.valid
 

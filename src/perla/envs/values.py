@@ -43,11 +43,10 @@ def to_flags(name: str, value: Any) -> Bool[np.ndarray, "*axes"]:
         return array
     if array.dtype.kind not in "fiu":
         raise Fault(f"`{name}` is {_kind(value, array)}, expected booleans")
-    flags = array == 1
-    if not (flags | (array == 0)).all():
-        wrong = array[~(flags | (array == 0))].flat[0]
-        raise Fault(f"`{name}` holds {wrong}, expected booleans, or 0 and 1")
-    return flags
+    wrong = array[(array != 0) & (array != 1)]
+    if wrong.size:
+        raise Fault(f"`{name}` holds {wrong.flat[0]}, expected booleans, or 0 and 1")
+    return array.astype(bool)
 
 
 def to_flag(name: str, value: Any) -> bool:

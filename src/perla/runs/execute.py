@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from perla import machine
-from perla.envs.processes.pool import STEP_SECONDS
+from perla.envs.processes.pool import STEP_SECONDS, exit_in_worker
 from perla.envs.protocol import Env, HostEnv
 from perla.envs.registry import Trust, env_factory
 from perla.errors import UserError
@@ -78,6 +78,7 @@ def train(
     Raises `UserError` if `out` is in use or cannot be written, or if a number is not finite;
     `Interrupted` after Ctrl-C.
     """
+    exit_in_worker()
     if out is not None:
         refuse_used(out)
     display = display or Silent()
@@ -109,6 +110,7 @@ def resume(
     is code that is not in `trust` or has changed, if no checkpoint is readable, or if a number is
     not finite; `Interrupted` after Ctrl-C.
     """
+    exit_in_worker()
     display = display or Silent()
     options = RunOptions(display, checkpoint_seconds, pictures, on_nonfinite)
     folder = Folder.open(out)

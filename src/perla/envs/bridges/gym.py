@@ -22,6 +22,7 @@ import numpy as np
 from perla.envs.bridges import masks, optional, results, spaces
 from perla.envs.bridges.results import RESET, STEP
 from perla.envs.checks import explain_errors
+from perla.envs.options import fit
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.envs.values import Fault, to_numbers
 from perla.errors import UserError
@@ -209,14 +210,17 @@ def _build(id: str, gymnasium: Any, spec: Any, options: dict[str, Any]) -> Any:
             entry = spec.entry_point
             load = gymnasium.envs.registration.load_env_creator
             creator = load(entry) if isinstance(entry, str) else entry
+            arguments = fit(id, creator, options, spec.kwargs)
             draws = "rgb_array" in getattr(creator, "metadata", {}).get("render_modes", ())
             return gymnasium.make(
                 spec,
                 max_episode_steps=-1,
                 disable_env_checker=True,
                 **({"render_mode": "rgb_array"} if draws else {}),
-                **options,
+                **arguments,
             )
+    except UserError:
+        raise
     except Exception as error:  # Environments raise anything for bad arguments.
         raise optional.construction_error(id, options, error) from None
 

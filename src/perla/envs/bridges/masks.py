@@ -18,7 +18,9 @@ from jaxtyping import Bool
 from perla.envs.values import Fault, to_flags
 
 _ALLOWED = "(avail|available|legal|valid|allowed|possible|feasible|permitted|admissible)"
-_DENIED = "(unavailable|illegal|invalid|disallowed|impossible|infeasible|forbidden|blocked|inadmissible)"
+_DENIED = (
+    "(unavailable|illegal|invalid|disallowed|impossible|infeasible|forbidden|blocked|inadmissible)"
+)
 _ACTIONS = "(action|act|move|choice)s?"
 _MASK = re.compile(
     rf"^(masks?|avail)$|(^|_)({_ALLOWED}_{_ACTIONS}|{_ACTIONS}_{_ALLOWED}|{_ACTIONS}_masks?"
@@ -69,9 +71,7 @@ def find(entries: Mapping[Any, Any]) -> Iterator[tuple[Any, ...]]:
             yield from ((key, *path) for path in find(entry))
 
 
-def read(
-    name: str, mask: Any, size: int, parts: Sequence[int] = ()
-) -> Bool[np.ndarray, " action"]:
+def read(name: str, mask: Any, size: int, parts: Sequence[int] = ()) -> Bool[np.ndarray, " action"]:
     """The mask of `size` actions. For the combinations of `parts` it may as well have an entry for
     each choice of each part, in one array or in one for each part.
 
@@ -95,6 +95,6 @@ def read(
     return flags
 
 
-def _combine(parts: Sequence[Bool[np.ndarray, " choice"]]) -> Bool[np.ndarray, " action"]:
+def _combine(parts: Sequence[Bool[np.ndarray, " _"]]) -> Bool[np.ndarray, " action"]:
     """A combination is available if all of its parts are."""
     return functools.reduce(np.logical_and.outer, parts).ravel()

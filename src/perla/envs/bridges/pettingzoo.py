@@ -21,6 +21,7 @@ from perla.envs import makers
 from perla.envs.bridges import masks, optional, results, spaces
 from perla.envs.bridges.results import RESET, STEP
 from perla.envs.checks import explain_errors
+from perla.envs.options import fit
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.envs.values import Fault, to_numbers
 from perla.errors import UserError, nearest
@@ -124,7 +125,7 @@ class PettingZoo:
         rewards = results.by_agent("rewards", rewards, actions)
         terminated, truncated = self._update_alive(
             *(
-                results.agents_flags(name, flag, actions)
+                results.agents_flags(name, flag, actions, self.env.agents)
                 for name, flag in zip(STEP[2:4], flags, strict=True)
             )
         )
@@ -174,7 +175,9 @@ class PettingZoo:
         alive = [agent for agent, alive in self.alive.items() if alive]
         observations = results.by_agent("observations", observations, alive)
         infos = results.info("infos", infos)
-        masks.take({key: info for key, info in infos.items() if key not in self.alive})
+        others = {key: info for key, info in infos.items() if key not in self.alive}
+        for name in masks.take(others):
+            raise Fault(f"the action mask {name!r} in infos belongs to no agent")
         return self.spaces.observation(
             [observations[agent] if alive else None for agent, alive in self.alive.items()],
             [
@@ -234,11 +237,13 @@ def _build(id: str, module: ModuleType, options: dict[str, Any]) -> Any:
     if function is None:
         raise UserError(f"{id}: the module has neither parallel_env nor env")
     makers.check_maker(id, function)
+    # PettingZoo's own functions pass what they are given on to the class `raw_env`.
+    arguments = fit(id, getattr(module, "raw_env", function), fit(id, function, options))
 
     def build(**more: Any) -> Any:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return parallel(id, function(**options, **more))
+            return parallel(id, function(**arguments, **more))
 
     try:
         try:

@@ -89,12 +89,15 @@ def common_flag(name: str, value: Any, agents: int) -> bool:
     return bool(flags.all())
 
 
-def agents_flags(name: str, value: Any, agents: Collection[Any]) -> dict[Any, bool]:
+def agents_flags(
+    name: str, value: Any, agents: Collection[Any], staying: Collection[Any]
+) -> dict[Any, bool]:
     """The flags of `agents` in a dictionary by agent, whose `__all__` sets those of all.
 
-    An agent without a flag has none set. Raises `Fault` for flags that are no booleans.
+    Agents that have left may have no flag. Raises `Fault` if those that are `staying` have none and
+    there is no `__all__`, and for flags that are no booleans.
     """
-    flags = by_agent(name, value, ())
+    flags = by_agent(name, value, () if isinstance(value, Mapping) and ALL in value else staying)
     if ALL in flags and to_flag(f"{name}['{ALL}']", flags[ALL]):
         return dict.fromkeys(agents, True)
     return {agent: to_flag(f"{name}[{agent!r}]", flags.get(agent, False)) for agent in agents}

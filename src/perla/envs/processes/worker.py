@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,15 @@ function, or a `functools.partial` of one."""
 
 Entropy = Sequence[Sequence[int]]
 """Seed words `[env, word]`; they determine everything random in the episodes."""
+
+
+PERMANENT = (
+    UserError, ImportError, AttributeError, NameError, TypeError, SyntaxError, NotImplementedError,
+)  # fmt: skip
+"""Mistakes in a program, which do not go away if it is tried again."""
+
+UNGUARDED = 78
+"""Exit status of a worker whose main module starts perla again when it is imported."""
 
 
 class Share(NamedTuple):
@@ -255,21 +265,36 @@ class WorkerEnvs:
     def _check(self, group: int, index: int) -> None:
         check_values(self.final[index], reward=self.arrays.reward[index])
 
+    def try_step(self, env: HostEnv, action: np.ndarray) -> None:
+        """Make a step of `env`, an environment at the beginning of an episode, and check it.
 
-def serve(
-    pipe: Connection, factory: Factory, spec: Spec, arrays: SharedArrays, share: Share
-) -> None:
-    """Execute the commands from `pipe` until it closes.
+        Raises `Fault` if it breaks the contract, and what `env` raises.
+        """
+        self.envs[0] = env
+        self.arrays.action[0] = self.spec.bounded(action)
+        self._step(0, 0)
+        self._check(0, 0)
+
+
+def serve(pipe: Connection, payload: bytes, arrays: SharedArrays, share: Share) -> None:
+    """Execute the commands from `pipe` until it closes. `payload` is the pickled factory and spec.
 
     Commands are `("begin", group, entropy)` and `("step", group, None)`. Each is answered by
     `("done", group, faults)`. If an episode cannot begin, the answer is
-    `("failed", env, message)` and the process ends.
+    `("failed", env, message)`, or `("hopeless", env, message)` for a mistake in a program (with
+    environment −1 if the payload cannot be read), and the process ends.
 
     The process leads its own process group: Ctrl-C reaches the parent only, and programs that the
     environments have started can be killed with it.
     """
     os.setpgid(0, 0)
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    try:
+        factory, spec = pickle.loads(payload)
+    except Exception as error:  # Unpickling imports the user's modules.
+        with suppress(ConnectionError):
+            pipe.send(("hopeless", -1, describe_error(error)))
+        return
     envs = WorkerEnvs(factory, spec, arrays, share)
     with suppress(EOFError, ConnectionError), closing(envs):
         while True:
@@ -280,7 +305,8 @@ def serve(
                 else:
                     envs.step(group)
             except BaseException as error:
-                failed = "failed", int(arrays.current_env[share.number]), describe_error(error)
+                kind = "hopeless" if isinstance(error, PERMANENT) else "failed"
+                failed = kind, int(arrays.current_env[share.number]), describe_error(error)
                 envs.close()  # The parent kills this process as soon as it receives the message.
                 pipe.send(failed)
                 return
