@@ -168,11 +168,11 @@ def test_a_mask_is_of_zeros_and_ones_for_the_actions(bridge, mask, message):
 
 def test_masks_where_they_are_not_looked_for_are_refused():
     for info in ({"drum": {"action_mask": [1, 1, 1]}}, {"more": {"legal_moves": [1, 1, 1]}}):
-        with pytest.raises(UserError, match="is inside .*, and is looked for beside it"):
+        with pytest.raises(UserError, match=r"is inside .*, and is looked for beside it"):
             gym(info=info)
     with pytest.raises(UserError, match="are 3 for 2 agents"):
         gym(info={"action_mask": [1, 1, 1]})
-    with pytest.raises(UserError, match="entries of info.* are a dict"):
+    with pytest.raises(UserError, match=r"entries of info.* are a dict"):
         gym(info={"action_mask": {0: [1, 1, 1], 1: [1, 1, 1]}})
     with pytest.raises(UserError, match="is inside 'more'"):
         zoo(infos={"drum": {"more": {"avail_actions": [1, 1, 1]}}})
@@ -395,7 +395,7 @@ def test_infos_of_agents_are_dictionaries():
 def test_missing_members_are_named():
     env = Team()
     del env.action_space
-    with pytest.raises(UserError, match="ours has no spaces: AttributeError .*action_space"):
+    with pytest.raises(UserError, match=r"ours has no spaces: AttributeError .*action_space"):
         Gym("ours", env)
     env = Band()
     env.action_space = {"drum": Discrete(2)}

@@ -70,7 +70,7 @@ def test_text_is_read_as_a_literal_where_it_is_one(text, value):
 
 @pytest.mark.parametrize("text", ["x=nan", "x=1e400", "x={1}", "x=b'a'", "x=1j", "x=" + "9" * 30])
 def test_literals_that_json_does_not_have_are_refused(text):
-    with pytest.raises(UserError, match="--env-option x = .*: an option is true, false, none"):
+    with pytest.raises(UserError, match=r"--env-option x = .*: an option is true, false, none"):
         option(text)
 
 
@@ -138,7 +138,7 @@ def test_numbers_of_numpy_and_members_of_enums_are_plain_options():
     values = run(a=np.float32(0.5), b=np.arange(3), c=np.bool_(True), d=Colour.BLUE).env_options
     assert values == {"a": 0.5, "b": [0, 1, 2], "c": True, "d": "BLUE"}
     for value in (object(), {1: 2}, {1}, float("nan"), 2**70, [float("inf")]):
-        with pytest.raises(UserError, match="x = .*: an option is"):
+        with pytest.raises(UserError, match=r"x = .*: an option is"):
             run(x=value)
 
 

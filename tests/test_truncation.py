@@ -1,7 +1,6 @@
 """Truncations before the limit: every learner bootstraps from the final observation of each."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,17 +25,20 @@ class Early:
 
     length: int
     limit: int = 50
-    probe: Any = replace(probes.PATIENCE, end="truncated")
+
+    @property
+    def probe(self) -> probes.Probe:
+        return replace(probes.PATIENCE, end="truncated", length=self.length)
 
     @property
     def spec(self) -> Spec:
         return replace(self.probe.spec, limit=self.limit)
 
     def reset(self, key):
-        return replace(self.probe, length=self.length).reset(key)
+        return self.probe.reset(key)
 
     def step(self, key, state, action):
-        return replace(self.probe, length=self.length).step(key, state, action)
+        return self.probe.step(key, state, action)
 
     def render(self, state):
         raise AssertionError("nothing draws this environment")
@@ -106,7 +108,7 @@ def test_actor_critics_bootstrap_from_the_final_observation_of_every_truncation(
                 hidden,
                 key,
                 INITIAL,
-            )  # fmt: skip
+            )
         )(learner, trajectory)
 
     final, last = values(env.spec)

@@ -88,7 +88,7 @@ def fit(
     anything else. Names are not checked.
     """
     parameters = _parameters(maker)
-    fitted = {}
+    fitted: dict[str, Any] = {}
     for name, value in options.items():
         parameter = parameters.get(name)
         annotation = parameter.annotation if parameter else inspect.Parameter.empty

@@ -78,9 +78,10 @@ def read(name: str, mask: Any, size: int, parts: Sequence[int] = ()) -> Bool[np.
     Raises `Fault` for another shape, for other values than 0 and 1, and where the shape has both
     meanings.
     """
-    if len(parts) > 1 and isinstance(mask, (tuple, list)):
-        if [np.shape(part) for part in mask] == [(n,) for n in parts]:
-            return _combine([to_flags(name, part) for part in mask])
+    if len(parts) > 1 and isinstance(mask, (tuple, list)) and len(mask) == len(parts):
+        each = [to_flags(name, part) for part in mask]
+        if [part.shape for part in each] == [(n,) for n in parts]:
+            return _combine(each)
     flags = to_flags(name, mask)
     if len(parts) > 1 and flags.shape == (sum(parts),):
         if sum(parts) == size:
