@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pytest
@@ -14,6 +14,9 @@ from perla.envs.registry import make_env
 from perla.errors import UserError
 from perla.methods import recipes
 from perla.runs.spec import Run
+
+if TYPE_CHECKING:
+    from perla.envs.protocol import Spec as Missing
 
 
 class Colour(enum.Enum):

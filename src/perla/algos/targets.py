@@ -46,16 +46,7 @@ def boundary_values(
     time, env = trajectory.truncated.shape
     may_truncate = spec.early_truncation or spec.limit is not None
     most = env * (1 + (time - 1) // (spec.limit or time)) if may_truncate else 0
-    ends = (
-        trajectory.final,
-        jnp.concatenate([trajectory.hidden_state[1:], trajectory.last_hidden_state[None]]),
-        hidden_states,
-        jnp.zeros((time, env), bool),
-    )
-    ends = jax.tree.map(lambda x: x.reshape(time * env, *x.shape[2:]), ends)
-    last = (
-        trajectory.last, trajectory.last_hidden_state, hidden_states[-1], trajectory.last_is_first
-    )  # fmt: skip
+    ends, last = _boundary_states(trajectory, hidden_states)
 
     def values_at(states: Any, key: PRNGKeyArray) -> Float[Array, "state agent"]:
         observation, actor_hidden_state, critic_hidden_state, is_first = states
@@ -72,12 +63,11 @@ def boundary_values(
         return steps, jax.tree.map(lambda x: x.at[steps].get(mode="clip"), ends)
 
     def scatter(steps: Array, todo: Array, final: Array, values: Array) -> tuple[Array, Array]:
-        return (
-            todo.at[steps].set(False, mode="drop"),
-            final.at[steps].set(values, mode="drop"),
-        )
+        final = final.at[steps].set(values, mode="drop")
+        return todo.at[steps].set(False, mode="drop"), final
 
-    todo, final = trajectory.truncated.reshape(-1), jnp.zeros((time * env, spec.agents))
+    todo = (trajectory.truncated & trajectory.valid).reshape(-1)
+    final = jnp.zeros((time * env, spec.agents))
     steps, states = gather(todo)
     values = values_at(jax.tree.map(lambda *x: jnp.concatenate(x), states, last), key)
     todo, final = scatter(steps, todo, final, values[:most])
@@ -93,6 +83,23 @@ def boundary_values(
             lambda carry: carry[0].any(), evaluate_more, (todo, final, key)
         )
     return final.reshape(time, env, -1), values[most:]
+
+
+def _boundary_states(
+    trajectory: Trajectory, hidden_states: Float[Array, "time env agent hidden"]
+) -> tuple[Any, Any]:
+    """The inputs of actor and critic at the final observations of all steps `[time * env, ...]` and
+    after the last step `[env, ...]`: observation, both hidden states, and `is_first`."""
+    time, env = trajectory.truncated.shape
+    actor_hidden_state = trajectory.last_hidden_state
+    ends = (
+        trajectory.final,
+        jnp.concatenate([trajectory.hidden_state[1:], actor_hidden_state[None]]),
+        hidden_states,
+        jnp.zeros((time, env), bool),
+    )
+    ends = jax.tree.map(lambda x: x.reshape(time * env, *x.shape[2:]), ends)
+    return ends, (trajectory.last, actor_hidden_state, hidden_states[-1], trajectory.last_is_first)
 
 
 def compute_returns(
