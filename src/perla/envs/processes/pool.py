@@ -264,6 +264,8 @@ class _Worker:
         try:
             kind, value, details = self.pipe.recv()
         except (EOFError, OSError):
+            kind, value, details = "ended", -1, ""
+        if kind == "ended":
             self.process.join(5.0)
             self._check_start(self.process.exitcode)
             self._restart(f"its process {_describe_exit(self.process.exitcode)}")
