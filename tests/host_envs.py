@@ -97,6 +97,12 @@ class Patience:
                 case "apart":
                     blank = seen._replace(obs=seen.obs * 0.0)
                     return TimeStep(seen, reward, np.False_, np.False_, blank)
+                case "complex":
+                    seen = seen._replace(obs=seen.obs * 1j)
+                case "nan mask":
+                    seen = seen._replace(avail=seen.avail * np.nan)
+                case "no flag":
+                    return TimeStep(seen, reward, {}, np.False_, seen)
                 case "early":
                     return TimeStep(seen, reward, np.False_, np.True_, seen)
         return TimeStep(

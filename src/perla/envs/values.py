@@ -25,13 +25,21 @@ def describe_value(value: Any) -> str:
     return name if value is None else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
-def to_numbers(name: str, value: Any) -> Float[np.ndarray, "*axes"]:
-    """`value` as float32. Raises `Fault` unless it is an array of real numbers or booleans."""
+def to_array(name: str, value: Any, dtype: Any) -> np.ndarray:
+    """`value` as an array that can be written into one of `dtype`, float32 or bool."""
+    if np.dtype(dtype).kind == "b":
+        return to_flags(name, value)
     array = _array(name, value)
-    if array.dtype == np.float32:
-        return array
     if array.dtype.kind not in "fiub":
         raise Fault(f"`{name}` is {_kind(value, array)}, expected real numbers")
+    return array
+
+
+def to_numbers(name: str, value: Any) -> Float[np.ndarray, "*axes"]:
+    """`value` as float32. Raises `Fault` unless it is an array of real numbers or booleans."""
+    array = to_array(name, value, np.float32)
+    if array.dtype == np.float32:
+        return array
     with np.errstate(over="ignore"):  # Infinities are found where all numbers are checked.
         return array.astype(np.float32)
 
@@ -52,8 +60,8 @@ def to_flags(name: str, value: Any) -> Bool[np.ndarray, "*axes"]:
 def to_flag(name: str, value: Any) -> bool:
     """`value` as one boolean. Raises `Fault` unless it is one, 0 or 1, or an array of one of them:
     objects such as dictionaries and lists have a truth value, too, which nobody means."""
-    if isinstance(value, bool):
-        return value
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
     flags = to_flags(name, value)
     if flags.size != 1:
         raise Fault(f"`{name}` is {flags.size} values, expected one boolean")

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from perla.envs.protocol import HostEnv, Observation, Spec, TimeStep
-from perla.envs.values import Fault, to_flag, to_flags, to_numbers
+from perla.envs.values import Fault, to_array, to_flag
 from perla.errors import UserError
 
 Factory = Callable[[], HostEnv]
@@ -145,7 +145,7 @@ def write_observation(observation: Observation, into: Observation) -> None:
 def write_array(name: str, value: Any, target: np.ndarray) -> None:
     """Write the array called `name`; raise `Fault` if its shape is wrong, or its type is another
     kind of value."""
-    value = to_flags(name, value) if target.dtype == bool else to_numbers(name, value)
+    value = to_array(name, value, target.dtype)
     if value.shape != target.shape:
         raise Fault(f"`{name}` has shape {value.shape}, expected {target.shape}")
     target[...] = value
@@ -259,8 +259,9 @@ class WorkerEnvs:
         if time == limit and not (terminated or truncated):
             raise Fault(f"not truncated after {time} steps, although spec.limit is {limit}")
         arrays.terminated[index], arrays.truncated[index] = terminated, truncated
-        won = np.nan if timestep.won is None else timestep.won
-        write_array("won", won, arrays.won[index, ...])
+        arrays.won[index] = np.nan
+        if timestep.won is not None:
+            write_array("won", timestep.won, arrays.won[index, ...])
 
     def _check(self, group: int, index: int) -> None:
         check_values(self.final[index], reward=self.arrays.reward[index])
