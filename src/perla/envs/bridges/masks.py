@@ -46,29 +46,24 @@ def is_mask(key: Any) -> bool:
     return bool(_MASK.search(words))
 
 
-def take(value: Any) -> dict[str, Any]:
-    """The masks of a dictionary such as an info, by name; none if it has none.
-
-    Raises `Fault` for a mask in a dictionary inside.
-    """
+def take(info: Mapping[Any, Any]) -> dict[str, Any]:
+    """The masks of an info, by name. Raises `Fault` for a mask in a dictionary inside."""
     found = {}
-    for key, entry in value.items():
+    for key, entry in info.items():
         if is_mask(key):
             found[key] = entry
-        elif isinstance(entry, Mapping) and (path := next(find(entry), None)):
-            raise Fault(
-                f"the action mask {path[-1]!r} is inside {key!r}, and is looked for beside it"
-            )
+        elif isinstance(entry, Mapping) and (name := next(_names(entry), None)):
+            raise Fault(f"the action mask {name!r} is inside {key!r}, and is looked for beside it")
     return found
 
 
-def find(entries: Mapping[Any, Any]) -> Iterator[tuple[Any, ...]]:
-    """The paths to all masks in nested dictionaries (or spaces of dictionaries)."""
+def _names(entries: Mapping[Any, Any]) -> Iterator[str]:
+    """The names of all masks in nested dictionaries."""
     for key, entry in entries.items():
         if is_mask(key):
-            yield (key,)
+            yield key
         elif isinstance(entry, Mapping):
-            yield from ((key, *path) for path in find(entry))
+            yield from _names(entry)
 
 
 def read(name: str, mask: Any, size: int, parts: Sequence[int] = ()) -> Bool[np.ndarray, " action"]:

@@ -182,7 +182,9 @@ class PettingZoo:
             [observations[agent] if alive else None for agent, alive in self.alive.items()],
             [
                 masks.take(results.info(f"the info of {agent!r}", infos.get(agent, {})))
-                for agent in self.agents
+                if alive
+                else {}
+                for agent, alive in self.alive.items()
             ],
             self.env.state() if self.has_state else None,
             np.array(list(self.alive.values())) if self.mortal else None,
