@@ -13,7 +13,7 @@ import numpy as np
 
 from perla.envs.protocol import Observation, Spec, TimeStep
 
-EXAMPLES = ("patience",)
+EXAMPLES = {"patience": "a game of two"}
 
 
 class Patience:

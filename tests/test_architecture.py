@@ -14,15 +14,17 @@ import perla
 
 ROOT = Path(perla.__file__).parent
 
-ANYWHERE = {"errors", "config", "files", "types"}
+ANYWHERE = {"errors", "config", "files", "plugins", "types"}
 """Modules that all packages may import; they import only each other."""
 
 MAY_IMPORT = {
     "errors": set(),
     "config": {"errors"},
     "files": {"errors"},
+    "plugins": {"errors", "config"},
     "types": set(),
     "machine": set(),
+    "keys": set(),
     "flops": set(),
     "returns": set(),
     "methods": set(),
@@ -35,11 +37,12 @@ MAY_IMPORT = {
         "distributions",
         "envs.protocol",
         "flops",
+        "keys",
         "marginal",
         "nets",
         "returns",
     },
-    "loops": {"methods", "distributions", "envs", "flops", "nets", "algos"},
+    "loops": {"methods", "distributions", "envs", "flops", "keys", "nets", "algos"},
     "analysis": set(),
     "runs": {"methods", "envs", "flops", "nets", "algos", "loops", "machine", "analysis"},
     "suites": {"methods", "envs", "flops", "loops", "runs", "machine", "analysis"},

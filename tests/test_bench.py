@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import host_envs
 from perla.bench import env, marginal
 from perla.cli import main
 from perla.envs import registry
@@ -25,10 +26,10 @@ def small(monkeypatch):
 
 
 def test_a_host_environment(monkeypatch):
-    monkeypatch.setitem(registry.FAMILIES, "tiny", "host_envs")
     monkeypatch.setenv("PERLA_CORES", "2")
     monkeypatch.setattr(env, "_HOST_ROUNDS", 1)
-    rows = env.measure("tiny:patience", seconds=0.01, rounds=1)
+    with registry.FAMILIES.added("tiny", host_envs):
+        rows = env.measure("tiny:patience", seconds=0.01, rounds=1)
     names = ["bare", "pool", "ippo, cleanrl", "ippo, default"]
     assert [row["environment"] for row in rows] == [f"tiny:patience, {name}" for name in names]
     assert [row["num_envs"] for row in rows] == [2, 32, 16, 32]

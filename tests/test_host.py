@@ -69,8 +69,9 @@ TRAIN = [
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     """A family of worlds called `tiny`."""
-    monkeypatch.setitem(registry.FAMILIES, "tiny", "host_envs")
     monkeypatch.setenv("PERLA_CORES", "2")
+    with registry.FAMILIES.added("tiny", host_envs):
+        yield
 
 
 @pytest.fixture
@@ -287,8 +288,8 @@ def test_killed_and_resumed_the_learner_goes_on(tmp_path):
         "import sys\n"
         "if __name__ == '__main__':\n"
         "    from perla.cli import main\n"
-        "    from perla.envs import registry\n"
-        "    registry.FAMILIES['tiny'] = 'host_envs'\n"
+        "    import host_envs, perla\n"
+        "    perla.register_environment('tiny', host_envs)\n"
         "    sys.exit(main(sys.argv[1:]))\n"
     )
     settings = ["--steps", "1920", "--num-evaluations", "20", "--checkpoint-seconds", "0"]

@@ -18,10 +18,23 @@ from perla.errors import UserError
 if TYPE_CHECKING:
     from perla.envs.protocol import Env, HostEnv
     from perla.marginal.plug_in import marginalise
+    from perla.methods.estimators import Estimator
+    from perla.methods.recipes import Recipe
+    from perla.methods.td import Mixer
     from perla.runs.execute import Result
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "__version__", "make", "marginalise", "train"]
+__all__ = [
+    "UserError",
+    "__version__",
+    "make",
+    "marginalise",
+    "register_algorithm",
+    "register_environment",
+    "register_estimator",
+    "register_mixer",
+    "train",
+]
 
 
 def make(env: str, **options: Any) -> Env | HostEnv:
@@ -81,6 +94,46 @@ def train(
     folder = None if out is None else Path(out)
     answer = convert(on_nonfinite, OnNonFinite, name="on_nonfinite")
     return execute.train(run, folder, on_nonfinite=answer)
+
+
+def register_algorithm(name: str, recipe: Recipe) -> None:
+    """Add a method: its learner's settings, of a subclass of `perla.methods.method.Method`, and the
+    settings that define it.
+
+    As with the other registrations the name is known in this process. In an installed package an
+    entry point of the group `perla.algorithms` makes it known in all, also in the worker processes
+    of suites. Raises `UserError` if the name is taken.
+    """
+    from perla.methods.recipes import RECIPES
+
+    RECIPES.register(name, recipe)
+
+
+def register_environment(prefix: str, family: Any) -> None:
+    """Add a family of environments, for ids `prefix:name`. `family` is a module or an object with
+    `make_env(name, **options)` and `EXAMPLES`, names → one line about each. Group of entry points:
+    `perla.environments`. Raises `UserError` if the prefix is taken."""
+    from perla.envs.registry import FAMILIES
+
+    FAMILIES.register(prefix, family)
+
+
+def register_estimator(settings: type[Estimator]) -> None:
+    """Add an estimator of the average over the others' policies, by its settings, whose tag is its
+    name. Group of entry points: `perla.estimators`. Raises `UserError` if the name is taken."""
+    from perla.config import tag
+    from perla.methods.estimators import ESTIMATORS
+
+    ESTIMATORS.register(tag(settings), settings)
+
+
+def register_mixer(settings: type[Mixer]) -> None:
+    """Add a mixer of the agents' utilities, by its settings, whose tag is its name. Group of entry
+    points: `perla.mixers`. Raises `UserError` if the name is taken."""
+    from perla.config import tag
+    from perla.methods.td import MIXERS
+
+    MIXERS.register(tag(settings), settings)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,8 @@
 """Configurations: frozen, strict, the same in Python, in JSON and on the command line.
 
 A configuration is a `msgspec.Struct`. A choice between variants is a union of structs with
-different tags. Field types carry the allowed range; the string under a field is its help.
+different tags, or an `Open` base, to whose variants other packages may add. Field types carry the
+allowed range; the string under a field is its help.
 """
 
 from __future__ import annotations
@@ -13,7 +14,18 @@ import math
 import re
 import textwrap
 import types
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from collections.abc import Mapping
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    TypeGuard,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 
 import msgspec
 from msgspec import Meta
@@ -41,6 +53,9 @@ class Config(
     Raises `UserError` for a value of the wrong type or out of range.
     """
 
+    decided: ClassVar[tuple[str, ...]] = ()
+    """Fields whose variant the method decides: no setting changes it."""
+
     def __post_init__(self) -> None:
         for field in fields(type(self)):
             check(getattr(self, field.name), field.type, name=field.name)
@@ -51,6 +66,15 @@ class Config(
             if name not in self.__struct_fields__:
                 raise nearest(name, self.__struct_fields__, what="setting")
         return msgspec.structs.replace(self, **changes)
+
+
+class Open(Config, frozen=True):
+    """Base of a base of variants. Its direct subclasses return the variants, by their tags."""
+
+    @classmethod
+    def variants(cls) -> Mapping[str, type[Any]]:
+        """The variants by tag."""
+        raise NotImplementedError
 
 
 @functools.cache
@@ -64,6 +88,11 @@ def check(value: Any, type: Any, *, name: str) -> None:
     control characters."""
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{name} = {value}: expected a finite number")
+    choices = variants(type)
+    if choices:
+        if not any(value is c or value.__class__ is c for c in choices.values()):
+            raise UserError(f"{name} = {value!r}: expected {describe(type)}")
+        return
     plain = msgspec.to_builtins(value)
     try:
         msgspec.convert(plain, type)
@@ -146,9 +175,56 @@ def from_json(text: bytes, type: type[ConfigType], *, source: str) -> ConfigType
     """Read a configuration strictly. Raises `UserError`, with `source` and the position in it, for
     an unknown key or a wrong value."""
     try:
-        return msgspec.json.decode(text, type=type)
+        return decode(msgspec.json.decode(text), type)
     except (msgspec.DecodeError, UserError, RecursionError) as error:
         raise UserError(f"{source}: {error}") from None
+
+
+def decode(plain: Any, type: Any, *, path: str = "$") -> Any:
+    """The value of `type` with the JSON value `plain`: strictly, with the variants of open bases.
+
+    Raises `UserError` with the position, such as `$.config.lr`, of an unknown key or wrong value.
+    """
+    choices = variants(type)
+    if not choices:
+        try:
+            return msgspec.convert(plain, type)
+        except msgspec.ValidationError as error:
+            message, _, inner = str(error).partition(" - at `$")
+            raise UserError(f"{message} - at `{path}{inner.rstrip('`')}`") from None
+    if plain is None and "none" in choices:
+        return None
+    if not isinstance(plain, dict):
+        raise UserError(f"Expected `object`, got {plain!r} - at `{path}`")
+    struct = _struct(plain, choices, path)
+    known = {field.name: field for field in fields(struct)}
+    values = {}
+    for name, value in plain.items():
+        if name in known:
+            values[name] = decode(value, known[name].type, path=f"{path}.{name}")
+        elif name != struct.__struct_config__.tag_field:
+            raise UserError(f"{nearest(name, known, what='field')} - at `{path}`")
+    for field in fields(struct):
+        if field.required and field.name not in values:
+            raise UserError(f"Object missing required field `{field.name}` - at `{path}`")
+    try:
+        return struct(**values)
+    except UserError as error:
+        raise UserError(f"{error} - at `{path}`") from None
+
+
+def _struct(plain: dict[str, Any], choices: Mapping[str, Any], path: str) -> Any:
+    """The struct of a JSON object: the variant with its tag, which may be left out if there is only
+    one."""
+    structs = [struct for struct in choices.values() if struct is not None]
+    name = plain.get("kind")
+    if name is None and len(structs) == 1:
+        return structs[0]
+    if name is None:
+        raise UserError(f"Object missing required field `kind` - at `{path}`")
+    if not isinstance(name, str) or choices.get(name) is None:
+        raise UserError(f"{nearest(str(name), choices, what='kind')} - at `{path}`")
+    return choices[name]
 
 
 # --- Types of fields -----------------------------------------------------------------------------
@@ -162,13 +238,19 @@ def members(type: Any) -> tuple[Any, ...]:
 
 
 def variants(type: Any) -> dict[str, type[Config] | None]:
-    """Tag → struct of a union of configurations (`none` → None); empty for any other type."""
+    """Tag → struct of a union of configurations or of an open base (`none` → None); empty for any
+    other type."""
     alternatives = members(type)
-    structs = [m for m in alternatives if inspect.isclass(m) and issubclass(m, Config)]
-    if not structs:
-        return {}
-    named: dict[str, type[Config] | None] = {tag(struct): struct for struct in structs}
-    return named | ({"none": None} if types.NoneType in alternatives else {})
+    named: dict[str, type[Config] | None] = {}
+    for member in alternatives:
+        if inspect.isclass(member) and issubclass(member, Config):
+            named |= member.variants() if _is_open(member) else {tag(member): member}
+    return named | ({"none": None} if named and types.NoneType in alternatives else {})
+
+
+def _is_open(cls: type[Config]) -> TypeGuard[type[Open]]:
+    """True for a direct subclass of `Open`, which stands for all its variants."""
+    return Open in cls.__bases__
 
 
 def tag(config: Config | type[Config] | None) -> str:
@@ -222,8 +304,12 @@ def _fields_in_source(cls: type[Config]) -> tuple[tuple[tuple[str, str], ...], .
 
 
 def _paragraphs(cls: type) -> list[list[tuple[str, str]]]:
-    """Paragraphs of (annotated name, help) in the source of one class, without its bases."""
-    source = textwrap.dedent(inspect.getsource(cls))
+    """Paragraphs of (annotated name, help) in the source of one class, without its bases; none for
+    a class without source."""
+    try:
+        source = textwrap.dedent(inspect.getsource(cls))
+    except (OSError, TypeError):
+        return []
     lines = source.splitlines()
     (body,) = (node.body for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
     paragraphs: list[list[tuple[str, str]]] = []
@@ -241,7 +327,8 @@ def _paragraphs(cls: type) -> list[list[tuple[str, str]]]:
 
 def field_docs(cls: type[Config]) -> dict[str, str]:
     """The help of each field of `cls`: the string literal under it."""
-    return {name: text for paragraph in _fields_in_source(cls) for name, text in paragraph}
+    written = {name: text for paragraph in _fields_in_source(cls) for name, text in paragraph}
+    return {name: written.get(name, "") for name in cls.__struct_fields__}
 
 
 def field_groups(cls: type[Config]) -> list[list[str]]:

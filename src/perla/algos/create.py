@@ -1,4 +1,4 @@
-"""Learners by their settings: the one module that imports them all."""
+"""Learners by their settings."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from perla.algos import maddpg, ppo, td
 from perla.algos.protocol import Algorithm
 from perla.envs.protocol import Spec
 from perla.methods.maddpg import DDPG
+from perla.methods.method import Method
 from perla.methods.ppo import PPO
-from perla.methods.recipes import Method
 from perla.methods.td import TD
 
 
@@ -20,3 +20,5 @@ def create(config: Method, spec: Spec) -> Algorithm:
             return td.Algorithm(config, spec)
         case DDPG():
             return maddpg.Algorithm(config, spec)
+        case _:
+            return config.create(spec)

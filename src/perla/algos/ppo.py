@@ -22,6 +22,7 @@ from perla.algos.sequential import Policies, update_in_turn
 from perla.algos.targets import bootstrap_values, boundary_values, compute_returns
 from perla.algos.values import MarginalSchedule, create_value
 from perla.envs.protocol import Spec
+from perla.keys import apart
 from perla.methods.estimators import CANDIDATES
 from perla.methods.ppo import PPO
 from perla.nets.actors import Actor
@@ -310,7 +311,7 @@ class Algorithm:
     ) -> tuple[Learner, Batch, Metrics]:
         """The critic's own passes; the batch has the updated critic's advantages if the settings
         refresh them."""
-        key_passes, key_values = jax.random.split(jax.random.fold_in(key, 1))
+        key_passes, key_values = jax.random.split(apart(key))
 
         def step(learner: Learner, part: Batch, key: PRNGKeyArray):
             learner, _, metrics = self.improve_critic(learner, part, key, schedule)

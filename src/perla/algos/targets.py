@@ -12,6 +12,7 @@ from perla.algos.alive import mask_dead_agents
 from perla.algos.protocol import Trajectory
 from perla.algos.values import Estimate, MarginalSchedule, Value
 from perla.envs.protocol import Observation, Spec
+from perla.keys import apart
 from perla.methods.ppo import GAE, NStep
 from perla.nets.actors import Actor
 from perla.nets.critics import AnyCritic
@@ -54,7 +55,7 @@ def boundary_values(
         context, _ = critic.context(
             jax.tree.map(lambda x: x[None], observation), critic_hidden_state, is_first[None]
         )
-        action = policy.sample(jax.random.fold_in(key, 1))
+        action = policy.sample(apart(key))
         estimated = value.estimate(critic, context[0], policy, key, schedule, action)
         return bootstrap_values(value, spec, estimated, action, observation)
 
@@ -75,7 +76,7 @@ def boundary_values(
 
         def evaluate_more(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             todo, final, key = carry
-            key = jax.random.fold_in(key, 2)
+            key = apart(key, 1)
             steps, states = gather(todo)
             return *scatter(steps, todo, final, values_at(states, key)), key
 

@@ -151,6 +151,8 @@ def create_mixer(config: TD, spec: Spec, key: PRNGKeyArray) -> Mixer:
                 hidden_size=settings.joint_hidden, init=config.init, condition=settings.condition,
                 opt_coef=settings.opt_coef, nopt_coef=settings.nopt_coef,
             )  # fmt: skip
+        case _:
+            return config.mixer.create(config, spec, key)
 
 
 def create_networks(config: TD, spec: Spec, key: PRNGKeyArray) -> Networks:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from perla.cli.parser import Parser
-from perla.errors import visible
+from perla.errors import UserError, visible
 
 OPTIONAL = {
     "lbforaging": "the original foraging, for `make test-all`",
@@ -90,7 +90,11 @@ def _jax() -> Iterator[Finding]:
         return
     from perla.runs import backend
 
-    backend.prepare()
+    try:
+        backend.prepare()
+    except UserError as error:
+        yield Finding("jax", str(error), "see the cause", fatal=True)
+        return
     yield Finding("jax", jax.__version__)
     yield from _devices()
 

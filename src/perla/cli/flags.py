@@ -12,7 +12,7 @@ from perla.cli.parser import Parser
 from perla.config import Config, describe, field_docs, field_groups, fields, tag, variants
 from perla.errors import UserError
 from perla.methods.recipes import RECIPES, make
-from perla.methods.settings import ALIASES, available, every_setting, fixed_fields, unknown
+from perla.methods.settings import ALIASES, available, every_setting, unknown
 
 GIVEN = "settings"
 """Prefix of the algorithms' flags among the arguments, so that no name can collide."""
@@ -64,7 +64,7 @@ def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def explain(algo: str, preset: str) -> str:
     """The help of `algo`: its recipe, and its flags with their defaults under `preset`."""
     config = make(algo, preset)
-    shown = fixed_fields() | set(available(config))
+    shown = {*config.decided, *available(config)}
     by_name = {field.name: field for field in fields(type(config))}
     parts = [f"{algo}: {RECIPES[algo].about}\n  = {_recipe(RECIPES[algo].settings)}"]
     parts += [f"settings of {algo} (defaults of the preset {preset!r}):"]
@@ -97,7 +97,7 @@ def _rows(config: Config, field: Any, indent: int) -> Iterator[str]:
     choices = variants(field.type)
     help = field_docs(type(config))[field.name]
     name = flag_name(field.name)
-    if field.name not in fixed_fields():
+    if field.name not in config.decided:
         if choices:
             yield row(f"{name} {'|'.join(choices)}", help, tag(value), indent)
         elif field.type is bool:
@@ -105,12 +105,12 @@ def _rows(config: Config, field: Any, indent: int) -> Iterator[str]:
         else:
             yield row(f"{name} {_metavar(field.type)}", help, _show(value), indent)
     for label, struct in choices.items():
-        if struct is None or (field.name in fixed_fields() and label != tag(value)):
+        if struct is None or (field.name in config.decided and label != tag(value)):
             continue
         member = value if label == tag(value) and value is not None else struct()
         inner = list(fields(struct))
         deeper = indent
-        if inner and field.name not in fixed_fields():
+        if inner and field.name not in config.decided:
             deeper = indent + 2
             yield " " * deeper + f"with {name} {label}:"
         for child in inner:

@@ -1,8 +1,8 @@
-"""`perla list`: algorithms, environments, presets and experiments."""
+"""`perla list`: methods, environments, presets, estimators, mixers and experiments."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from perla.cli.parser import Parser
 from perla.errors import nearest
@@ -10,7 +10,9 @@ from perla.errors import nearest
 
 def list_command(argv: Sequence[str]) -> int:
     """Print a list."""
-    parser = Parser("list", "List methods, environments, presets or experiments.")
+    parser = Parser(
+        "list", "List methods, environments, presets, estimators, mixers or experiments."
+    )
     parser.add_argument("what", metavar="|".join(LISTS), nargs="?", default="algos")
     what = parser.parse(argv).what
     if what not in LISTS:
@@ -26,30 +28,12 @@ def list_command(argv: Sequence[str]) -> int:
 
 
 def _envs() -> Iterator[tuple[str, str]]:
-    from perla.envs import matrix
-    from perla.envs.bridges import gym, jaxmarl, jumanji, mujoco, pettingzoo, smac
-    from perla.envs.foraging import PAPER_MAPS
+    from perla.envs.registry import FAMILIES
 
-    for name in PAPER_MAPS:
-        yield f"lbf:{name}", "Level-Based Foraging"
-    yield (
-        "lbf:Foraging[-grid][-Ks]-SxS-Pp-Ff[-coop]-v2|v3",
-        "any other map: grid observations, sight K, size S, P players, F foods",
-    )
-    for name, about in matrix.EXAMPLES.items():
-        yield f"matrix:{name}", about
-    for family, extra, examples in (
-        ("mamujoco", "mujoco", mujoco.EXAMPLES),
-        ("jaxmarl", "jaxmarl", jaxmarl.EXAMPLES),
-        ("jumanji", "jumanji", jumanji.EXAMPLES),
-        ("pettingzoo", "pettingzoo", pettingzoo.EXAMPLES),
-        ("gym", "gym", gym.EXAMPLES),
-    ):
-        for name, about in examples.items():
-            yield f"{family}:{name}", f"{about} (pip install 'perla[{extra}]')"
-    for name, about in smac.EXAMPLES.items():
-        yield f"smac:{name}", f"{about} (StarCraft II: docs/smac.md)"
-    yield "smac:v2-MAP, smac:lite-MAP", "SMACv2 and SMAClite: docs/smac.md"
+    for prefix, family in FAMILIES.items():
+        requires = getattr(family, "REQUIRES", None)
+        for name, about in {**family.EXAMPLES, **getattr(family, "PATTERNS", {})}.items():
+            yield f"{prefix}:{name}", f"{about} ({requires})" if requires else about
     yield "package.module:function", "your own environment: docs/your-own-environment.md"
 
 
@@ -58,6 +42,24 @@ def _algos() -> Iterator[tuple[str, str]]:
 
     for name, recipe in RECIPES.items():
         yield name, recipe.about
+
+
+def _estimators() -> Iterator[tuple[str, str]]:
+    from perla.methods.estimators import ESTIMATORS
+
+    yield from _about(ESTIMATORS)
+
+
+def _mixers() -> Iterator[tuple[str, str]]:
+    from perla.methods.td import MIXERS
+
+    yield from _about(MIXERS)
+
+
+def _about(settings: Mapping[str, type]) -> Iterator[tuple[str, str]]:
+    """The names of settings, with the first paragraph of their docstrings."""
+    for name, struct in settings.items():
+        yield name, " ".join((struct.__doc__ or "").partition("\n\n")[0].split())
 
 
 def _presets() -> Iterator[tuple[str, str]]:
@@ -81,6 +83,11 @@ LISTS = {
         "presets, for `--preset P`; values: `perla train ALGO --preset P --help`",
         _presets,
     ),
+    "estimators": (
+        "estimators of the average over the others' policies, for `--estimator E`",
+        _estimators,
+    ),
+    "mixers": ("mixers of the agents' utilities; a method decides its mixer", _mixers),
     "experiments": ("experiments, for `perla reproduce EXPERIMENT`", _experiments),
 }
 """The lists by name: a heading, and the rows."""

@@ -51,6 +51,7 @@ def evaluate_command(argv: Sequence[str]) -> int:
     from rich.table import Table
 
     from perla.analysis.stats import iqm
+    from perla.loops.streams import Stream, stream_key
     from perla.runs import execute
 
     run, _, trainer, exported = execute.load(Path(arguments.dir), trust=trust(arguments))
@@ -65,7 +66,7 @@ def evaluate_command(argv: Sequence[str]) -> int:
     with closing(trainer):
         for one in run.seeds if seed is None else (seed,):
             actor = execute.policy(run, trainer, exported, one, best=not arguments.last)
-            played = trainer.play(actor, jax.random.key(one), greedy)
+            played = trainer.play(actor, stream_key(jax.random.key(one), Stream.PLAY), greedy)
             means.append(float(np.asarray(played.returns, float).mean()))
             _add_row(table, one, played)
     if len(means) > 1:

@@ -17,14 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from perla.envs.foraging_ids import EXAMPLES as EXAMPLES
 from perla.envs.foraging_ids import PAPER_MAPS, parse_name
+from perla.envs.foraging_ids import PATTERNS as PATTERNS
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.envs.render import draw_grid
 from perla.errors import UserError, nearest
 from perla.types import Array, Bool, Float, Int, PRNGKeyArray
-
-EXAMPLES = PAPER_MAPS
-"""Names that are suggested for a wrong one."""
 
 NONE, NORTH, SOUTH, WEST, EAST, LOAD = range(6)
 """The actions of every agent; north is the previous row, west the previous column."""

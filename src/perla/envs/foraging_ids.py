@@ -22,6 +22,14 @@ PAPER_MAPS = (
     "Foraging-20x20-10p-3f-v2",
 )
 """The ten maps of the paper's benchmark, and the large map of its study of scale."""
+EXAMPLES = dict.fromkeys(PAPER_MAPS, "Level-Based Foraging")
+"""Names of maps, with a description."""
+PATTERNS = {
+    "Foraging[-grid][-Ks]-SxS-Pp-Ff[-coop]-v2|v3": (
+        "any other map: grid observations, sight K, size S, P players, F foods"
+    )
+}
+"""All names, with placeholders."""
 
 _PARTS = (
     ("Foraging", r"Foraging", True),

@@ -3,30 +3,45 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import shlex
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from perla.envs.protocol import Env, HostEnv
 from perla.errors import UserError, nearest
+from perla.plugins import Registry
 
-FAMILIES: dict[str, str] = {
+OWN = {
     "lbf": "perla.envs.foraging",
     "matrix": "perla.envs.matrix",
     "mamujoco": "perla.envs.bridges.mujoco",
-    "smac": "perla.envs.bridges.smac",
     "jaxmarl": "perla.envs.bridges.jaxmarl",
     "jumanji": "perla.envs.bridges.jumanji",
     "pettingzoo": "perla.envs.bridges.pettingzoo",
     "gym": "perla.envs.bridges.gym",
+    "smac": "perla.envs.bridges.smac",
 }
-"""Families of environments: prefix → module, which is imported on demand.
+"""perla's families: prefix → module, which is imported on demand."""
 
-Such a module has `make_env(name, **options)`, where `name` is the id without its prefix and the
-options are the family's, and `EXAMPLES`, names that it knows."""
+
+def _check(prefix: str, family: Any) -> None:
+    """Raise `UserError` unless `family` is a family of environments."""
+    if not callable(getattr(family, "make_env", None)):
+        raise UserError(f"{prefix}: {family!r} has no function `make_env`")
+    if not isinstance(getattr(family, "EXAMPLES", None), Mapping):
+        raise UserError(f"{prefix}: {family!r} has no mapping `EXAMPLES`")
+
+
+FAMILIES: Registry[Any] = Registry("environment family", "perla.environments", OWN, check=_check)
+"""Families of environments by prefix. A family is a module, or another object, with
+
+    make_env(name, **options)  an environment: `name` is the id without its prefix
+    EXAMPLES                   names that it knows → one line about each
+    PATTERNS                   (optional) further names, with placeholders → one line about each
+    REQUIRES                   (optional) what must be installed, in words
+"""
 
 LOADING = ("pettingzoo", "gym")
 """Families whose ids or options may name code, which is imported. The other families have a fixed
@@ -75,15 +90,11 @@ def env_factory(id: str, /, **options: Any) -> Callable[[], Any]:
     """A picklable function that makes the environment `id`, for worker processes."""
     family, colon, name = id.partition(":")
     if not colon:
-        known = {name: family for family in FAMILIES for name in _module(family).EXAMPLES}
+        known = {name: prefix for prefix, family in FAMILIES.items() for name in family.EXAMPLES}
         (close,) = difflib.get_close_matches(id, known, n=1, cutoff=0.0)
         raise UserError(f"environment {id!r} has no family; did you mean '{known[close]}:{id}'?")
     if family in FAMILIES:
-        return partial(_module(family).make_env, name, **options)
+        return partial(FAMILIES[family].make_env, name, **options)
     from perla.envs import custom
 
     return partial(custom.make_env, id, tuple(FAMILIES), **options)
-
-
-def _module(family: str) -> Any:
-    return importlib.import_module(FAMILIES[family])

@@ -19,7 +19,8 @@ from perla.loops.evaluate import Episodes, episode_limit, evaluate
 from perla.loops.nonfinite import NonFinite
 from perla.loops.rollout import RolloutStats, begin, rollout
 from perla.loops.seeds import SeedState
-from perla.methods.recipes import Method
+from perla.loops.streams import Stream, stream_key
+from perla.methods.method import Method
 from perla.nets.actors import AnyActor
 from perla.types import Array, Bool, Int, Metrics, PRNGKeyArray
 
@@ -213,7 +214,7 @@ class Trainer:
         state, sums, stats, updates = jax.lax.while_loop(unfinished, update, start)
         metrics = {name: total / updates for name, total in sums.items()}
         metrics["train_return"] = stats.returns / stats.episodes
-        # An evaluation draws from a key of its own and so leaves the training unchanged.
+        # An evaluation has a stream of its own and so leaves the training unchanged.
         episodes, scores = self._evaluate(state.learner.actor, state.key, self.eval_episodes)
         state = state.after_evaluation(episodes, scores)
         return state, metrics | scores | {"step": state.steps}
@@ -243,11 +244,15 @@ class Trainer:
         return state, metrics, stats
 
     def _absolute_seed(self, state: SeedState, episodes: int) -> Metrics:
-        return self._evaluate(state.best_actor, state.key, episodes)[1]
+        return self._evaluate(state.best_actor, state.key, episodes, Stream.ABSOLUTE)[1]
 
     def _evaluate(
-        self, actor: AnyActor, key: PRNGKeyArray, episodes: int
+        self,
+        actor: AnyActor,
+        key: PRNGKeyArray,
+        episodes: int,
+        stream: Stream = Stream.EVALUATION,
     ) -> tuple[Episodes, Metrics]:
         greedy = jnp.arange(2 * episodes) < episodes
-        played = evaluate(self.env, actor, jax.random.fold_in(key, episodes), greedy)
+        played = evaluate(self.env, actor, stream_key(key, stream), greedy)
         return played, seeds.evaluation_metrics(played, episodes)

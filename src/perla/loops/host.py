@@ -31,7 +31,8 @@ from perla.loops.host_evaluate import evaluate
 from perla.loops.host_rollout import rollout
 from perla.loops.nonfinite import Fault, NonFinite
 from perla.loops.seeds import SeedState
-from perla.methods.recipes import Method
+from perla.loops.streams import Stream, stream_key
+from perla.methods.method import Method
 from perla.nets.actors import AnyActor
 from perla.types import Array, Float, Int, Metrics, PRNGKeyArray
 
@@ -229,7 +230,8 @@ class Trainer:
         """The metrics of each seed's best actor over new episodes: `episodes` greedy ones and as
         many sampled ones."""
         actors = [(state.best_actor, state.key) for state in population]
-        return [seeds.measured(scores) for _, scores in self._evaluate(actors, episodes)]
+        evaluations = self._evaluate(actors, episodes, Stream.ABSOLUTE)
+        return [seeds.measured(scores) for _, scores in evaluations]
 
     def export(self, population: list[SeedState]) -> SeedState:
         """The population as NumPy arrays with a leading seed axis, without the environments."""
@@ -255,15 +257,17 @@ class Trainer:
 
     def _reset(self, population: list[SeedState]) -> list[SeedState]:
         """Reset the training environments of every seed with a key derived from the seed's."""
-        # An evaluation folds in its number of episodes, which is at least 1.
-        self._envs[0].reset(stack_trees([jax.random.fold_in(s.key, 0) for s in population]))
+        self._envs[0].reset(stack_trees([stream_key(s.key, Stream.RESET) for s in population]))
         return population
 
     def _evaluate(
-        self, actors: list[tuple[AnyActor, PRNGKeyArray]], episodes: int
+        self,
+        actors: list[tuple[AnyActor, PRNGKeyArray]],
+        episodes: int,
+        stream: Stream = Stream.EVALUATION,
     ) -> list[tuple[Episodes, Metrics]]:
         greedy = np.arange(2 * episodes) < episodes
-        actors = [(actor, jax.random.fold_in(key, episodes)) for actor, key in actors]
+        actors = [(actor, stream_key(key, stream)) for actor, key in actors]
         played = evaluate(self._envs[1], actors, greedy)
         return [(own, seeds.evaluation_metrics(own, episodes)) for own in played]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from perla.config import Config, Count, Positive
+from perla.config import Count, Open, Positive
 from perla.errors import UserError
+from perla.plugins import Registry, variant_check
 
 LARGEST_ENUMERATION = 65_536
 """Largest number of joint actions of the others that `exact` enumerates."""
@@ -16,7 +18,22 @@ CANDIDATES = (2, 7, 23, 71, 211)
 one before."""
 
 
-class Sampled(Config, tag="sampled", frozen=True):
+class Estimator(Open, frozen=True):
+    """Base of the estimators' settings."""
+
+    @classmethod
+    def variants(cls) -> Mapping[str, type[Estimator]]:
+        """The settings of all estimators, by tag."""
+        return ESTIMATORS
+
+    def create(self, agents: int, actions: int | None, *, closed_form: bool) -> Any:
+        """The estimator, a `perla.marginal.estimators.FixedEstimator`, for `agents` with `actions`
+        each (none: continuous actions) and a critic with or without a closed form. Estimators of
+        other packages define it; perla's own are made in `perla.marginal.estimators`."""
+        raise NotImplementedError
+
+
+class Sampled(Estimator, tag="sampled", frozen=True):
     """K samples from the joint policy, weighted equally (paper, Eq. 2)."""
 
     num_samples: Count | Literal["auto"] = 100
@@ -52,15 +69,15 @@ FEW = Sampled(num_samples=17, sampler="latin")
 """The samples of `Auto` where no exact average is at hand."""
 
 
-class Exact(Config, tag="exact", frozen=True):
+class Exact(Estimator, tag="exact", frozen=True):
     """Every joint action of the others, weighted by its probability (paper, Eq. 1)."""
 
 
-class Analytic(Config, tag="analytic", frozen=True):
+class Analytic(Estimator, tag="analytic", frozen=True):
     """The average in closed form, for a critic that is multilinear in the others' actions."""
 
 
-class Auto(Config, tag="auto", frozen=True):
+class Auto(Estimator, tag="auto", frozen=True):
     """Analytic for a critic with a closed form, exact for few joint actions of the others,
     otherwise 17 samples of the Latin sampler."""
 
@@ -68,4 +85,10 @@ class Auto(Config, tag="auto", frozen=True):
     """Largest number of joint actions that are enumerated."""
 
 
-Estimator = Sampled | Exact | Analytic | Auto
+ESTIMATORS: Registry[type[Estimator]] = Registry(
+    "estimator",
+    "perla.estimators",
+    {"auto": Auto, "sampled": Sampled, "exact": Exact, "analytic": Analytic},
+    check=variant_check(Estimator),
+)
+"""The settings of all estimators, by tag."""

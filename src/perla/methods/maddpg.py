@@ -20,6 +20,8 @@ class DDPG(OffPolicy, tag="ddpg", frozen=True):
     """MADDPG: deterministic policy gradients with a centralised critic per agent, which takes the
     state and all agents' actions (Lowe et al., 2017)."""
 
+    decided = ("relaxation",)
+
     relaxation: GumbelSoftmax = GumbelSoftmax()
     """Relaxation by which a critic's gradient reaches the actor through a discrete action."""
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from perla.config import Config, Count, Fraction, Groups, Positive
+from perla.config import Count, Fraction, Groups, Positive
 from perla.methods import parts
+from perla.methods.method import Method
 from perla.methods.parts import Adam, Hard, Huber, RMSProp, Soft, Squared
 
 
-class OffPolicy(Config, frozen=True):
+class OffPolicy(Method, frozen=True):
     """Settings of data collection, replay, targets, optimisation and networks."""
 
     num_envs: Count = 16

@@ -7,6 +7,7 @@ from typing import Literal
 from perla.config import Config, Count, Fraction, Groups, NonNegative, Positive
 from perla.errors import UserError
 from perla.methods import parts
+from perla.methods.method import Method
 from perla.methods.parts import Adam, Hard, Huber, RMSProp, Soft, Squared
 from perla.methods.values import Centralised, Counterfactual, Embedded, Independent
 
@@ -28,8 +29,10 @@ class GAE(Config, tag="gae", frozen=True):
     """λ: 0 is one-step bootstrapping, 1 the Monte Carlo return."""
 
 
-class PPO(Config, tag="ppo", frozen=True):
+class PPO(Method, tag="ppo", frozen=True):
     """Multi-agent proximal policy optimization (with `clip_eps` none: advantage actor-critic)."""
+
+    decided = ("value",)
 
     value: Independent | Centralised | Counterfactual | Embedded = Independent()
     """The critic."""

@@ -20,7 +20,7 @@ class Preset(NamedTuple):
 
     about: str
     settings: dict[type[Config], Settings]
-    """The settings of each learner that the preset is for."""
+    """The settings of each learner that the preset is for; the default preset is for all."""
     local_critic: Settings = {}
     """Exceptions for methods with local critics."""
     counterfactual: Settings = {}
@@ -148,7 +148,7 @@ _EPYMARL_MADDPG: Settings = {
 PRESETS: dict[str, Preset] = {
     "default": Preset(
         "perla's own defaults; docs/learning.md, value-decomposition.md and maddpg.md give reasons",
-        {PPO: {}, TD: {}, DDPG: {}},
+        {},
         counterfactual={
             "rollout_length": 8,
             "returns": GAE(gae_lambda=0.8),

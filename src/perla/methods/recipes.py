@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from perla.config import Config, tag
 from perla.errors import UserError, nearest
 from perla.methods.maddpg import DDPG, GumbelSoftmax
+from perla.methods.method import Method
 from perla.methods.peers import translate
 from perla.methods.ppo import PPO
 from perla.methods.presets import PRESETS, Preset, Settings
@@ -23,23 +23,24 @@ from perla.methods.td import (
     Weighted,
 )
 from perla.methods.values import Centralised, Counterfactual, Embedded, Independent
-
-Method = PPO | TD | DDPG
-"""The settings of a learner; their type names the learner."""
+from perla.plugins import Registry, load
 
 
-@dataclass(frozen=True, init=False)
 class Recipe:
-    """A method: its learner, the settings that define it, and one line about it."""
+    """A method: its learner, the settings that define it, and one line about it.
 
-    learner: type[Method]
-    settings: Mapping[str, Any]
-    about: str
+    The learner may be named as `module:class`, which is imported on first use.
+    """
 
-    def __init__(self, learner: type[Method], *, about: str, **settings: Any) -> None:
-        object.__setattr__(self, "learner", learner)
-        object.__setattr__(self, "settings", settings)
-        object.__setattr__(self, "about", about)
+    def __init__(self, learner: type[Method] | str, *, about: str, **settings: Any) -> None:
+        self._learner = learner
+        self.about = about
+        self.settings: Mapping[str, Any] = settings
+
+    @property
+    def learner(self) -> type[Method]:
+        """The type of the learner's settings."""
+        return load(self._learner) if isinstance(self._learner, str) else self._learner
 
 
 # fmt: off
@@ -48,7 +49,7 @@ GLOBAL     = Embedded(critic_input="global")  # V(s, a₋ᵢ),  averaged over a�
 A2C        = {"clip_eps": None, "update_epochs": 1, "num_minibatches": 1}
 SEQUENTIAL = {"order": "sequential", "parameter_sharing": "critic"}
 
-RECIPES: dict[str, Recipe] = {
+_OWN = {
     # Policy gradients: they differ in the critic.
     "ippo": Recipe(PPO, value=Independent(),                                  # V(τᵢ)
         about="PPO whose critics see each agent's own observation"),
@@ -100,7 +101,29 @@ RECIPES: dict[str, Recipe] = {
         about="deterministic policy gradients with a centralised critic per agent"),
 }
 # fmt: on
+
+
+def _check(name: str, recipe: Any) -> None:
+    """Raise `UserError` unless `recipe` defines a method."""
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"{name}: {recipe!r} is no Recipe")
+    learner = recipe.learner
+    if not (isinstance(learner, type) and issubclass(learner, Method)):
+        raise UserError(f"{name}: its learner {learner!r} is no subclass of Method")
+    learner(**recipe.settings)
+
+
+RECIPES: Registry[Recipe] = Registry("algorithm", "perla.algorithms", _OWN, check=_check)
 """The methods by name."""
+
+
+def learners() -> dict[str, type[Method]]:
+    """The settings of all learners, by tag."""
+    known: dict[str, type[Method]] = {}
+    for name, recipe in RECIPES.items():
+        if known.setdefault(tag(recipe.learner), recipe.learner) is not recipe.learner:
+            raise UserError(f"algorithm {name}: the tag of its learner is that of another")
+    return known
 
 
 def make(algo: str, preset: str = "default", **overrides: Any) -> Method:
@@ -132,7 +155,7 @@ def _check_name(name: str, learner: type[Method]) -> None:
 def merge_preset(recipe: Recipe, preset: Preset) -> Settings | None:
     """The settings of a recipe and, beside them, those of a preset; none where the preset is for
     other learners."""
-    settings = preset.settings.get(recipe.learner)
+    settings = preset.settings.get(recipe.learner, {} if preset is PRESETS["default"] else None)
     if settings is None:
         return None
     settings = settings | dict(recipe.settings)
@@ -149,8 +172,12 @@ def merge_preset(recipe: Recipe, preset: Preset) -> Settings | None:
 
 
 def deciding(field: str, variant: str | None = None) -> list[str]:
-    """The methods whose recipes set `field`, or set it to the variant with this tag."""
-    chosen = {name: recipe.settings.get(field) for name, recipe in RECIPES.items()}
+    """The methods that decide `field`, or that set it to the variant with this tag."""
+    chosen = {
+        name: recipe.settings.get(field)
+        for name, recipe in RECIPES.items()
+        if field in recipe.learner.decided
+    }
     return [
         name
         for name, value in chosen.items()

@@ -10,13 +10,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
+from perla import plugins
 from perla.config import Config, convert, field_docs, fields, tag, variants
 from perla.errors import UserError, closest, nearest
+from perla.methods.method import Method
 from perla.methods.peers import translate
 from perla.methods.ppo import CONTINUOUS
-from perla.methods.recipes import RECIPES, Method, deciding, make
+from perla.methods.recipes import RECIPES, deciding, learners, make
 from perla.methods.values import Counterfactual
 
 ALIASES = {"k": "num_samples"}
@@ -37,23 +39,16 @@ class Setting:
     """The choices that it depends on: (field, tag), outermost first."""
 
 
-@functools.cache
 def fixed_fields() -> frozenset[str]:
-    """Fields whose variant the method decides: no setting changes it."""
-    recipes = RECIPES.values()
-    return frozenset(
-        name
-        for recipe in recipes
-        for name, value in recipe.settings.items()
-        if isinstance(value, Config)
-    )
+    """Fields whose variant the method decides, of all learners."""
+    return frozenset(name for learner in learners().values() for name in learner.decided)
 
 
 def settings(cls: type[Config], within: tuple[tuple[str, str], ...] = ()) -> Iterator[Setting]:
     """Every setting of the configuration `cls` and of all its variants."""
     docs = field_docs(cls)
     for field in fields(cls):
-        if field.name not in fixed_fields():
+        if field.name not in cls.decided:
             yield Setting(field.name, field.type, docs[field.name], within)
         for name, member in variants(field.type).items():
             if member is not None:
@@ -67,18 +62,23 @@ def available(config: Method) -> dict[str, Setting]:
     output per action, those of continuous actions.
     """
     counterfactual = isinstance(getattr(config, "value", None), Counterfactual)
+    decided = config.decided
     return {
         setting.name: setting
         for setting in settings(type(config))
-        if all(tag(getattr(config, f)) == t for f, t in setting.within if f in fixed_fields())
+        if all(tag(getattr(config, f)) == t for f, t in setting.within if f in decided)
         and not (counterfactual and setting.name in CONTINUOUS)
     }
 
 
-@functools.cache
 def every_setting() -> dict[str, Setting]:
     """The settings of all methods, by name."""
-    return {setting.name: setting for cls in get_args(Method) for setting in settings(cls)}
+    return _every_setting(plugins.revision())
+
+
+@functools.cache
+def _every_setting(revision: int) -> dict[str, Setting]:
+    return {setting.name: setting for cls in learners().values() for setting in settings(cls)}
 
 
 def configure(algo: str, preset: str, values: Mapping[str, Any], *, flag_name: Naming = str) -> Any:
@@ -155,9 +155,9 @@ def _misplaced(algo: str, config: Any, setting: Setting, flag_name: Naming) -> U
     current, name = config, flag_name(setting.name)
     for field, wanted in setting.within:
         present = getattr(current, field, None)
-        if field in fixed_fields() and tag(present) != wanted:
-            owners = ", ".join(deciding(field, wanted))
-            return UserError(f"{name} belongs to {owners}, and this run is {algo}")
+        owners = deciding(field, wanted)
+        if owners and tag(present) != wanted:
+            return UserError(f"{name} belongs to {', '.join(owners)}, and this run is {algo}")
         if not hasattr(current, field):
             break
         if tag(present) != wanted:
@@ -178,7 +178,7 @@ def _apply(config: Config, todo: dict[str, Any], flag_name: Naming) -> Any:
         choices = variants(field.type)
         if choices:
             value = getattr(config, field.name)
-            if field.name in todo and field.name not in fixed_fields():
+            if field.name in todo and field.name not in config.decided:
                 value = _choose(value, choices, todo.pop(field.name), flag_name(field.name))
             changes[field.name] = value if value is None else _apply(value, todo, flag_name)
         elif field.name in todo:

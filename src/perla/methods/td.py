@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
-from perla.config import Config, Count, Fraction, NonNegative, Positive
+from perla.config import Config, Count, Fraction, NonNegative, Open, Positive
 from perla.errors import UserError
 from perla.methods.offpolicy import OffPolicy
+from perla.plugins import Registry, variant_check
 
 
-class Mixer(Config, frozen=True):
+class Mixer(Open, frozen=True):
     """Base of the mixers' settings, and their properties."""
 
     per_agent: ClassVar[bool] = False
@@ -18,6 +20,16 @@ class Mixer(Config, frozen=True):
     """True where the joint value depends on the global state."""
     weighting_conflict: ClassVar[str | None] = None
     """The reason why a weighting of the errors (WQMIX) does not fit; none: it fits."""
+
+    @classmethod
+    def variants(cls) -> Mapping[str, type[Mixer]]:
+        """The settings of all mixers, by tag."""
+        return MIXERS
+
+    def create(self, config: TD, spec: Any, key: Any) -> Any:
+        """A newly initialised `perla.nets.mixers.Mixer` for an environment with this `Spec`. Mixers
+        of other packages define it; perla's own are made in `perla.algos.td`."""
+        raise NotImplementedError
 
 
 class IQLMixer(Mixer, tag="iql", frozen=True):
@@ -95,6 +107,15 @@ class MAICMessages(Config, tag="maic", frozen=True):
     """Weight of the entropy of the attention, which is minimised."""
 
 
+MIXERS: Registry[type[Mixer]] = Registry(
+    "mixer",
+    "perla.mixers",
+    {"iql": IQLMixer, "vdn": VDNMixer, "qmix": QMIXMixer, "qplex": QPLEXMixer, "qtran": QTRANMixer},
+    check=variant_check(Mixer),
+)
+"""The settings of all mixers, by tag."""
+
+
 class Uniform(Config, tag="uniform", frozen=True):
     """Weight 1 for every error."""
 
@@ -114,7 +135,9 @@ class TD(OffPolicy, tag="td", frozen=True):
     """Value decomposition: Q-learning of a joint value that a mixer computes from the agents'
     utilities, whose own greedy actions are the greedy joint action (Rashid et al., 2018)."""
 
-    mixer: IQLMixer | VDNMixer | QMIXMixer | QPLEXMixer | QTRANMixer = VDNMixer()
+    decided = ("mixer", "weighting", "communication")
+
+    mixer: Mixer = VDNMixer()
     """The mixer: from the agents' utilities to the joint value."""
     weighting: Uniform | Weighted = Uniform()
     """Weight of the error of each step."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 from perla.config import Config, Count, Positive
 from perla.methods.aggregators import Entropic, Max, Mean, UpperQuantile
-from perla.methods.estimators import Analytic, Auto, Exact, Sampled
+from perla.methods.estimators import Auto, Estimator
 
 
 class Independent(Config, tag="independent", frozen=True):
@@ -55,7 +55,7 @@ class Embedded(Config, tag="embedded", frozen=True):
     taken, or its `marginal` (Algorithm 1, line 7)."""
     critic_model: Network | Multilinear = Network()
     """The critic's model of the others' actions."""
-    estimator: Auto | Sampled | Exact | Analytic = Auto()
+    estimator: Estimator = Auto()
     """The estimator of the average over the others' actions."""
     aggregator: Mean | Entropic | UpperQuantile | Max = Mean()
     """The statistic of the critic's values at the others' actions."""

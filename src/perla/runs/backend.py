@@ -6,11 +6,21 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from perla.errors import UserError
 from perla.machine import cores
 
 SCHEDULER = "xla_cpu_enable_concurrency_optimized_scheduler"
 """A scheduler of XLA that can deadlock in jaxlib 0.10 (seen with vectorised seeds on a CPU). These
 programs are as fast without it."""
+
+
+MODES: dict[str, tuple[object, str]] = {
+    "jax_enable_x64": (True, "perla computes with 32-bit numbers"),
+    "jax_debug_nans": (True, "NaN marks a metric without a value; perla finds and names others"),
+    "jax_debug_infs": (True, "−∞ marks a best return before any; perla finds and names others"),
+    "jax_numpy_dtype_promotion": ("strict", "perla relies on the promotion of types"),
+}
+"""Settings of JAX under which perla does not run: the value, and the reason."""
 
 
 def cache_folder() -> Path | None:
@@ -30,8 +40,23 @@ def cache_folder() -> Path | None:
     return path if os.access(path, os.W_OK) else None
 
 
+def check() -> None:
+    """Raise `UserError` if JAX is set to a mode, or to a device, with which perla cannot run."""
+    import jax
+
+    for name, (value, reason) in MODES.items():
+        if getattr(jax.config, name) == value:
+            raise UserError(f"{name.upper()}={value}: {reason}; unset it")
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # JAX asserts where a known driver is missing.
+        platforms = jax.config.jax_platforms
+        cause = " ".join(str(error).split()) or "JAX finds no driver"
+        raise UserError(f"JAX_PLATFORMS={platforms}: no such device here ({cause})") from None
+
+
 def prepare() -> None:
-    """Configure JAX. To take full effect this must precede JAX's first computation.
+    """Configure JAX, and `check` it. To take full effect this must precede JAX's first computation.
 
     On a CPU each core becomes a device, so that seeds, which are separate computations there, run
     in parallel; a process that has already computed keeps its devices. A scheduler that can
@@ -46,6 +71,7 @@ def prepare() -> None:
         os.environ["XLA_FLAGS"] = f"{flags} --{SCHEDULER}=false"
     with suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", cores())
+    check()
     path = cache_folder()
     if path is None or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return

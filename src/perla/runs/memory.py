@@ -11,6 +11,7 @@ from perla import machine
 from perla.envs.protocol import Env, HostEnv
 from perla.errors import UserError
 from perla.methods.offpolicy import OffPolicy
+from perla.methods.ppo import PPO
 from perla.runs.spec import Run, steps_per_update
 
 MAX_STEPS = 2**31 - 1
@@ -26,13 +27,15 @@ def check_memory(run: Run, env: Env | HostEnv) -> None:
     config, spec = run.config, env.spec
     observation = 4 * spec.agents * spec.obs
     rollout = steps_per_update(run, env) * observation
-    network = 4 * config.hidden_size * (spec.obs + config.hidden_size * (config.num_layers - 1))
     needed = {
         f"num_envs = {config.num_envs} and rollout_length = {config.rollout_length}": rollout,
-        f"hidden_size = {config.hidden_size} and num_layers = {config.num_layers}": network,
         f"eval_episodes = {run.eval_episodes}": run.eval_episodes * observation,
         f"absolute_episodes = {run.absolute_episodes}": run.absolute_episodes * observation,
     }
+    if isinstance(config, PPO | OffPolicy):
+        needed[f"hidden_size = {config.hidden_size} and num_layers = {config.num_layers}"] = (
+            4 * config.hidden_size * (spec.obs + config.hidden_size * (config.num_layers - 1))
+        )
     if isinstance(config, OffPolicy):
         needed[f"buffer_size = {config.buffer_size}"] = (
             config.buffer_size * config.length(spec.limit) * observation

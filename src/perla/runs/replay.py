@@ -15,6 +15,7 @@ from perla.envs.protocol import Env, HostEnv
 from perla.errors import UserError
 from perla.loops import host_evaluate
 from perla.loops.evaluate import watch
+from perla.loops.streams import Stream, stream_key
 
 MILLISECONDS = 250
 """Duration of a state in an animation."""
@@ -27,7 +28,8 @@ def film(env: Env | HostEnv, actor: Any, *, seed: int, greedy: bool) -> list[np.
 
     Raises `UserError` if the environment fails or cannot be rendered.
     """
-    key, failure = jax.random.key(seed), f"{env.spec.id} cannot be drawn"
+    key = stream_key(jax.random.key(seed), Stream.FILM)
+    failure = f"{env.spec.id} cannot be drawn"
     with explain_errors(failure):
         if isinstance(env, HostEnv):
             pictures = host_evaluate.film(env, actor, key, greedy=greedy)

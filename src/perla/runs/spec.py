@@ -12,7 +12,7 @@ from perla.config import Config, Count, to_json
 from perla.envs import options
 from perla.envs.protocol import Env, HostEnv
 from perla.errors import UserError
-from perla.methods.recipes import Method
+from perla.methods.method import Method
 
 Steps = Annotated[int, Meta(ge=1, le=2 * 10**9)]
 Seed = Annotated[int, Meta(ge=0, le=2**31 - 1)]

@@ -32,6 +32,7 @@ EXAMPLES = {
     "rware:rware-tiny-2ag-v2": "robots that fetch shelves; also -small, -4ag, -easy, -hard, …",
 }
 """Names of environments, with a description."""
+REQUIRES = "pip install 'perla[gym]'"
 
 LIMIT_ATTRIBUTES = {"lbforaging": "_max_episode_steps", "rware": "max_steps"}
 """Packages whose environments fold their limit into `terminated`, and the limit's attribute."""

@@ -34,6 +34,7 @@ EXAMPLES = {
     "switch_riddle": "prisoners who share a light bulb",
 }
 """Names of environments, with a description."""
+REQUIRES = "pip install 'perla[jaxmarl]'"
 
 PAST = -(2**30)
 """A clock value that is far from every limit."""

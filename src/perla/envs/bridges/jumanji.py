@@ -31,6 +31,7 @@ EXAMPLES = {
     "Cleaner-v0": "agents clean a maze together",
 }
 """Names of environments, with a description."""
+REQUIRES = "pip install 'perla[jumanji]'"
 
 PAST = -(2**30)
 """A clock value that is far from every limit."""

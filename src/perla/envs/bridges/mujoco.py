@@ -42,6 +42,7 @@ EXAMPLES = {
     "ManySegmentAnt-2x3": "three segments each",
 }
 """Names that are known to work, with a description of the agents."""
+REQUIRES = "pip install 'perla[mujoco]'"
 
 SCENARIOS = sorted({name.partition("-")[0] for name in EXAMPLES} | {
     "CoupledHalfCheetah", "InvertedPendulum", "InvertedDoublePendulum",

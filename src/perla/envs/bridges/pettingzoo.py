@@ -37,6 +37,7 @@ EXAMPLES = {
     "pettingzoo.sisl.multiwalker_v9": "walkers carry a package together; continuous",
 }
 """Names of environments, with a description. Some need packages of their own."""
+REQUIRES = "pip install 'perla[pettingzoo]'"
 
 COMPETITIVE = {
     "simple_adversary", "simple_crypto", "simple_push", "simple_tag", "simple_world_comm",

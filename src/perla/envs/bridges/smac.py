@@ -41,6 +41,9 @@ EXAMPLES = {
     "corridor": "6 zealots against 24 zerglings",
 }
 """Maps of SMAC, with the units of both sides."""
+PATTERNS = {"v2-MAP, smac:lite-MAP": "SMACv2 and SMAClite"}
+"""Names of other games."""
+REQUIRES = "StarCraft II or SMAClite: docs/smac.md"
 
 TEAMS: dict[str, dict[str, Any]] = {
     "10gen_terran": {

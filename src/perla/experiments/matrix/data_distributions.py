@@ -20,7 +20,7 @@ from perla.algos.protocol import LearnerState
 from perla.envs.matrix import JointActionDistribution, MatrixGame
 from perla.envs.wrappers import AutoReset
 from perla.loops.rollout import begin, rollout
-from perla.methods.recipes import Method
+from perla.methods.method import Method
 from perla.types import Array, Float, Int, Key, PRNGKeyArray
 
 DataDistribution = Literal["on-policy", JointActionDistribution]

@@ -19,8 +19,9 @@ from perla.experiments.matrix.aggregators import BEST, make_game
 from perla.experiments.matrix.data_distributions import DATA_DISTRIBUTIONS, DataDistribution
 from perla.methods.aggregators import Aggregator, Entropic, Max, Mean
 from perla.methods.estimators import Exact, Sampled
+from perla.methods.method import Method
 from perla.methods.ppo import PPO
-from perla.methods.recipes import RECIPES, Method, make
+from perla.methods.recipes import RECIPES, make
 from perla.methods.td import TD
 from perla.methods.values import Embedded
 

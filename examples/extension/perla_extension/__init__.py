@@ -1,0 +1,1 @@
+"""A method, an estimator, a mixer and an environment family, each in one file."""
