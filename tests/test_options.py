@@ -1,6 +1,7 @@
 """Options of environments: read as literals, held against the arguments that they become."""
 
 import enum
+import types
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -10,7 +11,7 @@ import pytest
 from perla.cli.train import option
 from perla.config import from_json, to_json
 from perla.envs import options
-from perla.envs.registry import make_env
+from perla.envs.registry import FAMILIES, make_env
 from perla.errors import UserError
 from perla.methods import recipes
 from perla.runs.spec import Run
@@ -155,6 +156,14 @@ def test_constructors_of_every_family_are_asked(monkeypatch):
     monkeypatch.syspath_prepend("tests")
     with pytest.raises(UserError, match="length = 'long': expected a whole number"):
         make_env("host_envs:Patience", length="long")
+
+
+def test_constructors_of_registered_families_are_asked_too():
+    family = types.SimpleNamespace(EXAMPLES={}, make_env=lambda name, flag=True: flag)
+    with FAMILIES.added("plugin", family):
+        assert make_env("plugin:x", flag=False) is False
+        with pytest.raises(UserError, match="plugin:x: flag = 'no': expected true or false"):
+            make_env("plugin:x", flag="no")
 
 
 def test_epymarls_ids_are_told_their_form_here():
