@@ -11,7 +11,7 @@ import pytest
 from perla.cli.train import option
 from perla.config import from_json, to_json
 from perla.envs import options
-from perla.envs.registry import FAMILIES, make_env
+from perla.envs.registry import FAMILIES, env_factory, make_env
 from perla.errors import UserError
 from perla.methods import recipes
 from perla.runs.spec import Run
@@ -161,9 +161,9 @@ def test_constructors_of_every_family_are_asked(monkeypatch):
 def test_constructors_of_registered_families_are_asked_too():
     family = types.SimpleNamespace(EXAMPLES={}, make_env=lambda name, flag=True: flag)
     with FAMILIES.added("plugin", family):
-        assert make_env("plugin:x", flag=False) is False
+        assert env_factory("plugin:x", flag=False)() is False
         with pytest.raises(UserError, match="plugin:x: flag = 'no': expected true or false"):
-            make_env("plugin:x", flag="no")
+            env_factory("plugin:x", flag="no")
 
 
 def test_epymarls_ids_are_told_their_form_here():
