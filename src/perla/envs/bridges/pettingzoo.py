@@ -124,9 +124,10 @@ class PettingZoo:
         observations, rewards, *flags, infos = results.unpack("step", self.env.step(actions), STEP)
         self.time += 1
         rewards = results.by_agent("rewards", rewards, actions)
+        staying = [agent for agent in actions if agent in self.env.agents]
         terminated, truncated = self._update_alive(
             *(
-                results.agents_flags(name, flag, actions, self.env.agents)
+                results.agents_flags(name, flag, actions, staying)
                 for name, flag in zip(STEP[2:4], flags, strict=True)
             )
         )
