@@ -38,6 +38,7 @@ class Rendezvous:
             state=self.agents * self.cells,  # features of the state, for centralised critics
             actions=(3,) * self.agents,  # stay, left, right
             limit=self.limit,
+            early_truncation=False,
             reward="common",
             rules={"cells": self.cells},  # all that changes the meaning of results
         )

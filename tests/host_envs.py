@@ -28,14 +28,24 @@ class Patience:
 
     def __init__(
         self, *, length: int = 3, end: str = "terminated", fault: str = "", trigger: str = "",
-        game: str = "",
+        game: str = "", promise: bool = True,
     ) -> None:  # fmt: skip
+        self.promise = promise
         self.length, self.end, self.fault, self.trigger = length, end, fault, trigger
         self.game, self.program = game, None
 
     @property
     def spec(self) -> Spec:
-        return Spec("tiny:patience", 2, 2, 4, (2, 2), self.length, "common")
+        return Spec(
+            "tiny:patience",
+            2,
+            2,
+            4,
+            (2, 2),
+            self.length,
+            "common",
+            early_truncation=not self.promise,
+        )
 
     def reset(self, seed: int) -> Observation:
         self.signs = np.random.default_rng(seed).choice([-1.0, 1.0], 2)
@@ -45,6 +55,10 @@ class Patience:
                 self.program = subprocess.Popen(["sleep", "1000"], stdout=file)
         if self.fault == "reset" and self._due():
             raise ValueError("no game today")
+        if self.fault == "mistake" and self._due():
+            raise TypeError("no seed, please")
+        if self.fault == "exit at once" and self._due():
+            os._exit(3)
         return self._see()
 
     def step(self, action: np.ndarray) -> TimeStep:
@@ -54,7 +68,11 @@ class Patience:
         over = self.time == self.length
         reward = np.full(2, float(over and bool((2 * action - 1 == self.signs).all())))
         seen = self._see()
-        if self.time == 2 and self.fault not in ("", "reset") and self._due():
+        if (
+            self.time == 2
+            and self.fault not in ("", "reset", "mistake", "exit at once")
+            and self._due()
+        ):
             match self.fault:
                 case "raise":
                     raise RuntimeError("the engine\nhas stalled")
@@ -79,6 +97,12 @@ class Patience:
                 case "apart":
                     blank = seen._replace(obs=seen.obs * 0.0)
                     return TimeStep(seen, reward, np.False_, np.False_, blank)
+                case "complex":
+                    seen = seen._replace(obs=seen.obs * 1j)
+                case "nan mask":
+                    seen = seen._replace(avail=seen.avail * np.nan)
+                case "no flag":
+                    return TimeStep(seen, reward, {}, np.False_, seen)
                 case "early":
                     return TimeStep(seen, reward, np.False_, np.True_, seen)
         return TimeStep(

@@ -171,7 +171,8 @@ def test_legal_moves_and_a_state_of_the_environments_own():
     np.testing.assert_array_equal(seen.avail, [[1, 0, 0, 0], [0, 1, 1, 0]])
     np.testing.assert_array_equal(seen.state, np.arange(6))
     env.info["action_mask"] = [[1, 1, 1], [1, 1, 1, 1]]
-    with pytest.raises(ValueError, match=r"agent 0's action_mask has shape \(3,\), expected \(2,"):
+    message = r"agent 0: `action_mask` has shape \(3,\), expected \(2,"
+    with pytest.raises(ValueError, match=message):
         bridge.reset(0)
 
 
@@ -213,9 +214,8 @@ def test_ends_and_limits_are_told_apart():
     clock = gymnasium.envs.registration.EnvSpec("Team-v0", Team, max_episode_steps=4)
     env = gymnasium.make(clock, disable_env_checker=True, end=(4, True, False))
     assert last(env) == (4, True, False)
-    with pytest.raises(ValueError, match=r"after 2 steps, .*limit is 4; set --env-option limit=2"):
-        play(Gym("team", Team(end=(2, False, True))))
-    with pytest.raises(ValueError, match="the episode ends for some agents only"):
+    assert last(Team(end=(2, False, True))) == (2, False, True)
+    with pytest.raises(ValueError, match="the episode is terminated for some agents only"):
         play(Gym("team", Team(end=(2, np.array([True, False]), False))))
 
 

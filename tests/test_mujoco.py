@@ -98,7 +98,7 @@ def check(observation, seen, original, spec):
 def test_what_lies_beyond_the_bounds_costs_no_more_than_the_bound():
     name = "mamujoco:Swimmer-2x1"
     env, beyond = make_env(name), np.float32([[[3.0], [-2.0]]])
-    env.reset(int(np.random.SeedSequence((5,), spawn_key=(0,)).generate_state(1)[0]))
+    env.reset(int(np.random.SeedSequence((5,), spawn_key=(0,)).generate_state(1)[0]) >> 1)
     want = env.step(np.sign(beyond[0]))
     with closing(Pool(env_factory(name), env.spec, [["the only one"]])) as pool:
         pool.reset(0, [(5,)])

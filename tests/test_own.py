@@ -229,17 +229,24 @@ def test_what_a_host_environment_first_gives(changes, says, here):
 
 
 @pytest.mark.parametrize(
-    ("limit", "says"),
+    ("limit", "early", "says"),
     [
-        (4, "an episode goes on after 4 steps, and spec.limit is 4"),
-        (5, None),
-        (6, "an episode is truncated after 5 steps, and spec.limit is 6"),
-        (None, None),
+        (4, True, "an episode goes on after 4 steps, and spec.limit is 4"),
+        (5, False, None),
+        (6, True, None),
+        (
+            6,
+            False,
+            "an episode is truncated after 5 steps of 6, and spec.early_truncation is False",
+        ),
+        (None, False, None),
     ],
 )
-def test_episodes_are_truncated_at_the_limit_alone(limit, says, here):
+def test_episodes_end_at_their_limit_and_before_it_unless_the_spec_says_not(
+    limit, early, says, here
+):
     here("ours.py")
-    spec = Spec("own", 2, 3, 4, (2, 3), limit, "common")
+    spec = Spec("own", 2, 3, 4, (2, 3), limit, "common", early_truncation=early)
     if says is None:
         make_env("ours:make", spec=spec)
     else:

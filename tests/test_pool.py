@@ -1,5 +1,6 @@
 """The pool of environments: it equals stepping each alone, and survives faults."""
 
+import multiprocessing
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ import pytest
 import host_envs
 from perla.envs.processes import pool as pools
 from perla.envs.processes.pool import Pool, first_observation
+from perla.envs.processes.worker import Share, SharedArrays, WorkerEnvs
 from perla.envs.protocol import HostEnv
 from perla.errors import UserError
 
@@ -83,7 +85,7 @@ def serial(steps, **options):
         group, copy = which
         chance = np.random.SeedSequence(ENTROPY[group][copy], spawn_key=(episodes[which],))
         episodes[which] += 1
-        return envs[which].reset(int(chance.generate_state(1)[0]))
+        return envs[which].reset(int(chance.generate_state(1)[0]) >> 1)
 
     starts = [[begin(which) for which in envs if which[0] == group] for group in range(len(GROUPS))]
     outcomes = []
@@ -143,7 +145,10 @@ FAULTS = {
     "apart": "`obs` differs between `observation` and `final`",
     "no action": "`avail` leaves agent 0 no action",
     "endless": "not truncated after 3 steps, although spec.limit is 3",
-    "early": "truncated after 2 steps, but spec.limit is 3",
+    "early": "truncated after 2 of 3 steps; spec.early_truncation is False",
+    "complex": "`obs` is of complex128, expected real numbers",
+    "nan mask": "`avail` holds nan, expected booleans, or 0 and 1",
+    "no flag": "`terminated` is a dict, expected booleans",
     "kill": "its process was killed by SIGKILL",
     "exit": "SystemExit: 3",
     "hang": "no answer within 2 s, so its process was killed",
@@ -181,6 +186,103 @@ def test_a_fault_is_named_and_costs_its_episodes_alone(pool, tmp_path, fault):
     assert not any(gone.any() for _, gone in healthy)
     ends = sum(timestep.terminated.sum() for timestep, _ in healthy)
     assert ends == 2 * 5  # all copies go on: an episode every three steps
+
+
+def test_a_truncation_before_the_limit_is_none_of_the_faults(pool):
+    said = []
+    many = pool(said, fault="early", trigger="always", promise=False)
+    begin(many)
+    for number, (timestep, lost) in enumerate(play(many, 4)):
+        assert not lost.any()
+        second = number // 2 % 2 == 1
+        assert timestep.truncated.all() == timestep.truncated.any() == second
+        assert not timestep.terminated.any()
+        np.testing.assert_array_equal(timestep.final.obs[..., 1], 2 if second else 1)
+        np.testing.assert_array_equal(timestep.observation.obs[..., 1], 0 if second else 1)
+    assert not said
+
+
+def test_seeds_have_31_bits(pool, monkeypatch):
+    given = []
+    spec = host_envs.Patience().spec
+    envs = WorkerEnvs(
+        host_envs.Patience, spec, SharedArrays(multiprocessing, spec, 64, 1, False),
+        Share(0, {0: range(64)}, {0: 0}),
+    )  # fmt: skip
+    reset = host_envs.Patience.reset
+    monkeypatch.setattr(
+        host_envs.Patience, "reset", lambda env, seed: (given.append(seed), reset(env, seed))[1]
+    )
+    envs.begin(0, [(1, env) for env in range(64)])
+    assert all(0 <= seed < 2**31 for seed in given)
+    assert len(set(given)) == 64
+    assert max(given) > 2**30
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("mistake", r"a worker process cannot begin an episode \(TypeError: no seed, please"),
+        ("exit at once", r"a worker process cannot start \(ended with status 3\); what it printed"),
+    ],
+)
+def test_a_worker_that_can_never_start_is_tried_once(pool, fault, message):
+    said = []
+    many = pool(said, fault=fault, trigger="always")
+    with pytest.raises(UserError, match=f"tiny:patience: {message}"):
+        begin(many)
+    assert not said
+    assert many.faults == 0
+
+
+@pytest.mark.parametrize("fault", ["mistake", "exit at once"])
+def test_a_worker_that_has_started_once_is_tried_again(pool, tmp_path, fault):
+    said, trigger = [], tmp_path / "trigger"
+    many = pool(said, fault=fault, trigger=str(trigger))
+    begin(many)
+    trigger.touch()
+    play(many, 3)
+    assert len(said) == 1
+
+
+def test_a_function_that_processes_cannot_import_is_told_in_a_line():
+    spec = host_envs.Patience().spec
+    with pytest.raises(UserError, match="define it at the top level of a module, not in a noteb"):
+        Pool(lambda: host_envs.Patience(), spec, [["one"]])
+    code = (
+        "import host_envs\n"
+        "from perla.envs.processes.pool import Pool\n"
+        "def make(): return host_envs.Patience()\n"
+        "pool = Pool(make, make().spec, [['one']])\n"
+        "pool.reset(0, [(1,)])\n"
+        "pool.receive(0)\n"
+    )
+    told = run_program("-c", code)
+    assert "UserError: tiny:patience: a worker process cannot begin an episode" in told
+    assert "not in a notebook" in told
+
+
+def test_a_script_without_a_guard_is_told_in_a_line(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import perla\n"
+        "perla.train('host_envs:Patience', 'ippo', steps=8, num_envs=1, rollout_length=3,"
+        " hidden_size=8, num_layers=1, num_evaluations=1, eval_episodes=1, out='run')\n"
+    )
+    told = run_program(str(script), cwd=tmp_path)
+    assert "under `if __name__ == '__main__':`" in told.splitlines()[-1]
+    assert told.count("Traceback") == 1
+
+
+def run_program(*arguments, cwd=None):
+    """What a program prints that cannot train."""
+    here = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, *arguments], env=os.environ | {"PYTHONPATH": here}, cwd=cwd,
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 1
+    return done.stderr
 
 
 def test_a_process_killed_from_outside_is_started_again(pool):

@@ -34,8 +34,11 @@ class ReplayState(NamedTuple):
     ) -> ReplayState:
         """An empty replay state, with rewards for each of `values`, with or without the global
         state."""
+        length = config.length(spec.limit)
+        whole_episodes = config.rollout_length is None
         replay = Replay.create(
-            spec, config.buffer_size, config.length(spec.limit),
+            spec, config.buffer_size, length,
+            max_truncations=1 if whole_episodes else spec.max_truncations(length),
             hidden_state_size=hidden_state_size, values=values, state=state,
             successors=config.gamma > 0,
         )  # fmt: skip
@@ -50,6 +53,7 @@ class ReplayState(NamedTuple):
             trajectory,
             reward,
             spec,
+            max_truncations=replay.max_truncations,
             state=replay.stores_state,
             successors=replay.stores_successors,
         )

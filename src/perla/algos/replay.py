@@ -68,9 +68,11 @@ def sequences(
     *,
     state: bool,
     successors: bool = True,
+    max_truncations: int | None = None,
 ) -> Sequences:
     """The sequences of a trajectory with `reward` as their reward, with or without the global
-    state and the successors of steps.
+    state and the successors of steps. At most `max_truncations` steps of each are truncated, by
+    default as many as `spec` allows.
 
     Raises `UserError` if observations have `alive` and the spec is not mortal, or the reverse.
     """
@@ -80,12 +82,15 @@ def sequences(
             "mortal environment have `alive`, those of any other have none"
         )
     time, env = trajectory.truncated.shape
-    size = max_truncations(time, spec.limit) if successors else 0
+    size = spec.max_truncations(time) if max_truncations is None else max_truncations
+    size = size if successors else 0
+    # Steps that are not valid need no successor, however many of them are truncated.
+    truncated = trajectory.truncated & trajectory.valid
 
     def truncated_steps(truncated: Bool[Array, " time"]) -> Int[Array, " truncation"]:
         return jnp.nonzero(truncated, size=size, fill_value=time - 1)[0]
 
-    truncations = jax.vmap(truncated_steps, in_axes=1, out_axes=1)(trajectory.truncated)
+    truncations = jax.vmap(truncated_steps, in_axes=1, out_axes=1)(truncated)
     envs = jnp.arange(env)[None]
 
     def timesteps(steps: Array, last: Array, final: Array) -> Array:
@@ -107,7 +112,7 @@ def sequences(
         ),
         reward=reward,
         terminated=trajectory.terminated,
-        truncated=trajectory.truncated,
+        truncated=truncated,
         sources=sources.astype(smallest_int(time)),
     )
 
@@ -126,14 +131,16 @@ class Replay(NamedTuple):
         capacity: int,
         length: int,
         *,
+        max_truncations: int,
         hidden_state_size: int,
         values: int,
         state: bool,
         successors: bool = True,
     ) -> Replay:
-        """An empty ring for `capacity` sequences of `length` steps, with rewards for each of
-        `values`, with or without the global state and the successors of steps."""
-        extra = 1 + max_truncations(length, spec.limit) if successors else 0
+        """An empty ring for `capacity` sequences of `length` steps, at most `max_truncations` of
+        them truncated, with rewards for each of `values`, with or without the global state and the
+        successors of steps."""
+        extra = 1 + max_truncations if successors else 0
         timesteps, agents = length + extra, spec.agents
 
         def empty(*shape: int, dtype: Any = float) -> Array:
@@ -177,6 +184,11 @@ class Replay(NamedTuple):
         """True if sequences have the successors of steps."""
         return self.ring.sources.shape[-1] > 0
 
+    @property
+    def max_truncations(self) -> int:
+        """The most truncated steps that a sequence has room for."""
+        return max(0, self.ring.sources.shape[-1] - 1)
+
     def add(self, new: Sequences) -> Replay:
         """The ring with `new` in place of the oldest sequences."""
         count = new.valid.shape[1]
@@ -189,11 +201,6 @@ class Replay(NamedTuple):
         filled = jnp.minimum(self.added, self.capacity)
         slots = jax.vmap(lambda key: jax.random.randint(key, (count,), 0, filled))(keys)
         return jax.tree.map(lambda x: x[slots].swapaxes(1, 2), self.ring)
-
-
-def max_truncations(length: int, limit: int | None) -> int:
-    """The most truncations in `length` steps: a truncated episode has `limit` steps."""
-    return 0 if limit is None else 1 + (length - 1) // limit
 
 
 def smallest_int(count: int) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -14,7 +16,7 @@ from perla.keys import apart
 from perla.methods.ppo import GAE, NStep
 from perla.nets.actors import Actor
 from perla.nets.critics import AnyCritic
-from perla.types import Actions, Array, Float, PRNGKeyArray
+from perla.types import Actions, Array, Bool, Float, Int, PRNGKeyArray
 
 
 def bootstrap_values(
@@ -38,36 +40,67 @@ def boundary_values(
     """Bootstrap values of truncated episodes' final observations (zero at all other steps), and of
     the observation after the last step.
 
-    A truncated episode has lasted `limit` steps, so a rollout holds few of them; only their final
-    observations are gathered and evaluated. Actions there are sampled from the policies, because
-    none has been taken.
+    Only the final observations of truncated episodes are gathered and evaluated: together as many
+    as there can be if episodes are truncated at their limit, and more passes follow if episodes
+    were truncated before. Actions there are sampled from the policies, because none has been taken.
     """
     time, env = trajectory.truncated.shape
-    most = 0 if spec.limit is None else env * (1 + (time - 1) // spec.limit)
-    (ended,) = jnp.nonzero(trajectory.truncated.reshape(-1), size=most, fill_value=time * env)
+    may_truncate = spec.early_truncation or spec.limit is not None
+    most = env * (1 + (time - 1) // (spec.limit or time)) if may_truncate else 0
+    ends, last = _boundary_states(trajectory, hidden_states)
 
-    def gather(steps, last):
-        steps = steps.reshape(time * env, *steps.shape[2:])
-        return jnp.concatenate([steps.at[ended].get(mode="clip"), last])
+    def values_at(states: Any, key: PRNGKeyArray) -> Float[Array, "state agent"]:
+        observation, actor_hidden_state, critic_hidden_state, is_first = states
+        policy, _ = actor(observation, actor_hidden_state, is_first)
+        context, _ = critic.context(
+            jax.tree.map(lambda x: x[None], observation), critic_hidden_state, is_first[None]
+        )
+        action = policy.sample(apart(key))
+        estimated = value.estimate(critic, context[0], policy, key, schedule, action)
+        return bootstrap_values(value, spec, estimated, action, observation)
 
-    observation = jax.tree.map(gather, trajectory.final, trajectory.last)
-    is_first = jnp.concatenate([jnp.zeros(most, bool), trajectory.last_is_first])
-    actor_hidden_states = jnp.concatenate(
-        [trajectory.hidden_state[1:], trajectory.last_hidden_state[None]]
-    )
-    policy, _ = actor(
-        observation, gather(actor_hidden_states, trajectory.last_hidden_state), is_first
-    )
-    context, _ = critic.context(
-        jax.tree.map(lambda x: x[None], observation),
-        gather(hidden_states, hidden_states[-1]),
-        is_first[None],
-    )
-    action = policy.sample(apart(key))
-    estimated = value.estimate(critic, context[0], policy, key, schedule, action)
-    values = bootstrap_values(value, spec, estimated, action, observation)
-    final = jnp.zeros((time * env, spec.agents)).at[ended].set(values[:most], mode="drop")
+    def gather(todo: Bool[Array, " step"]) -> tuple[Int[Array, " state"], Any]:
+        (steps,) = jnp.nonzero(todo, size=most, fill_value=time * env)
+        return steps, jax.tree.map(lambda x: x.at[steps].get(mode="clip"), ends)
+
+    def scatter(steps: Array, todo: Array, final: Array, values: Array) -> tuple[Array, Array]:
+        final = final.at[steps].set(values, mode="drop")
+        return todo.at[steps].set(False, mode="drop"), final
+
+    todo = (trajectory.truncated & trajectory.valid).reshape(-1)
+    final = jnp.zeros((time * env, spec.agents))
+    steps, states = gather(todo)
+    values = values_at(jax.tree.map(lambda *x: jnp.concatenate(x), states, last), key)
+    todo, final = scatter(steps, todo, final, values[:most])
+    if spec.early_truncation:
+
+        def evaluate_more(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            todo, final, key = carry
+            key = apart(key, 1)
+            steps, states = gather(todo)
+            return *scatter(steps, todo, final, values_at(states, key)), key
+
+        _, final, _ = jax.lax.while_loop(
+            lambda carry: carry[0].any(), evaluate_more, (todo, final, key)
+        )
     return final.reshape(time, env, -1), values[most:]
+
+
+def _boundary_states(
+    trajectory: Trajectory, hidden_states: Float[Array, "time env agent hidden"]
+) -> tuple[Any, Any]:
+    """The inputs of actor and critic at the final observations of all steps `[time * env, ...]` and
+    after the last step `[env, ...]`: observation, both hidden states, and `is_first`."""
+    time, env = trajectory.truncated.shape
+    actor_hidden_state = trajectory.last_hidden_state
+    ends = (
+        trajectory.final,
+        jnp.concatenate([trajectory.hidden_state[1:], actor_hidden_state[None]]),
+        hidden_states,
+        jnp.zeros((time, env), bool),
+    )
+    ends = jax.tree.map(lambda x: x.reshape(time * env, *x.shape[2:]), ends)
+    return ends, (trajectory.last, actor_hidden_state, hidden_states[-1], trajectory.last_is_first)
 
 
 def compute_returns(

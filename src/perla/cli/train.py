@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from perla.cli.parser import Parser, add_trust, seeds, trust
 from perla.config import Count, NonNegative, Positive, convert
+from perla.envs import options
 from perla.envs.processes.pool import STEP_SECONDS
 from perla.errors import UserError
 
@@ -145,7 +146,8 @@ continues it.
 
 {row("ALGO", f"one of {', '.join(RECIPES)}; `perla list`", ALGO)}
 {row("--env ENV", "the environment; `perla list envs`", ENV)}
-  --env-option NAME=VALUE         an option of the environment; may be repeated
+  --env-option NAME=VALUE         an option of the environment, such as x=0.5, x=false, x=none
+                                  or x=1,2; may be repeated
   --steps N                       environment steps of each seed, such as 1e6 [{STEPS:_}]
   --seeds S                       5: seeds 0 to 4; 3,7: these two; 3,: seed 3 alone [1]
 {row("--preset P", f"one of {', '.join(PRESETS)}; `perla list presets`", "default")}
@@ -165,19 +167,12 @@ continues it.
     return text + "\n" + explain(algo, preset)
 
 
-def option(text: str) -> tuple[str, bool | int | float | str]:
-    """Parse `NAME=VALUE`; a value that is a number or a truth value is converted."""
+def option(text: str) -> tuple[str, Any]:
+    """Parse `NAME=VALUE`, whose value is a Python literal, or else text."""
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise UserError(f"--env-option {text}: expected NAME=VALUE")
-    if value in ("true", "false"):
-        return name, value == "true"
-    for kind in (int, float):
-        try:
-            return name, kind(value)
-        except ValueError:
-            continue
-    return name, value
+    return name, options.plain(f"--env-option {name}", options.read(value))
 
 
 def _execution(arguments: argparse.Namespace) -> dict[str, Any]:

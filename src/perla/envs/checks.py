@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from perla.envs.protocol import Env, Observation, Spec, TimeStep
+from perla.envs.values import Fault, describe_value
 from perla.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -24,13 +25,15 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def explain_errors(what: str, but: type[Exception] | tuple[()] = ()) -> Iterator[None]:
     """Turn exceptions of a user's code, except `but`, into a `UserError` that says what failed,
-    where and why."""
+    where and why; a `Fault` says itself what is wrong."""
     try:
         yield
     except UserError:
         raise
     except but:
         raise
+    except Fault as fault:
+        raise UserError(f"{what}: {fault}") from None
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if "site-packages" not in frame.filename]
@@ -67,14 +70,6 @@ def check_alive(gives: str, observation: Observation, spec: Spec) -> None:
         raise UserError(
             f"{gives} {'no ' if spec.mortal else ''}alive; spec.mortal is {spec.mortal}"
         )
-
-
-def describe_value(value: Any) -> str:
-    """A few words that describe `value`, for error messages."""
-    if isinstance(value, (str, int, float)) or hasattr(value, "dtype"):
-        return f"{value!r}"[:60]
-    name = "None" if value is None else type(value).__name__
-    return name if value is None else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 # --- Environments in JAX ------------------------------------------------------------------------
@@ -124,10 +119,10 @@ def _check_limit(id: str, env: Env, limit: int, key: PRNGKeyArray) -> None:
 
     with explain_errors(f"{id}: an episode fails"):
         time, terminated, truncated = map(int, jax.jit(partial(_play, env, limit))(key))
-    if truncated and time != limit:
+    if truncated and time != limit and not env.spec.early_truncation:
         raise UserError(
-            f"{id}: an episode is truncated after {time} steps, and spec.limit is {limit}: it may "
-            "be truncated at the limit only"
+            f"{id}: an episode is truncated after {time} steps of {limit}, and "
+            "spec.early_truncation is False, which promises that none is; leave it out"
         )
     if not (truncated or terminated):
         raise UserError(

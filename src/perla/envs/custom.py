@@ -13,17 +13,22 @@ import importlib
 import inspect
 import os
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from perla.envs import makers
-from perla.envs.checks import check_spec, check_traced, describe_value, explain_errors
+from perla.envs import options as env_options
+from perla.envs.checks import check_spec, check_traced, explain_errors
 from perla.envs.protocol import Env, HostEnv
+from perla.envs.values import describe_value
 from perla.errors import UserError, nearest
 
 MEMBERS = ("spec", "reset", "step", "render")
 """Members of an environment (`perla.envs.protocol.Env`); a `HostEnv` has `close`, too."""
+GYMNASIUM_NAME = re.compile(r"-v\d+$")
+"""End of the names in Gymnasium's registry, which no function can have."""
 BRIDGE_OPTIONS = ("limit", "reward", "mortal", "state")
 """Options of the bridges to other libraries: PettingZoo's has all, Gymnasium's the first two."""
 
@@ -38,6 +43,8 @@ def make_env(id: str, families: Iterable[str], /, **options: Any) -> Env | HostE
     breaks the contract of its `spec`.
     """
     module_name, _, function_name = id.partition(":")
+    if GYMNASIUM_NAME.search(function_name):
+        raise UserError(f"{id} is an id of Gymnasium, as in EPyMARL; here it is gym:{id}")
     with _current_directory():
         makers.check_module(id, module_name)
         module = _module(module_name, families)
@@ -53,8 +60,9 @@ def make_env(id: str, families: Iterable[str], /, **options: Any) -> Env | HostE
             signature.bind(**options)
         except TypeError as error:
             raise _unexpected(id, error) from None
+        arguments = env_options.fit(id, function, options)
         with explain_errors(f"{id} fails"):
-            env = function(**options)
+            env = function(**arguments)
     return _wrap(id, env, options, bridge_options)
 
 

@@ -142,6 +142,7 @@ class Foraging:
             state=obs * self.players,
             actions=(6,) * self.players,
             limit=self.limit,
+            early_truncation=False,
             reward=self.reward,
             rules={
                 "version": self.version,
@@ -443,7 +444,6 @@ def make_env(name: str, /, **options: Any) -> Foraging:
     `perla.envs.foraging_ids.parse_name` has the grammar. Options: `reward` ("common" or
     "individual"), `penalty` and `mask`. Raises `UserError` for an unknown name or option.
     """
-    for option in options:
-        if option not in ("reward", "penalty", "mask"):
-            raise nearest(option, ("reward", "penalty", "mask"), what="foraging option")
+    for option in sorted(options.keys() - {"reward", "penalty", "mask"}):
+        raise nearest(option, ("reward", "penalty", "mask"), what="foraging option")
     return Foraging(**parse_name(name), **options)

@@ -197,6 +197,7 @@ class MatrixGame:
             state=1,
             actions=actions,
             limit=self.limit,
+            early_truncation=False,
             reward="common",
             rules={
                 "payoff": self.payoff.rule,

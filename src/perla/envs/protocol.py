@@ -60,7 +60,7 @@ class TimeStep(NamedTuple):
     terminated: Bool[Array, "*batch"]
     """The episode ended in a terminal state, whose value is zero."""
     truncated: Bool[Array, "*batch"]
-    """The episode was cut by the time limit: learners bootstrap from the value of `final`."""
+    """The episode was cut, at its limit or before: learners bootstrap from the value of `final`."""
     final: Observation
     """The observation of the successor state. It differs from `observation` only if an episode
     ended and auto-reset began another."""
@@ -83,8 +83,7 @@ class Spec:
     actions: tuple[int, ...]
     """Number of discrete actions of each agent, or of dimensions of its continuous action."""
     limit: int | None
-    """Steps after which an episode is truncated; None if it never is. Episodes are truncated at no
-    other step: replay buffers are sized for that many truncations."""
+    """Steps after which an episode is truncated if it has not ended; None if there is no limit."""
     reward: Literal["common", "individual"]
     rules: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Everything that changes the dynamics or the reward; written into every result."""
@@ -92,11 +91,20 @@ class Spec:
     """Actions are vectors in [-1, 1], not discrete choices."""
     mortal: bool = False
     """Agents may die before the episode ends; observations then have an `alive` mask."""
+    early_truncation: bool = True
+    """Episodes may be truncated before the limit. False promises that they are not: replay buffers
+    then need less room."""
 
     @property
     def max_actions(self) -> int:
         """The padded size of the action axis."""
         return max(self.actions)
+
+    def max_truncations(self, steps: int) -> int:
+        """The most truncations in `steps` consecutive steps of one environment."""
+        if self.early_truncation:
+            return steps
+        return 0 if self.limit is None else 1 + (steps - 1) // self.limit
 
     def bounded(self, action: Any) -> Any:
         """`action`, clipped to [-1, 1] if it is continuous. The environment receives the clipped
@@ -159,7 +167,7 @@ class HostEnv(Protocol, metaclass=_HostEnvMeta):
         ...
 
     def reset(self, seed: int) -> Observation:
-        """Begin an episode. Everything random in it is determined by `seed` (0 to 2³² − 1)."""
+        """Begin an episode. Everything random in it is determined by `seed` (0 to 2³¹ − 1)."""
         ...
 
     def step(self, action: np.ndarray) -> TimeStep:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from perla.envs.options import fit
 from perla.envs.protocol import Env, HostEnv
 from perla.errors import UserError, nearest
 from perla.plugins import Registry
@@ -94,7 +95,8 @@ def env_factory(id: str, /, **options: Any) -> Callable[[], Any]:
         (close,) = difflib.get_close_matches(id, known, n=1, cutoff=0.0)
         raise UserError(f"environment {id!r} has no family; did you mean '{known[close]}:{id}'?")
     if family in FAMILIES:
-        return partial(FAMILIES[family].make_env, name, **options)
+        make = FAMILIES[family].make_env
+        return partial(make, name, **fit(id, make, options))
     from perla.envs import custom
 
     return partial(custom.make_env, id, tuple(FAMILIES), **options)

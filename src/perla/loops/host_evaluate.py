@@ -65,7 +65,7 @@ def _entries(mask: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndar
 def film(env: HostEnv, actor: AnyActor, key: PRNGKeyArray, *, greedy: bool) -> list[np.ndarray]:
     """Pictures of the states of one episode in order."""
     words = [int(word) for word in np.asarray(jax.random.key_data(key)).ravel()]
-    observation = env.reset(int(np.random.SeedSequence(words).generate_state(1)[0]))
+    observation = env.reset(int(np.random.SeedSequence(words).generate_state(1)[0]) >> 1)
     frames, hidden_state = [env.render()], actor.initial_state(())
 
     @jax.jit

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from perla import machine
-from perla.envs.processes.pool import STEP_SECONDS
+from perla.envs.processes.pool import STEP_SECONDS, exit_in_worker
 from perla.envs.protocol import Env, HostEnv
 from perla.envs.registry import Trust, env_factory
 from perla.errors import UserError, resume_command
@@ -91,6 +91,7 @@ def train(
     finite. Raises `UserError` if `out` is in use or cannot be written, or if a number is not
     finite; `Interrupted` after Ctrl-C.
     """
+    exit_in_worker()
     if out is not None:
         refuse_used(out)
     display = display or Silent()
@@ -124,6 +125,7 @@ def resume(
     if its environment is code that is not in `trust` or has changed, if `metrics.jsonl` or all
     checkpoints are damaged, or if a number is not finite; `Interrupted` after Ctrl-C.
     """
+    exit_in_worker()
     display = display or Silent()
     options = RunOptions(display, checkpoint_seconds, keep_checkpoints, pictures, on_nonfinite)
     folder = Folder.open(out)

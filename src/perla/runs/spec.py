@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from perla.config import Config, Count, to_json
+from perla.envs import options
 from perla.envs.protocol import Env, HostEnv
 from perla.errors import UserError
 from perla.methods.method import Method
@@ -24,8 +25,8 @@ class Run(Config, frozen=True, kw_only=True):
 
     env: str
     """The environment's id."""
-    env_options: dict[str, bool | int | float | str] = msgspec.field(default_factory=dict)
-    """Options of the environment."""
+    env_options: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Options of the environment, as JSON has them: tuples become lists."""
     algo: str
     """The method's name. Its settings are in `config`."""
     preset: str = "default"
@@ -45,6 +46,8 @@ class Run(Config, frozen=True, kw_only=True):
     """Episodes of the absolute metric: the best parameters, evaluated once more at the end."""
 
     def __post_init__(self) -> None:
+        plain = {name: options.plain(name, value) for name, value in self.env_options.items()}
+        msgspec.structs.force_setattr(self, "env_options", plain)
         super().__post_init__()
         if len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"seeds = {self.seeds}: a seed occurs more than once")

@@ -26,7 +26,7 @@ class Grid(Config, frozen=True, kw_only=True):
 
     env: str | tuple[str, ...]
     """Environments, by name."""
-    env_options: dict[str, bool | int | float | str] = msgspec.field(default_factory=dict)
+    env_options: dict[str, Any] = msgspec.field(default_factory=dict)
     """Options of all environments."""
     algo: str | tuple[str, ...]
     """Names of the methods."""

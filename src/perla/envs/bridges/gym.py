@@ -19,8 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from perla.envs.bridges import optional, spaces
+from perla.envs.bridges import masks, optional, results, spaces
+from perla.envs.bridges.results import RESET, STEP
+from perla.envs.checks import explain_errors
+from perla.envs.options import fit
 from perla.envs.protocol import Observation, Spec, TimeStep
+from perla.envs.values import Fault, to_numbers
 from perla.errors import UserError
 
 EXAMPLES = {
@@ -48,14 +52,16 @@ class Gym:
 
     `limit` is the number of steps after which an episode is truncated; by default it is read from
     the environment. With `reward` "common" every agent receives the sum of all agents' rewards. The
-    action mask is `info["action_mask"]`, with an entry for each agent, if there is one. The global
-    state is the environment's `state()`, if it has one, or the concatenated observations.
+    action mask is in an agent's observation or in `info["action_mask"]`, with an entry for each
+    agent; it may have any name that `masks.is_mask` knows. The global state is the environment's
+    `state()`, if it has one, or the concatenated observations.
 
     `folds_limit` says that the environment reports its own limit as a termination, so that a
     termination at that step is a truncation. It is true by default, unless Gymnasium's registry
     has the limit or the bridge disables it.
 
-    Raises `UserError` for a single-agent environment, or if a space is not numeric.
+    Raises `UserError` for a single-agent environment, if a space is not numeric, or if `reset` is
+    not Gymnasium's.
     """
 
     def __init__(
@@ -69,7 +75,9 @@ class Gym:
         rules: Mapping[str, Any] | None = None,
     ) -> None:
         self.env = env
-        observed, acted = (_tuple(id, space) for space in (env.observation_space, env.action_space))
+        with explain_errors(f"{id} has no spaces"):
+            both = env.observation_space, env.action_space
+        observed, acted = (_tuple(id, space) for space in both)
         agents = len(acted)
         if len(observed) != agents:
             raise UserError(f"{id} has {len(observed)} observations and {agents} actions")
@@ -84,7 +92,7 @@ class Gym:
         self.folds_limit = not (disabled or registered) if folds_limit is None else folds_limit
         self.has_state = callable(getattr(inner, "state", None))
         self.time = 0
-        first = self.reset(0)
+        first = results.first_reset(id, self.reset, seed=0)
         self.spec = Spec(
             id=id,
             agents=agents,
@@ -105,27 +113,27 @@ class Gym:
     def reset(self, seed: int) -> Observation:
         """Begin an episode."""
         self.time = 0
-        return self._observation(*self.env.reset(seed=seed))
+        observations, info = results.unpack("reset", self.env.reset(seed=seed), RESET)
+        return self._observation(observations, info)
 
     def step(self, action: np.ndarray) -> TimeStep:
         """One step of the environment."""
         native = tuple(
             act.to_native(a) for act, a in zip(self.spaces.agent_actions, action, strict=True)
         )
-        observations, rewards, all_terminated, all_truncated, info = self.env.step(native)
+        observations, rewards, *flags, info = results.unpack("step", self.env.step(native), STEP)
         self.time += 1
         at_limit = self.time == self.spec.limit
         terminated, truncated = (
-            self._same_for_all(all_terminated),
-            self._same_for_all(all_truncated),
+            results.common_flag(name, flag, self.spec.agents)
+            for name, flag in zip(("terminated", "truncated"), flags, strict=True)
         )
-        if truncated and not (terminated or at_limit):
-            raise spaces.early_truncation(self.spec.id, self.time, int(self.spec.limit or 0))
         terminated = terminated and not (at_limit and self.folds_limit)
+        truncated = (truncated or at_limit) and not terminated
         observation = self._observation(observations, info)
         return TimeStep(
-            observation, self._reward(rewards), np.bool_(terminated),
-            np.bool_(at_limit and not terminated), observation,
+            observation, self._reward(rewards), np.bool_(terminated), np.bool_(truncated),
+            observation,
         )  # fmt: skip
 
     def render(self) -> np.ndarray:
@@ -140,27 +148,24 @@ class Gym:
         """Close the environment."""
         self.env.close()
 
-    def _observation(self, observations: Any, info: Mapping[str, Any]) -> Observation:
-        masks = info.get("action_mask", [None] * len(self.spaces.agent_actions))
+    def _observation(self, observations: Any, info: Any) -> Observation:
+        agents = len(self.spaces.agent_actions)
+        infos: list[dict[str, Any]] = [{} for _ in range(agents)]
+        for name, each in masks.take(results.info("info", info)).items():
+            entries = results.in_order(f"entries of info[{name!r}]", each, agents)
+            for own, mask in zip(infos, entries, strict=True):
+                own[name] = mask
         state = self.env.unwrapped.state() if self.has_state else None
-        return self.spaces.observation(list(observations), list(masks), state)
+        observed = results.in_order("observations", observations, agents)
+        return self.spaces.observation(observed, infos, state)
 
     def _reward(self, rewards: Any) -> np.ndarray:
-        each, agents = np.asarray(rewards, np.float32), self.spec.agents
+        each, agents = to_numbers("rewards", rewards), self.spec.agents
         if each.ndim == 0 and self.spec.reward == "individual":
-            raise ValueError(
-                f"{self.spec.id} has one reward for all agents: --env-option reward=common"
-            )
+            raise Fault(f"{self.spec.id} has one reward for all agents: --env-option reward=common")
         if each.ndim and each.shape != (agents,):
-            raise ValueError(f"rewards of shape {each.shape} for {agents} agents")
+            raise Fault(f"rewards of shape {each.shape} for {agents} agents")
         return np.full(agents, each.sum()) if self.spec.reward == "common" else each
-
-    def _same_for_all(self, flags: Any) -> bool:
-        """The common value of a flag per agent. Raises `ValueError` if the flags differ."""
-        ended = np.asarray(flags, bool)
-        if ended.any() != ended.all():
-            raise ValueError("the episode ends for some agents only; gym: needs one end for all")
-        return bool(ended.all())
 
 
 def make_env(name: str, /, **options: Any) -> Gym:
@@ -206,14 +211,17 @@ def _build(id: str, gymnasium: Any, spec: Any, options: dict[str, Any]) -> Any:
             entry = spec.entry_point
             load = gymnasium.envs.registration.load_env_creator
             creator = load(entry) if isinstance(entry, str) else entry
+            arguments = fit(id, creator, options, spec.kwargs)
             draws = "rgb_array" in getattr(creator, "metadata", {}).get("render_modes", ())
             return gymnasium.make(
                 spec,
                 max_episode_steps=-1,
                 disable_env_checker=True,
                 **({"render_mode": "rgb_array"} if draws else {}),
-                **options,
+                **arguments,
             )
+    except UserError:
+        raise
     except Exception as error:  # Environments raise anything for bad arguments.
         raise optional.construction_error(id, options, error) from None
 

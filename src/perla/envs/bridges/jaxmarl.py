@@ -428,6 +428,7 @@ def make_env(name: str, /, **options: Any) -> JaxMARL:
         state=shapes["world_state"].size if "world_state" in shapes else sum(sizes),
         actions=actions,
         limit=info.limit(env),
+        early_truncation=False,
         reward=info.reward,
         rules={"jaxmarl": optional.version("jaxmarl"), "environment": info.id, "options": options},
         continuous=continuous,

@@ -241,6 +241,7 @@ def make_env(name: str, /, **options: Any) -> Jumanji:
         state=observation.state.shape[0],
         actions=actions,
         limit=int(env.time_limit),
+        early_truncation=False,
         reward=info.reward,
         rules={"jumanji": optional.version("jumanji"), "options": arguments},
     )

@@ -13,7 +13,7 @@ import io
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from perla.envs.bridges.optional import construction_error
+from perla.envs.options import fit
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.errors import UserError, nearest
 
@@ -68,7 +69,7 @@ class MultiAgentMujoco:
                 agent_conf=factorisation,
                 agent_obsk=agent_obsk,
                 render_mode="rgb_array",
-                **self.options,
+                **_arguments(scenario, self.options),
             )
         env = self.env
         # The library sorts joints by label. Some joints of Pusher share a label and would be in the
@@ -89,6 +90,7 @@ class MultiAgentMujoco:
             state=env.single_agent_env.observation_space.shape[0],
             actions=sizes,
             limit=int(env.single_agent_env.get_wrapper_attr("_max_episode_steps")),
+            early_truncation=False,
             reward="common",
             continuous=True,
             rules={
@@ -206,6 +208,18 @@ def _module() -> Any:
             "pip install 'perla[mujoco]'"
         ) from None
     return mamujoco_v1
+
+
+def _arguments(scenario: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` as arguments of the library's function and of Gymnasium's task."""
+    from gymnasium.envs import registration
+
+    arguments = fit(f"mamujoco:{scenario}", _module().parallel_env, options)
+    task = registration.registry.get(f"{scenario}-v5")
+    if task is None or not isinstance(task.entry_point, str):
+        return arguments
+    maker = registration.load_env_creator(task.entry_point)
+    return fit(f"mamujoco:{scenario}", maker, arguments)
 
 
 @contextmanager

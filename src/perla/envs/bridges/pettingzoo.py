@@ -18,8 +18,12 @@ import numpy as np
 
 from perla.config import convert
 from perla.envs import makers
-from perla.envs.bridges import optional, spaces
+from perla.envs.bridges import masks, optional, results, spaces
+from perla.envs.bridges.results import RESET, STEP
+from perla.envs.checks import explain_errors
+from perla.envs.options import fit
 from perla.envs.protocol import Observation, Spec, TimeStep
+from perla.envs.values import Fault, to_numbers
 from perla.errors import UserError, nearest
 
 EXAMPLES = {
@@ -53,8 +57,9 @@ class PettingZoo:
     the environment. With `reward` "common" every agent receives the sum of all agents' rewards. An
     agent that leaves while others stay is no longer `alive`; with `mortal` false this is an error.
     The global `state` is "own", the environment's `state()`, or "observations", the concatenated
-    observations; by default the former if the environment has it. The action mask is `action_mask`
-    in the observation or the info. Raises `UserError` if a space is not numeric.
+    observations; by default the former if the environment has it. The action mask is in the
+    observation or the info, under any name that `masks.is_mask` knows. Raises `UserError` if a
+    space is not numeric, or if `reset` is not PettingZoo's.
     """
 
     def __init__(
@@ -70,20 +75,18 @@ class PettingZoo:
     ) -> None:
         self.env = env
         self.agents: list[Any] = list(_possible_agents(id, env))
-        self.spaces = spaces.Spaces(
-            id,
-            [str(agent) for agent in self.agents],
-            [env.observation_space(agent) for agent in self.agents],
-            [env.action_space(agent) for agent in self.agents],
-        )
+        with explain_errors(f"{id} has no space for an agent"):
+            observed = [env.observation_space(agent) for agent in self.agents]
+            acted = [env.action_space(agent) for agent in self.agents]
+        self.spaces = spaces.Spaces(id, [str(agent) for agent in self.agents], observed, acted)
         inner = env.unwrapped
         limit = spaces.limit(id, limit, inner, getattr(inner, "env", None))
         self.mortal = convert(mortal, bool, name=f"{id}: mortal")
         self.time = 0
         self.alive = dict.fromkeys(self.agents, True)
-        self.env.reset(seed=0)
+        results.first_reset(id, env.reset, seed=0)
         self.has_state = _has_state(id, env, state)
-        first = self.reset(0)
+        first = results.first_reset(id, self.reset, seed=0)
         self.spec = Spec(
             id=id,
             agents=len(self.agents),
@@ -105,7 +108,7 @@ class PettingZoo:
 
     def reset(self, seed: int) -> Observation:
         """Begin an episode."""
-        observations, infos = self.env.reset(seed=seed)
+        observations, infos = results.unpack("reset", self.env.reset(seed=seed), RESET)
         self.time = 0
         self.alive = {agent: agent in self.env.agents for agent in self.agents}
         self._check_mortal()
@@ -118,45 +121,49 @@ class PettingZoo:
             for agent, act, a in zip(self.agents, self.spaces.agent_actions, action, strict=True)
             if agent in self.env.agents
         }
-        observations, rewards, terminations, truncations, infos = self.env.step(actions)
+        observations, rewards, *flags, infos = results.unpack("step", self.env.step(actions), STEP)
         self.time += 1
-        terminated = self._update_alive(terminations, truncations)
+        rewards = results.by_agent("rewards", rewards, actions)
+        staying = [agent for agent in actions if agent in self.env.agents]
+        terminated, truncated = self._update_alive(
+            *(
+                results.agents_flags(name, flag, actions, staying)
+                for name, flag in zip(STEP[2:4], flags, strict=True)
+            )
+        )
         observation = self._observation(observations, infos)
-        reward = np.array([rewards.get(agent, 0.0) for agent in self.agents], np.float32)
+        reward = to_numbers("rewards", [rewards.get(agent, 0.0) for agent in self.agents])
         if self.spec.reward == "common":
             reward = np.full_like(reward, reward.sum())
-        truncated = self.time == self.spec.limit and not terminated
+        truncated = truncated or (self.time == self.spec.limit and not terminated)
         return TimeStep(observation, reward, np.bool_(terminated), np.bool_(truncated), observation)
 
     def _update_alive(
         self, terminations: Mapping[Any, bool], truncations: Mapping[Any, bool]
-    ) -> bool:
-        """Update `alive` after a step; return True if the episode has terminated.
+    ) -> tuple[bool, bool]:
+        """Update `alive` after a step; return whether the episode has terminated or is truncated.
 
-        Raises `ValueError` if the environment truncates the episode before its limit, or if an
-        agent joins or, where `mortal` is false, leaves during the episode.
+        Raises `Fault` if an agent joins or, where `mortal` is false, leaves during the episode.
         """
         staying = [
             agent
             for agent, alive in self.alive.items()
             if alive
-            and not terminations.get(agent, False)
-            and (agent in self.env.agents or truncations.get(agent, False))
+            and not terminations[agent]
+            and (agent in self.env.agents or truncations[agent])
         ]
-        truncated = [agent for agent in staying if truncations.get(agent, False)]
+        cut = [agent for agent in staying if truncations[agent]]
         terminated = not staying
-        ended = terminated or len(truncated) == len(staying)
-        if not ended:
+        truncated = not terminated and len(cut) == len(staying)
+        if not (terminated or truncated):
             # An agent that is truncated while others stay has left, as if it had terminated.
-            staying = [agent for agent in staying if agent not in truncated]
+            staying = [agent for agent in staying if agent not in cut]
             if any(not self.alive.get(agent, False) for agent in self.env.agents):
-                raise ValueError(f"{self.spec.id}: an agent joins in the middle of an episode")
-        if ended and not terminated and self.time != self.spec.limit:
-            raise spaces.early_truncation(self.spec.id, self.time, int(self.spec.limit or 0))
-        if self.mortal or not ended:
+                raise Fault(f"{self.spec.id}: an agent joins in the middle of an episode")
+        if self.mortal or not (terminated or truncated):
             self.alive = {agent: agent in staying for agent in self.agents}
         self._check_mortal()
-        return terminated
+        return terminated, truncated
 
     def render(self) -> np.ndarray:
         """The environment's own image. Raises `UserError` if it has none."""
@@ -166,12 +173,21 @@ class PettingZoo:
         """Close the environment."""
         self.env.close()
 
-    def _observation(
-        self, observations: Mapping[Any, Any], infos: Mapping[Any, Any]
-    ) -> Observation:
+    def _observation(self, observations: Any, infos: Any) -> Observation:
+        alive = [agent for agent, alive in self.alive.items() if alive]
+        observations = results.by_agent("observations", observations, alive)
+        infos = results.info("infos", infos)
+        others = {key: info for key, info in infos.items() if key not in self.alive}
+        for name in masks.take(others):
+            raise Fault(f"the action mask {name!r} in infos belongs to no agent")
         return self.spaces.observation(
             [observations[agent] if alive else None for agent, alive in self.alive.items()],
-            [infos.get(agent, {}).get("action_mask") for agent in self.agents],
+            [
+                masks.take(results.info(f"the info of {agent!r}", infos.get(agent, {})))
+                if alive
+                else {}
+                for agent, alive in self.alive.items()
+            ],
             self.env.state() if self.has_state else None,
             np.array(list(self.alive.values())) if self.mortal else None,
         )
@@ -179,7 +195,7 @@ class PettingZoo:
     def _check_mortal(self) -> None:
         if not self.mortal and not all(self.alive.values()):
             left = next(agent for agent, alive in self.alive.items() if not alive)
-            raise ValueError(
+            raise Fault(
                 f"{left} has left while others go on; set --env-option mortal=true to allow it"
             )
 
@@ -225,11 +241,13 @@ def _build(id: str, module: ModuleType, options: dict[str, Any]) -> Any:
     if function is None:
         raise UserError(f"{id}: the module has neither parallel_env nor env")
     makers.check_maker(id, function)
+    # PettingZoo's own functions pass what they are given on to the class `raw_env`.
+    arguments = fit(id, getattr(module, "raw_env", function), fit(id, function, options))
 
     def build(**more: Any) -> Any:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return parallel(id, function(**options, **more))
+            return parallel(id, function(**arguments, **more))
 
     try:
         try:

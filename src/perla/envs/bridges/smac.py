@@ -17,7 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from perla.envs.bridges import results
+from perla.envs.options import fit
 from perla.envs.protocol import Observation, Spec, TimeStep
+from perla.envs.values import Fault, describe_value, to_flag, to_flags, to_numbers
 from perla.errors import UserError, nearest
 
 EXAMPLES = {
@@ -141,22 +144,33 @@ class SMAC:
 
     def step(self, action: np.ndarray) -> TimeStep:
         """One step of all agents; `action`: `[agent]`, available actions only."""
+        result = self.env.step([int(a) for a in action])
         # PyMARL's environments return three values, those that follow Gymnasium five.
-        _, reward, *ends, info = (None, *self.env.step([int(a) for a in action]))[-5:]
+        if not (isinstance(result, tuple) and len(result) in (3, 5)):
+            raise Fault(
+                f"step returns {describe_value(result)}, expected (reward, terminated, info)"
+            )
+        reward, *ends, info = result if len(result) == 3 else result[1:]
+        info = results.info("info", info)
         self.time += 1
         if self._breakdowns() != self.breakdowns:
             raise RuntimeError("StarCraft II failed, and its interface has restarted it")
-        limited = bool(info.get("episode_limit"))
-        terminated = bool(ends[0]) and not limited
-        truncated = limited or any(ends[1:]) or self.time == self.spec.limit
+        limited = to_flag("info['episode_limit']", info.get("episode_limit", False))
+        agents = self.spec.agents
+        terminated = results.common_flag("terminated", ends[0], agents) and not limited
+        cut = len(ends) == 2 and results.common_flag("truncated", ends[1], agents)
+        truncated = limited or cut or self.time == self.spec.limit
+        reward = to_numbers("reward", reward)
+        if reward.shape != ():
+            raise Fault(f"`reward` has shape {reward.shape}, expected one number for all agents")
         observation = self._observation()
         return TimeStep(
             observation,
-            np.full(self.spec.agents, float(reward), np.float32),
+            np.full(agents, reward),
             np.bool_(terminated),
             np.bool_(truncated and not terminated),
             observation,
-            np.float32(info["battle_won"]) if "battle_won" in info else None,
+            to_numbers("battle_won", info["battle_won"]) if "battle_won" in info else None,
         )
 
     def render(self) -> np.ndarray:
@@ -178,10 +192,10 @@ class SMAC:
         return getattr(self.env, "force_restarts", 0)
 
     def _observation(self) -> Observation:
-        avail = np.asarray(self.env.get_avail_actions(), bool)
+        avail = to_flags("avail_actions", self.env.get_avail_actions())
         return Observation(
-            np.asarray(self.env.get_obs(), np.float32),
-            np.asarray(self.env.get_state(), np.float32),
+            to_numbers("obs", self.env.get_obs()),
+            to_numbers("state", self.env.get_state()),
             avail,
             avail[:, 1:].any(-1),
         )
@@ -371,7 +385,7 @@ def _arguments(
             raise nearest(option, {*known, *more} - reserved, what=f"option of {id}")
         # Difficulties are digits or letters, and a digit on the command line arrives as a number.
         arguments[option] = str(value) if isinstance(known[option], str) else value
-    return arguments
+    return fit(id, cls, arguments)
 
 
 def _count(id: str, name: str, value: Any) -> int:

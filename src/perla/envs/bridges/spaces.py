@@ -6,14 +6,17 @@ environment is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from perla.config import Count, convert
+from perla.envs.bridges import masks, results
+from perla.envs.checks import explain_errors
 from perla.envs.protocol import Observation
+from perla.envs.values import Fault, describe_value, to_numbers
 from perla.errors import UserError
 
 Reward = Literal["common", "individual"]
@@ -30,13 +33,18 @@ LIMITS = (
 """Attributes in which environments keep their time limit."""
 
 
+Masks: TypeAlias = list[tuple[str, Any]]
+"""The action masks found in an observation, with their names."""
+Flatten: TypeAlias = Callable[[Any, Masks], list[Float[np.ndarray, " feature"]]]
+"""The rows of an observation; its masks are appended to the list that is given."""
+
+
 class AgentObservation(NamedTuple):
     """The conversion of one agent's observations."""
 
     size: int
-    to_row: Callable[[Any], Float[np.ndarray, " feature"]]
-    masked: bool
-    """Observations are dictionaries with `observation` and `action_mask`."""
+    to_row: Callable[[Any], tuple[Float[np.ndarray, " feature"], Masks]]
+    """The features and the action masks of an observation."""
 
 
 class AgentAction(NamedTuple):
@@ -47,12 +55,15 @@ class AgentAction(NamedTuple):
     continuous: bool
     to_native: Callable[[Any], Any]
     """From an action's index, or from numbers in [-1, 1] that may be followed by padding."""
+    parts: tuple[int, ...] = ()
+    """Numbers of choices of the parts, if an action is a combination of several."""
 
 
 class Spaces:
     """The observation and action spaces of all agents, padded to the largest.
 
-    Boxes are flattened and other spaces encoded by Gymnasium's `flatten`, discrete ones one-hot. A
+    Boxes are flattened and other spaces encoded as by Gymnasium's `flatten`, discrete ones one-hot;
+    entries of dictionaries that are action masks (`masks.is_mask`) are no features. A
     `MultiDiscrete` action becomes one discrete action for each combination of its parts; a `Box`
     action is scaled from [-1, 1] to its bounds. Raises `UserError` for spaces that cannot be
     encoded in a vector of fixed size.
@@ -83,13 +94,16 @@ class Spaces:
     def observation(
         self,
         native: Sequence[Any],
-        masks: Sequence[Any],
+        infos: Sequence[Mapping[str, Any]],
         state: Any = None,
         alive: Bool[np.ndarray, " agent"] | None = None,
     ) -> Observation:
-        """The observation from the agents' `native` observations and action masks (None: all
-        actions). Without a `state` the state is the concatenated observations. Agents that are not
-        `alive` observe zeros, and only their first action is available."""
+        """The observation from the agents' `native` observations and the action masks in their
+        `infos`, by name; with no mask all actions are available. Without a `state` the state is the
+        concatenated observations. Agents that are not `alive` observe zeros, and only their first
+        action is available.
+
+        Raises `Fault` for observations that are not of their space, and for wrong masks."""
         agents = len(self.observations)
         obs = np.zeros((agents, max(self.sizes)), np.float32)
         avail = self.existing.copy()
@@ -98,26 +112,29 @@ class Spaces:
                 if not self.continuous:
                     avail[i, 1:] = False
                 continue
-            value, mask = native[i], masks[i]
-            if agent.masked:
-                value, mask = value["observation"], value["action_mask"]
-            row = agent.to_row(value)
-            if row.shape != (agent.size,):
-                raise ValueError(
-                    f"{self.names[i]} observes {row.size} numbers, its space has {agent.size}"
-                )
-            obs[i, : agent.size] = row
-            if mask is not None:
-                if np.shape(mask) != (size,):
-                    raise ValueError(
-                        f"{self.names[i]}'s action_mask has shape {np.shape(mask)}, expected "
-                        f"{(size,)}"
-                    )
-                avail[i, :size] = np.asarray(mask, bool)
+            try:
+                obs[i, : agent.size], found = agent.to_row(native[i])
+                self._write_masks(avail[i, :size], i, [*found, *infos[i].items()])
+            except Fault as fault:
+                raise Fault(f"{self.names[i]}: {fault}") from None
         if state is None:
             parts = [row[:size] for row, size in zip(obs, self.sizes, strict=True)]
             state = np.concatenate(parts)
-        return Observation(obs, np.array(state, np.float32).ravel(), avail, alive)
+        return Observation(obs, np.array(to_numbers("state", state)).ravel(), avail, alive)
+
+    def _write_masks(self, avail: Bool[np.ndarray, " action"], i: int, found: Masks) -> None:
+        """Write the mask of agent `i`. Raises `Fault` if there are two that differ."""
+        action = self.agent_actions[i]
+        given = [
+            masks.read(name, mask, action.size, action.parts)
+            for name, mask in found
+            if mask is not None
+        ]
+        if any((mask != given[0]).any() for mask in given):
+            names = " and ".join(repr(name) for name, _ in found)
+            raise Fault(f"{names} are action masks that differ, expected one")
+        if given:
+            avail[:] = given[0]
 
 
 def reward(id: str, option: Any) -> Reward:
@@ -141,14 +158,6 @@ def limit(id: str, option: Any, *sources: Any) -> int:
     )
 
 
-def early_truncation(id: str, time: int, limit: int) -> ValueError:
-    """The error for an environment that truncates an episode before its `limit`."""
-    return ValueError(
-        f"{id} truncates an episode after {time} steps, but its limit is {limit}; set "
-        f"--env-option limit={time}"
-    )
-
-
 def check_picture(id: str, draw: Callable[[], Any]) -> np.ndarray:
     """The image that `draw` returns. Raises `UserError` if it fails or returns no image."""
     try:
@@ -164,19 +173,71 @@ def check_picture(id: str, draw: Callable[[], Any]) -> np.ndarray:
 
 
 def _agent_observation(agent: str, space: Any) -> AgentObservation:
+    with explain_errors(f"{agent} observes {_short(space)}"):
+        size, flatten = _flattened(space)
+        if size == 0:
+            raise Fault("which holds no numbers but action masks")
+
+    def to_row(value: Any) -> tuple[Float[np.ndarray, " feature"], Masks]:
+        found: Masks = []
+        rows = flatten(value, found)
+        return rows[0] if len(rows) == 1 else np.concatenate(rows), found
+
+    return AgentObservation(size, to_row)
+
+
+def _flattened(space: Any) -> tuple[int, Flatten]:
+    """The number of features of `space`, and the function that flattens its values.
+
+    The order is that of Gymnasium's `flatten`, which casts what is of another type and would make
+    features of masks.
+    """
     from gymnasium import spaces
 
-    masked = isinstance(space, spaces.Dict) and set(space) == {"observation", "action_mask"}
-    if masked:
-        space = space["observation"]
+    if isinstance(space, spaces.Dict):
+        return _flattened_dict({key: s for key, s in space.items() if not masks.is_mask(key)})
+    if isinstance(space, spaces.Tuple):
+        return _flattened_tuple(list(space))
     if not space.is_np_flattenable:
-        raise UserError(f"{agent} observes {_short(space)}, which is no vector of fixed size")
+        raise Fault("which is no vector of fixed size")
+    size = int(spaces.flatdim(space))
 
-    def to_row(value: Any) -> Float[np.ndarray, " feature"]:
-        flat = value if isinstance(space, spaces.Box) else spaces.flatten(space, value)
-        return np.asarray(flat, np.float32).ravel()
+    def flatten(value: Any, found: Masks) -> list[Float[np.ndarray, " feature"]]:
+        if isinstance(space, (spaces.Box, spaces.MultiBinary)):
+            row = to_numbers("observation", value).ravel()
+            if row.size != size:
+                raise Fault(f"its observation has {row.size} numbers, its space has {size}")
+            return [row]
+        if not space.contains(value):
+            raise Fault(f"it observes {describe_value(value)}, which is not in {_short(space)}")
+        return [np.asarray(spaces.flatten(space, value), np.float32)]
 
-    return AgentObservation(int(spaces.flatdim(space)), to_row, masked)
+    return size, flatten
+
+
+def _flattened_dict(entries: Mapping[Any, Any]) -> tuple[int, Flatten]:
+    parts = {key: _flattened(space) for key, space in entries.items()}
+
+    def flatten(value: Any, found: Masks) -> list[Float[np.ndarray, " feature"]]:
+        if not isinstance(value, Mapping):
+            raise Fault(f"it observes {describe_value(value)}, its space is a Dict")
+        found += [(key, entry) for key, entry in value.items() if masks.is_mask(key)]
+        if missing := [key for key in parts if key not in value]:
+            raise Fault(f"its observation lacks {missing[0]!r}")
+        return [row for key, (_, part) in parts.items() for row in part(value[key], found)]
+
+    return sum(size for size, _ in parts.values()), flatten
+
+
+def _flattened_tuple(entries: Sequence[Any]) -> tuple[int, Flatten]:
+    parts = [_flattened(space) for space in entries]
+
+    def flatten(value: Any, found: Masks) -> list[Float[np.ndarray, " feature"]]:
+        values = results.in_order("parts of its observation", value, len(parts))
+        pairs = zip(parts, values, strict=True)
+        return [row for (_, part), entry in pairs for row in part(entry, found)]
+
+    return sum(size for size, _ in parts), flatten
 
 
 def _agent_action(agent: str, space: Any) -> AgentAction:
@@ -191,7 +252,7 @@ def _agent_action(agent: str, space: Any) -> AgentAction:
         def combination(action: Any) -> np.ndarray:
             return firsts + np.array(np.unravel_index(int(action), parts), space.dtype)
 
-        return AgentAction(int(np.prod(parts)), False, combination)
+        return AgentAction(int(np.prod(parts)), False, combination, parts)
     if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
         raise UserError(
             f"{agent} acts by {_short(space)}; learners here need Discrete or float Box"

@@ -14,8 +14,10 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import pickle
 import selectors
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -26,13 +28,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from perla.envs.checks import check_alive, describe_value, explain_errors
+from perla.envs.checks import check_alive, explain_errors
 from perla.envs.processes.worker import (
+    UNGUARDED,
     Entropy,
     Factory,
-    Fault,
     Share,
     SharedArrays,
+    WorkerEnvs,
     check_values,
     describe_error,
     select,
@@ -40,6 +43,7 @@ from perla.envs.processes.worker import (
     write_observation,
 )
 from perla.envs.protocol import HostEnv, Observation, Spec, TimeStep
+from perla.envs.values import Fault, describe_value
 from perla.errors import UserError
 
 STEP_SECONDS = 60.0
@@ -51,6 +55,15 @@ CLOSE_SECONDS = 5.0
 """Longest time for closing one environment."""
 RESTARTS = 10
 """Faults that a run survives."""
+
+GUARD = (
+    "worker processes import the script that started them, which would train again; put its calls "
+    "under `if __name__ == '__main__':`"
+)
+IMPORTABLE = (
+    "worker processes import an environment's function, so define it at the top level of a module, "
+    "not in a notebook or inside another function"
+)
 
 Say = Callable[[str], None]
 
@@ -82,6 +95,7 @@ class Pool:
         restarts: int = RESTARTS,
         say: Say = lambda text: None,
     ) -> None:
+        exit_in_worker()
         self.factory, self.spec, self.say = factory, spec, say
         self.step_seconds, self.restarts = step_seconds, restarts
         self.names = list(itertools.chain(*groups))
@@ -96,6 +110,7 @@ class Pool:
         self.lost = np.zeros(num_envs, bool)
         """Environments whose episode was dropped since the last `receive`."""
         self.entropy: dict[int, Entropy] = {}
+        self.payload = _pickled(factory, spec)
         self.faults = 0
         firsts = {group: indices.start for group, indices in enumerate(self.ranges)}
         self.workers = [
@@ -208,6 +223,8 @@ class _Worker:
         self.pool, self.share = pool, share
         self.pending: Counter[int] = Counter()
         """Number of outstanding answers of each group."""
+        self.answered = False
+        """It has begun an episode, so that what fails later may be chance."""
         self._start()
 
     def _start(self) -> None:
@@ -218,7 +235,7 @@ class _Worker:
         self.answer.register(self.pipe, selectors.EVENT_READ)
         self.process: Any = context.Process(
             target=serve,
-            args=(worker_pipe, pool.factory, pool.spec, pool.arrays, self.share),
+            args=(worker_pipe, pool.payload, pool.arrays, self.share),
             name=f"perla-worker-{self.share.number}",
             daemon=True,
         )
@@ -247,19 +264,39 @@ class _Worker:
         try:
             kind, value, details = self.pipe.recv()
         except (EOFError, OSError):
+            kind, value, details = "ended", -1, ""
+        if kind == "ended":
             self.process.join(5.0)
+            self._check_start(self.process.exitcode)
             self._restart(f"its process {_describe_exit(self.process.exitcode)}")
             return
-        if kind == "failed":
+        if kind == "hopeless" and (value < 0 or not self.answered):
+            hint = f"; {IMPORTABLE}" if value < 0 else ""
+            raise UserError(
+                f"{self.pool.spec.id}: a worker process cannot begin an episode ({details}){hint}"
+            )
+        if kind in ("failed", "hopeless"):
             self.pool.arrays.current_env[self.share.number] = value
             self._restart(f"an episode cannot begin ({details})")
             return
+        self.answered = True
         self.pending[value] -= 1
         self.timeout = self.pool.step_seconds
         self._reset_deadline()
         for index, step, message in details:
             self.pool.lost[index] = True
             self.pool.fault(f"{self.pool.name(index)}, step {step}: {message}")
+
+    def _check_start(self, status: int | None) -> None:
+        """Raise `UserError` if the process has ended by itself before it answered anything: another
+        one would do the same. Ended by a signal, it may have run out of memory."""
+        if status == UNGUARDED:
+            raise UserError(f"{self.pool.spec.id}: {GUARD}")
+        if not self.answered and status is not None and status >= 0:
+            raise UserError(
+                f"{self.pool.spec.id}: a worker process cannot start ({_describe_exit(status)}); "
+                "what it printed says why"
+            )
 
     def check_deadline(self) -> None:
         """Restart the process if it has been at one environment's step for too long."""
@@ -327,12 +364,13 @@ def seconds_per_step(env: HostEnv, steps: int = 200) -> float:
         timestep = env.step(sample_actions(env.spec, random, observation.avail))
         observation = timestep.observation
         if timestep.terminated or timestep.truncated:
-            observation = env.reset(int(random.integers(2**32)))
+            observation = env.reset(int(random.integers(2**31)))
     return (time.perf_counter() - start) / steps
 
 
 def first_observation(env: HostEnv) -> Observation:
-    """The observation after a reset with seed 0. Raises `UserError` if it differs from the spec."""
+    """The observation after a reset with seed 0. One step is tried as well. Raises `UserError` if
+    anything differs from the spec."""
     spec = env.spec
     with explain_errors(f"{spec.id}: reset fails"):
         observation = env.reset(0)
@@ -353,7 +391,30 @@ def first_observation(env: HostEnv) -> Observation:
         check_values(select(buffer, 0))
     except Fault as fault:
         raise UserError(f"{spec.id}: in the first observation {describe_error(fault)}") from None
-    return observation
+    first = Observation(*(None if x is None else np.array(x) for x in observation))
+    arrays = SharedArrays(multiprocessing, spec, 1, 1, alive is not None)
+    action = sample_actions(spec, np.random.default_rng(0), select(buffer, 0).avail)
+    trial = WorkerEnvs(lambda: env, spec, arrays, Share(0, {0: range(1)}, {0: 0}))
+    with explain_errors(f"{spec.id}: step fails"):
+        trial.try_step(env, action)
+    return first
+
+
+def exit_in_worker() -> None:
+    """End this process if it is a worker that is importing the main module of its parent, which has
+    no `if __name__ == "__main__":` around its calls. The parent says so."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        sys.exit(UNGUARDED)
+
+
+def _pickled(factory: Factory, spec: Spec) -> bytes:
+    """`factory` and `spec` for a worker process. Raises `UserError` if they cannot be sent."""
+    try:
+        return pickle.dumps((factory, spec))
+    except Exception as error:  # Objects raise anything if they cannot be pickled.
+        raise UserError(
+            f"{spec.id}: cannot be sent to a worker process ({describe_error(error)}); {IMPORTABLE}"
+        ) from None
 
 
 def _share(indices: range, number: int, workers: int) -> range:

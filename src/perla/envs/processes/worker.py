@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from perla.envs.protocol import HostEnv, Observation, Spec, TimeStep
+from perla.envs.values import Fault, to_array, to_flag
+from perla.errors import UserError
 
 Factory = Callable[[], HostEnv]
 """Makes an environment. It is sent to other processes, so it must be picklable: a module-level
@@ -27,8 +30,13 @@ Entropy = Sequence[Sequence[int]]
 """Seed words `[env, word]`; they determine everything random in the episodes."""
 
 
-class Fault(Exception):
-    """The environment broke the contract of its `Spec`."""
+PERMANENT = (
+    UserError, ImportError, AttributeError, NameError, TypeError, SyntaxError, NotImplementedError,
+)  # fmt: skip
+"""Mistakes in a program, which do not go away if it is tried again."""
+
+UNGUARDED = 78
+"""Exit status of a worker whose main module starts perla again when it is imported."""
 
 
 class Share(NamedTuple):
@@ -135,8 +143,9 @@ def write_observation(observation: Observation, into: Observation) -> None:
 
 
 def write_array(name: str, value: Any, target: np.ndarray) -> None:
-    """Write the array called `name`; raise `Fault` if its shape is wrong."""
-    value = np.asarray(value)
+    """Write the array called `name`; raise `Fault` if its shape is wrong, or its type is another
+    kind of value."""
+    value = to_array(name, value, target.dtype)
     if value.shape != target.shape:
         raise Fault(f"`{name}` has shape {value.shape}, expected {target.shape}")
     target[...] = value
@@ -229,7 +238,7 @@ class WorkerEnvs:
             self.envs[index] = self.factory()
         words = self.entropy[group][index - self.share.firsts[group]]
         sequence = np.random.SeedSequence(words, spawn_key=(int(arrays.episode[index]),))
-        seed = int(sequence.generate_state(1)[0])
+        seed = int(sequence.generate_state(1)[0]) >> 1  # Libraries refuse more than 31 bits.
         write_observation(self.envs[index].reset(seed), self.observation[index])
         check_values(self.observation[index])
 
@@ -242,34 +251,51 @@ class WorkerEnvs:
         if timestep.observation is not timestep.final:
             check_same(timestep.observation, timestep.final)
         write_array("reward", timestep.reward, arrays.reward[index])
-        terminated = bool(timestep.terminated)
-        truncated = bool(timestep.truncated) and not terminated
+        terminated = to_flag("terminated", timestep.terminated)
+        truncated = to_flag("truncated", timestep.truncated) and not terminated
         time, limit = int(arrays.time[index]), self.spec.limit
-        if truncated and time != limit:
-            raise Fault(f"truncated after {time} steps, but spec.limit is {limit}")
+        if truncated and time != limit and not self.spec.early_truncation:
+            raise Fault(f"truncated after {time} of {limit} steps; spec.early_truncation is False")
         if time == limit and not (terminated or truncated):
             raise Fault(f"not truncated after {time} steps, although spec.limit is {limit}")
         arrays.terminated[index], arrays.truncated[index] = terminated, truncated
-        arrays.won[index] = np.nan if timestep.won is None else timestep.won
+        arrays.won[index] = np.nan
+        if timestep.won is not None:
+            write_array("won", timestep.won, arrays.won[index, ...])
 
     def _check(self, group: int, index: int) -> None:
         check_values(self.final[index], reward=self.arrays.reward[index])
 
+    def try_step(self, env: HostEnv, action: np.ndarray) -> None:
+        """Make a step of `env`, an environment at the beginning of an episode, and check it.
 
-def serve(
-    pipe: Connection, factory: Factory, spec: Spec, arrays: SharedArrays, share: Share
-) -> None:
-    """Execute the commands from `pipe` until it closes.
+        Raises `Fault` if it breaks the contract, and what `env` raises.
+        """
+        self.envs[0] = env
+        self.arrays.action[0] = self.spec.bounded(action)
+        self._step(0, 0)
+        self._check(0, 0)
+
+
+def serve(pipe: Connection, payload: bytes, arrays: SharedArrays, share: Share) -> None:
+    """Execute the commands from `pipe` until it closes. `payload` is the pickled factory and spec.
 
     Commands are `("begin", group, entropy)` and `("step", group, None)`. Each is answered by
     `("done", group, faults)`. If an episode cannot begin, the answer is
-    `("failed", env, message)` and the process ends.
+    `("failed", env, message)`, or `("hopeless", env, message)` for a mistake in a program (with
+    environment −1 if the payload cannot be read), and the process ends.
 
     The process leads its own process group: Ctrl-C reaches the parent only, and programs that the
     environments have started can be killed with it.
     """
     os.setpgid(0, 0)
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    try:
+        factory, spec = pickle.loads(payload)
+    except Exception as error:  # Unpickling imports the user's modules.
+        with suppress(ConnectionError):
+            pipe.send(("hopeless", -1, describe_error(error)))
+        return
     envs = WorkerEnvs(factory, spec, arrays, share)
     with suppress(EOFError, ConnectionError), closing(envs):
         while True:
@@ -280,7 +306,8 @@ def serve(
                 else:
                     envs.step(group)
             except BaseException as error:
-                failed = "failed", int(arrays.current_env[share.number]), describe_error(error)
+                kind = "hopeless" if isinstance(error, PERMANENT) else "failed"
+                failed = kind, int(arrays.current_env[share.number]), describe_error(error)
                 envs.close()  # The parent kills this process as soon as it receives the message.
                 pipe.send(failed)
                 return
@@ -298,6 +325,6 @@ def _die_with_parent() -> None:
 def describe_error(error: BaseException) -> str:
     """`error` in one line of at most 200 characters."""
     text = " ".join(str(error).split())
-    if not isinstance(error, Fault):
+    if not isinstance(error, (Fault, UserError)):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return text if len(text) <= 200 else text[:199] + "…"
