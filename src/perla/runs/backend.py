@@ -53,7 +53,7 @@ def check() -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # JAX asserts where a known driver is missing.
-        platforms = jax.config.read("jax_platforms")
+        platforms = os.environ.get("JAX_PLATFORMS", "")
         cause = " ".join(str(error).split()) or "JAX finds no driver"
         raise UserError(f"JAX_PLATFORMS={platforms}: no such device here ({cause})") from None
 

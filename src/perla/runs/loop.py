@@ -65,7 +65,11 @@ class RunLoop:
         """The number of the last evaluation."""
         self.seconds = 0.0 if point is None else point.seconds
         self.compile_seconds = 0.0 if point is None else point.compile_seconds
-        self.records = [] if folder is None else folder.rewind(0 if point is None else point.lines)
+        kept = [] if folder is None else folder.rewind(0 if point is None else point.lines)
+        self.latest = [record for record in kept if record["evaluation"] == self.evaluation]
+        """The records of the last evaluation."""
+        self.records: list[Record] = []
+        """All records: at the end, as a folder holds them until then."""
         self.unusable = () if point is None else point.unusable
         """Checkpoints to be removed once a newer one is saved."""
         self.dropped: dict[int, NonFinite] = {}
@@ -85,7 +89,7 @@ class RunLoop:
         display = self.options.display
         sinks = [display.consume]
         if self.folder is not None:
-            seen = self._last_records()
+            seen = self.latest
             board = TensorBoard(self.folder.path, purge_step=seen[0]["step"] + 1 if seen else 0)
             sinks = [self.folder.append, board.consume, display.consume]
         display.begin(self.run, 0 if self.point is None else self.point.step)
@@ -97,8 +101,9 @@ class RunLoop:
                     states, records = self._evaluate(states, number)
                     for consume in sinks:
                         consume(records)
-                    self.records += records
-                    self.evaluation = number
+                    if self.folder is None:
+                        self.records += records
+                    self.latest, self.evaluation = records, number
                     self._checkpoint(states, self.schedule[number])
                 summary, exported = self._finish(states)
             display.finish(summary)
@@ -156,7 +161,7 @@ class RunLoop:
         metrics = {
             seed: row for seed, row in zip(self.run.seeds, rows, strict=True) if seed not in faults
         }
-        before = self._last_records()
+        before = self.latest
         steps = sum(int(row["step"]) for row in metrics.values())
         steps -= sum(int(record["step"]) for record in before)
         clocks: Record = {"wall_seconds": self.seconds}
@@ -172,11 +177,6 @@ class RunLoop:
             for seed, row in metrics.items()
         ]
         return states, records
-
-    def _last_records(self) -> list[Record]:
-        """The records of the last evaluation."""
-        recent = self.records[-len(self.run.seeds) :]
-        return [record for record in recent if record["evaluation"] == self.evaluation]
 
     # Checkpoints.
 
@@ -209,6 +209,8 @@ class RunLoop:
         absolute = [clean(row) for row in self.trainer.absolute(states, run.absolute_episodes)]
         self._drop(_without_return(run, absolute) | self.dropped)
         exported = self.trainer.export(states)
+        if folder is not None:
+            self.records = folder.records()
         summary = summarise(
             run,
             self.records,
