@@ -9,7 +9,7 @@ help:
 	@echo "make train     set up, then train PERLA on a foraging map: table, curve and replay"
 	@echo "make test      set up, then lint, types and tests"
 	@echo "make test-all  the same with the long learning tests"
-	@echo "make test-faults  set up, then 200 kills, full disks, read-only folders (15 minutes)"
+	@echo "make test-faults  set up, then 200 kills, full disks, read-only folders"
 	@echo "make bench     set up, then measure speed"
 	@echo "make setup     a virtual environment with pinned, hashed dependencies"
 

@@ -16,6 +16,7 @@ import pytest
 
 from faults.harness import (
     EAGER,
+    PATIENCE,
     Reference,
     environment,
     finish,
@@ -74,7 +75,7 @@ def test_files_that_may_not_grow(whole, tmp_path):
 
         out = tmp_path / str(limit)
         process = start(whole.cache, *train_or_resume("jax", out), "--quiet", preexec_fn=lower)
-        _, error = process.communicate(timeout=300)
+        _, error = process.communicate(timeout=PATIENCE)
         if process.returncode == 0:
             assert limit == file_sizes(whole.out)[-1]
             continue

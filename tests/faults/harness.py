@@ -17,7 +17,7 @@ from test_resume import outcome
 
 TESTS = Path(host_envs.__file__).parent
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-PATIENCE = 300.0
+PATIENCE = 1200.0
 """Seconds after which a process counts as hung."""
 TOKEN = "PERLA_FAULTS"
 """The environment variable that marks the processes of a chain."""
