@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup train test test-all lint bench lock clean
+.PHONY: help setup train test test-all test-faults lint bench lock clean
 
 help:
 	@echo "make train     set up, then train PERLA on a foraging map: table, curve and replay"
 	@echo "make test      set up, then lint, types and tests"
 	@echo "make test-all  the same with the long learning tests"
+	@echo "make test-faults  set up, then 200 kills, full disks, read-only folders (15 minutes)"
 	@echo "make bench     set up, then measure speed"
 	@echo "make setup     a virtual environment with pinned, hashed dependencies"
 
@@ -41,6 +42,10 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m ""
+
+# Not part of the tests above: these files are named here, and nowhere else.
+test-faults: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 tests/faults/disks.py tests/faults/kills.py
 
 bench: $(VENV)/.dev
 	$(BIN)/perla bench env

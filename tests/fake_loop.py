@@ -29,8 +29,12 @@ class FakeTrainer:
             for seed in self.seeds
         ]
 
-    def advance(self, states, until):
-        states = [self._walk(state, until) for state in states]
+    def train(self, states, until, updates):
+        states = [self._walk(state, until, updates) for state in states]
+        steps = [int(state["key"][0]) * self.per_update for state in states]
+        return states, min(*steps, until)
+
+    def evaluate(self, states):
         return states, [self._metrics(state) for state in states]
 
     def faults(self, states):
@@ -67,9 +71,10 @@ class FakeTrainer:
     def close(self):
         pass
 
-    def _walk(self, state, until):
+    def _walk(self, state, until, updates):
         weights, key = state["weights"].copy(), state["key"].copy()
-        while key[0] * self.per_update < until:
+        last = key[0] + updates
+        while key[0] * self.per_update < until and key[0] < last:
             weights += np.random.default_rng(key).normal(size=3).astype(np.float32)
             key[0] += 1
         return {"weights": weights, "key": key}

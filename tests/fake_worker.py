@@ -21,7 +21,7 @@ class FailingTrainer(FakeTrainer):
         super().__init__(env, config, **rest)
         self.lr = config.lr
 
-    def advance(self, states, until):
+    def train(self, states, until, updates):
         if self.lr == BROKEN:
             raise UserError("lr = 0.5: far too much")
         if self.lr == CRASHING:
@@ -33,7 +33,7 @@ class FailingTrainer(FakeTrainer):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.lr == SLOW and begun:
             time.sleep(0.2)
-        return super().advance(states, until)
+        return super().train(states, until, updates)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,15 @@ TREE = {
     "key": np.array([1, 2], np.uint32),
     "flag": np.array(True),
 }
-META = Meta(run="identity", evaluation=3, step=30, wall_seconds=1.5, compile_seconds=0.5)
+META = Meta(
+    run="identity",
+    evaluation=3,
+    step=30,
+    metrics_lines=4,
+    metrics_digest="digest",
+    wall_seconds=1.5,
+    compile_seconds=0.5,
+)
 
 
 def template(tree):
@@ -120,9 +128,11 @@ def test_a_checkpoint_of_another_format(tmp_path):
     assert "format 99" in refusal(path)
 
 
-def test_the_newest_two_are_kept(tmp_path):
+@pytest.mark.parametrize(
+    ("keep", "kept"), [(2, [200, 10]), (1, [200]), (3, [200, 10, 9]), (None, [200, 10, 9, 0])]
+)
+def test_the_newest_are_kept(tmp_path, keep, kept):
     for step in (0, 10, 9, 200):
         checkpoint.save(checkpoint.path_of(tmp_path, step), TREE, META)
-    checkpoint.prune(tmp_path)
-    kept = [path.stem for path in checkpoint.newest_first(tmp_path)]
-    assert kept == ["step_000000000200", "step_000000000010"]
+    checkpoint.prune(tmp_path, keep)
+    assert checkpoint.newest_first(tmp_path) == [checkpoint.path_of(tmp_path, s) for s in kept]

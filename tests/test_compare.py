@@ -116,7 +116,6 @@ def test_runs_are_found_below_a_folder_in_order(folder, tmp_path):
         ("metrics.jsonl", b'{"return": 1.0}\n', "metrics.jsonl: damaged"),
         ("metrics.jsonl", b'{"seed": 0, "evaluation": 0, "step": 0}\n', "metrics.jsonl: damaged"),
         ("metrics.jsonl", b'{"seed": "0"}\n', "metrics.jsonl: damaged"),
-        ("summary.json", b"", "summary.json: damaged"),
         ("summary.json", b"{}", "summary.json: damaged"),
         ("summary.json", b'{"seeds": [{"seed": 0}]}', "summary.json: damaged"),
     ],

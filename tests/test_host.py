@@ -215,25 +215,23 @@ def test_a_dropped_episode_is_neither_learnt_from_nor_counted(trainer, tmp_path)
         reward=np.where(seen.valid[..., None], seen.reward, 1e3).astype(np.float32),
         action=np.where(seen.valid[..., None], seen.action, 1 - seen.action),
     )
-    learner, key = population[0].learner, jax.random.key(1)
-    clean, metrics, _ = one._update(learner, seen, key, np.float32(0.5), np.int32(0))
-    assert all(np.isfinite(value) for value in metrics.values())
-    assert leaves(clean.actor) != leaves(learner.actor)
-    unmoved, *_ = one._update(learner, marred, key, np.float32(0.5), np.int32(0))
+    (state,), rest = population, (jax.random.key(1), np.float32(0.5), np.float32(0.0), np.int32(0))
+    clean, interval, _ = one._update(state, seen, *rest)
+    assert all(np.isfinite(value) for value in interval.metrics.values())
+    assert leaves(clean.actor) != leaves(state.learner.actor)
+    unmoved, *_ = one._update(state, marred, *rest)
     assert leaves(unmoved) == leaves(clean)
 
 
 def test_with_nothing_to_learn_from_nothing_breaks(trainer):
     one = trainer()
-    population = one.init()
-    learner = population[0].learner
-    empty = one._empty_trajectory(learner.actor)
+    (state,) = one.init()
+    empty = one._empty_trajectory(state.learner.actor)
     empty = empty._replace(valid=np.zeros_like(empty.valid))
-    improved, metrics, _ = one._update(
-        learner, empty, jax.random.key(1), np.float32(0.5), np.int32(0)
-    )
+    zero = np.float32(0.0)
+    improved, interval, _ = one._update(state, empty, jax.random.key(1), zero, zero, np.int32(0))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(improved))
-    assert all(np.isfinite(value) for value in metrics.values())
+    assert all(np.isfinite(value) for value in interval.metrics.values())
 
 
 def test_a_finite_reward_that_breaks_the_learner_is_found_and_named(trainer, tmp_path):

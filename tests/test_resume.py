@@ -16,9 +16,8 @@ import safetensors.numpy
 from fake_loop import FakeTrainer, frames
 from perla.errors import UserError
 from perla.methods.recipes import make
-from perla.runs import checkpoint, execute, replay, resume_point
+from perla.runs import checkpoint, execute, pictures, replay, resume_point
 from perla.runs.interrupt import Interrupted
-from perla.runs.loop import RunLoop
 from perla.runs.spec import Run
 from perla.runs.store import CLOCKS, Folder
 
@@ -77,13 +76,15 @@ pytestmark = pytest.mark.xdist_group("resume")
 
 PLACES = [
     (FakeTrainer, "init", range(1, 2)),
-    (FakeTrainer, "advance", range(1, 7)),
+    (FakeTrainer, "train", range(1, 12)),
+    (FakeTrainer, "evaluate", range(1, 7)),
     (FakeTrainer, "absolute", range(1, 2)),
     (Folder, "append", range(1, 7)),
-    (resume_point, "save", range(1, 7)),
-    (checkpoint, "prune", range(1, 7)),
+    (resume_point, "save", range(1, 12)),
+    (checkpoint, "prune", range(1, 12)),
     (Folder, "write_marl_eval", range(1, 2)),
-    (RunLoop, "_draw", range(1, 2)),
+    (pictures, "draw_curves", range(1, 2)),
+    (pictures, "draw_replay", range(1, 2)),
     (Folder, "write_summary", range(1, 2)),
 ]
 
@@ -105,14 +106,15 @@ def test_dying_before_any_act_changes_nothing(
             pass
         else:
             assert seconds
-            assert name in ("save", "prune")
+            assert name in ("train", "save", "prune")
     execute.resume(tmp_path / "cut", checkpoint_seconds=seconds)
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+    assert not pictures.missing(tmp_path / "cut")
 
 
 def interrupted(run, out, monkeypatch, call=4):
     with monkeypatch.context() as patch:
-        kill_at(patch, FakeTrainer, "advance", call)
+        kill_at(patch, FakeTrainer, "evaluate", call)
         with pytest.raises(Killed):
             execute.train(run, out, checkpoint_seconds=0.0)
 
@@ -191,19 +193,19 @@ def test_wall_time_goes_on_where_it_was(run, tmp_path, monkeypatch, fake):
 def test_ctrl_c_stops_after_the_interval_and_keeps_it(run, tmp_path, monkeypatch, fake):
     execute.train(run, tmp_path / "whole")
     before = signal.getsignal(signal.SIGINT)  # ignored, where the tests run in the background
-    advance, calls = FakeTrainer.advance, 0
+    evaluate, calls = FakeTrainer.evaluate, 0
 
-    def advance_and_signal(self, states, until):
+    def evaluate_and_signal(self, states):
         nonlocal calls
         calls += 1
         if calls == 3:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.3)  # The thread that listens is told at once; give it its turn.
-        return advance(self, states, until)
+        return evaluate(self, states)
 
     heard = Heard()
     with monkeypatch.context() as patch:
-        patch.setattr(FakeTrainer, "advance", advance_and_signal)
+        patch.setattr(FakeTrainer, "evaluate", evaluate_and_signal)
         with pytest.raises(Interrupted, match="perla resume") as caught:
             execute.train(run, tmp_path / "cut", display=heard, checkpoint_seconds=1e9)
     assert caught.value.exit_code == 130

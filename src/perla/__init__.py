@@ -7,11 +7,11 @@ result.summary["iqm"]["absolute"]
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 from perla.errors import UserError
 
@@ -44,29 +44,30 @@ def make(env: str, **options: Any) -> Env | HostEnv:
     """
     from perla.envs.registry import make_env
 
-    return make_env(env, **options)
+    return make_env(env, **plain(options))
 
 
 def train(
     env: str,
     algo: str = "perla-ippo",
     *,
-    steps: int,
-    seeds: int | Sequence[int] = 1,
+    steps: SupportsIndex,
+    seeds: SupportsIndex | Iterable[SupportsIndex] = 1,
     preset: str = "default",
     out: str | PathLike[str] | None = None,
     env_options: Mapping[str, Any] | None = None,
-    num_evaluations: int = 50,
-    eval_episodes: int = 32,
-    absolute_episodes: int = 320,
+    num_evaluations: SupportsIndex = 50,
+    eval_episodes: SupportsIndex = 32,
+    absolute_episodes: SupportsIndex = 320,
     on_nonfinite: Literal["stop", "drop-seed"] = "stop",
     **settings: Any,
 ) -> Result:
     """Train `algo` on `env` for `steps` environment steps per seed, and return the result.
 
     `seeds` is a number of seeds (0, 1, …) or a list of them. `settings` override the learner's
-    settings in `preset`: `lr=1e-3`, `returns=NStep(n_step=10)`. With `out` the run is saved in that
-    folder, as by `perla train`, and can be resumed; without it nothing is written.
+    settings in `preset`: `lr=1e-3`, `returns=NStep(n_step=10)`. Scalars and arrays of NumPy are
+    numbers and lists of numbers everywhere. With `out` the run is saved in that folder, as by
+    `perla train`, and can be resumed; without it nothing is written.
 
     If a seed has NaN or infinite values, the run stops, or continues without that seed if
     `on_nonfinite` is "drop-seed".
@@ -79,21 +80,34 @@ def train(
     from perla.runs import execute
     from perla.runs.spec import OnNonFinite, Run
 
+    chosen: Any = plain(seeds)
     run = Run(
         env=env,
-        env_options=dict(env_options or {}),
+        env_options=plain(dict(env_options or {})),
         algo=algo,
         preset=preset,
-        config=recipes.make(algo, preset, **settings),
-        steps=steps,
-        seeds=tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
-        num_evaluations=num_evaluations,
-        eval_episodes=eval_episodes,
-        absolute_episodes=absolute_episodes,
+        config=recipes.make(algo, preset, **plain(settings)),
+        steps=plain(steps),
+        seeds=tuple(range(chosen)) if isinstance(chosen, int) else tuple(chosen),
+        num_evaluations=plain(num_evaluations),
+        eval_episodes=plain(eval_episodes),
+        absolute_episodes=plain(absolute_episodes),
     )
     folder = None if out is None else Path(out)
     answer = convert(on_nonfinite, OnNonFinite, name="on_nonfinite")
     return execute.train(run, folder, on_nonfinite=answer)
+
+
+def plain(value: Any) -> Any:
+    """`value`, with Python's numbers for scalars of NumPy and JAX, and tuples of numbers for
+    arrays, also within dictionaries, lists and tuples."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {name: plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return tuple(map(plain, value))
+    return value
 
 
 def register_algorithm(name: str, recipe: Recipe) -> None:

@@ -176,7 +176,9 @@ def from_json(text: bytes, type: type[ConfigType], *, source: str) -> ConfigType
     an unknown key or a wrong value."""
     try:
         return decode(msgspec.json.decode(text), type)
-    except (msgspec.DecodeError, UserError, RecursionError) as error:
+    except RecursionError:
+        raise UserError(f"{source}: nested too deep") from None
+    except (msgspec.DecodeError, UserError, ValueError, OverflowError) as error:
         raise UserError(f"{source}: {error}") from None
 
 

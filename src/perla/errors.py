@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 import unicodedata
 from collections.abc import Iterable
 
@@ -34,6 +35,11 @@ def _escape(character: str) -> str:
     if unicodedata.category(character) not in HIDDEN:
         return character
     return character.encode("unicode_escape").decode()
+
+
+def resume_command(folder: object) -> str:
+    """The command that continues the run in `folder`, quoted for a shell."""
+    return f"perla resume {shlex.quote(str(folder))}"
 
 
 def nearest(word: str, known: Iterable[str], *, what: str) -> UserError:

@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from perla.errors import UserError
 
@@ -47,6 +50,16 @@ def explained(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
         raise UserError(f"{path}: {reason[:1].lower()}{reason[1:]}") from None
+
+
+def decode(data: bytes | str, kind: Any, *, source: object) -> Any:
+    """The JSON in `data` as a `kind`; raises `UserError` for any damage, with `source` and why."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except RecursionError:
+        raise UserError(f"{source}: damaged (nested too deep)") from None
+    except (msgspec.DecodeError, ValueError, OverflowError, UserError) as error:
+        raise UserError(f"{source}: damaged ({error})") from None
 
 
 # --- Untrusted folders --------------------------------------------------------------------------
@@ -138,21 +151,25 @@ def _check_kind(path: object, status: os.stat_result, wanted: int) -> None:
 # --- Writing ------------------------------------------------------------------------------------
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace the content of `path` by `data`, durably and atomically: `path` always has the old or
-    the new content in full. Raises `UserError` if the operating system refuses (a full disk, …)."""
+def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Replace the content of `path` by `data` atomically: `path` always has the old or the new
+    content in full. After a loss of power too, if it is `durable`.
+
+    Raises `UserError` if the operating system refuses (a full disk, …).
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with explained(path):
         try:
             temporary.unlink(missing_ok=True)
             with open_regular(temporary, "xb") as file:
-                _write(file, data)
+                _write(file, data, durable=durable)
             os.replace(temporary, path)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:
@@ -190,9 +207,9 @@ def append(path: Path, data: bytes) -> None:
             raise
 
 
-def _write(file: FileIO, data: bytes) -> None:
-    """Write all of `data`, durably."""
+def _write(file: FileIO, data: bytes, *, durable: bool = True) -> None:
     written = 0
     while written < len(data):
         written += file.write(data[written:])
-    os.fsync(file.fileno())
+    if durable:
+        os.fsync(file.fileno())

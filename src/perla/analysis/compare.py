@@ -16,7 +16,7 @@ import numpy as np
 from perla.analysis import stats
 from perla.analysis.load import Budget, Curves
 from perla.analysis.stats import Score
-from perla.errors import UserError, nearest
+from perla.errors import UserError, nearest, resume_command
 from perla.files import read_regular
 
 FEWEST_SEEDS = 3
@@ -268,7 +268,7 @@ def check_fair(runs: Sequence[Curves]) -> None:
     """
     for run in runs:
         if not run.finished:
-            raise UserError(f"{run.path}: not finished; `perla resume {run.path}` continues it")
+            raise UserError(f"{run.path}: not finished; `{resume_command(run.path)}` continues it")
         if run.dropped:
             raise UserError(
                 f"{run.path}: seed {run.dropped[0]} was dropped, as its numbers were not finite; "

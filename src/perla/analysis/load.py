@@ -6,16 +6,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from perla.config import check_text, check_version
 from perla.errors import UserError
-from perla.files import check_run_folder, read_regular
-
-T = TypeVar("T")
+from perla.files import check_run_folder, decode, read_regular
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def load(path: Path) -> Curves:
     check_text(texts, name=str(path / "config.json"))
     run = facts.run
     records = _records(path / "metrics.jsonl")
-    finished = (path / "summary.json").exists()
+    finished = is_finished(path)
     summary = _read(path / "summary.json", _Summary) if finished else _Summary()
     dropped = tuple(entry.seed for entry in summary.dropped)
     seeds = tuple(seed for seed in run.seeds if seed not in dropped)
@@ -133,12 +131,42 @@ def load(path: Path) -> Curves:
     )
 
 
+def is_finished(path: Path) -> bool:
+    """True if the run in `path` has a `summary.json`. An empty one does not count: a loss of power
+    may leave it."""
+    try:
+        return os.lstat(path / "summary.json").st_size > 0
+    except OSError:
+        return False
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """The content of `summary.json` of the finished run in `path`.
+
+    Raises `UserError` if it is damaged.
+    """
+    file = path / "summary.json"
+    if not _read(file, _Summary).seeds:
+        raise UserError(f"{file}: damaged (it has no seeds)")
+    return _read(file, dict[str, Any])
+
+
 def load_all(paths: Sequence[Path]) -> list[Curves]:
-    """Load all runs in `paths`, each a run folder or a folder with run folders below it, sorted.
+    """Load all runs in `paths`, as `find_all` lists them.
 
     Raises `UserError` if there is no run, and as `load` does.
     """
-    return [load(folder) for path in paths for folder in find(path)]
+    return [load(folder) for folder in find_all(paths)]
+
+
+def find_all(paths: Sequence[Path]) -> list[Path]:
+    """The run folders in `paths`, each a run folder or a folder with run folders below it. A run
+    counts once, also if several of `paths` lead to it.
+
+    Raises `UserError` if one of `paths` has no run.
+    """
+    found = [folder for path in paths for folder in find(path)]
+    return list({folder.resolve(): folder for folder in reversed(found)}.values())[::-1]
 
 
 def find(path: Path) -> list[Path]:
@@ -194,6 +222,7 @@ class _SeedSummary(msgspec.Struct):
 
 class _Dropped(msgspec.Struct):
     seed: int
+    reason: str
 
 
 class _Summary(msgspec.Struct):
@@ -202,9 +231,9 @@ class _Summary(msgspec.Struct):
     flops_per_step: float | None = None
 
 
-def _read(path: Path, kind: type[T]) -> T:
+def _read(path: Path, kind: Any) -> Any:
     try:
-        return _decode(path, read_regular(path), kind)
+        return decode(read_regular(path), kind, source=path)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UserError(f"{path.parent}: not a run folder ({path.name}: {reason})") from None
@@ -218,18 +247,11 @@ def _records(path: Path) -> list[dict[str, float]]:
         return []  # Before the first evaluation.
     except OSError as error:
         raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
-    records = [_decode(path, line, _Record) for line in lines]
+    records: list[_Record] = [decode(line, _Record, source=path) for line in lines]
     for record in records:
         if any(record.get(name) is None for name in (*_COUNTERS, "wall_seconds")):
             raise UserError(f"{path}: damaged (a line without seed, evaluation, step or clock)")
     return [_numbers(record) for record in records]
-
-
-def _decode(path: Path, data: bytes, kind: Any) -> Any:
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: damaged ({error})") from None
 
 
 def _numbers(record: _Record) -> dict[str, float]:

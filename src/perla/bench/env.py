@@ -151,7 +151,7 @@ def _trained(trainer: Trainer) -> Run:
     def run() -> int:
         nonlocal population
         before = int(population[0].steps)
-        population, _ = trainer.update(population, np.array([True]))
+        population = trainer.update(population, np.array([True]))
         return int(population[0].steps) - before
 
     return run

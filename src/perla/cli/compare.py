@@ -119,15 +119,14 @@ def _train_and_compare(arguments: argparse.Namespace) -> int:
 
 
 def _compare_runs(folders: Sequence[Path], arguments: argparse.Namespace) -> int:
-    from perla.analysis.load import find, load
+    from perla.analysis.load import find_all, load
 
     runs, failures = [], {}
-    for folder in folders:
-        for path in find(folder):
-            try:
-                runs.append(load(path))
-            except UserError as error:
-                failures[str(path)] = str(error)
+    for path in find_all(folders):
+        try:
+            runs.append(load(path))
+        except UserError as error:
+            failures[str(path)] = str(error)
     if not runs:
         first, *others = failures.values()
         raise UserError(first + (f" (and {len(others)} more such runs)" if others else ""))

@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from perla.cli import suites
 from perla.cli.parser import Parser, add_trust, convert, trust
 from perla.cli.tables import say, words
 from perla.config import Count
@@ -54,7 +55,9 @@ def evaluate_command(argv: Sequence[str]) -> int:
     from perla.loops.streams import Stream, stream_key
     from perla.runs import execute
 
-    run, _, trainer, exported = execute.load(Path(arguments.dir), trust=trust(arguments))
+    run, _, trainer, exported = execute.load(
+        Path(arguments.dir), trust=trust(arguments), say=suites.tell
+    )
     how = "sampled" if arguments.sample else "greedy"
     which = "last" if arguments.last else "best"
     title = f"{run.algo} on {run.env}: {episodes} {how} episodes, {which} parameters"
@@ -92,32 +95,56 @@ def _add_row(table: Any, seed: int, played: Any) -> None:
 
 def render_command(argv: Sequence[str]) -> int:
     """Draw an episode of a run's policy."""
-    parser = _parser("render", "Draw one episode of a run's policy, as a GIF or a PNG.")
+    parser = _parser(
+        "render",
+        "Draw one episode of a run's policy, as a GIF or a PNG; or its learning curves, as a PNG.",
+    )
     parser.add_argument(
-        "--out", metavar="FILE", help="a .gif or .png file [replay.gif in the run's folder]"
+        "--out",
+        metavar="FILE",
+        help="a .gif or .png file [replay.gif, or curves.png, in the run's folder]",
+    )
+    parser.add_argument(
+        "--curves", action="store_true", help="draw the learning curves instead of an episode"
     )
     parser.add_argument(
         "--episode", metavar="N", default="0", help="the episode's number: 0, 1, ... [0]"
     )
     arguments = parser.parse(argv)
-    out = Path(arguments.out or Path(arguments.dir) / "replay.gif")
-    if out.suffix.lower() not in (".gif", ".png"):
-        raise UserError(f"--out {out}: expected a name that ends in .gif or .png")
+    curves, folder = arguments.curves, Path(arguments.dir)
+    out = Path(arguments.out or folder / ("curves.png" if curves else "replay.gif"))
+    suffixes = (".png",) if curves else (".gif", ".png")
+    if out.suffix.lower() not in suffixes:
+        raise UserError(f"--out {out}: expected a name that ends in {' or '.join(suffixes)}")
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}")
+    if curves:
+        return _render_curves(folder, out, arguments.given)
     episode = convert(arguments.episode, Seed, name="--episode")
     seed = _seed(arguments.seed)
 
     from perla.files import write_atomic
     from perla.runs import execute, replay
 
-    run, env, trainer, exported = execute.load(Path(arguments.dir), trust=trust(arguments))
+    run, env, trainer, exported = execute.load(folder, trust=trust(arguments), say=suites.tell)
     actor = execute.policy(run, trainer, exported, seed, best=not arguments.last)
     with closing(trainer):
         frames = replay.film(env, actor, seed=episode, greedy=not arguments.sample)
     picture = replay.png(frames) if out.suffix.lower() == ".png" else replay.gif(frames)
     write_atomic(out, picture)
     say(f"{out}: {len(frames)} states")
+    return 0
+
+
+def _render_curves(folder: Path, out: Path, given: Sequence[str]) -> int:
+    for flag in given:
+        if flag not in ("--curves", "--out"):
+            raise UserError(f"{flag}: is for an episode, and --curves draws none; leave it out")
+
+    from perla.runs import pictures
+
+    pictures.draw_curves(folder, out)
+    say(f"{out}: learning curves")
     return 0
 
 

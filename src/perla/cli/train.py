@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from perla.cli.parser import Parser, add_trust, seeds, trust
 from perla.config import Count, NonNegative, Positive, convert
@@ -20,6 +20,7 @@ ALGO = "perla-ippo"
 ENV = "lbf:Foraging-5x5-2p-1f-coop-v2"
 STEPS = 300_000
 SECONDS = 10.0
+KEEP = 2
 
 
 def train_command(argv: Sequence[str]) -> int:
@@ -110,7 +111,13 @@ def _add_execution(parser: Parser) -> None:
         "--checkpoint-seconds",
         metavar="X",
         default=str(SECONDS),
-        help=f"least seconds between two checkpoints [{SECONDS:g}]",
+        help=f"seconds between two checkpoints [{SECONDS:g}]",
+    )
+    parser.add_argument(
+        "--keep-checkpoints",
+        metavar="N",
+        default=str(KEEP),
+        help=f"number of checkpoints that are kept, or all [{KEEP}]",
     )
     parser.add_argument(
         "--step-seconds",
@@ -148,7 +155,8 @@ continues it.
   --num-evaluations N             evaluations, evenly spaced over the run [50]
   --eval-episodes N               episodes per evaluation [32]
   --absolute-episodes N           episodes of the final evaluation of the best parameters [320]
-  --checkpoint-seconds X          least seconds between two checkpoints [{SECONDS:g}]
+  --checkpoint-seconds X          seconds between two checkpoints [{SECONDS:g}]
+  --keep-checkpoints N            number of checkpoints that are kept, or all [{KEEP}]
   --step-seconds X                timeout of a step of an environment without JAX [{STEP_SECONDS:g}]
   --on-nonfinite DO               if a seed has NaN or infinite values: stop, or drop-seed and
                                   continue with the others [stop]
@@ -171,9 +179,11 @@ def _execution(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options of `_add_execution` as arguments of `execute.train` and `execute.resume`."""
     from perla.runs.spec import OnNonFinite
 
-    seconds = arguments.checkpoint_seconds
+    seconds, keep = arguments.checkpoint_seconds, arguments.keep_checkpoints
+    kept = convert(keep, Count | Literal["all"], name="--keep-checkpoints")
     return {
         "checkpoint_seconds": float(convert(seconds, NonNegative, name="--checkpoint-seconds")),
+        "keep_checkpoints": None if kept == "all" else kept,
         "step_seconds": float(convert(arguments.step_seconds, Positive, name="--step-seconds")),
         "on_nonfinite": convert(arguments.on_nonfinite, OnNonFinite, name="--on-nonfinite"),
     }

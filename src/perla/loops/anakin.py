@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterable
+from functools import cached_property, partial
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from perla.loops import nonfinite, seeds
 from perla.loops.evaluate import Episodes, episode_limit, evaluate
 from perla.loops.nonfinite import NonFinite
 from perla.loops.rollout import RolloutStats, begin, rollout
-from perla.loops.seeds import SeedState
+from perla.loops.seeds import MAX_UPDATES, SeedState
 from perla.loops.streams import Stream, stream_key
 from perla.methods.method import Method
 from perla.nets.actors import AnyActor
@@ -53,7 +54,10 @@ class Trainer:
         self.algorithm: Algorithm = create(config, env.spec)
         over_seeds = jax.vmap if self.vectorised else lambda f, **_: f
         self._init = jax.jit(over_seeds(self._init_seed))
-        self._advance = jax.jit(over_seeds(self._advance_seed, in_axes=(0, None)), donate_argnums=0)
+        self._train = jax.jit(
+            over_seeds(self._train_seed, in_axes=(0, None, None)), donate_argnums=0
+        )
+        self._end_interval = jax.jit(over_seeds(self._evaluate_seed), donate_argnums=0)
         self._play = jax.jit(partial(evaluate, env))
         self._absolute = jax.jit(
             over_seeds(self._absolute_seed, in_axes=(0, None)), static_argnums=1
@@ -100,8 +104,34 @@ class Trainer:
         the metrics of each seed: means over these updates (none without an update), and those of
         the evaluation. A seed with a fault (see `faults`) trains no further.
         """
-        results = [self._advance(state, jnp.int32(until)) for state in population]
+        return self.evaluate(self._train_population(population, until, MAX_UPDATES))
+
+    def train(
+        self, population: list[SeedState], until: int, updates: int
+    ) -> tuple[list[SeedState], int]:
+        """Train every seed until it has made `until` steps, with at most `updates` updates.
+
+        Returns also the steps that every seed has made, at most `until`, where a seed with a fault
+        counts as having made all. The number of updates of a call changes no result, to the bit:
+        the same program makes them all.
+        """
+        population = self._train_population(population, until, updates)
+        steps = np.hstack([np.asarray(state.steps) for state in population])
+        faulty = np.hstack([np.asarray(state.fault.found) for state in population])
+        return population, seeds.reached(steps, faulty, until)
+
+    def evaluate(
+        self, population: list[SeedState]
+    ) -> tuple[list[SeedState], list[dict[str, float]]]:
+        """Evaluate every seed, and begin the next interval. Returns the metrics as `advance`."""
+        results = [self._end_interval(state) for state in population]
         return [state for state, _ in results], self._per_seed([metrics for _, metrics in results])
+
+    def _train_population(
+        self, population: list[SeedState], until: int, updates: int
+    ) -> list[SeedState]:
+        limits = jnp.int32(until), jnp.int32(updates)
+        return [self._train(state, *limits) for state in population]
 
     def faults(self, population: list[SeedState]) -> list[NonFinite | None]:
         """The first number of each seed that is not finite, None if all are finite."""
@@ -186,38 +216,44 @@ class Trainer:
     def _state_shapes(self) -> SeedState:
         return jax.eval_shape(self._init_seed, jax.random.key(0))
 
+    @cached_property
+    def _names(self) -> list[str]:
+        """The names of an update's metrics."""
+        state = jax.eval_shape(partial(self._begin_seed, metric_names=()), jax.random.key(0))
+        return list(jax.eval_shape(self._update, state)[1])
+
     def _metric_names(self) -> list[str]:
-        return list(jax.eval_shape(self._update, self._state_shapes())[1])
+        return self._names
 
     def _init_seed(self, key: PRNGKeyArray) -> SeedState:
+        return self._begin_seed(key, self._names)
+
+    def _begin_seed(self, key: PRNGKeyArray, metric_names: Iterable[str]) -> SeedState:
         key_learner, key_envs, key = jax.random.split(key, 3)
         learner = self.algorithm.init(key_learner)
         runner_state = begin(self.envs, learner.actor, key_envs)
-        return SeedState.initial(learner, runner_state, key)
+        return SeedState.initial(learner, runner_state, key, metric_names)
 
-    def _advance_seed(
-        self, state: SeedState, until: Int[Array, ""]
-    ) -> tuple[SeedState, dict[str, Array]]:
+    def _train_seed(
+        self, state: SeedState, until: Int[Array, ""], updates: Int[Array, ""]
+    ) -> SeedState:
         def update(carry):
-            state, sums, stats, updates = carry
-            state, metrics, new_stats = self._update(state)
-            sums = jax.tree.map(jnp.add, sums, metrics)
-            return state, sums, jax.tree.map(jnp.add, stats, new_stats), updates + 1
+            state, made = carry
+            state, metrics, stats = self._update(state)
+            interval = state.interval.add(metrics, stats.returns, stats.episodes)
+            return state._replace(interval=interval), made + 1
 
         def unfinished(carry):
-            state = carry[0]
-            return (state.steps < until) & ~state.fault.found
+            state, made = carry
+            return (state.steps < until) & ~state.fault.found & (made < updates)
 
-        _, *shapes = jax.eval_shape(self._update, state)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        start = (state, *zeros, jnp.int32(0))
-        state, sums, stats, updates = jax.lax.while_loop(unfinished, update, start)
-        metrics = {name: total / updates for name, total in sums.items()}
-        metrics["train_return"] = stats.returns / stats.episodes
+        return jax.lax.while_loop(unfinished, update, (state, jnp.int32(0)))[0]
+
+    def _evaluate_seed(self, state: SeedState) -> tuple[SeedState, Metrics]:
         # An evaluation has a stream of its own and so leaves the training unchanged.
         episodes, scores = self._evaluate(state.learner.actor, state.key, self.eval_episodes)
-        state = state.after_evaluation(episodes, scores)
-        return state, metrics | scores | {"step": state.steps}
+        metrics = state.interval.means() | scores | {"step": state.steps}
+        return state.after_evaluation(episodes, scores), metrics
 
     def _update(self, state: SeedState) -> tuple[SeedState, Metrics, RolloutStats]:
         """Collect a rollout, then learn from it."""

@@ -9,9 +9,10 @@ seeds, to the bit.
 
 from __future__ import annotations
 
-from collections import defaultdict
+import itertools
+from collections.abc import Iterable
 from contextlib import closing
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -30,7 +31,7 @@ from perla.loops.host_envs import HostEnvs, halves, stack_trees
 from perla.loops.host_evaluate import evaluate
 from perla.loops.host_rollout import rollout
 from perla.loops.nonfinite import Fault, NonFinite
-from perla.loops.seeds import SeedState
+from perla.loops.seeds import MAX_UPDATES, IntervalStats, SeedState
 from perla.loops.streams import Stream, stream_key
 from perla.methods.method import Method
 from perla.nets.actors import AnyActor
@@ -133,9 +134,8 @@ class Trainer:
             inputs = [(actor, *self._empty_inputs(actor, num_envs), key)] * len(self.seeds)
             self._act(*stack_trees(inputs), np.int32(0), np.int32(0))
         trajectory = self._empty_trajectory(actor)
-        jax.block_until_ready(
-            self._update(state.learner, trajectory, key, np.float32(0.0), state.steps)
-        )
+        stats = np.float32(0.0), np.int32(0)
+        jax.block_until_ready(self._update(state, trajectory, key, np.float32(0.0), *stats))
 
     def work_per_step(self) -> Work:
         """The work of acting and learning for each environment step, without the environments'."""
@@ -159,25 +159,34 @@ class Trainer:
         the metrics of each seed: means over these updates (none without an update), and those of
         the evaluation. A seed with a fault (see `faults`) trains no further.
         """
-        history: list[dict[str, list[float]]] = [defaultdict(list) for _ in population]
+        return self.evaluate(self.train(population, until, MAX_UPDATES)[0])
 
-        def unfinished() -> np.ndarray:
-            return np.array([int(s.steps) < until and not s.fault.found for s in population])
+    def train(
+        self, population: list[SeedState], until: int, updates: int
+    ) -> tuple[list[SeedState], int]:
+        """Train every seed until it has made `until` steps, with at most `updates` updates.
 
-        while (active := unfinished()).any():
-            population, metrics = self.update(population, active)
-            for lists, new in zip(history, metrics, strict=True):
-                for name, values in new.items():
-                    lists[name] += values
+        Returns also the steps that every seed has made, at most `until`, where a seed with a fault
+        counts as having made all. The number of updates of a call changes no result, to the bit.
+        """
+        for made in itertools.count():
+            steps = np.array([int(state.steps) for state in population])
+            faulty = np.array([bool(state.fault.found) for state in population])
+            active = (steps < until) & ~faulty
+            if made == updates or not active.any():
+                return population, seeds.reached(steps, faulty, until)
+            population = self.update(population, active)
+        raise AssertionError("unreachable: the loop is endless")
+
+    def evaluate(
+        self, population: list[SeedState]
+    ) -> tuple[list[SeedState], list[dict[str, float]]]:
+        """Evaluate every seed, and begin the next interval. Returns the metrics as `advance`."""
         actors = [(state.learner.actor, state.key) for state in population]
         evaluations = self._evaluate(actors, self.eval_episodes)
         rows = [
-            seeds.measured(
-                {name: np.mean(values) for name, values in lists.items() if values}
-                | scores
-                | {"step": state.steps}
-            )
-            for state, lists, (_, scores) in zip(population, history, evaluations, strict=True)
+            seeds.measured(state.interval.means() | scores | {"step": state.steps})
+            for state, (_, scores) in zip(population, evaluations, strict=True)
         ]
         population = [
             state.after_evaluation(*evaluation)
@@ -189,13 +198,8 @@ class Trainer:
         """The first number of each seed that is not finite, None if all are finite."""
         return seeds.faults(population, self._metric_names)
 
-    def update(
-        self, population: list[SeedState], active: np.ndarray
-    ) -> tuple[list[SeedState], list[dict[str, list[float]]]]:
-        """One update of the seeds that are `active`: collect a rollout, then learn from it.
-
-        Returns the population and the values of each seed's metrics.
-        """
+    def update(self, population: list[SeedState], active: np.ndarray) -> list[SeedState]:
+        """One update of the seeds that are `active`: collect a rollout, then learn from it."""
         keys = [jax.random.split(state.key, 3) for state in population]
         actors, keys_rollout = stack_trees(
             [(state.learner.actor, own[1]) for state, own in zip(population, keys, strict=True)]
@@ -208,23 +212,22 @@ class Trainer:
             self._empty_trajectory(population[0].learner.actor),
             whole_episodes=self.config.rollout_length is None,
         )
-        population, results = list(population), {}
+        population = list(population)
         for i in np.flatnonzero(active):
             state, (trajectory, stats) = population[i], rollouts[i]
             progress = np.float32(int(state.steps) / self.steps)
-            learner, metrics, fault = self._update(
-                state.learner, trajectory, keys[i][2], progress, state.steps
+            returns = np.float32(sum(stats.episode_returns)), np.int32(len(stats.episode_returns))
+            learner, interval, fault = self._update(
+                state, trajectory, keys[i][2], progress, *returns
             )
             population[i] = state._replace(
-                learner=learner, key=keys[i][0], steps=state.steps + stats.steps, fault=fault
+                learner=learner,
+                key=keys[i][0],
+                interval=interval,
+                steps=state.steps + stats.steps,
+                fault=fault,
             )
-            results[i] = metrics, stats.episode_returns
-        # Reading the metrics waits for them, so it comes after all seeds' updates were started.
-        values: list[dict[str, list[float]]] = [{} for _ in population]
-        for i, (metrics, returns) in results.items():
-            numbers = {name: [float(value)] for name, value in metrics.items()}
-            values[i] = numbers | {"train_return": returns}
-        return population, values
+        return population
 
     def absolute(self, population: list[SeedState], episodes: int = 320) -> list[dict[str, float]]:
         """The metrics of each seed's best actor over new episodes: `episodes` greedy ones and as
@@ -279,8 +282,11 @@ class Trainer:
     # One seed.
 
     def _init_seed(self, key: PRNGKeyArray) -> SeedState:
+        return self._begin_seed(key, self._names)
+
+    def _begin_seed(self, key: PRNGKeyArray, metric_names: Iterable[str]) -> SeedState:
         key_learner, key = jax.random.split(key)
-        return SeedState.initial(self.algorithm.init(key_learner), None, key)
+        return SeedState.initial(self.algorithm.init(key_learner), None, key, metric_names)
 
     def _act_seed(self, actor, observation, hidden_state, is_first, greedy, key, time, half):
         """The actions `[env, agent]` or `[env, agent, action]` of one step, and the hidden state
@@ -295,22 +301,34 @@ class Trainer:
 
     def _update_seed(
         self,
+        state: SeedState,
+        trajectory: Trajectory,
+        key: PRNGKeyArray,
+        progress: Float[Array, ""],
+        returns: Float[Array, ""],
+        episodes: Int[Array, ""],
+    ) -> tuple[LearnerState, IntervalStats, Fault]:
+        """Learn from a trajectory, in which `episodes` with a sum of `returns` ended, and check it
+        for numbers that are not finite.
+
+        The policies are recomputed here, all at once, rather than recorded at every step.
+        """
+        trajectory, learner, metrics = self._learn(state.learner, trajectory, key, progress)
+        fault = nonfinite.find_fault(trajectory, learner, metrics, state.steps)
+        return learner, state.interval.add(metrics, returns, episodes), fault
+
+    def _learn(
+        self,
         learner: LearnerState,
         trajectory: Trajectory,
         key: PRNGKeyArray,
         progress: Float[Array, ""],
-        steps: Int[Array, ""],
-    ) -> tuple[LearnerState, Metrics, Fault]:
-        """Learn from a trajectory and check it for numbers that are not finite.
-
-        The policies are recomputed here, all at once, rather than recorded at every step.
-        """
+    ) -> tuple[Trajectory, LearnerState, Metrics]:
         policy, _ = jax.vmap(lambda *inputs: learner.actor(*inputs))(
             trajectory.observation, trajectory.hidden_state, trajectory.is_first
         )
         trajectory = trajectory._replace(policy=policy)
-        learner, metrics = self.algorithm.update(learner, trajectory, key, progress)
-        return learner, metrics, nonfinite.find_fault(trajectory, learner, metrics, steps)
+        return trajectory, *self.algorithm.update(learner, trajectory, key, progress)
 
     # Shapes.
 
@@ -320,11 +338,23 @@ class Trainer:
     def _update_shapes(self) -> tuple[Any, ...]:
         """The shapes of the arguments of `_update_seed`."""
         state = self._state_shapes()
-        trajectory = jax.eval_shape(self._empty_trajectory, state.learner.actor)
-        return state.learner, trajectory, state.key, jnp.float32(0.0), state.steps
+        trajectory = self._trajectory_shapes(state.learner)
+        zero = jnp.float32(0.0)
+        return state, trajectory, state.key, zero, zero, jnp.int32(0)
+
+    def _trajectory_shapes(self, learner: Any) -> Any:
+        return jax.eval_shape(lambda learner: self._empty_trajectory(learner.actor), learner)
+
+    @cached_property
+    def _names(self) -> list[str]:
+        """The names of an update's metrics."""
+        state = jax.eval_shape(partial(self._begin_seed, metric_names=()), jax.random.key(0))
+        trajectory = self._trajectory_shapes(state.learner)
+        shapes = state.learner, trajectory, state.key, jnp.float32(0.0)
+        return list(jax.eval_shape(self._learn, *shapes)[2])
 
     def _metric_names(self) -> list[str]:
-        return list(jax.eval_shape(self._update_seed, *self._update_shapes())[1])
+        return self._names
 
     def _work_per_action(self) -> Work:
         state = self._state_shapes()

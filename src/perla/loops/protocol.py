@@ -29,10 +29,19 @@ class AnyTrainer(Protocol):
         """The states before any training."""
         ...
 
-    def advance(self, states: Any, until: int, /) -> tuple[Any, list[dict[str, float]]]:
-        """Train every seed until it has made `until` steps, then evaluate it.
+    def train(self, states: Any, until: int, updates: int, /) -> tuple[Any, int]:
+        """Train every seed until it has made `until` steps, with at most `updates` updates.
 
-        Returns the new states and the metrics of each seed, among them `step` and `return`.
+        Returns the new states, and the steps that every seed has made, at most `until`; a seed with
+        a fault counts as having made all. The number of updates of a call changes no result.
+        """
+        ...
+
+    def evaluate(self, states: Any, /) -> tuple[Any, list[dict[str, float]]]:
+        """Evaluate every seed, and begin the next interval.
+
+        Returns the new states and the metrics of each seed since the last call: means over its
+        updates, and those of the evaluation, among them `step` and `return`.
         """
         ...
 

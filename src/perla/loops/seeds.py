@@ -18,6 +18,42 @@ from perla.loops.rollout import RunnerState
 from perla.nets.actors import AnyActor
 from perla.types import Array, Float, Int, Metrics, PRNGKeyArray
 
+MAX_UPDATES = 2**31 - 1
+"""No limit on the updates of one call of a trainer."""
+
+
+class IntervalStats(NamedTuple):
+    """Sums over the updates of an interval so far, from which its training metrics follow."""
+
+    metrics: Metrics
+    """Sums of the learner's metrics."""
+    returns: Float[Array, ""]
+    """Sum of the returns of finished training episodes."""
+    episodes: Int[Array, ""]
+    """Number of these episodes."""
+    updates: Int[Array, ""]
+
+    @classmethod
+    def zero(cls, names: Iterable[str]) -> IntervalStats:
+        """The sums before the first update, of metrics with these `names`."""
+        metrics = {name: jnp.float32(0.0) for name in names}
+        return cls(metrics, jnp.float32(0.0), jnp.int32(0), jnp.int32(0))
+
+    def add(
+        self, metrics: Metrics, returns: Float[Array, ""], episodes: Int[Array, ""]
+    ) -> IntervalStats:
+        """The sums after one more update, with its `metrics`, and the sum of the returns of the
+        `episodes` that ended in its rollout."""
+        sums = {name: total + metrics[name] for name, total in self.metrics.items()}
+        return IntervalStats(
+            sums, self.returns + returns, self.episodes + episodes, self.updates + 1
+        )
+
+    def means(self) -> Metrics:
+        """The metrics of the interval; NaN where there was nothing to measure."""
+        means = {name: total / self.updates for name, total in self.metrics.items()}
+        return means | {"train_return": self.returns / self.episodes}
+
 
 class SeedState(NamedTuple):
     """All that changes while one seed trains. A checkpoint holds it for every seed."""
@@ -26,6 +62,8 @@ class SeedState(NamedTuple):
     runner_state: RunnerState | None
     """State of the environments; None for host environments, which a resumed run resets."""
     key: PRNGKeyArray
+    interval: IntervalStats
+    """The training since the last evaluation."""
     steps: Int[Array, ""]
     """Environment steps so far, summed over environments."""
     best_actor: AnyActor
@@ -37,13 +75,18 @@ class SeedState(NamedTuple):
 
     @classmethod
     def initial(
-        cls, learner: LearnerState, runner_state: RunnerState | None, key: PRNGKeyArray
+        cls,
+        learner: LearnerState,
+        runner_state: RunnerState | None,
+        key: PRNGKeyArray,
+        metric_names: Iterable[str],
     ) -> SeedState:
-        """The state before the first step."""
+        """The state before the first step. `metric_names` are those of the learner's metrics."""
         return cls(
             learner,
             runner_state,
             key,
+            IntervalStats.zero(metric_names),
             jnp.int32(0),
             learner.actor,
             jnp.float32(-jnp.inf),
@@ -51,7 +94,8 @@ class SeedState(NamedTuple):
         )
 
     def after_evaluation(self, episodes: Episodes, metrics: Metrics) -> SeedState:
-        """Record an evaluation of the current actor, given its `episodes` and their `metrics`.
+        """Record an evaluation of the current actor, given its `episodes` and their `metrics`, and
+        begin the next interval.
 
         The actor becomes the best one if it and its return are finite and the return is at least
         the best so far.
@@ -61,6 +105,7 @@ class SeedState(NamedTuple):
         is_best = is_finite & (metrics["return"] >= self.best_return)
         fault = nonfinite.fault_of_evaluation(episodes.faulty, self.steps)
         return self._replace(
+            interval=IntervalStats.zero(self.interval.metrics),
             best_actor=jax.tree.map(partial(jnp.where, is_best), actor, self.best_actor),
             best_return=jnp.where(is_best, metrics["return"], self.best_return),
             fault=self.fault.or_else(fault),
@@ -106,6 +151,12 @@ def faults(
     `metric_names` returns the names of an update's metrics; it is called only if there is a fault.
     """
     return [nonfinite.describe(state.fault, state.learner, metric_names) for state in population]
+
+
+def reached(steps: Any, faulty: Any, until: int) -> int:
+    """The steps that every seed has made, at most `until`, given the `steps` of the seeds. Those
+    that are `faulty` train no further and count as having made all."""
+    return int(np.where(faulty, until, np.minimum(steps, until)).min())
 
 
 def evaluation_metrics(episodes: Episodes, greedy: int) -> Metrics:

@@ -26,16 +26,19 @@ MODES: dict[str, tuple[object, str]] = {
 def cache_folder() -> Path | None:
     """The folder of the compilation cache: `$PERLA_CACHE`, by default a folder of the user's cache.
 
-    None if `PERLA_CACHE=off` or if the folder cannot be written.
+    None if `PERLA_CACHE=off`, if the user has no home, or if the folder cannot be written.
     """
     setting = os.environ.get("PERLA_CACHE")
     if setting == "off":
         return None
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = Path(setting).expanduser() if setting else base / "perla" / "xla"
     try:
+        if setting:
+            path = Path(setting).expanduser()
+        else:
+            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+            path = base / "perla" / "xla"
         path.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except (OSError, RuntimeError):  # Path.home() in a container without a home or a user name.
         return None
     return path if os.access(path, os.W_OK) else None
 
@@ -50,7 +53,7 @@ def check() -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # JAX asserts where a known driver is missing.
-        platforms = jax.config.jax_platforms
+        platforms = jax.config.read("jax_platforms")
         cause = " ".join(str(error).split()) or "JAX finds no driver"
         raise UserError(f"JAX_PLATFORMS={platforms}: no such device here ({cause})") from None
 
@@ -75,6 +78,10 @@ def prepare() -> None:
     path = cache_folder()
     if path is None or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
+
+    from perla.runs import compile_cache
+
+    compile_cache.install()
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

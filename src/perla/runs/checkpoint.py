@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ import safetensors.numpy
 
 from perla.config import Config, from_json
 from perla.errors import UserError
-from perla.files import explained, read_regular, write_atomic
+from perla.files import decode, explained, read_regular, write_atomic
 
-FORMAT = 2
+FORMAT = 3
 KEEP = 2
 """Checkpoints of a run that are kept: the newest, and the one before in case it is damaged."""
 
@@ -33,9 +34,13 @@ class Meta(Config, frozen=True, kw_only=True):
     run: str
     """The identity of the run: `Run.identity`."""
     evaluation: int
-    """The number of the evaluation that it follows; number 0 is the one before training."""
+    """The number of the last evaluation before it; number 0 is the one before training."""
     step: int
-    """The environment steps at which that evaluation was due."""
+    """The environment steps that every seed has made."""
+    metrics_lines: int
+    """The lines that `metrics.jsonl` had."""
+    metrics_digest: str
+    """SHA-256 of these lines."""
     wall_seconds: float
     """Seconds spent so far, without compilation."""
     compile_seconds: float
@@ -65,10 +70,10 @@ def load(path: Path, template: Any) -> tuple[Any, Meta]:
     """
     with explained(path):
         data = read_regular(path)
-    meta = _read_meta(path, data)
+    meta = _parse_meta(path, data)
     try:
         arrays = safetensors.numpy.load(data)
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+    except (safetensors.SafetensorError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged checkpoint ({_line(error)})") from None
     if _digest(arrays, meta) != meta.digest:
         raise UserError(f"{path}: damaged checkpoint (its digest does not match)")
@@ -84,6 +89,13 @@ def load(path: Path, template: Any) -> tuple[Any, Meta]:
     return jax.tree.unflatten(jax.tree.structure(template), leaves), meta
 
 
+def load_meta(path: Path) -> Meta:
+    """The metadata of the checkpoint in `path`, whose arrays are not checked. Raises `UserError` as
+    `load`."""
+    with explained(path):
+        return _parse_meta(path, read_regular(path))
+
+
 def path_of(folder: Path, step: int) -> Path:
     """The path of the checkpoint of `step` in the folder of checkpoints."""
     return folder / f"step_{step:012d}.safetensors"
@@ -95,14 +107,21 @@ def newest_first(folder: Path) -> list[Path]:
     return sorted(paths, key=lambda path: int(path.stem.removeprefix("step_")), reverse=True)
 
 
-def prune(folder: Path) -> None:
-    """Remove all but the newest two checkpoints. To be called when the newest is durable."""
-    with explained(folder):
-        for path in newest_first(folder)[KEEP:]:
+def prune(folder: Path, keep: int | None = KEEP) -> None:
+    """Remove all but the newest `keep` checkpoints, or none if that is None. To be called when the
+    newest is durable."""
+    if keep is not None:
+        remove(newest_first(folder)[keep:])
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Remove checkpoints."""
+    for path in paths:
+        with explained(path):
             path.unlink(missing_ok=True)
 
 
-def _read_meta(path: Path, data: bytes) -> Meta:
+def _parse_meta(path: Path, data: bytes) -> Meta:
     """The metadata in the header of a safetensors file.
 
     The header is parsed here so that every kind of damage gets its own message.
@@ -113,20 +132,19 @@ def _read_meta(path: Path, data: bytes) -> Meta:
     if 8 + length > len(data):
         raise UserError(f"{path}: truncated checkpoint")
     try:
-        header = msgspec.json.decode(data[8 : 8 + length], type=dict[str, Any])
+        header: dict[str, Any] = decode(data[8 : 8 + length], dict[str, Any], source=path)
         entries = [entry for key, entry in header.items() if key != "__metadata__"]
         end = max((int(entry["data_offsets"][1]) for entry in entries), default=0)
         text = header.get("__metadata__", {}).get("perla")
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (UserError, ValueError, LookupError, TypeError, AttributeError, OverflowError):
         raise UserError(f"{path}: not a checkpoint") from None
     if not isinstance(text, str):
         raise UserError(f"{path}: not a checkpoint of perla, though a safetensors file")
     if len(data) < 8 + length + end:
         raise UserError(f"{path}: truncated checkpoint")
-    try:
-        version = msgspec.json.decode(text.encode(), type=dict[str, Any]).get("format")
-    except (msgspec.DecodeError, UnicodeEncodeError):
-        version = None
+    version = None
+    with suppress(UserError):
+        version = decode(text, dict[str, Any], source=path).get("format")
     if version != FORMAT:
         raise UserError(f"{path}: checkpoint of format {version}; this perla reads format {FORMAT}")
     return from_json(text.encode(), Meta, source=str(path))

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from perla import machine
 from perla.envs.processes.pool import STEP_SECONDS, exit_in_worker
 from perla.envs.protocol import Env, HostEnv
 from perla.envs.registry import Trust, env_factory
-from perla.errors import UserError
+from perla.errors import UserError, resume_command
 from perla.loops import host
 from perla.loops.anakin import Trainer
 from perla.loops.protocol import AnyTrainer
-from perla.runs import backend, resume_point
+from perla.runs import backend, checkpoint, resume_point
+from perla.runs import pictures as drawing
 from perla.runs.loop import RunLoop, RunOptions
 from perla.runs.memory import check_memory, explain_out_of_memory
 from perla.runs.resume_point import ResumePoint
@@ -27,12 +29,12 @@ from perla.runs.spec import OnNonFinite, Run
 from perla.runs.store import Folder, Record, refuse_used
 
 CHECKPOINT_SECONDS = 10.0
-"""The shortest time between two checkpoints. They cost time and change no number."""
+"""The time between two checkpoints. They cost time and change no number."""
 
 
 @dataclass
 class Result:
-    """A finished run."""
+    """A finished run. It can be pickled."""
 
     run: Run
     records: list[Record]
@@ -41,8 +43,8 @@ class Result:
     """Final, best and absolute metrics: the content of `summary.json`."""
     out: Path | None
     """The run folder, if there is one."""
-    source: Callable[[], tuple[AnyTrainer, Any]] = field(repr=False)
-    """Returns the trainer and its final, exported states."""
+    arrays: list[np.ndarray] | None = field(default=None, repr=False)
+    """The leaves of the final, exported states; None: those of the folder's newest checkpoint."""
 
     @property
     def dropped(self) -> dict[int, str]:
@@ -50,12 +52,21 @@ class Result:
         return {entry["seed"]: entry["reason"] for entry in self.summary.get("dropped", ())}
 
     @cached_property
-    def _trained(self) -> tuple[AnyTrainer, Any]:
-        return self.source()
+    def trained(self) -> tuple[AnyTrainer, Any]:
+        """The trainer and its final, exported states."""
+        if self.arrays is None:
+            assert self.out is not None
+            return load(self.out, trust=(self.run.env,))[2:]
+        _, trainer = build(self.run)
+        return trainer, jax.tree.unflatten(jax.tree.structure(trainer.template()), self.arrays)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields without the trainer, which holds compiled programs and processes."""
+        return {name: value for name, value in vars(self).items() if name != "trained"}
 
     def actor(self, seed: int | None = None, *, best: bool = True) -> Any:
         """The policy of `seed` (None: the run's first) with its `best` or its last parameters."""
-        trainer, exported = self._trained
+        trainer, exported = self.trained
         return policy(self.run, trainer, exported, seed, best=best)
 
 
@@ -65,6 +76,7 @@ def train(
     *,
     display: Display | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    keep_checkpoints: int | None = checkpoint.KEEP,
     step_seconds: float = STEP_SECONDS,
     pictures: bool = True,
     on_nonfinite: OnNonFinite = "stop",
@@ -72,17 +84,18 @@ def train(
     """Carry out `run` from its beginning and write its records, checkpoints and results to the
     folder `out`.
 
-    Without a folder nothing is written; without `pictures` no curves and no replay are drawn. A
-    host environment that needs longer than `step_seconds` for a step counts as hung. With
-    `on_nonfinite` "drop-seed" the run continues without a seed in which a number is not finite.
-    Raises `UserError` if `out` is in use or cannot be written, or if a number is not finite;
-    `Interrupted` after Ctrl-C.
+    A checkpoint is saved about every `checkpoint_seconds`, and the newest `keep_checkpoints` are
+    kept (None: all). Without a folder nothing is written; without `pictures` no curves and no
+    replay are drawn. A host environment that needs longer than `step_seconds` for a step counts as
+    hung. With `on_nonfinite` "drop-seed" the run continues without a seed in which a number is not
+    finite. Raises `UserError` if `out` is in use or cannot be written, or if a number is not
+    finite; `Interrupted` after Ctrl-C.
     """
     exit_in_worker()
     if out is not None:
         refuse_used(out)
     display = display or Silent()
-    options = RunOptions(display, checkpoint_seconds, pictures, on_nonfinite)
+    options = RunOptions(display, checkpoint_seconds, keep_checkpoints, pictures, on_nonfinite)
     env, trainer = build(run, step_seconds, display.say)
     if out is None:
         return _execute(run, env, trainer, None, None, options)
@@ -99,28 +112,30 @@ def resume(
     trust: Trust = (),
     display: Display | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    keep_checkpoints: int | None = checkpoint.KEEP,
     step_seconds: float = STEP_SECONDS,
     pictures: bool = True,
     on_nonfinite: OnNonFinite = "stop",
 ) -> Result:
     """Continue the run in `out`, so that it ends as if it had never been interrupted.
 
-    Host environments cannot be restored and begin new episodes. A finished run is left as it is,
-    and a dropped seed stays dropped. Raises `UserError` if `out` holds no run, if its environment
-    is code that is not in `trust` or has changed, if no checkpoint is readable, or if a number is
-    not finite; `Interrupted` after Ctrl-C.
+    Host environments cannot be restored and begin new episodes. Of a finished run only missing
+    pictures are drawn, and a dropped seed stays dropped. The display is told of damaged files, and
+    of versions other than those that the run began with. Raises `UserError` if `out` holds no run,
+    if its environment is code that is not in `trust` or has changed, if `metrics.jsonl` or all
+    checkpoints are damaged, or if a number is not finite; `Interrupted` after Ctrl-C.
     """
     exit_in_worker()
     display = display or Silent()
-    options = RunOptions(display, checkpoint_seconds, pictures, on_nonfinite)
+    options = RunOptions(display, checkpoint_seconds, keep_checkpoints, pictures, on_nonfinite)
     folder = Folder.open(out)
     run = folder.run(trust)
     folder.lock()
     try:
+        if versions := folder.describe_versions():
+            display.say(versions)
         if folder.finished:
-            summary, records = folder.summary(), folder.records()
-            display.say(f"{out}: finished, nothing to do")
-            return Result(run, records, summary, out, lambda: load(out, trust=trust)[2:])
+            return _finished(folder, run, trust, options)
         env, trainer = build(run, step_seconds, display.say)
         folder.check_environment(env.spec)
         point = resume_point.load_newest(folder, run, trainer.template(), display.say)
@@ -131,19 +146,26 @@ def resume(
         folder.unlock()
 
 
-def load(out: Path, *, trust: Trust = ()) -> tuple[Run, Env | HostEnv, AnyTrainer, Any]:
+def load(
+    out: Path, *, trust: Trust = (), say: Callable[[str], None] = lambda text: None
+) -> tuple[Run, Env | HostEnv, AnyTrainer, Any]:
     """The run in `out`, its environment, its trainer, and the exported states of its newest
-    checkpoint.
+    readable checkpoint.
 
-    Raises `UserError` if there is no run or no readable checkpoint, or if the environment is code
-    that is not in `trust`.
+    `say` is told if the run has gone on after that checkpoint, and of other versions. Raises
+    `UserError` if there is no run or no readable checkpoint, or if the environment is code that is
+    not in `trust`.
     """
     folder = Folder.open(out)
     run = folder.run(trust)
     env, trainer = build(run)
-    point = resume_point.load_newest(folder, run, trainer.template(), lambda text: None)
+    if versions := folder.describe_versions():
+        say(versions)
+    point = resume_point.load_newest(
+        folder, run, trainer.template(), say, doing="using", with_metrics=False
+    )
     if point is None:
-        raise UserError(f"{out}: no checkpoint yet; `perla resume {out}` restarts the run")
+        raise UserError(f"{out}: no checkpoint yet; `{resume_command(out)}` restarts the run")
     return run, env, trainer, point.exported
 
 
@@ -186,4 +208,19 @@ def _execute(
     loop = RunLoop(run, env, trainer, folder, point, options)
     summary, exported = loop.execute()
     out = None if folder is None else folder.path
-    return Result(run, loop.records, summary, out, lambda: (trainer, exported))
+    result = Result(run, loop.records, summary, out, jax.tree.leaves(exported))
+    result.trained = trainer, exported
+    return result
+
+
+def _finished(folder: Folder, run: Run, trust: Trust, options: RunOptions) -> Result:
+    """The result of a finished run, whose missing pictures are drawn if wanted."""
+    say = options.display.say
+    resume_point.check_finished(folder, run, say)
+    summary, records = folder.summary(), folder.records()
+    if options.pictures and drawing.missing(folder.path):
+        say(f"{folder.path}: finished; drawing the missing pictures")
+        drawing.draw_missing(folder.path, run, summary, lambda: load(folder.path, trust=trust), say)
+    else:
+        say(f"{folder.path}: finished, nothing to do")
+    return Result(run, records, summary, folder.path)

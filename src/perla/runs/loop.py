@@ -1,24 +1,25 @@
 """The interval loop of a run: train, evaluate, write the records, save a checkpoint.
 
 The order lets a run survive a kill at any moment: an interval's records become durable first, then
-its checkpoint. A resumed run cuts the records back to its checkpoint and continues from there.
+its checkpoint. A resumed run cuts the records back to its checkpoint and continues from there. An
+interval is trained in pieces, after each of which a checkpoint may be saved.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from perla.envs.protocol import Env, HostEnv
 from perla.errors import UserError
-from perla.files import write_atomic
 from perla.loops.nonfinite import NonFinite
 from perla.loops.protocol import AnyTrainer
-from perla.runs import checkpoint, replay, resume_point
-from perla.runs.interrupt import Interrupted, listening
+from perla.loops.seeds import MAX_UPDATES
+from perla.runs import checkpoint, pictures, resume_point
+from perla.runs.interrupt import Interrupted, Requests, listening
 from perla.runs.memory import explain_out_of_memory
 from perla.runs.resume_point import ResumePoint
 from perla.runs.sinks import Display
@@ -26,29 +27,21 @@ from perla.runs.spec import OnNonFinite, Run, schedule, steps_per_update
 from perla.runs.store import Folder, Record, clean, marl_eval, summarise
 from perla.runs.tensorboard import TensorBoard
 
+PIECE_SECONDS = 5.0
+"""The longest time, about, for which a piece of an interval is trained and a signal waits."""
+
 
 class RunOptions(NamedTuple):
     """Options that change none of a run's numbers."""
 
     display: Display
     checkpoint_seconds: float
-    """The shortest time between two checkpoints."""
+    """The time after which a checkpoint is due."""
+    keep_checkpoints: int | None
+    """The number of checkpoints that are kept; None: all."""
     pictures: bool
     """Draw the curves and a replay at the end."""
     on_nonfinite: OnNonFinite
-
-
-class Interval(NamedTuple):
-    """Training up to an evaluation, and the evaluation."""
-
-    states: Any
-    """The states of all seeds."""
-    records: list[Record]
-    """The evaluation of every seed without a fault."""
-    seconds: float
-    """Seconds spent since the run's beginning."""
-    faults: dict[int, NonFinite]
-    """The seeds with a number that is not finite, and the first such number."""
 
 
 class RunLoop:
@@ -69,14 +62,19 @@ class RunLoop:
         self.schedule = schedule(run.steps, run.num_evaluations, steps_per_update(run, env))
         self.point = point
         self.evaluation = -1 if point is None else point.evaluation
-        """The number of the last evaluation before this process."""
+        """The number of the last evaluation."""
         self.seconds = 0.0 if point is None else point.seconds
         self.compile_seconds = 0.0 if point is None else point.compile_seconds
-        self.records = [] if folder is None else folder.rewind(self.evaluation)
+        self.records = [] if folder is None else folder.rewind(0 if point is None else point.lines)
+        self.unusable = () if point is None else point.unusable
+        """Checkpoints to be removed once a newer one is saved."""
         self.dropped: dict[int, NonFinite] = {}
         """The seeds that were dropped, and their faults."""
-        self.saved_at = -math.inf
-        """The time of the last checkpoint of this process."""
+        self.requests = Requests()
+        self.saved_at = -math.inf if point is None else time.perf_counter()
+        """The time of the last checkpoint of this process, or of its start from one."""
+        self.update_seconds: float | None = None
+        """Seconds of an update, None before any was measured."""
 
     def execute(self) -> tuple[dict[str, Any], Any]:
         """Carry the run out to its end. Returns its summary and the exported states of all seeds.
@@ -85,22 +83,23 @@ class RunLoop:
         Ctrl-C.
         """
         display = self.options.display
-        step = 0 if self.point is None else self.schedule[self.evaluation]
         sinks = [display.consume]
         if self.folder is not None:
-            board = TensorBoard(self.folder.path, purge_step=step + 1 if self.point else 0)
+            seen = self._last_records()
+            board = TensorBoard(self.folder.path, purge_step=seen[0]["step"] + 1 if seen else 0)
             sinks = [self.folder.append, board.consume, display.consume]
-        display.begin(self.run, step)
+        display.begin(self.run, 0 if self.point is None else self.point.step)
         try:
-            with explain_out_of_memory(), self._listening() as requested_signal:
+            with explain_out_of_memory(), self._listening():
                 states = self._start()
-                for interval in self._intervals(states):
-                    states = interval.states
-                    self._drop(interval.faults)
+                for number in range(self.evaluation + 1, len(self.schedule)):
+                    states = self._train(states, self.schedule[number])
+                    states, records = self._evaluate(states, number)
                     for consume in sinks:
-                        consume(interval.records)
-                    self.records += interval.records
-                    self._checkpoint(interval, requested_signal())
+                        consume(records)
+                    self.records += records
+                    self.evaluation = number
+                    self._checkpoint(states, self.schedule[number])
                 summary, exported = self._finish(states)
             display.finish(summary)
         finally:
@@ -120,48 +119,89 @@ class RunLoop:
             self.say(f"seed {seed} stays dropped: {fault}")
         return states
 
-    def _intervals(self, states: Any) -> Iterator[Interval]:
-        """Train from `states` on, one interval for each evaluation that is due."""
-        seconds, last = self.seconds, self.evaluation
-        steps = sum(record["step"] for record in self.records if record["evaluation"] == last)
-        for evaluation in range(last + 1, len(self.schedule)):
+    def _train(self, states: Any, until: int) -> Any:
+        """Train every seed until it has made `until` steps, with checkpoints in between."""
+        while True:
+            updates = self._updates_of_piece()
             began = time.perf_counter()
-            states, rows = self.trainer.advance(states, self.schedule[evaluation])
+            states, step = self.trainer.train(states, until, updates)
             duration = time.perf_counter() - began
-            seconds += duration
-            faults = self._faults(states)
-            metrics = {
-                seed: row
-                for seed, row in zip(self.run.seeds, rows, strict=True)
-                if seed not in faults
-            }
-            steps_before, steps = steps, sum(int(row["step"]) for row in metrics.values())
-            clocks: Record = {"wall_seconds": seconds}
-            if steps > steps_before:
-                clocks["steps_per_second"] = (steps - steps_before) / duration
-            records = [
-                clean(
-                    {"seed": seed, "evaluation": evaluation, "step": int(row["step"])}
-                    | clocks
-                    | {name: value for name, value in row.items() if name != "step"}
-                )
-                for seed, row in metrics.items()
-            ]
-            yield Interval(states, records, seconds, faults)
+            self.seconds += duration
+            if step == until:  # Perhaps with fewer updates, each of which took longer.
+                if self.update_seconds is not None:
+                    self.update_seconds = max(self.update_seconds, duration / updates)
+                return states
+            self.update_seconds = duration / updates
+            if self._is_due():
+                self._drop(self._faults(states))
+                self._checkpoint(states, step)
 
-    def _checkpoint(self, interval: Interval, signum: int | None) -> None:
-        """Save a checkpoint if one is due; raise `Interrupted` if a signal asked for it."""
+    def _updates_of_piece(self) -> int:
+        """The number of updates until a checkpoint is due, or that take `PIECE_SECONDS`."""
+        if self.folder is None:
+            return MAX_UPDATES
+        if self.update_seconds is None:
+            return 1
+        waited = time.perf_counter() - self.saved_at
+        seconds = min(self.options.checkpoint_seconds - waited, PIECE_SECONDS)
+        return max(1, int(min(seconds / max(self.update_seconds, 1e-9), MAX_UPDATES)))
+
+    def _evaluate(self, states: Any, number: int) -> tuple[Any, list[Record]]:
+        """Evaluate every seed, for the `number`-th time. Returns its states and records."""
+        began = time.perf_counter()
+        states, rows = self.trainer.evaluate(states)
+        self.seconds += time.perf_counter() - began
+        faults = self._faults(states)
+        self._drop(faults)
+        metrics = {
+            seed: row for seed, row in zip(self.run.seeds, rows, strict=True) if seed not in faults
+        }
+        before = self._last_records()
+        steps = sum(int(row["step"]) for row in metrics.values())
+        steps -= sum(int(record["step"]) for record in before)
+        clocks: Record = {"wall_seconds": self.seconds}
+        if steps > 0:
+            since = before[0]["wall_seconds"] if before else 0.0
+            clocks["steps_per_second"] = steps / (self.seconds - since)
+        records = [
+            clean(
+                {"seed": seed, "evaluation": number, "step": int(row["step"])}
+                | clocks
+                | {name: value for name, value in row.items() if name != "step"}
+            )
+            for seed, row in metrics.items()
+        ]
+        return states, records
+
+    def _last_records(self) -> list[Record]:
+        """The records of the last evaluation."""
+        recent = self.records[-len(self.run.seeds) :]
+        return [record for record in recent if record["evaluation"] == self.evaluation]
+
+    # Checkpoints.
+
+    def _is_due(self) -> bool:
+        waited = time.perf_counter() - self.saved_at
+        return waited >= self.options.checkpoint_seconds or self.requests.pending
+
+    def _checkpoint(self, states: Any, step: int) -> None:
+        """Save a checkpoint after `step` steps of every seed if one is due; raise `Interrupted` if
+        a signal asked to stop."""
         if self.folder is None:
             return
-        evaluation = interval.records[0]["evaluation"]
-        waited = time.perf_counter() - self.saved_at >= self.options.checkpoint_seconds
-        if waited or signum or evaluation == len(self.schedule) - 1:
-            exported = self.trainer.export(interval.states)
-            point = ResumePoint(exported, evaluation, interval.seconds, self.compile_seconds)
-            resume_point.save(self.folder, self.run, self.schedule[evaluation], point)
+        if self._is_due() or self.evaluation == len(self.schedule) - 1:
+            saving = self.requests.take_save()
+            exported = self.trainer.export(states)
+            clocks = self.seconds, self.compile_seconds
+            point = ResumePoint(exported, self.evaluation, step, self.folder.lines, *clocks)
+            unusable, self.unusable = self.unusable, ()
+            keep = self.options.keep_checkpoints
+            resume_point.save(self.folder, self.run, point, keep=keep, unusable=unusable)
             self.saved_at = time.perf_counter()
-        if signum:
-            raise Interrupted(self.folder.path, signum)
+            if saving:
+                self.say(f"saved the checkpoint of step {step:,}")
+        if self.requests.signum:
+            raise Interrupted(self.folder.path, self.requests.signum)
 
     def _finish(self, states: Any) -> tuple[dict[str, Any], Any]:
         """Evaluate the best parameters, and write the summary and the pictures."""
@@ -181,23 +221,12 @@ class RunLoop:
             folder.write_marl_eval(marl_eval(run, self.records, absolute, dropped=self.dropped))
             folder.write_summary(summary)
             if self.options.pictures:
-                self.say("drawing curves.png and replay.gif")
-                self._draw(folder, exported, [row.get("return") for row in absolute])
+                self.say(f"drawing {pictures.CURVES} and {pictures.REPLAY}")
+                pictures.draw_curves(folder.path, folder.path / pictures.CURVES)
+                pictures.draw_replay(
+                    folder.path, run, self.env, self.trainer, exported, summary, self.say
+                )
         return summary, exported
-
-    def _draw(self, folder: Folder, exported: Any, returns: list[float | None]) -> None:
-        """Draw the curves, and an episode of the best seed's best policy if it can be rendered."""
-        from perla.analysis import figures  # Slow to import, and needed only here.
-
-        write_atomic(folder.path / "curves.png", figures.curves([folder.path]))
-        scores = [-math.inf if value is None else value for value in returns]
-        actor = self.trainer.actor(exported, scores.index(max(scores)), best=True)
-        try:
-            frames = replay.film(self.env, actor, seed=0, greedy=True)
-        except UserError as error:
-            self.say(f"no replay.gif: {error}")
-            return
-        write_atomic(folder.path / "replay.gif", replay.gif(frames))
 
     # Seeds with a fault.
 
@@ -229,13 +258,13 @@ class RunLoop:
         return last + drop
 
     @contextmanager
-    def _listening(self) -> Iterator[Callable[[], int | None]]:
-        """A function that returns the signal that asked the run to stop, or None."""
+    def _listening(self) -> Iterator[None]:
+        """Collect signals in `requests`."""
         if self.folder is None:  # Nothing could be resumed, so Ctrl-C ends the process as usual.
-            yield lambda: None
+            yield
             return
-        with listening(self.say, self.options.display.close) as requests:
-            yield lambda: requests.signum
+        with listening(self.say, self.options.display.close, self.requests):
+            yield
 
 
 def _without_return(run: Run, absolute: Sequence[Mapping[str, Any]]) -> dict[int, NonFinite]:

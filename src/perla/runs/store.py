@@ -10,6 +10,7 @@ marl_eval.json   the same in the marl-eval layout
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import math
 import os
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -21,14 +22,16 @@ from typing import Any, TypeAlias
 import msgspec
 
 from perla import machine
+from perla.analysis.load import is_finished, read_summary
 from perla.analysis.stats import iqm
 from perla.config import VERSION, check_version, from_json
 from perla.envs.protocol import Spec
 from perla.envs.registry import Trust, check_trust
-from perla.errors import UserError
+from perla.errors import UserError, resume_command
 from perla.files import (
     append,
     check_run_folder,
+    decode,
     explained,
     is_temporary,
     read_regular,
@@ -53,6 +56,9 @@ class Folder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
+        self.lines = 0
+        """The lines of `metrics.jsonl` that this process has kept or written."""
+        self._digest = hashlib.sha256()
         self._lock: int | None = None
 
     @classmethod
@@ -116,70 +122,133 @@ class Folder:
         Raises `UserError` if its environment is code that is not in `trust`.
         """
         path = self.path / "config.json"
-        with explained(path):
-            text = read_regular(path)
-        try:
-            facts = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
-            run, version = facts["run"], msgspec.json.decode(facts.get("settings_version", b"null"))
-        except (msgspec.DecodeError, KeyError, RecursionError):
-            raise UserError(f"{path}: not the configuration of a run") from None
-        check_version(version, source=str(path))
-        result = from_json(bytes(run), Run, source=str(path))
+        facts = self._facts()
+        check_version(facts.settings_version, source=str(path))
+        result = from_json(bytes(facts.run), Run, source=str(path))
         check_trust([result.env], trust, source=path)
         return result
 
     def check_environment(self, spec: Spec) -> None:
         """Raise `UserError` if the environment has changed since the run began."""
+        if self._facts().environment != msgspec.json.decode(dump(environment(spec))):
+            path = self.path / "config.json"
+            raise UserError(f"{path}: {spec.id} has changed since this run began")
+
+    def describe_versions(self) -> str:
+        """The libraries that have another version than when the run began, in words; "" if none."""
+        before, now = self._facts().versions, machine.versions()
+        names = [name for name in now if name in before and before[name] != now[name]]
+        if not names:
+            return ""
+        then, here = (", ".join(f"{name} {of[name]}" for name in names) for of in (before, now))
+        return f"{self.path}: began with {then}, and this is {here}; numbers may differ"
+
+    def _facts(self) -> _Facts:
         path = self.path / "config.json"
         with explained(path):
             text = read_regular(path)
-        recorded = msgspec.json.decode(text).get("environment")
-        if recorded != msgspec.json.decode(dump(environment(spec))):
-            raise UserError(f"{path}: {spec.id} has changed since this run began")
+        try:
+            return decode(text, _Facts, source=path)
+        except UserError:
+            raise UserError(f"{path}: not the configuration of a run") from None
 
     def records(self) -> list[Record]:
         """The complete lines of `metrics.jsonl` in order. An incomplete last line is left out."""
-        with explained(self.metrics):
-            data = read_regular(self.metrics) if self.metrics.exists() else b""
-        lines = data.split(b"\n")[:-1]
-        try:
-            return [msgspec.json.decode(line, type=dict[str, Any]) for line in lines]
-        except msgspec.DecodeError as error:
-            raise UserError(f"{self.metrics}: damaged ({error})") from None
+        return self._decode(self._lines())
 
     def append(self, records: Iterable[Record]) -> None:
         """Append records to `metrics.jsonl`, durably and all or none."""
-        append(self.metrics, b"".join(line(record) for record in records))
+        lines = [line(record) for record in records]
+        append(self.metrics, b"".join(lines))
+        self._count(lines)
 
-    def rewind(self, evaluation: int) -> list[Record]:
-        """Cut `metrics.jsonl` back to the records up to `evaluation` (-1: to none), remove
-        half-written files, and return the remaining records."""
+    def rewind(self, lines: int) -> list[Record]:
+        """Cut `metrics.jsonl` back to its first `lines` lines, remove half-written files, and
+        return the remaining records."""
         with explained(self.checkpoints):
             self.checkpoints.mkdir(exist_ok=True)
         remove_temporaries(self.path)
         remove_temporaries(self.checkpoints)
-        kept = [record for record in self.records() if record["evaluation"] <= evaluation]
-        data = b"".join(line(record) for record in kept)
+        kept = self._lines()[:lines]
+        data = b"".join(kept)
         with explained(self.metrics):
             before = read_regular(self.metrics) if self.metrics.exists() else b""
         if data != before:
             write_atomic(self.metrics, data)
-        return kept
+        self._count(kept)
+        return self._decode(kept)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the first `lines` lines of `metrics.jsonl`."""
+        return self._digest.hexdigest()
+
+    def check_metrics(self, lines: int, digest: str, checkpoint: str) -> None:
+        """Raise `UserError` unless `metrics.jsonl` begins with the `lines` lines of the `digest`,
+        which it had when `checkpoint` was saved."""
+        found = self._lines()
+        if not found and lines:
+            state = "is empty" if self.metrics.exists() else "is missing"
+            raise UserError(f"{self.metrics}: {state}, and had {lines} lines at {checkpoint}")
+        if len(found) < lines:
+            raise UserError(
+                f"{self.metrics}: has {len(found)} lines, and had {lines} at {checkpoint}"
+            )
+        if hashlib.sha256(b"".join(found[:lines])).hexdigest() != digest:
+            raise UserError(
+                f"{self.metrics}: its first {lines} lines are not those of {checkpoint}"
+            )
+
+    def describe_rest(self, lines: int, evaluation: int) -> str:
+        """The lines of `metrics.jsonl` after its first `lines`, in words; "" if there are none.
+
+        A run that was killed leaves evaluations after `evaluation` there. Nothing else belongs.
+        """
+        rest = self._lines()[lines:]
+        if not rest:
+            return ""
+        try:
+            numbers = [record["evaluation"] for record in self._decode(rest)]
+        except UserError:
+            numbers = []
+        if not numbers or min(numbers) <= evaluation or numbers != sorted(numbers):
+            return f"has {len(rest)} lines too many after line {lines}"
+        return f"has evaluations up to number {max(numbers):.0f}, later than number {evaluation}"
+
+    def _lines(self) -> list[bytes]:
+        """The complete lines of `metrics.jsonl`, with their ends."""
+        with explained(self.metrics):
+            data = read_regular(self.metrics) if self.metrics.exists() else b""
+        return [each + b"\n" for each in data.split(b"\n")[:-1]]
+
+    def _decode(self, lines: Iterable[bytes]) -> list[Record]:
+        records: list[Record] = [
+            decode(line, dict[str, int | float | None], source=self.metrics) for line in lines
+        ]
+        for record in records:
+            if any(record.get(name) is None for name in ("seed", "evaluation", "step")):
+                raise UserError(
+                    f"{self.metrics}: damaged (a line without seed, evaluation or step)"
+                )
+        return records
+
+    def _count(self, lines: Iterable[bytes]) -> None:
+        for each in lines:
+            self.lines += 1
+            self._digest.update(each)
 
     @property
     def finished(self) -> bool:
         """True if the run is finished and everything except its pictures is written."""
-        return (self.path / "summary.json").exists()
+        return is_finished(self.path)
 
     def summary(self) -> dict[str, Any]:
-        """The content of `summary.json`."""
-        path = self.path / "summary.json"
-        with explained(path):
-            text = read_regular(path)
+        """The content of `summary.json`. Raises `UserError`, with the remedy, if it is damaged."""
         try:
-            return msgspec.json.decode(text, type=dict[str, Any])
-        except msgspec.DecodeError as error:
-            raise UserError(f"{path}: damaged ({error})") from None
+            return read_summary(self.path)
+        except UserError as error:
+            again = resume_command(self.path)
+            raise UserError(f"{error}; remove the file, and `{again}` makes it again") from None
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`, the last file of a run except for its pictures."""
@@ -190,14 +259,23 @@ class Folder:
         write_atomic(self.path / "marl_eval.json", dump(layout))
 
 
+class _Facts(msgspec.Struct):
+    """The parts of `config.json` that are read."""
+
+    run: msgspec.Raw
+    settings_version: Any = None
+    versions: dict[str, str] = {}
+    environment: Any = None
+
+
 def refuse_used(path: Path) -> None:
     """Raise `UserError` unless `path` can become a new run folder."""
     with explained(path):
         if path.is_dir() and any(not is_temporary(file) for file in path.iterdir()):
             if (path / "config.json").exists():
                 raise UserError(
-                    f"{path}: holds a run already; `perla resume {path}` continues it, or choose "
-                    "another --out"
+                    f"{path}: holds a run already; `{resume_command(path)}` continues it, or "
+                    "choose another --out"
                 )
             raise UserError(f"{path}: exists and is not empty; choose another --out")
         if path.exists() and not path.is_dir():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from perla.analysis.load import Curves, load
+from perla.analysis.load import Curves, is_finished, load
 from perla.errors import UserError
 from perla.files import check_directory, make_below
 from perla.suites.display import Display
@@ -40,7 +39,7 @@ def carry_out(cells: Sequence[Cell], out: Path, executor: Executor, display: Dis
             by_folder[_folder_of(cell, out)] = cell
         except UserError as error:
             failures[cell.name] = str(error)
-    left = [folder for folder in by_folder if not os.path.lexists(folder / "summary.json")]
+    left = [folder for folder in by_folder if not is_finished(folder)]
     tasks = [Task(by_folder[folder].run, folder) for folder in left]
     display.begin(by_folder, left)
     try:
