@@ -23,7 +23,7 @@ from perla.envs import options as env_options
 from perla.envs.checks import check_spec, check_traced, explain_errors
 from perla.envs.protocol import Env, HostEnv
 from perla.envs.values import describe_value
-from perla.errors import UserError, nearest
+from perla.errors import UserError, closest, nearest
 
 MEMBERS = ("spec", "reset", "step", "render")
 """Members of an environment (`perla.envs.protocol.Env`); a `HostEnv` has `close`, too."""
@@ -43,7 +43,8 @@ def make_env(id: str, families: Iterable[str], /, **options: Any) -> Env | HostE
     breaks the contract of its `spec`.
     """
     module_name, _, function_name = id.partition(":")
-    if GYMNASIUM_NAME.search(function_name):
+    families = list(families)
+    if GYMNASIUM_NAME.search(function_name) and closest(module_name, families) is None:
         raise UserError(f"{id} is an id of Gymnasium, as in EPyMARL; here it is gym:{id}")
     with _current_directory():
         makers.check_module(id, module_name)
@@ -124,7 +125,6 @@ def _module(name: str, families: Iterable[str]) -> Any:
             missing = error.name or name
             if name != missing and not name.startswith(f"{missing}."):
                 raise UserError(f"{name} cannot be imported: it needs {missing}") from None
-    families = list(families)
     if "." in name:
         above = name.rpartition(".")[0]
         known = [f"{above}.{module}" for module in _modules_in(above)] or _modules_here()
