@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import host_envs
+import perla
 import probes
 from perla.algos import ppo
 from perla.cli import main
@@ -311,3 +312,22 @@ def test_killed_and_resumed_the_learner_goes_on(tmp_path):
     steps = [record["step"] for record in result.records]
     assert steps == [96 * i for i in range(21)]
     assert result.records[: len(before) - 1] == before[:-1]
+
+
+def test_dropped_episodes_are_counted(tmp_path):
+    trigger = tmp_path / "trigger"
+    trigger.touch()
+    result = perla.train(
+        "tiny:patience", "ippo", steps=96, seeds=2, num_evaluations=2, eval_episodes=2,
+        absolute_episodes=2, num_envs=4, rollout_length=6, hidden_size=4, actor_network="mlp",
+        env_options={"fault": "raise", "trigger": str(trigger)}, out=tmp_path / "run",
+    )  # fmt: skip
+    assert not trigger.exists()
+    recorded = dict.fromkeys((0, 1), 0)
+    for record in result.records:
+        recorded[record["seed"]] += record["dropped_episodes"]
+    assert sum(recorded.values()) == 1
+    assert result.dropped_episodes == recorded
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert [entry["dropped_episodes"] for entry in summary["seeds"]] == list(recorded.values())
+    assert "dropped_episodes" not in result.summary["seeds"][0]["final"]

@@ -319,10 +319,24 @@ def test_beyond_the_bound_a_fault_ends_the_run_in_a_line(pool, fault):
         begin(many)
         play(many, 12)
 
-    with pytest.raises(UserError, match="fault 3 of the run, which ends here") as caught:
+    with pytest.raises(
+        UserError, match="fault 3 within 1,000 episodes, and the run ends here"
+    ) as caught:
         go_on()
     assert len(said) == 2
     assert "\n" not in str(caught.value)
+
+
+def test_the_bound_on_faults_is_a_rate(pool):
+    said = []
+    many = pool(said, restarts=2)
+    for episodes in range(0, 10_000, 500):  # two in a thousand
+        many.episodes = episodes
+        many.fault("a mistake")
+    assert len(said) == 20
+    assert said[-1].endswith("(fault 2 within 1,000 episodes, of at most 2)")
+    with pytest.raises(UserError, match="survives at most 2"):
+        many.fault("one more")
 
 
 def test_a_slow_start_is_no_hanging_step(pool):

@@ -184,9 +184,14 @@ class Trainer:
         """Evaluate every seed, and begin the next interval. Returns the metrics as `advance`."""
         actors = [(state.learner.actor, state.key) for state in population]
         evaluations = self._evaluate(actors, self.eval_episodes)
+        dropped = self._envs[1].take_dropped()
         rows = [
-            seeds.measured(state.interval.means() | scores | {"step": state.steps})
-            for state, (_, scores) in zip(population, evaluations, strict=True)
+            seeds.measured(
+                state.interval.means()
+                | scores
+                | {"step": state.steps, "dropped_episodes": state.interval.dropped + more}
+            )
+            for state, (_, scores), more in zip(population, evaluations, dropped, strict=True)
         ]
         population = [
             state.after_evaluation(*evaluation)
@@ -212,7 +217,7 @@ class Trainer:
             self._empty_trajectory(population[0].learner.actor),
             whole_episodes=self.config.rollout_length is None,
         )
-        population = list(population)
+        population, dropped = list(population), self._envs[0].take_dropped()
         for i in np.flatnonzero(active):
             state, (trajectory, stats) = population[i], rollouts[i]
             progress = np.float32(int(state.steps) / self.steps)
@@ -223,7 +228,7 @@ class Trainer:
             population[i] = state._replace(
                 learner=learner,
                 key=keys[i][0],
-                interval=interval,
+                interval=interval._replace(dropped=interval.dropped + dropped[i]),
                 steps=state.steps + stats.steps,
                 fault=fault,
             )
@@ -234,7 +239,11 @@ class Trainer:
         many sampled ones."""
         actors = [(state.best_actor, state.key) for state in population]
         evaluations = self._evaluate(actors, episodes, Stream.ABSOLUTE)
-        return [seeds.measured(scores) for _, scores in evaluations]
+        dropped = self._envs[1].take_dropped()
+        return [
+            seeds.measured(scores | {"dropped_episodes": number})
+            for (_, scores), number in zip(evaluations, dropped, strict=True)
+        ]
 
     def export(self, population: list[SeedState]) -> SeedState:
         """The population as NumPy arrays with a leading seed axis, without the environments."""

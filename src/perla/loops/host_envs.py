@@ -36,6 +36,8 @@ class HostEnvs:
         """The observation is the first of an episode."""
         self.active = np.ones(shape, bool)
         """The environments that took part in the last step."""
+        self.dropped = np.zeros(self.num_seeds, np.int32)
+        """The episodes of each seed that were dropped since the last `take_dropped`."""
         self.hidden_state: np.ndarray | None = None
         """The actors' hidden states `[seed, env, agent, hidden]`."""
 
@@ -91,6 +93,7 @@ class HostEnvs:
         index = np.s_[:, self.halves[half]]
         timestep, dropped = self.pool.receive(self.groups[half])
         timestep, dropped = self._by_seed(timestep), dropped.reshape(self.num_seeds, -1)
+        self.dropped += dropped.sum(1, dtype=np.int32)
         self.stepping[half] = False
         idle = ~self.active[index] & ~dropped
         reward = np.where(idle[..., None], np.float32(0.0), timestep.reward)
@@ -100,6 +103,11 @@ class HostEnvs:
         self.is_first[index] = np.where(idle, self.is_first[index], is_first)
         timestep = timestep._replace(reward=reward, terminated=terminated, truncated=truncated)
         return timestep, (terminated | truncated) & ~dropped, dropped
+
+    def take_dropped(self) -> np.ndarray:
+        """The number of each seed's episodes that were dropped since the last call."""
+        dropped, self.dropped = self.dropped, np.zeros_like(self.dropped)
+        return dropped
 
     def _by_seed(self, tree: Any) -> Any:
         """`[seed * env, ...]` to `[seed, env, ...]`."""

@@ -32,12 +32,14 @@ class IntervalStats(NamedTuple):
     episodes: Int[Array, ""]
     """Number of these episodes."""
     updates: Int[Array, ""]
+    dropped: Int[Array, ""]
+    """Number of training episodes that were dropped because a host environment failed."""
 
     @classmethod
     def zero(cls, names: Iterable[str]) -> IntervalStats:
         """The sums before the first update, of metrics with these `names`."""
         metrics = {name: jnp.float32(0.0) for name in names}
-        return cls(metrics, jnp.float32(0.0), jnp.int32(0), jnp.int32(0))
+        return cls(metrics, jnp.float32(0.0), jnp.int32(0), jnp.int32(0), jnp.int32(0))
 
     def add(
         self, metrics: Metrics, returns: Float[Array, ""], episodes: Int[Array, ""]
@@ -46,7 +48,7 @@ class IntervalStats(NamedTuple):
         `episodes` that ended in its rollout."""
         sums = {name: total + metrics[name] for name, total in self.metrics.items()}
         return IntervalStats(
-            sums, self.returns + returns, self.episodes + episodes, self.updates + 1
+            sums, self.returns + returns, self.episodes + episodes, self.updates + 1, self.dropped
         )
 
     def means(self) -> Metrics:

@@ -51,6 +51,12 @@ class Result:
         """The seeds that were dropped, and the first number of each that was not finite."""
         return {entry["seed"]: entry["reason"] for entry in self.summary.get("dropped", ())}
 
+    @property
+    def dropped_episodes(self) -> dict[int, int]:
+        """The number of each seed's episodes that were dropped, in training and in evaluations,
+        because a host environment failed."""
+        return {entry["seed"]: entry["dropped_episodes"] for entry in self.summary["seeds"]}
+
     @cached_property
     def trained(self) -> tuple[AnyTrainer, Any]:
         """The trainer and its final, exported states."""

@@ -219,6 +219,8 @@ class RunLoop:
             compile_seconds=self.compile_seconds,
             flops_per_step=self.trainer.work_per_step().flops,
         )
+        if failed := sum(entry["dropped_episodes"] for entry in summary["seeds"]):
+            self.say(f"{failed} episodes were dropped because environments failed")
         if folder is not None:
             folder.write_marl_eval(marl_eval(run, self.records, absolute, dropped=self.dropped))
             folder.write_summary(summary)

@@ -43,7 +43,14 @@ from perla.runs.spec import Run
 Record: TypeAlias = dict[str, Any]
 """One evaluation of one seed: seed, number, steps, clocks, then metrics."""
 
-COUNTERS = ("seed", "evaluation", "step", "wall_seconds", "steps_per_second")
+COUNTERS = (
+    "seed",
+    "evaluation",
+    "step",
+    "dropped_episodes",
+    "wall_seconds",
+    "steps_per_second",
+)
 """The fields of a record that are not metrics."""
 CLOCKS = ("wall_seconds", "steps_per_second")
 """The fields that differ between a run and its exact repetition."""
@@ -310,7 +317,10 @@ def summarise(
                 "seed": seed,
                 "final": metrics(last[seed]),
                 "best": {"step": best["step"]} | metrics(best),
-                "absolute": clean(final),
+                "absolute": metrics(clean(final)),
+                "dropped_episodes": sum(
+                    int(_number(row.get("dropped_episodes", 0))) for row in (*evaluations, final)
+                ),
             }
         )
     returns = {
@@ -354,11 +364,11 @@ def marl_eval(
             f"step_{record['evaluation']}": {
                 "step_count": record["step"],
                 "elapsed_time": record["wall_seconds"],
-                **{name: [record[name]] for name in clean(final) if name in record},
+                **{name: [record[name]] for name in metrics(clean(final)) if name in record},
             }
             for record in evaluations
         }
-        entry["absolute_metrics"] = {name: [value] for name, value in clean(final).items()}
+        entry["absolute_metrics"] = {name: [x] for name, x in metrics(clean(final)).items()}
         seeds[f"seed_{seed}"] = entry
     return {family: {task or family: {run.algo: seeds}}}
 

@@ -19,7 +19,7 @@ import selectors
 import signal
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -54,7 +54,9 @@ environments."""
 CLOSE_SECONDS = 5.0
 """Longest time for closing one environment."""
 RESTARTS = 10
-"""Faults that a run survives."""
+"""Faults within `WINDOW` episodes that a run survives."""
+WINDOW = 1_000
+"""Episodes over which faults are counted."""
 
 GUARD = (
     "worker processes import the script that started them, which would train again; put its calls "
@@ -80,7 +82,7 @@ class Pool:
     If an environment raises or breaks the contract of its `Spec`, it is recreated. If a process
     dies or takes longer than `step_seconds` for one step, all its environments are. `say` is
     called with a message that names the environment and the step. After `restarts` such faults
-    the next one raises `UserError`.
+    within `WINDOW` ended episodes the next one raises `UserError`.
     """
 
     def __init__(
@@ -111,7 +113,10 @@ class Pool:
         """Environments whose episode was dropped since the last `receive`."""
         self.entropy: dict[int, Entropy] = {}
         self.payload = _pickled(factory, spec)
-        self.faults = 0
+        self.episodes = 0
+        """Episodes that have ended."""
+        self.faults: deque[int] = deque()
+        """The number of episodes that had ended at each of the latest faults."""
         firsts = {group: indices.start for group, indices in enumerate(self.ranges)}
         self.workers = [
             _Worker(
@@ -172,6 +177,7 @@ class Pool:
         reward = arrays.reward[rows].copy()
         terminated, truncated = arrays.terminated[rows].copy(), arrays.truncated[rows].copy()
         won = arrays.won[rows].copy()
+        self.episodes += int(((terminated | truncated) & arrays.active[rows] & ~lost).sum())
         if lost.any():
             reward[lost], terminated[lost], truncated[lost] = 0.0, True, False
             for old, new in zip(final, observation, strict=True):
@@ -201,15 +207,19 @@ class Pool:
                 worker.kill()
 
     def fault(self, message: str) -> None:
-        """Count and report a fault. Raises `UserError` if there are more than `restarts`."""
-        self.faults += 1
-        if self.faults > self.restarts:
+        """Count and report a fault. Raises `UserError` if there are more than `restarts` within
+        `WINDOW` episodes."""
+        while self.faults and self.faults[0] <= self.episodes - WINDOW:
+            self.faults.popleft()
+        self.faults.append(self.episodes)
+        count = f"fault {len(self.faults)} within {WINDOW:,} episodes"
+        if len(self.faults) > self.restarts:
             raise UserError(
-                f"{message}; this is fault {self.faults} of the run, which ends here because it "
-                f"survives at most {self.restarts}"
+                f"{message}; this is {count}, and the run ends here because it survives at most "
+                f"{self.restarts}"
             )
         self.say(f"{message}; its episode is dropped and another begun "
-                 f"(fault {self.faults}, of at most {self.restarts})")  # fmt: skip
+                 f"({count}, of at most {self.restarts})")  # fmt: skip
 
     def name(self, index: int) -> str:
         """The name of an environment."""
