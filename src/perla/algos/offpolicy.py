@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from perla.algos.normalise import RunningMeanStd
 from perla.algos.protocol import Trajectory
 from perla.algos.replay import Replay, Sequences, sequences
+from perla.config import Groups
 from perla.envs.protocol import Spec
 from perla.methods.offpolicy import OffPolicy
 from perla.nets.actors import AgentOutputs, Utilities
 from perla.nets.body import Body
-from perla.nets.layers import SMALL
+from perla.nets.layers import SMALL, Init
 from perla.nets.messages import Messages
 from perla.types import Array, Float, Int, Key, PRNGKeyArray
 
@@ -67,8 +68,31 @@ class ReplayState(NamedTuple):
         return batches
 
 
+@runtime_checkable
+class UtilitySettings(Protocol):
+    """The settings of the agents' networks, which every learner of utilities has."""
+
+    # fmt: off
+    @property
+    def actor_network(self) -> Literal["mlp", "gru"]: ...  # noqa: D102
+    @property
+    def hidden_size(self) -> int: ...  # noqa: D102
+    @property
+    def num_layers(self) -> int: ...  # noqa: D102
+    @property
+    def init(self) -> Init: ...  # noqa: D102
+    @property
+    def layer_norm(self) -> bool: ...  # noqa: D102
+    @property
+    def agent_ids(self) -> bool: ...  # noqa: D102
+    @property
+    def last_action(self) -> bool: ...  # noqa: D102
+    def nets(self, agents: int) -> Groups: ...  # noqa: D102
+    # fmt: on
+
+
 def create_utilities(
-    config: OffPolicy,
+    config: UtilitySettings,
     spec: Spec,
     key: PRNGKeyArray,
     *,
@@ -106,6 +130,22 @@ def one_step_targets(
     if gamma == 0:
         return steps.reward
     # y = r + γ (1 − d) V(s′)
+    return steps.reward + gamma * successor_values(steps, values)
+
+
+def successor_values(
+    steps: Sequences, values: Float[Array, "timestep sequence value"]
+) -> Float[Array, "time sequence value"]:
+    """(1 − d) V(s′) of every step, from the `values` V of all timesteps: zero after a termination,
+    the value of the final observation after a truncation, and else that of the next step."""
     successor = jnp.take_along_axis(values, steps.successor[..., None], 0)
-    successor = jnp.where(steps.terminated[..., None], 0.0, successor)
-    return steps.reward + gamma * successor
+    return jnp.where(steps.terminated[..., None], 0.0, successor)
+
+
+def linear_decay(
+    start: float, end: float, decay_steps: int, steps: Int[Array, ""]
+) -> Float[Array, ""]:
+    """The value after `steps` on the line from `start` to `end`, which it keeps after
+    `decay_steps`."""
+    left = jnp.clip(1.0 - steps / decay_steps, 0.0, 1.0)
+    return end + (start - end) * left
