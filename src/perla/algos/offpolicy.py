@@ -97,13 +97,15 @@ def create_utilities(
     key: PRNGKeyArray,
     *,
     messages: Messages | None = None,
+    norm_inputs: bool = True,
 ) -> Utilities:
-    """Newly initialised utilities for an environment, with optional `messages` between agents."""
+    """Newly initialised utilities for an environment, with optional `messages` between agents, and
+    with `norm_inputs` false without layer normalisation of the inputs."""
     last_action_size = spec.max_actions if config.last_action else 0
     body = Body.create(
         key, agents=spec.agents, features=spec.obs + last_action_size, outputs=spec.max_actions,
         core=config.actor_network, hidden_size=config.hidden_size, num_layers=config.num_layers,
-        gain=SMALL, init=config.init, norm=config.layer_norm,
+        gain=SMALL, init=config.init, norm=config.layer_norm, norm_inputs=norm_inputs,
         ids=config.agent_ids, parameter_groups=config.nets(spec.agents),
     )  # fmt: skip
     return Utilities(body, messages, last_action_size)
