@@ -107,6 +107,20 @@ def test_layer_norm_has_zero_mean_and_unit_variance_then_scale_and_shift():
     np.testing.assert_allclose(LayerNorm(scale, shift)(x), y * scale[None] + shift[None], rtol=1e-5)
 
 
+@pytest.mark.parametrize("norm_inputs", [True, False])
+def test_inputs_are_normalised_with_the_hidden_layers_or_left_as_they_are(norm_inputs):
+    """Normalised inputs lose their mean; a normalised hidden layer loses its scale."""
+    mlp = MLP.create(
+        jax.random.key(0), SEEN, 0, (HIDDEN, HIDDEN), 2, init="torch", gain=1.0, norm=True,
+        norm_inputs=norm_inputs,
+    )  # fmt: skip
+    first = jax.tree.map(lambda x: 10 * x, mlp.layers[0])
+    scaled = replace(mlp, layers=(first, *mlp.layers[1:]))
+    x = normal(0, 10, SEEN)
+    np.testing.assert_allclose(scaled(x), mlp(x), atol=1e-2)
+    assert np.allclose(mlp(x + 3), mlp(x), atol=1e-2) == norm_inputs
+
+
 def test_extra_inputs_are_concatenated_to_the_features():
     mlp = MLP.create(
         jax.random.key(0), SEEN, 3, (HIDDEN, HIDDEN), 2, init="torch", gain=1.0, norm=False

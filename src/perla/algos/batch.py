@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 
@@ -11,6 +11,9 @@ from perla.algos.alive import LossMask, loss_mask
 from perla.distributions import Policy
 from perla.envs.protocol import Observation
 from perla.types import Array, Bool, Float, Int, PRNGKeyArray
+
+Steps = TypeVar("Steps")
+"""A batch: a tree of arrays `[time, env, ...]`."""
 
 
 class Batch(NamedTuple):
@@ -52,7 +55,7 @@ class Batch(NamedTuple):
         )
 
 
-def minibatches(batch: Batch, count: int, length: int, key: PRNGKeyArray) -> Batch:
+def minibatches(batch: Steps, count: int, length: int, key: PRNGKeyArray) -> Steps:
     """`batch` cut into sequences of `length` steps, which are shuffled and split into `count`
     minibatches: `[minibatch, time, env, ...]`.
 
@@ -60,7 +63,8 @@ def minibatches(batch: Batch, count: int, length: int, key: PRNGKeyArray) -> Bat
     """
     if count == 1:
         return jax.tree.map(lambda x: x[None], batch)
-    order = jax.random.permutation(key, batch.is_first.size // length)
+    time, env = jax.tree.leaves(batch)[0].shape[:2]
+    order = jax.random.permutation(key, time * env // length)
 
     def split(x):
         time, env, *rest = x.shape

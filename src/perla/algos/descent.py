@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from perla.methods.parts import Adam, Hard, Huber, RMSProp, Soft, Squared
+from perla.methods.parts import Adam, Hard, Huber, RAdam, RMSProp, Soft, Squared
 from perla.types import Array, Float, Int
 
 Tree = TypeVar("Tree")
@@ -24,12 +24,14 @@ def residual(loss: Squared | Huber, error: Float[Array, "*batch"]) -> Float[Arra
 
 
 def create_optimiser(
-    kind: Adam | RMSProp, rate: float, max_grad_norm: float | None
+    kind: Adam | RAdam | RMSProp, rate: float, max_grad_norm: float | None
 ) -> optax.GradientTransformation:
-    """Adam or RMSProp, after clipping by the global norm."""
+    """Adam, RAdam or RMSProp, after clipping by the global norm."""
     match kind:
         case Adam(eps=eps):
             optimiser = optax.adam(rate, eps=eps)
+        case RAdam(radam_eps=eps):
+            optimiser = optax.radam(rate, eps=eps)
         case RMSProp(decay=decay, momentum=momentum, rms_eps=eps):
             optimiser = optax.rmsprop(rate, decay=decay, eps=eps, momentum=momentum or None)
     if max_grad_norm is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from perla.algos.normalise import RunningMeanStd
 from perla.algos.protocol import Trajectory
 from perla.algos.replay import Replay, Sequences, sequences
+from perla.config import Groups
 from perla.envs.protocol import Spec
 from perla.methods.offpolicy import OffPolicy
 from perla.nets.actors import AgentOutputs, Utilities
 from perla.nets.body import Body
-from perla.nets.layers import SMALL
+from perla.nets.layers import SMALL, Init
 from perla.nets.messages import Messages
 from perla.types import Array, Float, Int, Key, PRNGKeyArray
 
@@ -71,19 +72,44 @@ class ReplayState(NamedTuple):
         return batches
 
 
+@runtime_checkable
+class UtilitySettings(Protocol):
+    """The settings of the agents' networks, which every learner of utilities has."""
+
+    # fmt: off
+    @property
+    def actor_network(self) -> Literal["mlp", "gru"]: ...  # noqa: D102
+    @property
+    def hidden_size(self) -> int: ...  # noqa: D102
+    @property
+    def num_layers(self) -> int: ...  # noqa: D102
+    @property
+    def init(self) -> Init: ...  # noqa: D102
+    @property
+    def layer_norm(self) -> bool: ...  # noqa: D102
+    @property
+    def agent_ids(self) -> bool: ...  # noqa: D102
+    @property
+    def last_action(self) -> bool: ...  # noqa: D102
+    def nets(self, agents: int) -> Groups: ...  # noqa: D102
+    # fmt: on
+
+
 def create_utilities(
-    config: OffPolicy,
+    config: UtilitySettings,
     spec: Spec,
     key: PRNGKeyArray,
     *,
     messages: Messages | None = None,
+    norm_inputs: bool = True,
 ) -> Utilities:
-    """Newly initialised utilities for an environment, with optional `messages` between agents."""
+    """Newly initialised utilities for an environment, with optional `messages` between agents, and
+    with `norm_inputs` false without layer normalisation of the inputs."""
     last_action_size = spec.max_actions if config.last_action else 0
     body = Body.create(
         key, agents=spec.agents, features=spec.obs + last_action_size, outputs=spec.max_actions,
         core=config.actor_network, hidden_size=config.hidden_size, num_layers=config.num_layers,
-        gain=SMALL, init=config.init, norm=config.layer_norm,
+        gain=SMALL, init=config.init, norm=config.layer_norm, norm_inputs=norm_inputs,
         ids=config.agent_ids, parameter_groups=config.nets(spec.agents),
     )  # fmt: skip
     return Utilities(body, messages, last_action_size)
@@ -110,6 +136,22 @@ def one_step_targets(
     if gamma == 0:
         return steps.reward
     # y = r + γ (1 − d) V(s′)
+    return steps.reward + gamma * successor_values(steps, values)
+
+
+def successor_values(
+    steps: Sequences, values: Float[Array, "timestep sequence value"]
+) -> Float[Array, "time sequence value"]:
+    """(1 − d) V(s′) of every step, from the `values` V of all timesteps: zero after a termination,
+    the value of the final observation after a truncation, and else that of the next step."""
     successor = jnp.take_along_axis(values, steps.successor[..., None], 0)
-    successor = jnp.where(steps.terminated[..., None], 0.0, successor)
-    return steps.reward + gamma * successor
+    return jnp.where(steps.terminated[..., None], 0.0, successor)
+
+
+def linear_decay(
+    start: float, end: float, decay_steps: int, steps: Int[Array, ""]
+) -> Float[Array, ""]:
+    """The value after `steps` on the line from `start` to `end`, which it keeps after
+    `decay_steps`."""
+    left = jnp.clip(1.0 - steps / decay_steps, 0.0, 1.0)
+    return end + (start - end) * left

@@ -16,6 +16,7 @@ from perla.algos.normalise import mean
 from perla.algos.offpolicy import (
     ReplayState,
     create_utilities,
+    linear_decay,
     one_step_targets,
     unroll_utilities,
 )
@@ -64,10 +65,7 @@ class Factored(eqx.Module):
             hidden_state = self.utilities.reset_recurrent(hidden_state)
         outputs = unroll_utilities(self.utilities, steps, hidden_state)
         outputs = self.utilities.communicate(outputs, key)
-        alive = steps.observation.alive
-        if alive is None:
-            return outputs
-        return outputs._replace(values=jnp.where(alive[..., None], outputs.values, 0.0))
+        return mask_dead_utilities(outputs, steps.observation)
 
     def mixer_input(
         self, outputs: AgentOutputs, action: Int[Array, "*batch agent"], observation: Observation
@@ -82,6 +80,14 @@ class Factored(eqx.Module):
     ) -> Float[Array, "*batch value"]:
         """The values of joint actions."""
         return self.mixer(self.mixer_input(outputs, action, observation))
+
+
+def mask_dead_utilities(outputs: AgentOutputs, observation: Observation) -> AgentOutputs:
+    """The agents' outputs, with utilities of zero for dead agents."""
+    alive = observation.alive
+    if alive is None:
+        return outputs
+    return outputs._replace(values=jnp.where(alive[..., None], outputs.values, 0.0))
 
 
 class Networks(eqx.Module):
@@ -314,8 +320,9 @@ class Algorithm:
     def epsilon(self, steps: Int[Array, ""]) -> Float[Array, ""]:
         """The share ε of random actions after this many environment steps."""
         config = self.config
-        left = jnp.clip(1.0 - steps / config.epsilon_decay_steps, 0.0, 1.0)
-        return config.epsilon_end + (config.epsilon_start - config.epsilon_end) * left
+        return linear_decay(
+            config.epsilon_start, config.epsilon_end, config.epsilon_decay_steps, steps
+        )
 
 
 def weights(

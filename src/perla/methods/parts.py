@@ -38,6 +38,13 @@ class Adam(Config, tag="adam", frozen=True):
     """Added to the root of the second moment."""
 
 
+class RAdam(Config, tag="radam", frozen=True):
+    """Rectified Adam: Adam that warms up until its second moment is certain (Liu et al., 2020)."""
+
+    radam_eps: Positive = 1e-8
+    """Added to the root of the second moment."""
+
+
 class RMSProp(Config, tag="rmsprop", frozen=True):
     """RMSProp."""
 

@@ -85,11 +85,13 @@ class Body(eqx.Module):
         gain: float,
         init: Init,
         norm: bool,
+        norm_inputs: bool = True,
         ids: bool,
         parameter_groups: Groups,
     ) -> Body:
         """A body for `agents`, each with `features` inputs, and with `extra_inputs` (the actions)
-        at the first or the last hidden layer.
+        at the first or the last hidden layer. `norm` normalises hidden layers and, with
+        `norm_inputs`, the features.
 
         `mlp`: `num_layers` hidden layers. `gru`: `num_layers` hidden layers and a GRU, then the
         output layer; with extra inputs, one more hidden layer, which is the fusion layer.
@@ -112,14 +114,14 @@ class Body(eqx.Module):
             def head(features: int, extra_inputs: int) -> MLP:
                 return MLP.create(
                     key_head, features, extra_inputs, (hidden_size,) * above, outputs,
-                    init=init, gain=gain, norm=norm,
+                    init=init, gain=gain, norm=norm, norm_inputs=norm_inputs or below > 0,
                 )  # fmt: skip
 
             if below == 0:
                 return Net(None, head(features, id_rows + extra_inputs))
             dense = MLP.create(
                 key_dense, features, id_rows, (hidden_size,) * (below - 1), hidden_size,
-                init=init, gain=2**0.5, norm=norm,
+                init=init, gain=2**0.5, norm=norm, norm_inputs=norm_inputs,
             )  # fmt: skip
             if core == "mlp":
                 return Net(Torso(dense, None, None), head(hidden_size, extra_inputs))

@@ -197,7 +197,8 @@ class MLP(eqx.Module):
     """
 
     layers: tuple[Linear, ...]
-    norms: tuple[LayerNorm, ...] | None
+    norms: tuple[LayerNorm | None, ...] | None
+    """Of the inputs, none if these are not normalised, and of the hidden layers."""
     features: int = eqx.field(static=True)
     """Rows of the first layer's weights for the features; those of the extra inputs follow."""
 
@@ -213,9 +214,10 @@ class MLP(eqx.Module):
         init: Init,
         gain: float,
         norm: bool,
+        norm_inputs: bool = True,
     ) -> MLP:
         """`features` + `extra_inputs` inputs, hidden layers of widths `hidden`, and `outputs`
-        scaled by `gain`."""
+        scaled by `gain`. `norm` normalises hidden layers and, with `norm_inputs`, the features."""
         sizes = (features + extra_inputs, *hidden, outputs)
         gains = (2**0.5,) * len(hidden) + (gain,)
         keys = jax.random.split(key, len(gains))
@@ -223,13 +225,15 @@ class MLP(eqx.Module):
             Linear.create(k, rows, columns, init, layer_gain)
             for k, rows, columns, layer_gain in zip(keys, sizes[:-1], sizes[1:], gains, strict=True)
         )
-        norms = tuple(map(LayerNorm.create, (features, *hidden))) if norm else None
+        inputs = LayerNorm.create(features) if norm_inputs else None
+        norms = (inputs, *map(LayerNorm.create, hidden)) if norm else None
         return cls(layers, norms, features)
 
     def begin(self, x: Float[Array, "*batch feature"]) -> Float[Array, "*batch hidden"]:
         """The first layer's pre-activations from `x` and the bias."""
         first = self.layers[0]
-        x = x if self.norms is None else self.norms[0](x)
+        if self.norms is not None and self.norms[0] is not None:
+            x = self.norms[0](x)
         y = product(x, first.weight[: self.features])
         return y + expand_dims_like(first.bias, y)
 
@@ -242,7 +246,8 @@ class MLP(eqx.Module):
         """The last hidden layer, from the first layer's complete pre-activations."""
         for i, layer in enumerate(self.layers[:-1]):
             y = jax.nn.relu(layer(y) if i else y)
-            y = y if self.norms is None else self.norms[i + 1](y)
+            if self.norms is not None and (norm := self.norms[i + 1]) is not None:
+                y = norm(y)
         return y
 
     def output(self, y: Float[Array, "*batch hidden"]) -> Float[Array, "*batch out"]:
