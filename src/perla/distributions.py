@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from perla.types import Array, Bool, Float, Int, PRNGKeyArray
+from perla.types import Actions, Array, Bool, Float, Int, PRNGKeyArray
 
 MASKED_LOGIT = -1e10
 """The logit of an unavailable action: its probability is exactly zero."""
@@ -24,6 +24,25 @@ def action_mask(
     if alive is None:
         return avail
     return avail & (alive[..., None] | (avail.cumsum(-1) == 1))
+
+
+@runtime_checkable
+class JointPolicy(Protocol):
+    """The policies of all agents at one step, as rollouts and evaluations use them."""
+
+    def sample(self, key: PRNGKeyArray) -> Actions:
+        """One sample of every agent's action."""
+        ...
+
+    def mode(self) -> Actions:
+        """The greedy action of every agent."""
+        ...
+
+    def given(self, action: Actions) -> Any:
+        """The record of the policies in a trajectory, once this `action` was taken: each agent's
+        distribution given the actions that it depends on. Where agents act independently that is
+        the policies themselves."""
+        ...
 
 
 class Categorical(NamedTuple):
@@ -88,6 +107,10 @@ class Categorical(NamedTuple):
         """The most likely action."""
         return self.log_probs.argmax(-1)
 
+    def given(self, action: Int[Array, "*batch"]) -> Categorical:
+        """The policies themselves: agents act independently."""
+        return self
+
     def log_prob(self, action: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
         """log π(a)."""
         chosen = jax.nn.one_hot(action, self.log_probs.shape[-1], dtype=bool)
@@ -131,6 +154,10 @@ class EpsilonGreedy(NamedTuple):
         """The greedy action, the first of several."""
         return self.values.argmax(-1)
 
+    def given(self, action: Int[Array, "*batch"]) -> EpsilonGreedy:
+        """The policies themselves: agents act independently."""
+        return self
+
 
 class Perturbed(NamedTuple):
     """Samples use the noisy Q-values; the mode uses the noise-free ones."""
@@ -155,6 +182,10 @@ class Perturbed(NamedTuple):
     def mode(self) -> Int[Array, "*batch"]:
         """The noise-free greedy action, the first of several."""
         return self.settled.mode()
+
+    def given(self, action: Int[Array, "*batch"]) -> Perturbed:
+        """The policies themselves: agents act independently."""
+        return self
 
 
 class Gaussian(NamedTuple):
@@ -213,6 +244,10 @@ class Gaussian(NamedTuple):
     def mode(self) -> Float[Array, "*batch dimension"]:
         """The most likely action."""
         return self.mean
+
+    def given(self, action: Float[Array, "*batch dimension"]) -> Gaussian:
+        """The policies themselves: agents act independently."""
+        return self
 
     def log_prob(self, action: Float[Array, "*batch dimension"]) -> Float[Array, "*batch"]:
         """log p(a), summed over dimensions."""
@@ -285,6 +320,10 @@ class Squashed(NamedTuple):
     def mode(self) -> Float[Array, "*batch dimension"]:
         """tanh μ, the median."""
         return jnp.tanh(self.gaussian.mean)
+
+    def given(self, action: Float[Array, "*batch dimension"]) -> Squashed:
+        """The policies themselves: agents act independently."""
+        return self
 
     def log_prob(self, action: Float[Array, "*batch dimension"]) -> Float[Array, "*batch"]:
         """log p(a), summed over dimensions."""

@@ -14,9 +14,10 @@ import optax
 from perla.algos import diagnostics
 from perla.algos.actor_critic import check, create_actor, create_critic
 from perla.algos.batch import Batch, minibatches
-from perla.algos.descent import apply_gradients, create_optimiser, residual, update_target
+from perla.algos.descent import apply_gradients, create_optimiser, update_target
 from perla.algos.learner import Evaluation, Learner, Schedule
-from perla.algos.normalise import Identity, RunningMeanStd, Scale, mean, variance
+from perla.algos.losses import policy_loss, value_loss, value_metrics
+from perla.algos.normalise import Identity, RunningMeanStd, Scale, mean
 from perla.algos.protocol import Trajectory
 from perla.algos.sequential import Policies, update_in_turn
 from perla.algos.targets import bootstrap_values, boundary_values, compute_returns
@@ -224,16 +225,11 @@ class Algorithm:
         """Metrics of the critic before the update; the learner with the number of samples of the
         next one."""
         mask, targets, scale = batch.loss_mask, batch.target, self.scale(learner)
-        error = targets - scale.restore(batch.prediction)
-        squared_error = mean(error**2, mask)
-        unexplained = variance(error, mask) / (variance(targets, mask) + 1e-8)
-        metrics = {
-            "td_error": jnp.sqrt(squared_error),
-            "explained_variance": 1.0 - unexplained,
-            "value": mean(scale.restore(evaluated.estimated.value), mask),
-        }
+        metrics = value_metrics(batch.prediction, batch, scale)
+        metrics["value"] = mean(scale.restore(evaluated.estimated.value), mask)
         if self.value.estimator is None:
             return learner, metrics
+        squared_error = mean((targets - scale.restore(batch.prediction)) ** 2, mask)
         states = diagnostics.States(
             evaluated.context, batch.policy, batch.action, evaluated.estimated, targets, mask
         )
@@ -397,15 +393,7 @@ class Algorithm:
             critic, context, part.policy, key, schedule.marginal, part.action
         )
         predicted = self.value.prediction(critic, context, part.action, estimated)
-        target = scale.standardise(part.target)
-        error = residual(config.loss, predicted - target)
-        if config.value_clip_eps is not None:
-            # max(ℓ(V − G), ℓ(V₀ + clip(V − V₀, −ε, ε) − G)), with V₀ before the update
-            change = jnp.clip(
-                predicted - part.prediction, -config.value_clip_eps, config.value_clip_eps
-            )
-            error = jnp.maximum(error, residual(config.loss, part.prediction + change - target))
-        loss = mean(error, part.loss_mask)
+        loss = value_loss(predicted, part, scale, loss=config.loss, clip_eps=config.value_clip_eps)
 
         advantage = part.advantage
         if config.refresh_advantages:
@@ -420,29 +408,12 @@ class Algorithm:
         entropy_weight: Float[Array, ""],
     ) -> tuple[Float[Array, ""], Metrics]:
         """The surrogate of the policy gradient, less the entropy bonus."""
-        config, mask = self.config, part.loss_mask
         policy, _ = actor.unroll(part.observation, part.hidden_state[0], part.is_first)
-        if config.normalize_advantages:
-            centred = advantage - mean(advantage, mask)
-            advantage = centred / (jnp.sqrt(variance(advantage, mask)) + 1e-8)
-        log_ratio = policy.log_prob(part.action) - part.policy.log_prob(part.action)
-        ratio = jnp.exp(log_ratio)
-        if config.clip_eps is None:
-            surrogate = policy.log_prob(part.action) * advantage
-            outside = jnp.zeros_like(ratio)
-        else:
-            # min(ρ A, clip(ρ, 1 − ε, 1 + ε) A)                      (Schulman et al., 2017, Eq. 7)
-            clipped = jnp.clip(ratio, 1 - config.clip_eps, 1 + config.clip_eps)
-            surrogate = jnp.minimum(ratio * advantage, clipped * advantage)
-            outside = (clipped != ratio).astype(float)
-        if part.weight is not None:
-            # M min(ρ A, clip(ρ, 1 − ε, 1 + ε) A)                           (Kuba et al., 2022)
-            surrogate = part.weight * surrogate
-        entropy = mean(policy.entropy(), mask)
-        metrics = {
-            "entropy": entropy,
-            # KL(π₀ ‖ π) ≈ E [ρ − 1 − log ρ]
-            "kl": mean(ratio - 1 - log_ratio, mask),
-            "clip_fraction": mean(outside, mask),
-        }
-        return -mean(surrogate, mask) - entropy_weight * entropy, metrics
+        return policy_loss(
+            policy,
+            part,
+            advantage,
+            entropy_weight,
+            clip_eps=self.config.clip_eps,
+            normalize_advantages=self.config.normalize_advantages,
+        )

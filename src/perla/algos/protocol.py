@@ -22,7 +22,8 @@ class Trajectory(NamedTuple):
     """The actor's hidden state before each step."""
     action: Int[Array, "time env agent"] | Float[Array, "time env agent dimension"]
     policy: Any
-    """The actor's policies `[time, env, agent, ...]` that the actions were sampled from."""
+    """The distributions `[time, env, agent, ...]` that the actions were sampled from: the actor's
+    policies `given` the actions."""
     reward: Float[Array, "time env agent"]
     terminated: Bool[Array, "time env"]
     truncated: Bool[Array, "time env"]

@@ -333,8 +333,15 @@ class Trainer:
         key: PRNGKeyArray,
         progress: Float[Array, ""],
     ) -> tuple[Trajectory, LearnerState, Metrics]:
-        policy, _ = jax.vmap(lambda *inputs: learner.actor(*inputs))(
-            trajectory.observation, trajectory.hidden_state, trajectory.is_first
+        def record(observation, hidden_state, is_first, action):
+            policy, _ = learner.actor(observation, hidden_state, is_first)
+            return policy.given(action)
+
+        policy = jax.vmap(record)(
+            trajectory.observation,
+            trajectory.hidden_state,
+            trajectory.is_first,
+            trajectory.action,
         )
         trajectory = trajectory._replace(policy=policy)
         return trajectory, *self.algorithm.update(learner, trajectory, key, progress)

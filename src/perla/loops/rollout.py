@@ -88,7 +88,7 @@ def rollout(
             "valid": valid,
             "hidden_state": runner_state.hidden_state,
             "action": action,
-            "policy": policy,
+            "policy": policy.given(action),
             "reward": timestep.reward,
             "terminated": timestep.terminated,
             "truncated": timestep.truncated,

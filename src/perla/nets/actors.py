@@ -8,7 +8,7 @@ at every step and updates it with the action by `update_state`. An actor with no
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -19,6 +19,7 @@ from perla.distributions import (
     Categorical,
     EpsilonGreedy,
     Gaussian,
+    JointPolicy,
     Perturbed,
     Policy,
     Squashed,
@@ -273,7 +274,29 @@ class DeterministicActor(eqx.Module):
         return self.policy(outputs.values, observation), hidden_state
 
 
-AnyActor = Actor | GreedyActor | DeterministicActor
+@runtime_checkable
+class AnyActor(Protocol):
+    """The policies of all agents, as rollouts and evaluations use them: a pytree of arrays."""
+
+    def initial_state(self, batch: tuple[int, ...]) -> Float[Array, "*batch agent hidden"]:
+        """The hidden state before an episode's first step."""
+        ...
+
+    def update_state(
+        self, hidden_state: Float[Array, "*batch agent hidden"], action: Actions
+    ) -> Float[Array, "*batch agent hidden"]:
+        """The hidden state after `action`."""
+        ...
+
+    def __call__(
+        self,
+        observation: Observation,
+        hidden_state: Float[Array, "*batch agent hidden"],
+        is_first: Bool[Array, "*batch"],
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[JointPolicy, Float[Array, "*batch agent hidden"]]:
+        """One step: the policies and the hidden state after it."""
+        ...
 
 
 def mask_values(
