@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,34 @@ def processor() -> str:
 
 
 def memory() -> int:
-    """Bytes of main memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes of memory that this process may use: the machine's, or the limit of its container."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([physical, *_container_limits()])
+
+
+def _container_limits(
+    root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")
+) -> list[int]:
+    """The memory limits of the control groups that this process is in (Linux, versions 1 and 2)."""
+    try:
+        rows = [row.split(":", 2) for row in groups.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError):
+        return []
+    limits = []
+    for _, controllers, group in filter(lambda row: len(row) == 3, rows):
+        if controllers == "":
+            base, name = root, "memory.max"
+        elif "memory" in controllers.split(","):
+            base, name = root / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        folder = base / group.lstrip("/")
+        for path in (folder, *folder.parents):
+            with suppress(OSError, ValueError):  # "max" is no limit
+                limits.append(int((path / name).read_text()))
+            if path == base:
+                break
+    return limits
 
 
 def shares(count: int) -> list[list[int]]:

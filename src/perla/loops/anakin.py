@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from perla import footprint
 from perla.algos.create import create
 from perla.algos.protocol import Algorithm
 from perla.envs.protocol import Env
 from perla.envs.wrappers import AutoReset
 from perla.flops import Work, work
+from perla.footprint import Footprint
 from perla.loops import nonfinite, seeds
 from perla.loops.evaluate import Episodes, episode_limit, evaluate
 from perla.loops.nonfinite import NonFinite
@@ -88,12 +90,36 @@ class Trainer:
         # `work` counts the evaluation's loop once; it runs until the longest episode ends.
         return work(evaluation, self._state_shapes()).times(episode_limit(self.env))
 
+    def footprint(self, absolute_episodes: int = 320) -> Footprint:
+        """The memory of training and of all evaluations, estimated before anything is compiled."""
+        seeds_together = len(self.seeds) if self.vectorised else 1
+        state = self._state_shapes()
+        stacked = jax.eval_shape(self._init, self._keys()[0])
+        count = jax.ShapeDtypeStruct((), jnp.int32)
+        programs = (
+            self._train.trace(stacked, count, count),
+            self._end_interval.trace(stacked),
+            self._absolute.trace(stacked, absolute_episodes),
+        )
+        replay = footprint.size(getattr(state.learner, "replay_state", ()))
+        environments = footprint.size(state.runner_state)
+        return Footprint(
+            len(self.seeds),
+            min(len(self.seeds), len(self.devices) * seeds_together),
+            footprint.size(state) - replay - environments,
+            replay,
+            environments,
+            *(footprint.peak(program.jaxpr) // seeds_together for program in programs),
+        )
+
     def init(self) -> list[SeedState]:
         """The population before the first step."""
+        return self._place([self._init(key) for key in self._keys()])
+
+    def _keys(self) -> list[PRNGKeyArray]:
+        """The keys of the computations that make the population."""
         keys = [jax.random.key(seed) for seed in self.seeds]
-        if self.vectorised:
-            keys = [jnp.stack(keys)]
-        return self._place([self._init(key) for key in keys])
+        return [jnp.stack(keys)] if self.vectorised else keys
 
     def advance(
         self, population: list[SeedState], until: int

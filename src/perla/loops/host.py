@@ -19,12 +19,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from perla import footprint
 from perla.algos.create import create
 from perla.algos.protocol import Algorithm, LearnerState, Trajectory
 from perla.envs.processes.pool import STEP_SECONDS, Pool, Say, first_observation
 from perla.envs.processes.worker import Factory
 from perla.envs.protocol import HostEnv, Observation
 from perla.flops import Work, work
+from perla.footprint import Footprint
 from perla.loops import nonfinite, seeds
 from perla.loops.evaluate import Episodes, episode_limit
 from perla.loops.host_envs import HostEnvs, halves, stack_trees
@@ -145,6 +147,23 @@ class Trainer:
     def work_per_evaluation(self, episodes: int) -> Work:
         """An upper bound of the work of evaluating one seed, without the environments'."""
         return self._work_per_action().times(2 * episodes * self.limit)
+
+    def footprint(self, absolute_episodes: int = 320) -> Footprint:
+        """The memory of training and of all evaluations, without the environments' processes."""
+        state, trajectory, *_ = shapes = self._update_shapes()
+        replay = footprint.size(getattr(state.learner, "replay_state", ()))
+        learning = footprint.peak(self._update.trace(*shapes).jaxpr)
+        # The trajectories of all seeds are collected before the first is learnt from.
+        return Footprint(
+            seeds=len(self.seeds),
+            at_once=1,
+            learner=footprint.size(state) - replay,
+            replay=replay,
+            environments=0,
+            training=(1 + len(self.seeds)) * footprint.size(trajectory) + learning,
+            evaluation=8 * self.eval_episodes * len(self.seeds),
+            absolute=8 * absolute_episodes * len(self.seeds),
+        )
 
     def init(self) -> list[SeedState]:
         """The population before the first step."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol, runtime_checkable
 
 from perla.flops import Work
+from perla.footprint import Footprint
 from perla.loops.evaluate import Episodes
 from perla.loops.nonfinite import NonFinite
 
@@ -23,6 +24,10 @@ class AnyTrainer(Protocol):
 
     def work_per_step(self) -> Work:
         """The work of training for each environment step."""
+        ...
+
+    def footprint(self, absolute_episodes: int, /) -> Footprint:
+        """The memory of training and of all evaluations, estimated before anything is compiled."""
         ...
 
     def init(self) -> Any:

@@ -22,7 +22,7 @@ from perla.loops.protocol import AnyTrainer
 from perla.runs import backend, checkpoint, resume_point
 from perla.runs import pictures as drawing
 from perla.runs.loop import RunLoop, RunOptions
-from perla.runs.memory import check_memory, explain_out_of_memory
+from perla.runs.memory import check_footprint, check_memory, explain_out_of_memory
 from perla.runs.resume_point import ResumePoint
 from perla.runs.sinks import Display, Silent
 from perla.runs.spec import OnNonFinite, Run
@@ -103,6 +103,7 @@ def train(
     display = display or Silent()
     options = RunOptions(display, checkpoint_seconds, keep_checkpoints, pictures, on_nonfinite)
     env, trainer = build(run, step_seconds, display.say)
+    check_footprint(run, trainer.footprint(run.absolute_episodes), folder=out is not None)
     if out is None:
         return _execute(run, env, trainer, None, None, options)
     folder = Folder.create(out, run, env.spec, [str(device) for device in jax.devices()])
@@ -143,6 +144,7 @@ def resume(
         if folder.finished:
             return _finished(folder, run, trust, options)
         env, trainer = build(run, step_seconds, display.say)
+        check_footprint(run, trainer.footprint(run.absolute_episodes), folder=True)
         folder.check_environment(env.spec)
         point = resume_point.load_newest(folder, run, trainer.template(), display.say)
         if point is not None and isinstance(env, HostEnv):

@@ -10,10 +10,24 @@ import jax
 from perla import machine
 from perla.envs.protocol import Env, HostEnv
 from perla.errors import UserError
+from perla.footprint import Footprint
 from perla.methods.offpolicy import OffPolicy
 from perla.methods.ppo import PPO
 from perla.runs.spec import Run, steps_per_update
 
+PROGRAM = 850 * 2**20
+"""Bytes of Python, JAX and the compiler."""
+WORK = ("training", "evaluation", "absolute")
+"""Parts of a run that follow one another; the largest decides."""
+SETTINGS = {
+    "learner": ("hidden_size", "num_layers"),
+    "replay": ("buffer_size",),
+    "environments": ("num_envs",),
+    "training": ("num_envs", "rollout_length"),
+    "evaluation": ("eval_episodes",),
+    "absolute": ("absolute_episodes",),
+}
+"""The settings that a part's size follows."""
 MAX_STEPS = 2**31 - 1
 """The largest number of steps that a 32-bit counter holds."""
 
@@ -51,6 +65,45 @@ def check_memory(run: Run, env: Env | HostEnv) -> None:
         raise UserError(
             f"steps = {run.steps}: with updates of this size the step count exceeds {MAX_STEPS:,}"
         )
+
+
+def estimate(footprint: Footprint, *, folder: bool) -> dict[str, int]:
+    """The bytes that a run needs at most at a time, by part.
+
+    A checkpoint in the `folder` is made from a copy of all states, by way of one more.
+    """
+    states = footprint.seeds * (3 if folder else 1)
+    work = max(WORK, key=lambda part: int(getattr(footprint, part)))
+    return {
+        "program": PROGRAM,
+        "learner": states * footprint.learner,
+        "replay": states * footprint.replay,
+        "environments": states * footprint.environments,
+        work: footprint.at_once * getattr(footprint, work),
+    }
+
+
+def check_footprint(run: Run, footprint: Footprint, *, folder: bool) -> None:
+    """Raise `UserError` if the run needs more memory than there is. The line has the size, the
+    limit, and the settings of the first part that alone would not fit, or else of the largest."""
+    parts = estimate(footprint, folder=folder)
+    needed, available = sum(parts.values()), machine.memory()
+    if needed <= available:
+        return
+    too_large = [part for part, size in parts.items() if size > available]
+    part = too_large[0] if too_large else max(parts, key=lambda part: parts[part])
+    settings = SETTINGS.get(part, ())
+    words = [
+        f"{name} = {getattr(owner, name)}"
+        for owner in (run, run.config)
+        for name in settings
+        if hasattr(owner, name)
+    ]
+    words += [f"{footprint.seeds} seeds"] if footprint.seeds > 1 else []
+    raise UserError(
+        f"{' and '.join(words) or 'this run'}: needs about {needed / 2**30:,.1f} GiB, and "
+        f"{available / 2**30:,.1f} GiB are here"
+    )
 
 
 @contextmanager
