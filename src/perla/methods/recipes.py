@@ -96,6 +96,12 @@ _OWN = {
     "maic-qplex": Recipe(TD, mixer=QPLEXMixer(), communication=MAICMessages(),
         about="QPLEX whose agents send each other messages before they act"),
 
+    # Q-learning without replay.
+    "pqn-iql": Recipe("perla.algos.pqn:PQN", mixer=IQLMixer(),                # Qᵢ(τᵢ, aᵢ)
+        about="independent Q-learning from parallel environments, without replay"),
+    "pqn-vdn": Recipe("perla.algos.pqn:PQN", mixer=VDNMixer(),                # Q = Σᵢ Qᵢ
+        about="VDN from parallel environments, without replay"),
+
     # Deterministic policy gradients.
     "maddpg": Recipe(DDPG, relaxation=GumbelSoftmax(),                        # ∇Qᵢ(s, a₁, …, a_N)
         about="deterministic policy gradients with a centralised critic per agent"),
