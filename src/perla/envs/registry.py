@@ -23,6 +23,7 @@ OWN = {
     "pettingzoo": "perla.envs.bridges.pettingzoo",
     "gym": "perla.envs.bridges.gym",
     "smac": "perla.envs.bridges.smac",
+    "skirmish": "perla.envs.skirmish.env",
 }
 """perla's families: prefix → module, which is imported on demand."""
 

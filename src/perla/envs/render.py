@@ -17,6 +17,7 @@ _PAPER, _CELL, _LINE = "#FFFFFF", "#F4F2EC", "#D9D4C8"
 _AGENT, _AGENT_EDGE = "#0072B2", "#004A75"
 _FOOD, _FOOD_EDGE, _LEAF, _STALK = "#E69F00", "#9C6B00", "#009E73", "#5B4636"
 _INK, _CHALK = "#2B2100", "#FFFFFF"
+_WALL, _SHIELD = "#B8B1A2", "#56B4E9"
 
 _FINE = 4
 """Images are drawn this many times larger and then shrunk, for smooth edges."""
@@ -122,6 +123,56 @@ def draw_plane(discs: Sequence[Disc], *, width: int = 400) -> np.ndarray:
     return _shrink(image)
 
 
+class Fighter(NamedTuple):
+    """A unit on a battlefield. Lengths are cells of its terrain, and y points upwards."""
+
+    x: float
+    y: float
+    radius: float
+    enemy: bool
+    """Its side: enemies are orange, the others blue."""
+    label: str
+    life: float
+    """Share of its life."""
+    shield: float | None = None
+    """Share of its shield; None if it has none."""
+    shot: tuple[float, float] | None = None
+    """The point at which it has just shot."""
+    heals: bool = False
+    """Its shots heal, and are green."""
+
+
+def draw_field(
+    terrain: Sequence[str], fighters: Sequence[Fighter], *, width: int = 480
+) -> np.ndarray:
+    """A terrain with units, about `width` pixels wide: uint8 `[height, width, 3]`.
+
+    `terrain` is rows of cells, the uppermost first: '.' is open, '#' a wall and '~' a cliff. Units
+    are discs with a bar for life, and above it one for the shield; their shots are lines.
+    """
+    cell = max(width // len(terrain[0]), 4) * _FINE
+    image = Image.new("RGB", (cell * len(terrain[0]), cell * len(terrain)), _CELL)
+    draw = ImageDraw.Draw(image)
+    for row, cells in enumerate(terrain):
+        for column, kind in enumerate(cells):
+            if kind != ".":
+                left, top = column * cell, row * cell
+                fill = _WALL if kind == "#" else _LINE
+                draw.rectangle((left, top, left + cell - 1, top + cell - 1), fill=fill)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return x * cell, image.height - y * cell
+
+    for each in fighters:
+        if each.shot:
+            colour = _LEAF if each.heals else _FOOD if each.enemy else _AGENT
+            ends = (*place(each.x, each.y), *place(*each.shot))
+            draw.line(ends, fill=colour, width=max(_FINE, cell // 8))
+    for each in fighters:
+        _fighter(draw, *place(each.x, each.y), each.radius * cell, each)
+    return _shrink(image)
+
+
 def draw_text(text: str, *, width: int = 640) -> np.ndarray:
     """Lines of `text` in the largest font that fits, on an image in the format 4:3, `width` pixels
     wide: uint8 `[height, width, 3]`."""
@@ -151,6 +202,20 @@ def _disc(draw: ImageDraw.ImageDraw, x: float, y: float, r: float, level: int) -
     edge = max(2, round(r / 9))
     draw.ellipse((x - r, y - r, x + r, y + r), fill=_AGENT, outline=_AGENT_EDGE, width=edge)
     _number(draw, x, y, 1.2 * r, level, _CHALK)
+
+
+def _fighter(draw: ImageDraw.ImageDraw, x: float, y: float, r: float, each: Fighter) -> None:
+    fill, outline = (_FOOD, _FOOD_EDGE) if each.enemy else (_AGENT, _AGENT_EDGE)
+    draw.ellipse((x - r, y - r, x + r, y + r), fill=fill, outline=outline, width=_FINE)
+    _number(draw, x, y, 1.2 * r, each.label, _INK if each.enemy else _CHALK)
+    bar = 3 * _FINE
+    for line, (share, colour) in enumerate(((each.life, _LEAF), (each.shield, _SHIELD))):
+        if share is not None:
+            top = y - r - (line + 1.5) * bar
+            draw.rectangle((x - r, top, x + r, top + bar - _FINE), fill=_STALK)
+            if share > 0:
+                right = x - r + 2 * r * min(share, 1.0)
+                draw.rectangle((x - r, top, right, top + bar - _FINE), fill=colour)
 
 
 def _apple(draw: ImageDraw.ImageDraw, x: float, y: float, r: float, level: int) -> None:

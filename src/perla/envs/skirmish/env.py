@@ -1,0 +1,272 @@
+"""`skirmish:MAP`: SMAC's maps as an environment in JAX."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from perla.envs.protocol import Observation, Spec, TimeStep
+from perla.envs.skirmish.battle import Battle, State
+from perla.envs.skirmish.copies import over_copies
+from perla.envs.skirmish.draw import draw_battle
+from perla.envs.skirmish.features import FeatureOptions, Features
+from perla.envs.skirmish.maps import Map, load_map
+from perla.envs.skirmish.simulate import simulate
+from perla.envs.skirmish.start import Start, start_battle
+from perla.envs.skirmish.units import RULES, RuleSet
+from perla.errors import UserError, nearest
+from perla.types import Array, Float, Int, PRNGKeyArray, UInt
+
+EXAMPLES = {
+    "3m": "3 marines against as many",
+    "8m": "8 marines against as many",
+    "25m": "25 marines against as many",
+    "2s3z": "2 stalkers and 3 zealots against as many",
+    "3s5z": "3 stalkers and 5 zealots against as many",
+    "1c3s5z": "1 colossus, 3 stalkers and 5 zealots against as many",
+    "MMM": "1 medivac, 2 marauders and 7 marines against as many",
+    "2m_vs_1z": "2 marines against 1 zealot",
+    "2s_vs_1sc": "2 stalkers against 1 spine crawler",
+    "so_many_baneling": "7 zealots against 32 banelings",
+    "bane_vs_bane": "20 zerglings and 4 banelings against as many",
+    "2c_vs_64zg": "2 colossi against 64 zerglings",
+    "3s5z_vs_3s6z": "3 stalkers and 5 zealots against 1 zealot more",
+    "MMM2": "1 medivac, 2 marauders and 7 marines against 1 marauder and 1 marine more",
+    "corridor": "6 zealots against 24 zerglings",
+    "5m_vs_6m": "5 marines against 6",
+    "10m_vs_11m": "10 marines against 11",
+    "27m_vs_30m": "27 marines against 30",
+    "6h_vs_8z": "6 hydralisks against 8 zealots",
+    "3s_vs_5z": "3 stalkers against 5 zealots",
+    "path/to/map.toml": "your own map",
+}
+"""Names of maps, with the units of both sides: SMAC's fifteen of the paper, and five more."""
+
+
+_CHOICES = {"rules": get_args(RuleSet), "start": get_args(Start)}
+"""Options that are one of a few words."""
+
+
+@dataclass(frozen=True, eq=False)
+class Skirmish:
+    """A battle of agents against scripted enemies, an [`Env`][perla.envs.protocol.Env].
+
+    Each step is eight ticks of a simulation. Actions, masks, observations, states, rewards and ends
+    are SMAC's (Samvelyan et al., 2019), and options have its names. Episodes are truncated at the
+    limit, where SMAC terminates them.
+
+    Raises `UserError` for an impossible option.
+    """
+
+    map: Map
+    rules: RuleSet = "smac"
+    """The numbers of units and the rules: those of StarCraft II, or SMAClite's."""
+    start: Start = "map"
+    """Start of the units: at the map's places with full life, or jittered by up to 0.75 cells and
+    with 0.6 to 1 of their life."""
+    step_mul: int = 8
+    """Ticks of a step."""
+    reward_sparse: bool = False
+    """The reward is 1 for a win, −1 for a defeat, else 0; the other reward options are ignored."""
+    reward_only_positive: bool = True
+    """Do not subtract the agents' losses."""
+    reward_death_value: float = 10.0
+    """Reward for each enemy killed."""
+    reward_win: float = 200.0
+    """Reward for a win."""
+    reward_defeat: float = 0.0
+    """Reward for a defeat."""
+    reward_negative_scale: float = 0.5
+    """Factor of the agents' losses without `reward_only_positive`."""
+    reward_scale: bool = True
+    """Divide rewards such that a flawless episode's sum is `reward_scale_rate`."""
+    reward_scale_rate: float = 20.0
+    """The largest return, if no shield or life regenerates."""
+    features: FeatureOptions = field(default_factory=FeatureOptions)
+    """The contents of observations and states."""
+
+    def __post_init__(self) -> None:
+        if self.step_mul < 1:
+            raise UserError(f"step_mul {self.step_mul}: a step needs at least 1 tick")
+        if self.features.move_amount <= 0:
+            raise UserError(f"move_amount {self.features.move_amount}: a move needs more than 0")
+        if self.reward_scale_rate <= 0:
+            raise UserError(f"reward_scale_rate {self.reward_scale_rate}: expected more than 0")
+
+    @functools.cached_property
+    def battle(self) -> Battle:
+        """The units as tables, and the rules."""
+        return Battle(self.map, RULES[self.rules])
+
+    @functools.cached_property
+    def _features(self) -> Features:
+        return Features(self.battle, self.features)
+
+    @functools.cached_property
+    def spec(self) -> Spec:
+        """Sizes and rules of the environment."""
+        agents = self.battle.agents
+        obs, state = self._features.sizes
+        options = {
+            each.name: getattr(self, each.name)
+            for each in fields(self)
+            if each.name not in ("map", "features")
+        }
+        return Spec(
+            id=f"skirmish:{self.map.name}",
+            agents=agents,
+            obs=obs,
+            state=state,
+            actions=(self._features.actions,) * agents,
+            limit=self.map.limit,
+            reward="common",
+            rules={
+                "map": self.map.name,
+                **options,
+                **{f.name: getattr(self.features, f.name) for f in fields(self.features)},
+                "limit": self.map.limit,
+                "limit_is": "truncation",
+            },
+            mortal=True,
+        )
+
+    def reset(self, key: PRNGKeyArray) -> tuple[State, Observation]:
+        """Begin an episode. By default only the enemies' goal on some maps is random."""
+        return self._reset(jax.random.bits(key, (), jnp.uint32))
+
+    def step(
+        self, key: PRNGKeyArray, state: State, action: Int[Array, " agent"]
+    ) -> tuple[State, TimeStep]:
+        """Make one transition. The action of a dead agent, and any unavailable one, does nothing
+        or what is possible of it: only distances up to 6 can be attacked at the start of a step."""
+        return self._step(jax.random.bits(key, (), jnp.uint32), state, action)
+
+    @functools.cached_property
+    def _reset(self) -> Any:
+        def reset(seed: UInt[Array, " copy"]) -> tuple[State, Observation]:
+            state = start_battle(self.battle, self.start, seed)
+            return state, self._observe(state)
+
+        return over_copies(reset)
+
+    @functools.cached_property
+    def _step(self) -> Any:
+        features = self._features
+
+        def step(
+            seed: UInt[Array, " copy"], state: State, action: Int[Array, "agent copy"]
+        ) -> tuple[State, TimeStep]:
+            orders = features.orders(state, action)
+            after = simulate(self.battle, seed, state, orders, self.step_mul)
+            after = after._replace(last_action=action, time=state.time + 1)
+            won, lost, over = self._ends(after)
+            observation = self._observe(after)
+            reward = self._reward(state, after, won, lost)
+            truncated = ~over & (after.time >= self.map.limit)
+            return after, TimeStep(
+                observation=observation,
+                reward=jnp.broadcast_to(reward[None], action.shape),
+                terminated=over,
+                truncated=truncated,
+                final=observation,
+                won=won.astype(jnp.float32),
+            )
+
+        return over_copies(step)
+
+    def _observe(self, state: State) -> Observation:
+        mask = self._features.mask(state)
+        obs = self._features.observe(state, mask)
+        return Observation(
+            obs=obs,
+            state=self._features.global_state(state, obs),
+            avail=mask,
+            alive=(state.hp > 0)[self.battle.side(False)],
+        )
+
+    def _ends(self, state: State) -> tuple[Array, Array, Array]:
+        """Battles that are won, lost, and over. A side of which only healers are left has lost."""
+        battle = self.battle
+        fights = (state.hp > 0) & (battle.rules.healers_fight | ~battle.heals[:, None])
+        allies, enemies = fights[battle.side(False)].any(0), fights[battle.side(True)].any(0)
+        won = ~enemies & (allies | battle.rules.healers_fight)
+        # As in SMAC, a mutual kill is a draw, but where agents heal a defeat.
+        foes = (state.hp > 0)[battle.side(True)].any(0) | battle.heals[battle.side(False)].any()
+        return won, ~allies & ~won & foes, ~allies | ~enemies
+
+    def _reward(
+        self, before: State, after: State, won: Array, lost: Array
+    ) -> Float[Array, " copy"]:
+        """Life and shield that the enemies lost, and a bonus for each that died, and for a win."""
+        if self.reward_sparse:
+            return won.astype(jnp.float32) - lost.astype(jnp.float32)
+        ally, enemy = self.battle.side(False), self.battle.side(True)
+        died = (before.hp > 0) & (after.hp <= 0)
+        left = jnp.where(after.hp > 0, after.hp + after.shield, 0)
+        loss = jnp.where(before.hp > 0, before.hp + before.shield - left, 0)
+        reward = loss[enemy].sum(0) + self.reward_death_value * died[enemy].sum(0)
+        if self.reward_only_positive:
+            # As in SMAC: a step in which shields regenerate more than is hit counts, too.
+            reward = jnp.abs(reward)
+        else:
+            deaths = self.reward_death_value * died[ally].sum(0)
+            reward -= self.reward_negative_scale * (loss[ally].sum(0) + deaths)
+        reward += self.reward_win * won + self.reward_defeat * lost
+        if self.reward_scale:
+            reward /= self.max_reward / self.reward_scale_rate
+        return reward
+
+    @property
+    def max_reward(self) -> float:
+        """The unscaled return of an episode in which all enemies die and nothing regenerates."""
+        enemies = self.map.enemies.units
+        health = sum(unit.hp + unit.shield for unit in enemies)
+        return health + self.reward_death_value * len(enemies) + self.reward_win
+
+    def render(self, state: State) -> np.ndarray:
+        """An image of `state`: uint8 `[height, width, 3]`."""
+        return draw_battle(self.battle, jax.device_get(state))
+
+
+def make_env(name: str, /, **options: Any) -> Skirmish:
+    """The environment of a map's name, such as `3m`, or of a file, `path/to/map.toml`.
+
+    Options are the fields of `Skirmish` and `FeatureOptions`. Raises `UserError` for an unknown
+    name or option, or a value of the wrong type.
+    """
+    of_env = {each.name: each for each in fields(Skirmish)[1:-1]}
+    of_features = {each.name: each for each in fields(FeatureOptions)}
+    known = of_env | of_features
+    for option, value in tuple(options.items()):
+        if option not in known:
+            raise nearest(option, known, what="skirmish option")
+        options[option] = _check(option, value, known[option].default)
+    for option, choices in _CHOICES.items():
+        if options.get(option, choices[0]) not in choices:
+            raise nearest(options[option], choices, what=option)
+    rules = options.get("rules", "smac")
+    features = {name: value for name, value in options.items() if name in of_features}
+    others = {name: value for name, value in options.items() if name in of_env}
+    return Skirmish(load_map(name, rules), **others, features=FeatureOptions(**features))
+
+
+def _check(option: str, value: Any, default: Any) -> Any:
+    """`value` as the type of the option's `default`. Raises `UserError` if it is of another."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(default, bool):
+        valid, expected = isinstance(value, bool), "true or false"
+    elif isinstance(default, int):
+        valid, expected = isinstance(value, int) and number, "a whole number"
+    elif isinstance(default, float):
+        valid, expected = number and math.isfinite(value), "a finite number"
+    else:
+        valid, expected = isinstance(value, str), "a text"
+    if not valid:
+        raise UserError(f"skirmish: {option} {value!r}: expected {expected}")
+    return float(value) if isinstance(default, float) else value

@@ -1,0 +1,149 @@
+"""The units that others attack or heal: who is chosen, and where they are."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from perla.envs.skirmish.battle import NO_TARGET, Battle, Orders, State
+from perla.types import Array, Bool, Float, Int
+
+_INVALID = np.int32(0x7FFFFFFF)
+_FALLBACK = np.int32(0x7E000000)
+_SECOND = np.int32(0x40000000)
+"""Added to the key of a unit that is chosen only if there is none without it."""
+_FAR = 2.0**20
+"""Squared distance, as it counts, of attackers beyond the scan range."""
+
+
+class Aim(NamedTuple):
+    """The targets of all units."""
+
+    target: Int[Array, "unit copy"]
+    """Number of the target; −1: none."""
+    exists: Bool[Array, "unit copy"]
+    """Units that have a target."""
+    in_range: Bool[Array, "unit copy"]
+    """Units that can hit or heal their target from where they stand."""
+    dx: Float[Array, "unit copy"]
+    """The way to the target."""
+    dy: Float[Array, "unit copy"]
+    """The way to the target."""
+
+
+def choose_targets(battle: Battle, state: State, orders: Orders) -> Aim:
+    """The targets of this tick: the agents' by their orders, the enemies' by themselves."""
+    alive = state.hp > 0
+    ordered = orders.target
+    if not battle.rules.orders_outlive_targets:
+        ordered = jnp.where(_pick(battle, False, ordered, state.hp) > 0, ordered, NO_TARGET)
+    ordered = jnp.where(alive[battle.side(False)], ordered, NO_TARGET)
+    if battle.map.order.command == "passive":
+        chosen = jnp.full_like(state.target[battle.side(True)], NO_TARGET)
+    else:
+        chosen = _choose(battle, state, ordered)
+    sides = [_aim(battle, state, side, index) for side, index in ((False, ordered), (True, chosen))]
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *sides)
+
+
+def _pairs(battle: Battle, enemies: bool, values: Array) -> tuple[Array, Array]:
+    """`values` of a side's units `[1, unit, ...]`, and of its pool `[other, 1, ...]`."""
+    return values[battle.side(enemies)][None], values[battle.pool(enemies)][:, None]
+
+
+def _pick(battle: Battle, enemies: bool, index: Array, values: Array) -> Array:
+    """`values` of the units with the numbers `index`, of a side's targets; 0 for no target."""
+    pool = battle.pool(enemies)
+    numbers = np.arange(len(battle.units))[pool, None, None]
+    return jnp.where(index[None] == numbers, values[pool][:, None], 0).sum(0)
+
+
+def _aim(battle: Battle, state: State, enemies: bool, index: Int[Array, "unit copy"]) -> Aim:
+    side, pool = battle.side(enemies), battle.pool(enemies)
+    radius, reach = battle.table("radius"), battle.table("radius") + battle.table("range")
+    dx = _pick(battle, enemies, index, state.x) - state.x[side]
+    dy = _pick(battle, enemies, index, state.y) - state.y[side]
+    other = radius[pool]
+    if (other == other[0]).all():
+        reach = reach[side] + other[0]
+    else:
+        reach = reach[side] + _pick(battle, enemies, index, jnp.asarray(radius))
+    exists = index != NO_TARGET
+    in_range = exists & (dx * dx + dy * dy <= reach * reach)
+    if not battle.may_target[side, pool].all():
+        allowed = battle.may_target[side, pool].T[:, :, None]
+        numbers = np.arange(len(battle.units))[pool, None, None]
+        in_range &= ((index[None] == numbers) & allowed).any(0)
+    return Aim(index, exists, in_range, dx, dy)
+
+
+def _choose(battle: Battle, state: State, ordered: Int[Array, "agent copy"]) -> Array:
+    """The enemies' targets.
+
+    An enemy keeps a living target in its range, or one that attacks it. Otherwise it chooses the
+    nearest unit in its scan range, or else one that attacks it from farther away. A healer chooses
+    the unit with the least life of those that are hurt or fight.
+    """
+    rules, side, pool = battle.rules, battle.side(True), battle.pool(True)
+    radius, scan = battle.table("radius"), battle.table("scan_range")
+    if battle.map.order.command == "hunt":
+        scan = np.full_like(scan, 1e3)
+    if rules.scan_own_radius:
+        scan = scan + radius
+    (x, other_x), (y, other_y) = (_pairs(battle, True, v) for v in (state.x, state.y))
+    dx, dy = x - other_x, y - other_y
+    distance = dx * dx + dy * dy
+    me = np.arange(len(battle.units))[None, side, None]
+    number = np.arange(len(battle.units))[pool, None, None]
+    mine = state.target[side][None] == number
+
+    # Only agents are ordered to attack, so only they attack an enemy.
+    attackers = jnp.concatenate(
+        [ordered, jnp.full((battle.enemies, *ordered.shape[1:]), NO_TARGET, ordered.dtype)]
+    )
+    attacks_me = attackers[pool][:, None] == me
+    noticed = distance < (scan[None, side] + radius[pool][:, None]) ** 2
+    reach = (battle.table("range") + radius)[None, side] + radius[pool][:, None]
+    valid = (state.hp[pool] > 0)[:, None] & battle.may_target[side, pool].T[:, :, None]
+    keeps = mine & valid & (attacks_me | (distance <= reach**2))
+    measure = jnp.where(noticed, distance, _FAR)
+    candidate = valid & (noticed | attacks_me)
+
+    key = jax.lax.bitcast_convert_type(measure * np.float32(2.0**-40), jnp.int32)
+    healer = battle.heals[pool][:, None, None]
+    if rules.healers_first and healer.any():
+        foes = battle.heals & (np.arange(len(battle.units)) < battle.agents)
+        busy = ((state.hp > 0) & foes[:, None]).any(0)[None, None] & ~healer
+        key = jnp.where(healer, key, key | _SECOND)
+        key = jnp.where(keeps, jnp.where(busy & ~candidate, _FALLBACK, key), key)
+        kept = keeps & ~busy
+    else:
+        kept = keeps
+    if battle.heals[side].any():
+        key, candidate, kept = _choose_patients(battle, state, key, candidate, kept)
+    bits = len(battle.units).bit_length()
+    low = np.int32((1 << bits) - 1)
+    key = jnp.where(kept, 0, jnp.where(candidate | keeps, key, _INVALID))
+    key = jnp.where(key == _INVALID, _INVALID, (key & ~low) | number)
+    best = key.min(0)
+    chosen = jnp.where(best == _INVALID, NO_TARGET, best & low)
+    return jnp.where(state.hp[side] > 0, chosen, NO_TARGET)
+
+
+def _choose_patients(
+    battle: Battle, state: State, key: Array, candidate: Array, kept: Array
+) -> tuple[Array, Array, Array]:
+    """Keys, candidates and kept targets, with those of healers for their rows."""
+    side, pool = battle.side(True), battle.pool(True)
+    heals = battle.heals[None, side, None]
+    most = battle.table("hp")
+    hurt = (state.hp < most)[pool][:, None]
+    fights = (state.target != NO_TARGET)[pool][:, None]
+    measure = state.hp if battle.rules.healers_first else state.hp / most
+    life = jax.lax.bitcast_convert_type(measure * np.float32(2.0**-40), jnp.int32)[pool][:, None]
+    candidate = candidate & (~heals | hurt | fights)
+    kept = kept & (~heals | hurt)
+    return jnp.where(heals, life, key), candidate, kept
