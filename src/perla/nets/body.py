@@ -89,9 +89,8 @@ class Body(eqx.Module):
         ids: bool,
         parameter_groups: Groups,
     ) -> Body:
-        """A body for `agents`, each with `features` inputs, and with `extra_inputs` (the actions)
-        at the first or the last hidden layer. `norm` normalises hidden layers and, with
-        `norm_inputs`, the features.
+        """A body for `agents`, each with `features` inputs, and with `extra_inputs` (the actions) at
+        the first or last hidden layer. `norm` is of hidden layers and, with `norm_inputs`, features.
 
         `mlp`: `num_layers` hidden layers. `gru`: `num_layers` hidden layers and a GRU, then the
         output layer; with extra inputs, one more hidden layer, which is the fusion layer.
@@ -108,9 +107,8 @@ class Body(eqx.Module):
         def net(key: PRNGKeyArray) -> Net:
             key_dense, key_gru, key_head = jax.random.split(key, 3)
 
-            # The fusion layer has one weight matrix for features and extra inputs, initialised as
-            # one: an action then changes the pre-activations as much as any other input of size
-            # one, at every layer, because each layer about preserves the norm of its input.
+            # Features and extra inputs have one weight matrix: an action changes pre-activations as
+            # much as any other input of size one, as each layer about preserves its input's norm.
             def head(features: int, extra_inputs: int) -> MLP:
                 return MLP.create(
                     key_head, features, extra_inputs, (hidden_size,) * above, outputs,
