@@ -89,8 +89,8 @@ class Body(eqx.Module):
         ids: bool,
         parameter_groups: Groups,
     ) -> Body:
-        """A body for `agents`, each with `features` inputs, and with `extra_inputs` (the actions) at
-        the first or last hidden layer. `norm` is of hidden layers and, with `norm_inputs`, features.
+        """A body for `agents`, each with `features` inputs, and `extra_inputs` (the actions) at the
+        first or last hidden layer. `norm` is of hidden layers, and of features if `norm_inputs`.
 
         `mlp`: `num_layers` hidden layers. `gru`: `num_layers` hidden layers and a GRU, then the
         output layer; with extra inputs, one more hidden layer, which is the fusion layer.
