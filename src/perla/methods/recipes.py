@@ -102,6 +102,10 @@ _OWN = {
     "pqn-vdn": Recipe("perla.algos.pqn:PQN", mixer=VDNMixer(),                # Q = Σᵢ Qᵢ
         about="VDN from parallel environments, without replay"),
 
+    # Sequences of agents.
+    "mat": Recipe("perla.algos.mat:MAT",                                      # Πᵢ π(aᵢ|o, a₁…aᵢ₋₁)
+        about="PPO of a transformer whose agents act one after another"),
+
     # Deterministic policy gradients.
     "maddpg": Recipe(DDPG, relaxation=GumbelSoftmax(),                        # ∇Qᵢ(s, a₁, …, a_N)
         about="deterministic policy gradients with a centralised critic per agent"),
