@@ -258,11 +258,11 @@ def check_laws(name, steps, copies, **options):
         finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
         inside = (state.x >= 0) & (state.x < terrain.width) & (state.y >= 0)
         inside &= state.y < terrain.height
-        ground = cells[state.y.astype(int), state.x.astype(int)] | ~walks
+        ground = cells[state.y.astype(int), state.x.astype(int)] | ~walks[None]
         same = state.time == before.time + 1  # Neither is the first state of an episode.
         dead = (before.hp <= 0) & same[:, None]
         still = ~dead | ((state.x == before.x) & (state.y == before.y) & (state.hp <= 0))
-        most = battle.table("hp")[:, 0], battle.table("shield")[:, 0]
+        most = battle.table("hp").T, battle.table("shield").T
         bars = (state.hp >= 0) & (state.hp <= most[0]) & (state.shield >= 0)
         bars &= (state.shield <= most[1]) & (state.energy >= 0) & (state.reserve >= -1e-5)
         reward = (timestep.reward >= 0) & (timestep.reward <= bound)
