@@ -288,7 +288,7 @@ def check_laws(name, steps, copies, **options):
     assert all(held.values()), (name, held)
 
 
-@pytest.mark.parametrize("name", ["MMM2", "corridor"])
+@pytest.mark.parametrize("name", ["MMM2", pytest.param("corridor", marks=pytest.mark.slow)])
 def test_laws_hold_under_random_actions(name):
     check_laws(name, steps=150, copies=8, start="jittered")
 
