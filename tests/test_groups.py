@@ -280,7 +280,15 @@ def test_a_checkpoint_goes_on_as_if_never_interrupted(tmp_path):
     once, _ = trainer.advance(trainer.init(), 64)
     half = trainer.export(trainer.advance(trainer.init(), 32)[0])
     path = checkpoint.path_of(tmp_path, 32)
-    meta = checkpoint.Meta(run="r", evaluation=1, step=32, wall_seconds=0.0, compile_seconds=0.0)
+    meta = checkpoint.Meta(
+        run="r",
+        evaluation=1,
+        step=32,
+        metrics_lines=0,
+        metrics_digest="",
+        wall_seconds=0.0,
+        compile_seconds=0.0,
+    )
     checkpoint.save(path, half, meta)
     template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype), half)
     again, _ = trainer.advance(trainer.restore(checkpoint.load(path, template)[0]), 64)

@@ -100,7 +100,8 @@ def test_every_setting_explains_itself():
         for child in cls.__subclasses__():
             yield from structs(child)
 
-    for cls in set(structs(Config)):
+    own = {cls for cls in structs(Config) if cls.__module__.startswith("perla.")}
+    for cls in own:
         docs = field_docs(cls)
         assert set(docs) == set(cls.__struct_fields__)
         assert all(docs.values()), cls
