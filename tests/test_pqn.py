@@ -34,12 +34,15 @@ SMALL = PQN(
     num_minibatches=2,
     gamma=probes.GAMMA,
     q_lambda=0.0,
+    normalize_rewards=False,
     epsilon_end=1.0,
     optimizer=Adam(),
     lr=1e-2,
+    anneal_lr=False,
     hidden_size=16,
     init="torch",
     layer_norm=False,
+    last_action=False,
 )
 """Behaviour is uniformly random and targets are one-step, so that the greedy policy's values are
 the fixed point."""
