@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from perla.flops import Work
+from perla.footprint import Footprint
 
 
 class FakeTrainer:
@@ -22,6 +23,9 @@ class FakeTrainer:
 
     def work_per_step(self):
         return Work(1e6, 1e5)
+
+    def footprint(self, absolute_episodes):
+        return Footprint(1, 1, 0, 0, 0, 0, 0, 0)
 
     def init(self):
         return [
