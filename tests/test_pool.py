@@ -232,7 +232,7 @@ def test_a_worker_that_can_never_start_is_tried_once(pool, fault, message):
     with pytest.raises(UserError, match=f"tiny:patience: {message}"):
         begin(many)
     assert not said
-    assert many.faults == 0
+    assert not many.faults
 
 
 @pytest.mark.parametrize("fault", ["mistake", "exit at once"])

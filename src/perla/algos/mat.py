@@ -86,7 +86,7 @@ class MAT(Method, tag="mat", frozen=True):
     num_heads: Count = 1
     """Heads of every attention layer."""
     hidden_size: Count = 64
-    """Features of every token and units of every hidden layer."""
+    """Units of every hidden layer, and features of every token."""
     agent_ids: bool = True
     """Append a one-hot agent id to the observations."""
 

@@ -92,9 +92,11 @@ def env_factory(id: str, /, **options: Any) -> Callable[[], Any]:
     """A picklable function that makes the environment `id`, for worker processes."""
     family, colon, name = id.partition(":")
     if not colon:
-        known = {name: prefix for prefix, family in FAMILIES.items() for name in family.EXAMPLES}
-        (close,) = difflib.get_close_matches(id, known, n=1, cutoff=0.0)
-        raise UserError(f"environment {id!r} has no family; did you mean '{known[close]}:{id}'?")
+        names = {name for family in FAMILIES.values() for name in family.EXAMPLES}
+        (close,) = difflib.get_close_matches(id, sorted(names), n=1, cutoff=0.0)
+        known = [prefix for prefix, family in FAMILIES.items() if close in family.EXAMPLES]
+        guesses = " or ".join(f"'{prefix}:{id}'" for prefix in known)
+        raise UserError(f"environment {id!r} has no family; did you mean {guesses}?")
     if family in FAMILIES:
         make = FAMILIES[family].make_env
         return partial(make, name, **fit(id, make, options))

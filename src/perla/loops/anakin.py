@@ -25,7 +25,7 @@ from perla.loops.seeds import MAX_UPDATES, SeedState
 from perla.loops.streams import Stream, stream_key
 from perla.methods.method import Method
 from perla.nets.actors import AnyActor
-from perla.types import Array, Bool, Int, Metrics, PRNGKeyArray
+from perla.types import Array, Bool, Int, Key, Metrics, PRNGKeyArray
 
 
 class Trainer:
@@ -116,7 +116,7 @@ class Trainer:
         """The population before the first step."""
         return self._place([self._init(key) for key in self._keys()])
 
-    def _keys(self) -> list[PRNGKeyArray]:
+    def _keys(self) -> list[Key[Array, "*seed"]]:
         """The keys of the computations that make the population."""
         keys = [jax.random.key(seed) for seed in self.seeds]
         return [jnp.stack(keys)] if self.vectorised else keys

@@ -68,7 +68,7 @@ class Attention(eqx.Module):
         memory: Memory,
         mask: Bool[Array, "token agent"],
     ) -> Float[Array, "*batch token feature"]:
-        """What each of the `tokens` reads from the agents of the `memory` that its row of the
+        """A reading for each of the `tokens`, from the agents of the `memory` that its row of the
         `mask` allows."""
         queries, keys, values = map(self.split, (self.query(tokens), *memory))
         # softmax(Q Kᵀ / √d) V                                    (Vaswani et al., 2017, Eq. 1)
