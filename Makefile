@@ -61,4 +61,4 @@ lock:
 	  pyproject.toml requirements/build.in --output-file requirements/dev.txt --constraint requirements/run.txt
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .cache build dist .pytest_cache .ruff_cache .mypy_cache

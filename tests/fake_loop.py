@@ -9,6 +9,7 @@ import numpy as np
 
 from perla.flops import Work
 from perla.footprint import Footprint
+from perla.runs import execute, loop, replay
 
 
 class FakeTrainer:
@@ -89,6 +90,13 @@ class FakeTrainer:
         updates = int(state["key"][0])
         measured = {"step": updates * self.per_update, "return": mean}
         return measured | ({"td_error": mean**2} if updates else {"ent_coef": float("nan")})
+
+
+def install(monkeypatch, trainer=FakeTrainer):
+    """Train with `trainer`, film nothing, and save checkpoints as often as a run asks for."""
+    monkeypatch.setattr(execute, "Trainer", trainer)
+    monkeypatch.setattr(replay, "film", frames)
+    monkeypatch.setattr(loop, "BETWEEN_SECONDS", 0.0)
 
 
 def frames(*_: Any, **__: Any) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from fake_loop import FakeTrainer, frames
+import fake_loop
 from perla.cli import COMMANDS, main
 from perla.cli.bench import BENCHES
 from perla.cli.flags import explain
@@ -42,11 +42,7 @@ TINY = (
 @pytest.fixture
 def fake(monkeypatch):
     """Training without learning."""
-    from perla.runs import execute, replay
-
-    monkeypatch.setattr(execute, "Trainer", FakeTrainer)
-    monkeypatch.setattr(replay, "film", frames)
-    monkeypatch.setenv("PERLA_CACHE", "off")
+    fake_loop.install(monkeypatch)
 
 
 @pytest.fixture
@@ -165,7 +161,7 @@ def test_a_setting_of_what_is_not_chosen_teaches(refused, argv, says):
         (["qmix", "--alpha", "0.5"], "--alpha belongs to ow-qmix, cw-qmix"),
         (["qmix", "--mixer", "sum"], "--mixer is decided by the method: iql, vdn, qmix, ow-qmix"),
         (["vdn", "--weighting=weighted"], "--weighting is decided by the method: ow-qmix, cw-qmix"),
-        (["vdn", "--lamda", "2"], "unknown flag '--lamda'; --gae-lambda is no setting of vdn"),
+        (["vdn", "--lamda", "2"], "unknown flag '--lamda'; --q-lambda is no setting of vdn"),
         (["ippo", "--lamda", "2"], "unknown flag '--lamda'; did you mean '--gae-lambda'?"),
         (["coma", "--init-sdt", "2"], "'--init-sdt'; --init-std is no setting of coma"),
         (
@@ -191,7 +187,7 @@ def test_a_setting_of_other_methods_teaches(refused, argv, says):
 def test_what_a_method_decides_is_told_from_python_too():
     with pytest.raises(UserError, match="mixer is decided by the method: iql, vdn"):
         configure("vdn", "default", {"mixer": "sum"})
-    with pytest.raises(UserError, match="unknown setting 'lamda'; gae_lambda is no setting of vdn"):
+    with pytest.raises(UserError, match="unknown setting 'lamda'; q_lambda is no setting of vdn"):
         configure("vdn", "default", {"lamda": 2})
 
 

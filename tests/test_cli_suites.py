@@ -22,7 +22,6 @@ FAKE = (str(Path(__file__).with_name("fake_worker.py")),)
 @pytest.fixture(autouse=True)
 def fake(monkeypatch, tmp_path):
     monkeypatch.setattr(local, "PROGRAM", FAKE)
-    monkeypatch.setenv("PERLA_CACHE", "off")
     monkeypatch.chdir(tmp_path)
 
 

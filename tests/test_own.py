@@ -317,7 +317,6 @@ def test_the_example_is_an_environment(here, monkeypatch):
 
 
 def test_it_is_trained_on_and_resumed_from_the_command_line(here, monkeypatch, tmp_path, capsys):
-    monkeypatch.setenv("PERLA_CACHE", "off")
     here("ours_example.py", (EXAMPLES / "rendezvous.py").read_text())
     out = tmp_path / "run"
     tiny = (
@@ -349,7 +348,6 @@ def test_it_is_trained_on_and_resumed_from_the_command_line(here, monkeypatch, t
 def test_an_environment_that_cannot_be_drawn_finishes_its_run(
     render, says, here, monkeypatch, tmp_path, capsys
 ):
-    monkeypatch.setenv("PERLA_CACHE", "off")
     here("ours_plain.py", SOURCE.replace("return np.zeros((4, 4, 3), np.uint8)", render))
     out = tmp_path / "run"
     tiny = ("--num-envs", "4", "--rollout-length", "8", "--hidden-size", "8", "--num-layers", "1")

@@ -112,14 +112,6 @@ def node(cluster):
         cluster.remove_node(node)
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """A compilation cache that all tests share."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PERLA_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 class Death(threading.Thread):
     """Kills a node as soon as one of the first two cells has its second checkpoint there.
 
@@ -203,7 +195,7 @@ def test_of_twelve_cells_on_two_nodes_one_of_which_dies(cluster, node, fakes, tm
         pytest.param(12, True, id="12-cells-one-node-dies", marks=pytest.mark.slow),
     ],
 )
-def test_learning_is_the_same_to_the_bit(cluster, node, cache, tmp_path, monkeypatch, count, dies):
+def test_learning_is_the_same_to_the_bit(cluster, node, tmp_path, monkeypatch, count, dies):
     monkeypatch.setattr(on_ray, "PROGRAM", EAGER)
     check_against_one_machine(cluster, node, tmp_path, real, count, dies=dies)
 

@@ -318,12 +318,12 @@ ON_TWO_DEVICES = """
     def train(seeds, devices):
         made = trainer(tuple(range(seeds)), vectorise=True, devices=devices)
         population, _ = made.advance(made.init(), 2 * PER_UPDATE)
-        used = {d for x in jax.tree.leaves(population[0].scene) for d in x.devices()}
+        used = {d for x in jax.tree.leaves(population[0].runner_state) for d in x.devices()}
         assert used == set(devices), f"{seeds} seeds use {used}"
         return jax.tree.leaves(made.export(population).learner)
 
     alone = train(3, [first])
-    for seeds in (2, 3):  # spread over the devices by seed; by copies of the world
+    for seeds in (2, 3):  # spread over the devices by seed; by environments
         for a, b in zip(train(seeds, [first, second]), alone, strict=True):
             np.testing.assert_allclose(a, b[:seeds], atol=1e-4)
 """

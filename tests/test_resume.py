@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from fake_loop import FakeTrainer, frames
+import fake_loop
+from fake_loop import FakeTrainer
 from perla.errors import UserError
 from perla.methods.recipes import make
-from perla.runs import checkpoint, execute, pictures, replay, resume_point
+from perla.runs import checkpoint, execute, pictures, resume_point
 from perla.runs.interrupt import Interrupted
 from perla.runs.spec import Run
 from perla.runs.store import CLOCKS, Folder
@@ -48,9 +49,7 @@ def run():
 
 @pytest.fixture
 def fake(monkeypatch):
-    monkeypatch.setattr(execute, "Trainer", FakeTrainer)
-    monkeypatch.setattr(replay, "film", frames)
-    monkeypatch.setenv("PERLA_CACHE", "off")
+    fake_loop.install(monkeypatch)
 
 
 class Killed(BaseException):
@@ -242,13 +241,10 @@ SETTINGS = [
 def real(tmp_path_factory):
     """The folder with the uninterrupted run, and how to start and to finish processes like it."""
     folder = tmp_path_factory.mktemp("real")
-    environment = os.environ | {"PERLA_CACHE": str(folder / "cache")}
 
     def start(*arguments):
         command = [sys.executable, "-m", "perla", *arguments, "--quiet"]
-        return subprocess.Popen(
-            [*command, "--checkpoint-seconds", "0"], env=environment, stderr=subprocess.PIPE
-        )
+        return subprocess.Popen([*command, "--checkpoint-seconds", "0"], stderr=subprocess.PIPE)
 
     def finish(process):
         _, error = process.communicate(timeout=300)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fake_loop import FakeTrainer, frames
+import fake_loop
+from fake_loop import frames
 from perla.analysis import figures
 from perla.analysis.load import load
 from perla.analysis.stats import iqm
@@ -36,9 +37,7 @@ def run():
 
 @pytest.fixture(autouse=True)
 def fake(monkeypatch):
-    monkeypatch.setattr(execute, "Trainer", FakeTrainer)
-    monkeypatch.setattr(replay, "film", frames)
-    monkeypatch.setenv("PERLA_CACHE", "off")
+    fake_loop.install(monkeypatch)
 
 
 def timeless(records):

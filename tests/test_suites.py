@@ -23,7 +23,6 @@ FAKE = (str(Path(__file__).with_name("fake_worker.py")),)
 @pytest.fixture(autouse=True)
 def fake(monkeypatch):
     monkeypatch.setattr(local, "PROGRAM", FAKE)
-    monkeypatch.setenv("PERLA_CACHE", "off")
 
 
 def cells(*rates, algo="ippo", **changes):

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+import fake_loop
 import fake_worker
-from fake_loop import FakeTrainer, frames
+from fake_loop import FakeTrainer
 from perla.cli import main
 from perla.errors import visible
 from perla.methods.recipes import make
-from perla.runs import execute, replay
+from perla.runs import execute
 from perla.runs.spec import Run
 from perla.suites import local
 from perla.suites.cost import Machine
@@ -63,11 +64,9 @@ class Trainer(FakeTrainer):
 def fixture_here(tmp_path, monkeypatch):
     """The current directory, with a hostile module and one of the user's own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(execute, "Trainer", Trainer)
-    monkeypatch.setattr(replay, "film", frames)
+    fake_loop.install(monkeypatch, Trainer)
     monkeypatch.setattr(local, "PROGRAM", (fake_worker.__file__,))
     monkeypatch.setattr(Machine, "measure", lambda: Machine(1e11, 1e9))
-    monkeypatch.setenv("PERLA_CACHE", "off")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, map(str, sys.path))))
     Path("hostile.py").write_text(HOSTILE)
     Path("ours.py").write_text(OURS)
@@ -81,9 +80,7 @@ def fixture_here(tmp_path, monkeypatch):
 def fixture_whole(tmp_path_factory):
     """A finished run's folder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(execute, "Trainer", Trainer)
-        patch.setattr(replay, "film", frames)
-        patch.setenv("PERLA_CACHE", "off")
+        fake_loop.install(patch, Trainer)
         out = tmp_path_factory.mktemp("whole") / "run"
         execute.train(RUN, out, checkpoint_seconds=0.0)
     return out

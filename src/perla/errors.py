@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import shlex
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode categories of invisible characters that act on the terminal or on other characters:
@@ -42,15 +42,23 @@ def resume_command(folder: object) -> str:
     return f"perla resume {shlex.quote(str(folder))}"
 
 
-def nearest(word: str, known: Iterable[str], *, what: str) -> UserError:
-    """The error for an unknown `word`: it suggests the closest of `known`, or lists all."""
+def nearest(
+    word: str, known: Iterable[str], *, what: str, preferred: Container[str] = ()
+) -> UserError:
+    """The error for an unknown `word`: it suggests the `closest` of `known`, or lists all."""
     known = sorted(known)
-    close = closest(word, known)
+    close = closest(word, known, preferred=preferred)
     hint = f"did you mean {close!r}?" if close else f"known: {', '.join(known)}"
     return UserError(f"unknown {what} {word!r}; {hint}")
 
 
-def closest(word: str, known: Iterable[str]) -> str | None:
-    """The closest of `known` to `word`; none if nothing is close."""
-    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.5)
-    return close[0] if close else None
+def closest(word: str, known: Iterable[str], *, preferred: Container[str] = ()) -> str | None:
+    """The closest of `known` to `word`; none if nothing is close. One of those `preferred` may be a
+    little less close than the others."""
+
+    def closeness(name: str) -> float:
+        ratio = difflib.SequenceMatcher(None, name, word).ratio()
+        return ratio + 0.1 * (name in preferred and ratio >= 0.5)
+
+    best = max(sorted(known), key=closeness, default=None)
+    return best if best is not None and closeness(best) >= 0.5 else None

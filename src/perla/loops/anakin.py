@@ -23,6 +23,7 @@ from perla.loops.nonfinite import NonFinite
 from perla.loops.rollout import RolloutStats, begin, rollout
 from perla.loops.seeds import MAX_UPDATES, SeedState
 from perla.loops.streams import Stream, stream_key
+from perla.machine import cores
 from perla.methods.method import Method
 from perla.nets.actors import AnyActor
 from perla.types import Array, Bool, Int, Key, Metrics, PRNGKeyArray
@@ -31,10 +32,9 @@ from perla.types import Array, Bool, Int, Key, Metrics, PRNGKeyArray
 class Trainer:
     """Trains `config` on `env` for `steps` environment steps with each of the `seeds`.
 
-    The seeds are either vectorised in one computation or one computation each, spread over the
-    devices. The default is to vectorise on an accelerator but not on a CPU, where batched small
-    matrix products are slow. Without vectorisation a seed's results do not depend on the other
-    seeds, to the bit.
+    The seeds are either vectorised in one computation or one computation each, side by side. The
+    default is to vectorise on an accelerator but not on a CPU, where batched small matrix products
+    are slow. Without vectorisation a seed's results do not depend on the other seeds, to the bit.
     """
 
     def __init__(
@@ -70,8 +70,9 @@ class Trainer:
 
     def compile(self) -> None:
         """Compile everything by evaluating a new population, which is discarded."""
-        population, _ = self.advance(self.init(), 0)
-        jax.block_until_ready(population)
+        keys = self._keys()[: len(self.devices)]
+        population = self._place([self._init(key) for key in keys])
+        jax.block_until_ready(self.advance(population, 0))
 
     def work_per_step(self) -> Work:
         """The work of training for each environment step.
@@ -105,7 +106,7 @@ class Trainer:
         environments = footprint.size(state.runner_state)
         return Footprint(
             len(self.seeds),
-            min(len(self.seeds), len(self.devices) * seeds_together),
+            len(self.seeds) if self.vectorised else min(len(self.seeds), cores()),
             footprint.size(state) - replay - environments,
             replay,
             environments,
@@ -114,7 +115,7 @@ class Trainer:
 
     def init(self) -> list[SeedState]:
         """The population before the first step."""
-        return self._place([self._init(key) for key in self._keys()])
+        return self._place(seeds.side_by_side(self._init, self._keys()))
 
     def _keys(self) -> list[Key[Array, "*seed"]]:
         """The keys of the computations that make the population."""
@@ -150,14 +151,14 @@ class Trainer:
         self, population: list[SeedState]
     ) -> tuple[list[SeedState], list[dict[str, float]]]:
         """Evaluate every seed, and begin the next interval. Returns the metrics as `advance`."""
-        results = [self._end_interval(state) for state in population]
+        results = seeds.side_by_side(self._end_interval, population)
         return [state for state, _ in results], self._per_seed([metrics for _, metrics in results])
 
     def _train_population(
         self, population: list[SeedState], until: int, updates: int
     ) -> list[SeedState]:
         limits = jnp.int32(until), jnp.int32(updates)
-        return [self._train(state, *limits) for state in population]
+        return seeds.side_by_side(lambda state: self._train(state, *limits), population)
 
     def faults(self, population: list[SeedState]) -> list[NonFinite | None]:
         """The first number of each seed that is not finite, None if all are finite."""
@@ -176,7 +177,7 @@ class Trainer:
     def absolute(self, population: list[SeedState], episodes: int = 320) -> list[dict[str, float]]:
         """The metrics of each seed's best actor over new episodes: `episodes` greedy ones and as
         many sampled ones."""
-        return self._per_seed([self._absolute(state, episodes) for state in population])
+        return self._per_seed(seeds.side_by_side(lambda s: self._absolute(s, episodes), population))
 
     def export(self, population: list[SeedState]) -> SeedState:
         """The population as NumPy arrays with a leading seed axis, on any devices."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from perla.loops import nonfinite
 from perla.loops.evaluate import Episodes
 from perla.loops.nonfinite import Fault, NonFinite
 from perla.loops.rollout import RunnerState
+from perla.machine import cores
 from perla.nets.actors import AnyActor
 from perla.types import Array, Float, Int, Metrics, PRNGKeyArray
 
@@ -120,6 +122,22 @@ class SeedState(NamedTuple):
     def wrap_key(self) -> SeedState:
         """The inverse of `unwrap_key`."""
         return self._replace(key=jax.random.wrap_key_data(jnp.asarray(self.key)))
+
+
+def side_by_side(function: Callable[[Any], Any], arguments: Sequence[Any]) -> list[Any]:
+    """The results of a jitted `function` for each of the `arguments`, on all cores.
+
+    A device carries out the calls of one thread in order, but those of several threads at the same
+    time. The first call precedes the others, so that the function is compiled once.
+    """
+    first, *rest = arguments
+    result = function(first)
+    if not rest:
+        return [result]
+    with ThreadPoolExecutor(min(cores(), len(arguments))) as pool:
+        pool.submit(jax.block_until_ready, result)
+        others = pool.map(lambda argument: jax.block_until_ready(function(argument)), rest)
+        return [result, *others]
 
 
 def stack(population: Sequence[SeedState]) -> SeedState:

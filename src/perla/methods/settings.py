@@ -116,11 +116,17 @@ def unknown(
     if fields_by_name.get(word) in fixed_fields():
         methods = deciding(fields_by_name[word])
         return UserError(f"{word} is decided by the method: {', '.join(methods)}")
-    setting = every_setting().get(fields_by_name.get(closest(word, known) or "", ""))
+    own = {
+        flag_name(name)
+        for algo in filter(RECIPES.__contains__, algos)
+        for name in available(make(algo))
+    }
+    close = closest(word, known, preferred=own) or ""
+    setting = every_setting().get(fields_by_name.get(close, ""))
     refusal = _first_misplaced(setting, algos, flag_name)
     if refusal is not None:
         return UserError(f"unknown {what} {word!r}; {refusal}")
-    return nearest(word, known, what=what)
+    return nearest(word, known, what=what, preferred=own)
 
 
 def _hint(

@@ -1,13 +1,11 @@
-"""Configuration of JAX: one device for each core, and a persistent compilation cache."""
+"""Configuration of JAX: the modes that perla runs under, and a persistent compilation cache."""
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 
 from perla.errors import UserError
-from perla.machine import cores
 
 SCHEDULER = "xla_cpu_enable_concurrency_optimized_scheduler"
 """A scheduler of XLA that can deadlock in jaxlib 0.10 (seen with vectorised seeds on a CPU). These
@@ -61,23 +59,24 @@ def check() -> None:
 def prepare() -> None:
     """Configure JAX, and `check` it. To take full effect this must precede JAX's first computation.
 
-    On a CPU each core becomes a device, so that seeds, which are separate computations there, run
-    in parallel; a process that has already computed keeps its devices. A scheduler that can
-    deadlock is switched off for the affected versions of jaxlib. The persistent compilation cache
-    is switched on unless the user has configured one (`JAX_COMPILATION_CACHE_DIR`).
+    A scheduler that can deadlock is switched off for the affected versions of jaxlib. The
+    persistent compilation cache is switched on unless the user has configured one
+    (`JAX_COMPILATION_CACHE_DIR`).
     """
-    import jax
     import jaxlib
 
     flags = os.environ.get("XLA_FLAGS", "")
     if jaxlib.__version__.startswith("0.10.") and SCHEDULER not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --{SCHEDULER}=false"
-    with suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", cores())
     check()
     path = cache_folder()
-    if path is None or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return
+    if path is not None and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        use_cache(path)
+
+
+def use_cache(path: Path) -> None:
+    """Keep every program that is compiled in the folder `path`, and read it from there."""
+    import jax
 
     from perla.runs import compile_cache
 

@@ -30,6 +30,9 @@ from perla.runs.tensorboard import TensorBoard
 PIECE_SECONDS = 5.0
 """The longest time, about, for which a piece of an interval is trained and a signal waits."""
 
+BETWEEN_SECONDS = 1.0
+"""The shortest time between two checkpoints within an interval."""
+
 
 class RunOptions(NamedTuple):
     """Options that change none of a run's numbers."""
@@ -137,7 +140,7 @@ class RunLoop:
                     self.update_seconds = max(self.update_seconds, duration / updates)
                 return states
             self.update_seconds = duration / updates
-            if self._is_due():
+            if self._is_due(BETWEEN_SECONDS):
                 self._drop(self._faults(states))
                 self._checkpoint(states, step)
 
@@ -148,7 +151,8 @@ class RunLoop:
         if self.update_seconds is None:
             return 1
         waited = time.perf_counter() - self.saved_at
-        seconds = min(self.options.checkpoint_seconds - waited, PIECE_SECONDS)
+        due = max(self.options.checkpoint_seconds, BETWEEN_SECONDS)
+        seconds = min(due - waited, PIECE_SECONDS)
         return max(1, int(min(seconds / max(self.update_seconds, 1e-9), MAX_UPDATES)))
 
     def _evaluate(self, states: Any, number: int) -> tuple[Any, list[Record]]:
@@ -180,9 +184,11 @@ class RunLoop:
 
     # Checkpoints.
 
-    def _is_due(self) -> bool:
+    def _is_due(self, least: float = 0.0) -> bool:
+        """True if a signal asks for a checkpoint, or if the last one is old enough: at least
+        `least` seconds."""
         waited = time.perf_counter() - self.saved_at
-        return waited >= self.options.checkpoint_seconds or self.requests.pending
+        return self.requests.pending or waited >= max(self.options.checkpoint_seconds, least)
 
     def _checkpoint(self, states: Any, step: int) -> None:
         """Save a checkpoint after `step` steps of every seed if one is due; raise `Interrupted` if
