@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -171,6 +172,19 @@ def test_the_ring_keeps_the_newest():
     np.testing.assert_array_equal(kept, [0, 2, 4, 4])
     assert replay.ring.observation.state.shape[-1] == 0, "IQL does not use the state"
     assert replay.ring.action.dtype == jnp.int8
+
+
+@pytest.mark.parametrize("num_envs", [1, 4])
+def test_an_update_copies_nothing_of_the_ring(num_envs):
+    """In the text of the compiled program no copy has the ring's capacity as its first axis."""
+    config = make("qmix", **SMALL | {"num_envs": num_envs, "rollout_length": None,
+                                     "buffer_size": 173, "updates_per_rollout": 1})  # fmt: skip
+    trainer = Trainer(probes.PATIENCE, config, seeds=(0,), steps=1000)
+    state, count = trainer._state_shapes(), jax.ShapeDtypeStruct((), jnp.int32)
+    text = trainer._train.lower(state, count, count).compile().as_text()
+    assert re.search(r"\[173,[\d,]+\]\S* (fusion|scatter)\(", text)
+    copies = re.findall(r"\S+ = \w+\[173,[\d,]+\]\S* copy\([^)]*\)", text)
+    assert not [copy for copy in copies if ",0]" not in copy]
 
 
 @pytest.mark.parametrize("algo", ["vdn", "cw-qmix", "qplex", "qtran-alt"])

@@ -193,7 +193,11 @@ class Replay(NamedTuple):
         """The ring with `new` in place of the oldest sequences."""
         count = new.valid.shape[1]
         slots = (self.added + jnp.arange(count)) % self.capacity
-        ring = jax.tree.map(lambda ring, x: ring.at[slots].set(x.swapaxes(0, 1)), self.ring, new)
+        # A single row is written twice: XLA would fuse its write with reads, and copy the ring.
+        rows = jnp.zeros(2, int) if count == 1 else jnp.arange(count)
+        ring = jax.tree.map(
+            lambda ring, x: ring.at[slots[rows]].set(x.swapaxes(0, 1)[rows]), self.ring, new
+        )
         return Replay(ring, self.added + count)
 
     def sample(self, keys: Key[Array, " step"], count: int) -> Sequences:
