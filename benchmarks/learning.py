@@ -90,7 +90,8 @@ def run(panel: Panel, seeds: int) -> dict[str, Any]:
     for algo in panel.algos:
         result = perla.train(
             panel.env, algo, steps=panel.steps, seeds=seeds, preset=panel.preset,
-            env_options=panel.env_options, num_evaluations=panel.evaluations,
+            env_options=panel.env_options, num_evaluations=panel.evaluations, eval_episodes=32,
+            absolute_episodes=320,
         )  # fmt: skip
         curves = {name: curve(result, name) for name in ("return_sampled", "return")}
         reached = first_at(curves["return_sampled"], panel.goal)

@@ -191,7 +191,8 @@ def test_costs_grow_with_what_they_should():
     costs = Costs(Machine(1e11, 1e9))
 
     def seconds(**changes):
-        grid = {"env": ENV, "algo": "perla-ippo", "steps": 10**6, "seeds": 1}
+        grid = {"env": ENV, "algo": "perla-ippo", "steps": 10**6, "seeds": 1,
+                "eval_episodes": 32, "absolute_episodes": 320}  # fmt: skip
         (cell,) = Grid(**grid | changes).cells()
         return costs.seconds(cell.run)
 

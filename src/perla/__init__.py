@@ -56,9 +56,9 @@ def train(
     preset: str = "default",
     out: str | PathLike[str] | None = None,
     env_options: Mapping[str, Any] | None = None,
-    num_evaluations: SupportsIndex = 50,
-    eval_episodes: SupportsIndex = 32,
-    absolute_episodes: SupportsIndex = 320,
+    num_evaluations: SupportsIndex | None = None,
+    eval_episodes: SupportsIndex | None = None,
+    absolute_episodes: SupportsIndex | None = None,
     on_nonfinite: Literal["stop", "drop-seed"] = "stop",
     **settings: Any,
 ) -> Result:
@@ -68,6 +68,10 @@ def train(
     settings in `preset`: `lr=1e-3`, `returns=NStep(n_step=10)`. Scalars and arrays of NumPy are
     numbers and lists of numbers everywhere. With `out` the run is saved in that folder, as by
     `perla train`, and can be resumed; without it nothing is written.
+
+    The policies are evaluated `num_evaluations` times on `eval_episodes` greedy and as many sampled
+    episodes, and the best on `absolute_episodes` at the end. Numbers left open are at most 50, 32
+    and 320, and fewer in a short run: evaluations take at most a fifth of its steps.
 
     If a seed has NaN or infinite values, the run stops, or continues without that seed if
     `on_nonfinite` is "drop-seed".

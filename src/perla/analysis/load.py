@@ -24,12 +24,13 @@ class Budget:
     """Environment steps of each seed."""
     seeds: int
     """Number of seeds."""
-    num_evaluations: int
-    """Evaluations spread evenly over the run, after the one before training."""
-    eval_episodes: int
-    """Episodes per evaluation."""
-    absolute_episodes: int
-    """Episodes of the absolute metric."""
+    num_evaluations: int | None
+    """Evaluations spread evenly over the run, after the one before training; none: as many as
+    take a fifth of the steps."""
+    eval_episodes: int | None
+    """Episodes per evaluation; none: as many as fit."""
+    absolute_episodes: int | None
+    """Episodes of the absolute metric; none: as many as fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,9 +195,9 @@ class _Run(msgspec.Struct):
     algo: str
     steps: int
     seeds: tuple[int, ...]
-    num_evaluations: int
-    eval_episodes: int
-    absolute_episodes: int
+    num_evaluations: int | None
+    eval_episodes: int | None
+    absolute_episodes: int | None
     preset: str = "default"
 
 

@@ -49,9 +49,11 @@ def _train(algo: str, config: Any, arguments: argparse.Namespace) -> int:
         config=config,
         steps=convert(arguments.steps, Steps, name="--steps"),
         seeds=seeds(arguments.seeds),
-        num_evaluations=convert(arguments.num_evaluations, Count, name="--num-evaluations"),
-        eval_episodes=convert(arguments.eval_episodes, Count, name="--eval-episodes"),
-        absolute_episodes=convert(arguments.absolute_episodes, Count, name="--absolute-episodes"),
+        num_evaluations=convert(arguments.num_evaluations, Count | None, name="--num-evaluations"),
+        eval_episodes=convert(arguments.eval_episodes, Count | None, name="--eval-episodes"),
+        absolute_episodes=convert(
+            arguments.absolute_episodes, Count | None, name="--absolute-episodes"
+        ),
     )
     execution = _execution(arguments)
     out = Path(arguments.out) if arguments.out else new_folder(Path("runs"), f"{run.env}-{algo}")
@@ -97,9 +99,9 @@ def _parser() -> Parser:
     parser.add_argument("--seeds", default="1")
     parser.add_argument("--preset", default="default")
     parser.add_argument("--out")
-    parser.add_argument("--num-evaluations", default="50")
-    parser.add_argument("--eval-episodes", default="32")
-    parser.add_argument("--absolute-episodes", default="320")
+    parser.add_argument("--num-evaluations")
+    parser.add_argument("--eval-episodes")
+    parser.add_argument("--absolute-episodes")
     _add_execution(parser)
     return parser
 
@@ -152,7 +154,8 @@ continues it.
   --seeds S                       5: seeds 0 to 4; 3,7: these two; 3,: seed 3 alone [1]
 {row("--preset P", f"one of {', '.join(PRESETS)}; `perla list presets`", "default")}
   --out DIR                       the run's folder [a new one under runs/]
-  --num-evaluations N             evaluations, evenly spaced over the run [50]
+  --num-evaluations N             evaluations, evenly spaced over the run [50; these three are fewer
+                                  where evaluations would take over a fifth of the steps]
   --eval-episodes N               episodes per evaluation [32]
   --absolute-episodes N           episodes of the final evaluation of the best parameters [320]
   --checkpoint-seconds X          seconds between two checkpoints [{SECONDS:g}]

@@ -73,8 +73,12 @@ def suites(
         "paper": {
             "preset": "paper-lbf", "steps": PAPER_STEPS, "seeds": 3, "num_evaluations": 40,
             "eval_episodes": 100,
+            "absolute_episodes": 320,
         } | grid,
-        "quick": grid | {"steps": steps, "seeds": 5, "num_evaluations": 20} | dict(quick or {}),
+        "quick": grid | {
+            "steps": steps, "seeds": 5, "num_evaluations": 20, "eval_episodes": 32,
+            "absolute_episodes": 320,
+        } | dict(quick or {}),
         "smoke": grid | {
             "steps": 64, "seeds": 3, "num_evaluations": 2, "eval_episodes": 2,
             "absolute_episodes": 2,

@@ -25,7 +25,7 @@ from perla.runs.loop import RunLoop, RunOptions
 from perla.runs.memory import check_footprint, check_memory, explain_out_of_memory
 from perla.runs.resume_point import ResumePoint
 from perla.runs.sinks import Display, Silent
-from perla.runs.spec import OnNonFinite, Run
+from perla.runs.spec import OnNonFinite, Run, plan_evaluations
 from perla.runs.store import Folder, Record, refuse_used
 
 CHECKPOINT_SECONDS = 10.0
@@ -103,7 +103,9 @@ def train(
     display = display or Silent()
     options = RunOptions(display, checkpoint_seconds, keep_checkpoints, pictures, on_nonfinite)
     env, trainer = build(run, step_seconds, display.say)
-    check_footprint(run, trainer.footprint(run.absolute_episodes), folder=out is not None)
+    check_footprint(
+        run, trainer.footprint(plan_evaluations(run, env).absolute), folder=out is not None
+    )
     if out is None:
         return _execute(run, env, trainer, None, None, options)
     folder = Folder.create(out, run, env.spec, [str(device) for device in jax.devices()])
@@ -144,7 +146,7 @@ def resume(
         if folder.finished:
             return _finished(folder, run, trust, options)
         env, trainer = build(run, step_seconds, display.say)
-        check_footprint(run, trainer.footprint(run.absolute_episodes), folder=True)
+        check_footprint(run, trainer.footprint(plan_evaluations(run, env).absolute), folder=True)
         folder.check_environment(env.spec)
         point = resume_point.load_newest(folder, run, trainer.template(), display.say)
         if point is not None and isinstance(env, HostEnv):
@@ -187,7 +189,8 @@ def build(
     make_env = env_factory(run.env, **run.env_options)
     env = make_env()
     check_memory(run, env)
-    schedule: Any = {"seeds": run.seeds, "steps": run.steps, "eval_episodes": run.eval_episodes}
+    plan = plan_evaluations(run, env)
+    schedule: Any = {"seeds": run.seeds, "steps": run.steps, "eval_episodes": plan.episodes}
     with explain_out_of_memory():
         if not isinstance(env, HostEnv):
             return env, Trainer(env, run.config, **schedule)

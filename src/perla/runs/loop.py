@@ -23,7 +23,7 @@ from perla.runs.interrupt import Interrupted, Requests, listening
 from perla.runs.memory import explain_out_of_memory
 from perla.runs.resume_point import ResumePoint
 from perla.runs.sinks import Display
-from perla.runs.spec import OnNonFinite, Run, schedule, steps_per_update
+from perla.runs.spec import OnNonFinite, Run, describe_evaluations, plan_evaluations
 from perla.runs.store import Folder, Record, clean, marl_eval, summarise
 from perla.runs.tensorboard import TensorBoard
 
@@ -62,7 +62,8 @@ class RunLoop:
     ) -> None:
         self.run, self.env, self.trainer, self.folder = run, env, trainer, folder
         self.options, self.say = options, options.display.say
-        self.schedule = schedule(run.steps, run.num_evaluations, steps_per_update(run, env))
+        self.evaluations = plan_evaluations(run, env)
+        self.schedule = self.evaluations.schedule
         self.point = point
         self.evaluation = -1 if point is None else point.evaluation
         """The number of the last evaluation."""
@@ -95,7 +96,8 @@ class RunLoop:
             seen = self.latest
             board = TensorBoard(self.folder.path, purge_step=seen[0]["step"] + 1 if seen else 0)
             sinks = [self.folder.append, board.consume, display.consume]
-        display.begin(self.run, 0 if self.point is None else self.point.step)
+        evaluations = describe_evaluations(self.run, self.env)
+        display.begin(self.run, evaluations, 0 if self.point is None else self.point.step)
         try:
             with explain_out_of_memory(), self._listening():
                 states = self._start()
@@ -212,7 +214,7 @@ class RunLoop:
     def _finish(self, states: Any) -> tuple[dict[str, Any], Any]:
         """Evaluate the best parameters, and write the summary and the pictures."""
         run, folder = self.run, self.folder
-        absolute = [clean(row) for row in self.trainer.absolute(states, run.absolute_episodes)]
+        absolute = [clean(row) for row in self.trainer.absolute(states, self.evaluations.absolute)]
         self._drop(_without_return(run, absolute) | self.dropped)
         exported = self.trainer.export(states)
         if folder is not None:

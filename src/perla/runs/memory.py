@@ -13,7 +13,7 @@ from perla.errors import UserError
 from perla.footprint import Footprint
 from perla.methods.offpolicy import OffPolicy
 from perla.methods.ppo import PPO
-from perla.runs.spec import Run, steps_per_update
+from perla.runs.spec import Run, plan_evaluations, steps_per_update
 
 PROGRAM = 850 * 2**20
 """Bytes of Python, JAX and the compiler."""
@@ -41,10 +41,11 @@ def check_memory(run: Run, env: Env | HostEnv) -> None:
     config, spec = run.config, env.spec
     observation = 4 * spec.agents * spec.obs
     rollout = steps_per_update(run, env) * observation
+    plan = plan_evaluations(run, env)
     needed = {
         f"num_envs = {config.num_envs} and rollout_length = {config.rollout_length}": rollout,
-        f"eval_episodes = {run.eval_episodes}": run.eval_episodes * observation,
-        f"absolute_episodes = {run.absolute_episodes}": run.absolute_episodes * observation,
+        f"eval_episodes = {plan.episodes}": plan.episodes * observation,
+        f"absolute_episodes = {plan.absolute}": plan.absolute * observation,
     }
     if isinstance(config, PPO | OffPolicy):
         needed[f"hidden_size = {config.hidden_size} and num_layers = {config.num_layers}"] = (

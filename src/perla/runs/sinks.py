@@ -33,8 +33,9 @@ SHOWN = {
 class Display(Protocol):
     """A display of a run's progress."""
 
-    def begin(self, run: Run, done: int) -> None:
-        """The run starts, or resumes after `done` steps of each seed."""
+    def begin(self, run: Run, evaluations: str, done: int) -> None:
+        """The run starts, or resumes after `done` steps of each seed. `evaluations` is a line about
+        its evaluations."""
         ...
 
     def consume(self, records: Sequence[Record]) -> None:
@@ -57,7 +58,7 @@ class Display(Protocol):
 class Silent:
     """A display that shows nothing."""
 
-    def begin(self, run: Run, done: int) -> None:
+    def begin(self, run: Run, evaluations: str, done: int) -> None:
         """Do nothing."""
 
     def consume(self, records: Sequence[Record]) -> None:
@@ -80,10 +81,11 @@ class Plain:
         self.console = console
         self.run: Run | None = None
 
-    def begin(self, run: Run, done: int) -> None:
+    def begin(self, run: Run, evaluations: str, done: int) -> None:
         """Print the run's title."""
         self.run = run
         self.say(title(run) + (f", from step {done:,}" if done else ""))
+        self.say(evaluations)
 
     def consume(self, records: Sequence[Record]) -> None:
         """Print the line of an evaluation."""
@@ -128,9 +130,10 @@ class Live:
         self.live: RichLive | None = None
         self.run: Run | None = None
 
-    def begin(self, run: Run, done: int) -> None:
+    def begin(self, run: Run, evaluations: str, done: int) -> None:
         """Start drawing."""
         self.run = run
+        self.say(evaluations)
         self.task = self.progress.add_task(
             "", total=run.steps, completed=done, rate="compiling", left=""
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -38,12 +38,14 @@ class Run(Config, frozen=True, kw_only=True):
     """Environment steps of each seed, summed over environments; the last update may exceed it."""
     seeds: Annotated[tuple[Seed, ...], Meta(min_length=1, max_length=1024)] = (0,)
     """Seeds of the independent repetitions."""
-    num_evaluations: Count = 50
-    """Evaluations spread evenly over the run, in addition to the one before training."""
-    eval_episodes: Count = 32
-    """Episodes of an evaluation."""
-    absolute_episodes: Count = 320
-    """Episodes of the absolute metric: the best parameters, evaluated once more at the end."""
+    num_evaluations: Count | None = None
+    """Evaluations spread evenly over the run, in addition to the one before training; none: as
+    many as `plan_evaluations` finds fit."""
+    eval_episodes: Count | None = None
+    """Episodes of an evaluation; none: as many as fit."""
+    absolute_episodes: Count | None = None
+    """Episodes of the absolute metric: the best parameters, evaluated once more at the end; none:
+    as many as fit."""
 
     def __post_init__(self) -> None:
         plain = {name: options.plain(name, value) for name, value in self.env_options.items()}
@@ -71,3 +73,66 @@ def schedule(steps: int, evaluations: int, per_update: int) -> tuple[int, ...]:
     """
     intervals = max(1, min(evaluations, steps // per_update))
     return tuple(i * steps // intervals for i in range(intervals + 1))
+
+
+class Evaluations(NamedTuple):
+    """The evaluations of a run. Each has greedy episodes and as many sampled ones."""
+
+    schedule: tuple[int, ...]
+    """The steps of the evaluations, from 0 on."""
+    episodes: int
+    """Greedy episodes of each."""
+    absolute: int
+    """Greedy episodes of the absolute metric."""
+
+    @property
+    def total(self) -> int:
+        """The number of all episodes."""
+        return 2 * (len(self.schedule) * self.episodes + self.absolute)
+
+
+PROTOCOL = {"num_evaluations": 50, "eval_episodes": 32, "absolute_episodes": 320}
+"""The evaluations of a run that is long enough (after Gorsane et al., 2022)."""
+LEAST: tuple[dict[str, int], ...] = (
+    {"num_evaluations": 10, "absolute_episodes": 32},
+    {"eval_episodes": 4, "absolute_episodes": 8},
+)
+"""The numbers that become fewer in a shorter run, first the first two, and how few they become."""
+EVALUATION_SHARE = 0.2
+"""The share of a run's steps that its evaluations have at most, unless it sets their numbers or
+they would be fewer than the least."""
+
+
+def plan_evaluations(run: Run, env: Env | HostEnv) -> Evaluations:
+    """The evaluations of `run`, with every number that it leaves open chosen.
+
+    Those of the protocol, if their episodes take at most `EVALUATION_SHARE` of the run's steps when
+    each is as long as the environment allows. Else evaluations and episodes of the absolute metric
+    become fewer, and then the episodes of each evaluation.
+    """
+    limit, per_update = env.spec.limit or 1, steps_per_update(run, env)
+    numbers = {name: getattr(run, name) or wanted for name, wanted in PROTOCOL.items()}
+    numbers["num_evaluations"] = (
+        len(schedule(run.steps, numbers["num_evaluations"], per_update)) - 1
+    )
+
+    def plan() -> Evaluations:
+        at = schedule(run.steps, numbers["num_evaluations"], per_update)
+        return Evaluations(at, numbers["eval_episodes"], numbers["absolute_episodes"])
+
+    for least in LEAST:
+        factor = EVALUATION_SHARE * run.steps / (limit * plan().total)
+        for name, lowest in least.items():
+            if getattr(run, name) is None and factor < 1:
+                numbers[name] = max(int(numbers[name] * factor), min(lowest, numbers[name]))
+    return plan()
+
+
+def describe_evaluations(run: Run, env: Env | HostEnv) -> str:
+    """The evaluations of `run` and their share of its steps, as a line for the user."""
+    plan = plan_evaluations(run, env)
+    share = plan.total * (env.spec.limit or 1) / run.steps
+    return (
+        f"{len(plan.schedule)} evaluations of {plan.episodes} greedy and {plan.episodes} sampled "
+        f"episodes, and at the end {plan.absolute} of each: at most {share:.0%} of the steps"
+    )

@@ -14,7 +14,7 @@ from perla.flops import Work, element_rate, matrix_rate
 from perla.loops import host
 from perla.loops.anakin import Trainer
 from perla.runs import backend
-from perla.runs.spec import Run, schedule, steps_per_update
+from perla.runs.spec import Evaluations, Run, plan_evaluations
 
 START_SECONDS = 15.0
 """Duration of starting a process, tracing and compiling."""
@@ -53,17 +53,18 @@ class Costs:
 
     def seconds(self, run: Run) -> float:
         """Estimate the duration of `run` if it has the machine to itself."""
-        key = shape(run)
         env = make_env(run.env, **run.env_options)
+        plan = plan_evaluations(run, env)
+        key = shape(run, plan)
         if key not in self.traced:
-            self.traced[key] = self._trace(run, env)
+            self.traced[key] = self._trace(run, env, plan)
         step, evaluation, absolute = self.traced[key]
-        intervals = len(schedule(run.steps, run.num_evaluations, steps_per_update(run, env)))
+        intervals = len(plan.schedule)
         return START_SECONDS + len(run.seeds) * (
             run.steps * step + intervals * evaluation + absolute
         )
 
-    def _trace(self, run: Run, env: Env | HostEnv) -> tuple[float, float, float]:
+    def _trace(self, run: Run, env: Env | HostEnv, plan: Evaluations) -> tuple[float, float, float]:
         """Return the seconds of a training step, of an evaluation and of the absolute metric."""
         options: Any = {"seeds": run.seeds[:1], "steps": run.steps}
         trainer: Trainer | host.Trainer
@@ -81,19 +82,19 @@ class Costs:
 
         return (
             self.machine.seconds(trainer.work_per_step()) + step,
-            evaluation(run.eval_episodes),
-            evaluation(run.absolute_episodes),
+            evaluation(plan.episodes),
+            evaluation(plan.absolute),
         )
 
 
-def shape(run: Run) -> object:
-    """Return everything that the work of `run` depends on: the environment and all settings except
-    floats, such as learning rates."""
+def shape(run: Run, plan: Evaluations) -> object:
+    """Return everything that the work of `run` depends on: the environment, the episodes of its
+    evaluations, and all settings except floats, such as learning rates."""
 
     def strip(value: object) -> object:
         if isinstance(value, dict):
             return {name: strip(each) for name, each in value.items()}
         return 0.0 if isinstance(value, float) else value
 
-    facts = [run.env, run.env_options, run.eval_episodes, run.absolute_episodes, run.config]
+    facts = [run.env, run.env_options, plan.episodes, plan.absolute, run.config]
     return msgspec.json.encode([strip(fact) for fact in msgspec.to_builtins(facts)])

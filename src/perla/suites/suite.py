@@ -41,12 +41,12 @@ class Grid(Config, frozen=True, kw_only=True):
     """Environment steps of each seed."""
     seeds: Count | Annotated[tuple[Seed, ...], Meta(min_length=1)] = 10
     """Number of seeds (0, 1, …) or a list of seeds. The seeds of a cell share a run."""
-    num_evaluations: Count = 50
-    """Evaluations, spread evenly over a run."""
-    eval_episodes: Count = 32
-    """Episodes per evaluation."""
-    absolute_episodes: Count = 320
-    """Episodes of the absolute metric."""
+    num_evaluations: Count | None = None
+    """Evaluations, spread evenly over a run; none: 50, or as many as take a fifth of its steps."""
+    eval_episodes: Count | None = None
+    """Episodes per evaluation; none: 32, or as many as fit."""
+    absolute_episodes: Count | None = None
+    """Episodes of the absolute metric; none: 320, or as many as fit."""
 
     def cells(self) -> Iterable[Cell]:
         """Yield the grid's runs: every method for each environment."""
