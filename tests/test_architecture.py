@@ -43,7 +43,7 @@ MAY_IMPORT = {
         "nets",
         "returns",
     },
-    "loops": {"methods", "distributions", "envs", "flops", "footprint", "keys", "nets", "algos"},
+    "loops": {"methods", "distributions", "envs", "flops", "footprint", "keys", "nets", "algos", "machine"},
     "analysis": set(),
     "runs": {
         "methods",

@@ -251,7 +251,7 @@ class Decoder(eqx.Module):
                 jax.random.split(key_blocks, blocks)
             ),
             Dense.create(key_head, size, actions, norm=True),
-            None if log_std is None else jnp.full(actions, log_std),
+            None if log_std is None else jnp.full(actions, log_std, jnp.float32),
         )
 
     @property
