@@ -43,7 +43,17 @@ MAY_IMPORT = {
         "nets",
         "returns",
     },
-    "loops": {"methods", "distributions", "envs", "flops", "footprint", "keys", "nets", "algos", "machine"},
+    "loops": {
+        "methods",
+        "distributions",
+        "envs",
+        "flops",
+        "footprint",
+        "keys",
+        "nets",
+        "algos",
+        "machine",
+    },
     "analysis": set(),
     "runs": {
         "methods",

@@ -13,6 +13,7 @@ import scipy.stats
 
 import host_envs
 import probes
+from marks import cases
 from perla.algos import actor_critic, create, diagnostics, maddpg, ppo
 from perla.algos.batch import Batch
 from perla.algos.values import create_value
@@ -330,13 +331,7 @@ LONG = ("meet, as many draws as it takes",)
 """Cases that are compiled for long, and for `make test-all` alone."""
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, id=name, marks=[pytest.mark.slow] if name in LONG else [])
-        for name, case in CASES.items()
-    ],
-)
+@pytest.mark.parametrize("case", cases(CASES, *LONG))
 def test_learns_the_known_values_and_actions(case):
     world, algo, settings = case
     algorithm, learner, metrics = train(world, algo, 150, **PPO_SMALL | settings)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from marks import slow
 from perla.analysis.load import Budget, Curves
 from perla.cli import main
 from perla.experiments import catalogue, verdicts
@@ -223,7 +224,7 @@ def out(tmp_path_factory):
 
 
 @pytest.mark.xdist_group("smoke")
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", ["lbf", *slow(*(name for name in TRAINED if name != "lbf"))])
 def test_smoke(name, out, capsys):
     assert main(["reproduce", name, "--scale", "smoke", "--out", str(out)]) == 0
     said = capsys.readouterr().out

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import probes
+from marks import slow
 from perla.algos.actor_critic import create_actor, create_critic
 from perla.algos.create import create
 from perla.algos.values import create_value
@@ -202,7 +203,7 @@ def test_a_group_for_each_agent_is_a_net_for_each(algo):
     assert eqx.tree_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("algo", ["perla-mappo", "maddpg"])
+@pytest.mark.parametrize("algo", ["perla-mappo", *slow("maddpg")])
 def test_one_group_of_all_is_sharing(algo):
     """From the same parameters an update leads to the same ones, and measures the same."""
     world, small = probes.TOGETHER, SMALL | LEARNERS[algo] | {"num_envs": 4, "rollout_length": 4}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import probes
+from marks import cases
 from perla.algos import maddpg
 from perla.algos.replay import Sequences
 from perla.envs.protocol import Observation, Spec
@@ -248,7 +249,14 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+SLOW = (
+    "delayed reward",
+    "forbidden temptation",
+    "patience, GRU",
+)
+
+
+@pytest.mark.parametrize("case", cases(CASES, *SLOW))
 def test_learns_the_known_values_and_actions(case):
     world, settings = case
     learner = train(world, **settings)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import probes
+from marks import cases
 from perla.algos.batch import minibatches
 from perla.algos.pqn import PQN, Learner
 from perla.algos.protocol import Trajectory
@@ -248,7 +249,14 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+SLOW = (
+    "patience, whole episodes, GRU",
+    "mortal",
+    "kinds, in groups",
+)
+
+
+@pytest.mark.parametrize("case", cases(CASES, *SLOW))
 def test_learns_the_known_values_and_actions(case):
     world, settings = case
     learner = train(world, SMALL.replace(**settings), updates=150)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import probes
+from marks import cases
 from perla.algos import ppo
 from perla.loops.anakin import Trainer
 from perla.methods.estimators import Exact, Sampled
@@ -211,7 +212,23 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+SLOW = (
+    "choice, A2C",
+    "finite, over at three steps",
+    "forbidden temptation",
+    "together, marginal fit",
+    "matrix, action-value form",
+    "matrix, multilinear",
+    "together, multilinear",
+    "patience, COMA",
+    "endless, COMA",
+    "matrix, PERLA-HAPPO",
+    "patience",
+    "kinds, in groups",
+)
+
+
+@pytest.mark.parametrize("case", cases(CASES, *SLOW))
 def test_learns_the_known_values_and_actions(case):
     world, algo, settings = case
     check(train(world, algo, **settings))

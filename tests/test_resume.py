@@ -15,6 +15,7 @@ import safetensors.numpy
 
 import fake_loop
 from fake_loop import FakeTrainer
+from marks import slow
 from perla.errors import UserError
 from perla.methods.recipes import make
 from perla.runs import checkpoint, execute, pictures, resume_point
@@ -278,7 +279,7 @@ def kill_and_resume(real, lines, delay, name):
     return reached
 
 
-@pytest.mark.parametrize("lines", [1, 30, 60])
+@pytest.mark.parametrize("lines", [30, *slow(1, 60)])
 def test_killed_runs_end_like_the_uninterrupted_one(real, lines):
     assert lines <= kill_and_resume(real, lines, 0.005, f"short-{lines}") < 82
 

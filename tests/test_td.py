@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import probes
+from marks import cases, slow
 from perla.algos import td
 from perla.algos.replay import Replay, sequences
 from perla.config import from_json, to_json
@@ -187,7 +188,7 @@ def test_an_update_copies_nothing_of_the_ring(num_envs):
     assert not [copy for copy in copies if ",0]" not in copy]
 
 
-@pytest.mark.parametrize("algo", ["vdn", "cw-qmix", "qplex", "qtran-alt"])
+@pytest.mark.parametrize("algo", ["qplex", *slow("vdn", "cw-qmix", "qtran-alt")])
 def test_without_a_discount_no_successors_are_stored(algo):
     """In one-step games the discount does not change the parameters."""
     world = matrix.make_env("climbing")
@@ -307,7 +308,19 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+SLOW = (
+    "delayed reward",
+    "endless, whole episodes",
+    "finite, over at three steps",
+    "forbidden temptation",
+    "patience",
+    "patience, any joint value",
+    "matrix, by messages",
+    "kinds, in groups",
+)
+
+
+@pytest.mark.parametrize("case", cases(CASES, *SLOW))
 def test_learns_the_known_values_and_actions(case):
     world, algo, settings = case
     trained = train(world, algo, **settings)
@@ -374,7 +387,7 @@ def conditions(learner):
     return gap, compare(greedy)[0], joint
 
 
-@pytest.mark.parametrize("algo", ["qtran-base", "qtran-alt"])
+@pytest.mark.parametrize("algo", ["qtran-alt", *slow("qtran-base")])
 def test_qtran_meets_its_conditions_and_finds_the_best_joint_action(algo):
     """Σᵢ Qᵢ + V = Q at the agents' own best actions, and nowhere less; by `alt` it is equal for one
     of each agent's actions, whatever the other does."""
