@@ -14,8 +14,10 @@ import perla
 from perla.envs import registry
 from perla.loops import host
 from perla.loops.anakin import Trainer
+from perla.loops.evaluate import Episodes
 from perla.loops.host_envs import HostEnvs
-from perla.loops.streams import Stream, stream_key
+from perla.loops.seeds import join
+from perla.loops.streams import Stream, number, stream_key
 from perla.methods.recipes import make
 
 ROOT = Path(perla.__file__).parent
@@ -62,14 +64,29 @@ def test_keys_are_folded_in_only_where_no_other_use_of_theirs_is():
 
 
 def test_the_absolute_episodes_are_new_ones_whatever_their_number():
-    env = perla.make("lbf:Foraging-5x5-2p-1f-coop-v2")
+    env = perla.make("lbf:Foraging-5x5-2p-1f-v2")
     trainer = Trainer(env, make("ippo", **SMALL), seeds=(0,), steps=100, eval_episodes=16)
     state = trainer.init()[0]
-    evaluated, _ = trainer._evaluate(state.best_actor, state.key, 16)
-    again, _ = trainer._evaluate(state.best_actor, state.key, 16)
-    absolute, _ = trainer._evaluate(state.best_actor, state.key, 16, Stream.ABSOLUTE)
-    np.testing.assert_array_equal(evaluated.lengths, again.lengths)
-    assert (np.asarray(evaluated.returns) != np.asarray(absolute.returns)).any()
+
+    def played(stream, part=0):
+        episodes = trainer._episodes(state.best_actor, state.key, number(stream, part))
+        return np.stack([episodes.returns, episodes.lengths]).tobytes()
+
+    assert played(Stream.EVALUATION) == played(Stream.EVALUATION)
+    different = {played(Stream.EVALUATION), *(played(Stream.ABSOLUTE, i) for i in range(4))}
+    assert len(different) == 5
+
+
+def test_the_absolute_metric_is_of_as_many_episodes_as_asked_for():
+    """Of parts with three greedy and three sampled episodes, seven of each."""
+
+    def part(number):
+        returns = np.arange(6) + 10 * number
+        return Episodes(returns * 1.0, returns, returns * np.nan, np.zeros(2, bool))
+
+    joined = join([part(0), part(1), part(2)], 3, 7)
+    assert joined.lengths.tolist() == [0, 1, 2, 10, 11, 12, 20, 3, 4, 5, 13, 14, 15, 23]
+    assert (joined.returns == joined.lengths).all()
 
 
 def test_host_environments_are_reset_by_different_seeds(monkeypatch):

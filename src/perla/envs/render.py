@@ -189,8 +189,7 @@ def draw_text(text: str, *, width: int = 640) -> np.ndarray:
 
 
 def _shrink(image: Image.Image) -> np.ndarray:
-    size = (image.width // _FINE, image.height // _FINE)
-    return np.asarray(image.resize(size, Image.Resampling.LANCZOS), dtype=np.uint8).copy()
+    return np.asarray(image.reduce(_FINE), dtype=np.uint8).copy()
 
 
 def _blend(colour: str, other: str, share: float) -> tuple[int, ...]:

@@ -12,17 +12,18 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from perla import footprint
 from perla.algos.create import create
-from perla.algos.protocol import Algorithm
+from perla.algos.protocol import Algorithm, LearnerState
 from perla.envs.protocol import Env
 from perla.envs.wrappers import AutoReset
 from perla.flops import Work, work
 from perla.footprint import Footprint
+from perla.keys import apart
 from perla.loops import nonfinite, seeds
 from perla.loops.evaluate import Episodes, episode_limit, evaluate
-from perla.loops.nonfinite import NonFinite
-from perla.loops.rollout import RolloutStats, begin, rollout
+from perla.loops.nonfinite import Fault, NonFinite
+from perla.loops.rollout import RolloutStats, RunnerState, begin, rollout
 from perla.loops.seeds import MAX_UPDATES, SeedState
-from perla.loops.streams import Stream, stream_key
+from perla.loops.streams import Stream, number
 from perla.machine import cores
 from perla.methods.method import Method
 from perla.nets.actors import AnyActor
@@ -59,11 +60,11 @@ class Trainer:
         self._train = jax.jit(
             over_seeds(self._train_seed, in_axes=(0, None, None)), donate_argnums=0
         )
-        self._end_interval = jax.jit(over_seeds(self._evaluate_seed), donate_argnums=0)
+        # One program plays the episodes of evaluations and, part by part, of the absolute metric.
+        self._episodes = jax.jit(over_seeds(self._evaluate_seed, in_axes=(0, 0, None)))
+        self._end_interval = jax.jit(over_seeds(self._end_seed), donate_argnums=0)
         self._play = jax.jit(partial(evaluate, env))
-        self._absolute = jax.jit(
-            over_seeds(self._absolute_seed, in_axes=(0, None)), static_argnums=1
-        )
+        self._collect_and_learn = jax.jit(self._collect_and_learn_seed)  # Traced once for all uses.
 
     # All seeds. A population is a list of `SeedState`: one for each seed, or a single one with a
     # leading seed axis if the seeds are vectorised.
@@ -85,8 +86,9 @@ class Trainer:
     def work_per_evaluation(self, episodes: int) -> Work:
         """An upper bound of the work of evaluating one seed."""
 
-        def evaluation(state: SeedState) -> tuple[Episodes, Metrics]:
-            return self._evaluate(state.best_actor, state.key, episodes)
+        def evaluation(state: SeedState) -> Episodes:
+            greedy = jnp.arange(2 * episodes) < episodes
+            return evaluate(self.env, state.best_actor, state.key, greedy)
 
         # `work` counts the evaluation's loop once; it runs until the longest episode ends.
         return work(evaluation, self._state_shapes()).times(episode_limit(self.env))
@@ -97,20 +99,20 @@ class Trainer:
         state = self._state_shapes()
         stacked = jax.eval_shape(self._init, self._keys()[0])
         count = jax.ShapeDtypeStruct((), jnp.int32)
-        programs = (
-            self._train.trace(stacked, count, count),
-            self._end_interval.trace(stacked),
-            self._absolute.trace(stacked, absolute_episodes),
-        )
+        training = self._train.trace(stacked, count, count)
+        evaluation = self._episodes.trace(stacked.best_actor, stacked.key, count)
         replay = footprint.size(getattr(state.learner, "replay_state", ()))
         environments = footprint.size(state.runner_state)
+        played = footprint.size(evaluation.out_info) // seeds_together
         return Footprint(
-            len(self.seeds),
-            len(self.seeds) if self.vectorised else min(len(self.seeds), cores()),
-            footprint.size(state) - replay - environments,
-            replay,
-            environments,
-            *(footprint.peak(program.jaxpr) // seeds_together for program in programs),
+            seeds=len(self.seeds),
+            at_once=len(self.seeds) if self.vectorised else min(len(self.seeds), cores()),
+            learner=footprint.size(state) - replay - environments,
+            replay=replay,
+            environments=environments,
+            training=footprint.peak(training.jaxpr) // seeds_together,
+            evaluation=footprint.peak(evaluation.jaxpr) // seeds_together,
+            absolute=-(-absolute_episodes // self.eval_episodes) * played,
         )
 
     def init(self) -> list[SeedState]:
@@ -151,7 +153,12 @@ class Trainer:
         self, population: list[SeedState]
     ) -> tuple[list[SeedState], list[dict[str, float]]]:
         """Evaluate every seed, and begin the next interval. Returns the metrics as `advance`."""
-        results = seeds.side_by_side(self._end_interval, population)
+
+        def evaluated(state):
+            episodes = self._episodes(state.learner.actor, state.key, number(Stream.EVALUATION))
+            return self._end_interval(state, episodes)
+
+        results = seeds.side_by_side(evaluated, population)
         return [state for state, _ in results], self._per_seed([metrics for _, metrics in results])
 
     def _train_population(
@@ -177,7 +184,18 @@ class Trainer:
     def absolute(self, population: list[SeedState], episodes: int = 320) -> list[dict[str, float]]:
         """The metrics of each seed's best actor over new episodes: `episodes` greedy ones and as
         many sampled ones."""
-        return self._per_seed(seeds.side_by_side(lambda s: self._absolute(s, episodes), population))
+        parts = -(-episodes // self.eval_episodes)
+
+        def played(state):
+            actor, key = state.best_actor, state.key
+            return [self._episodes(actor, key, number(Stream.ABSOLUTE, i)) for i in range(parts)]
+
+        by_seed = jax.tree.map(np.asarray, seeds.side_by_side(played, population))
+        if self.vectorised:
+            (stacked,) = by_seed
+            by_seed = [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(len(self.seeds))]
+        joined = [seeds.join(own, self.eval_episodes, episodes) for own in by_seed]
+        return [seeds.measured(seeds.evaluation_metrics(own, episodes)) for own in joined]
 
     def export(self, population: list[SeedState]) -> SeedState:
         """The population as NumPy arrays with a leading seed axis, on any devices."""
@@ -276,46 +294,49 @@ class Trainer:
 
         return jax.lax.while_loop(unfinished, update, (state, jnp.int32(0)))[0]
 
-    def _evaluate_seed(self, state: SeedState) -> tuple[SeedState, Metrics]:
-        # An evaluation has a stream of its own and so leaves the training unchanged.
-        episodes, scores = self._evaluate(state.learner.actor, state.key, self.eval_episodes)
+    def _evaluate_seed(self, actor: AnyActor, key: PRNGKeyArray, part: Int[Array, ""]) -> Episodes:
+        """As many greedy as sampled episodes: the part of a stream with that number, which leaves
+        the training unchanged."""
+        greedy = jnp.arange(2 * self.eval_episodes) < self.eval_episodes
+        return evaluate(self.env, actor, apart(key, part), greedy)
+
+    def _end_seed(self, state: SeedState, episodes: Episodes) -> tuple[SeedState, Metrics]:
+        scores = seeds.evaluation_metrics(episodes, self.eval_episodes)
         metrics = state.interval.means() | scores | {"step": state.steps}
         return state.after_evaluation(episodes, scores), metrics
 
     def _update(self, state: SeedState) -> tuple[SeedState, Metrics, RolloutStats]:
         """Collect a rollout, then learn from it."""
-        key, key_rollout, key_update = jax.random.split(state.key, 3)
-        assert state.runner_state is not None
-        runner_state, trajectory, stats = rollout(
-            self.envs,
-            state.learner.actor,
-            state.runner_state,
-            key_rollout,
-            self.config.length(self.env.spec.limit),
-            whole_episodes=self.config.rollout_length is None,
-        )
-        learner, metrics = self.algorithm.update(
-            state.learner, trajectory, key_update, state.steps / self.steps
+        learner, runner_state, key, fault, metrics, stats = self._collect_and_learn(
+            state.learner, state.runner_state, state.key, state.steps
         )
         state = state._replace(
             learner=learner,
             runner_state=runner_state,
             key=key,
             steps=state.steps + stats.steps,
-            fault=nonfinite.find_fault(trajectory, learner, metrics, state.steps),
+            fault=fault,
         )
         return state, metrics, stats
 
-    def _absolute_seed(self, state: SeedState, episodes: int) -> Metrics:
-        return self._evaluate(state.best_actor, state.key, episodes, Stream.ABSOLUTE)[1]
-
-    def _evaluate(
+    def _collect_and_learn_seed(
         self,
-        actor: AnyActor,
+        learner: LearnerState,
+        runner_state: RunnerState,
         key: PRNGKeyArray,
-        episodes: int,
-        stream: Stream = Stream.EVALUATION,
-    ) -> tuple[Episodes, Metrics]:
-        greedy = jnp.arange(2 * episodes) < episodes
-        played = evaluate(self.env, actor, stream_key(key, stream), greedy)
-        return played, seeds.evaluation_metrics(played, episodes)
+        steps: Int[Array, ""],
+    ) -> tuple[LearnerState, RunnerState, PRNGKeyArray, Fault, Metrics, RolloutStats]:
+        key, key_rollout, key_update = jax.random.split(key, 3)
+        runner_state, trajectory, stats = rollout(
+            self.envs,
+            learner.actor,
+            runner_state,
+            key_rollout,
+            self.config.length(self.env.spec.limit),
+            whole_episodes=self.config.rollout_length is None,
+        )
+        learner, metrics = self.algorithm.update(
+            learner, trajectory, key_update, steps / self.steps
+        )
+        fault = nonfinite.find_fault(trajectory, learner, metrics, steps)
+        return learner, runner_state, key, fault, metrics, stats

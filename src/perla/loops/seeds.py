@@ -179,9 +179,9 @@ def reached(steps: Any, faulty: Any, until: int) -> int:
     return int(np.where(faulty, until, np.minimum(steps, until)).min())
 
 
-def evaluation_metrics(episodes: Episodes, greedy: int) -> Metrics:
+def evaluation_metrics(episodes: Episodes, greedy: int) -> dict[str, Any]:
     """The metrics of an evaluation whose first `greedy` episodes used the most likely actions and
-    whose others sampled."""
+    whose others sampled: numbers of NumPy or of JAX, as those of the episodes are."""
     return {
         "return": episodes.returns[:greedy].mean(),
         "return_sampled": episodes.returns[greedy:].mean(),
@@ -189,6 +189,20 @@ def evaluation_metrics(episodes: Episodes, greedy: int) -> Metrics:
         "win_rate": episodes.wins[:greedy].mean(),
         "win_rate_sampled": episodes.wins[greedy:].mean(),
     }
+
+
+def join(parts: Sequence[Episodes], per_part: int, episodes: int) -> Episodes:
+    """The first `episodes` greedy and the first `episodes` sampled ones of all parts, each of which
+    has `per_part` greedy ones and then as many sampled ones."""
+    halves = slice(None, per_part), slice(per_part, None)
+
+    def joined(name: str) -> Any:
+        columns = [getattr(part, name) for part in parts]
+        both = (np.concatenate([column[half] for column in columns]) for half in halves)
+        return np.concatenate([half[:episodes] for half in both])
+
+    faulty = np.any([part.faulty for part in parts], axis=0)
+    return Episodes(joined("returns"), joined("lengths"), joined("wins"), faulty)
 
 
 def measured(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+import numpy as np
+
 from perla.keys import apart
 from perla.types import PRNGKeyArray
 
@@ -24,6 +26,11 @@ class Stream(IntEnum):
     """Episodes that are drawn."""
 
 
+def number(stream: Stream, part: int = 0) -> np.int32:
+    """The number of a `part` of a `stream`, which no other part of any stream has."""
+    return np.int32(stream.value + len(Stream) * part)
+
+
 def stream_key(key: PRNGKeyArray, stream: Stream) -> PRNGKeyArray:
     """The key of a `stream` of `key`."""
-    return apart(key, stream.value)
+    return apart(key, number(stream))
