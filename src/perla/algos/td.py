@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -101,6 +102,20 @@ class Networks(eqx.Module):
     def bootstrap(self) -> Factored:
         """The values from which targets bootstrap."""
         return self.values if self.central is None else self.central
+
+    def losses(
+        self,
+        batch: Sequences,
+        target: Float[Array, "time sequence value"],
+        loss_of: Callable[[Array], Array],
+    ) -> dict[str, LossTerm]:
+        """The loss of the central value, if there is one: of its errors against the `target` of
+        every step (Rashid et al., 2020)."""
+        if self.central is None:
+            return {}
+        outputs = batch.at_steps(self.central.unroll(batch, None))
+        error = self.central.joint(outputs, batch.action, batch.now) - target
+        return {"central_loss": LossTerm(1.0, loss_of(error))}
 
 
 class Learner(eqx.Module):
@@ -281,11 +296,9 @@ class Algorithm:
         weight = weights(self.config.weighting, error, is_greedy, y, greedy_value)
         metrics = {"td_error": jnp.sqrt(average(error**2)), "value": average(predicted)}
         terms = {"loss": LossTerm(1.0, weight * loss_of(error))}
-        if networks.central is not None:
-            central_outputs = batch.at_steps(networks.central.unroll(batch, None))
-            central_error = networks.central.joint(central_outputs, action, now) - y
-            terms["central_loss"] = LossTerm(1.0, loss_of(central_error))
+        if isinstance(self.config.weighting, Weighted):
             metrics["weight"] = average(weight)
+        terms |= networks.losses(batch, y, loss_of)
         terms |= values.mixer.losses(step, loss_of)
         terms |= values.utilities.losses(outputs, greedy)
         losses = {name: term.coef * average(term.values) for name, term in terms.items()}
