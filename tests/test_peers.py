@@ -71,6 +71,11 @@ def test_a_flag_of_another_library_is_translated(refusal, theirs, ours):
     assert refusal("perla-ippo", theirs, "1") == f"unknown flag {theirs!r}; here it is {ours}"
 
 
+def test_the_hint_is_the_setting_of_the_learner_at_hand(refusal):
+    for theirs in ("--lam", "--td-lambda"):
+        assert refusal("pqn-vdn", theirs, "1").endswith("here it is --q-lambda")
+
+
 def test_the_hint_names_our_flag_even_if_another_one_looks_more_alike(refusal):
     line = refusal("qmix", "--epsilon-anneal-time", "1000")
     assert line == "unknown flag '--epsilon-anneal-time'; here it is --epsilon-decay-steps"

@@ -260,6 +260,9 @@ PEERS: dict[str, str] = {
 # fmt: on
 """Their name → ours, followed by the value for a switch of theirs, or a remark in parentheses."""
 
+EQUIVALENTS = {"gae_lambda": "q_lambda"}
+"""Settings of one meaning that other learners have under another name."""
+
 
 def translate(name: str) -> tuple[str, str] | None:
     """Our name of the setting that another library calls `name`, and the value or remark that

@@ -16,7 +16,7 @@ from perla import plugins
 from perla.config import Config, convert, field_docs, fields, tag, variants
 from perla.errors import UserError, closest, nearest
 from perla.methods.method import Method
-from perla.methods.peers import translate
+from perla.methods.peers import EQUIVALENTS, translate
 from perla.methods.ppo import CONTINUOUS
 from perla.methods.recipes import RECIPES, deciding, learners, make
 from perla.methods.values import Counterfactual
@@ -110,17 +110,20 @@ def unknown(
     """
     algos, known = list(algos), list(known)
     fields_by_name = {flag_name(name): name for name in (*every_setting(), *fixed_fields())}
-    translated = translate(word)
-    if translated is not None:
-        return UserError(f"unknown {what} {word!r}; {_hint(*translated, algos, known, flag_name)}")
-    if fields_by_name.get(word) in fixed_fields():
-        methods = deciding(fields_by_name[word])
-        return UserError(f"{word} is decided by the method: {', '.join(methods)}")
     own = {
         flag_name(name)
         for algo in filter(RECIPES.__contains__, algos)
         for name in available(make(algo))
     }
+    translated = translate(word)
+    if translated is not None:
+        name, value = translated
+        if flag_name(name) not in own and flag_name(EQUIVALENTS.get(name, "")) in own:
+            translated = EQUIVALENTS[name], value
+        return UserError(f"unknown {what} {word!r}; {_hint(*translated, algos, known, flag_name)}")
+    if fields_by_name.get(word) in fixed_fields():
+        methods = deciding(fields_by_name[word])
+        return UserError(f"{word} is decided by the method: {', '.join(methods)}")
     close = closest(word, known, preferred=own) or ""
     setting = every_setting().get(fields_by_name.get(close, ""))
     refusal = _first_misplaced(setting, algos, flag_name)
