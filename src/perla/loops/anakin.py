@@ -62,6 +62,7 @@ class Trainer:
         )
         # One program plays the episodes of evaluations and, part by part, of the absolute metric.
         self._episodes = jax.jit(over_seeds(self._evaluate_seed, in_axes=(0, 0, None)))
+        self._actor = over_seeds(lambda learner: learner.actor)
         self._end_interval = jax.jit(over_seeds(self._end_seed), donate_argnums=0)
         self._play = jax.jit(partial(evaluate, env))
         self._collect_and_learn = jax.jit(self._collect_and_learn_seed)  # Traced once for all uses.
@@ -155,7 +156,9 @@ class Trainer:
         """Evaluate every seed, and begin the next interval. Returns the metrics as `advance`."""
 
         def evaluated(state):
-            episodes = self._episodes(state.learner.actor, state.key, number(Stream.EVALUATION))
+            episodes = self._episodes(
+                self._actor(state.learner), state.key, number(Stream.EVALUATION)
+            )
             return self._end_interval(state, episodes)
 
         results = seeds.side_by_side(evaluated, population)
