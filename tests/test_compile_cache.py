@@ -6,9 +6,14 @@ import subprocess
 import sys
 import time
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+import perla
 from perla import files
+from perla.loops.anakin import Trainer
+from perla.methods.recipes import make
 from perla.runs.compile_cache import ABANDONED_SECONDS, CompileCache
 
 
@@ -90,3 +95,15 @@ def test_jax_uses_it(tmp_path):
     again = run()
     assert again.keys() == made.keys()
     assert all(CompileCache(str(tmp_path)).get(name.removesuffix("-entry")) for name in again)
+
+
+def test_a_run_of_another_length_is_the_same_program():
+    """Up to the number of its episodes per evaluation, which short runs have fewer of."""
+
+    def program(steps):
+        env = perla.make("lbf:Foraging-5x5-2p-1f-v2")
+        trainer = Trainer(env, make("ippo", num_envs=2, rollout_length=2), seeds=(0,), steps=steps)
+        count = jax.ShapeDtypeStruct((), jnp.int32)
+        return trainer._train.lower(trainer._state_shapes(), count, count, count).as_text()
+
+    assert program(100) == program(10**6)

@@ -58,7 +58,7 @@ class Trainer:
         over_seeds = jax.vmap if self.vectorised else lambda f, **_: f
         self._init = jax.jit(over_seeds(self._init_seed))
         self._train = jax.jit(
-            over_seeds(self._train_seed, in_axes=(0, None, None)), donate_argnums=0
+            over_seeds(self._train_seed, in_axes=(0, None, None, None)), donate_argnums=0
         )
         # One program plays the episodes of evaluations and, part by part, of the absolute metric.
         self._episodes = jax.jit(over_seeds(self._evaluate_seed, in_axes=(0, 0, None)))
@@ -82,7 +82,7 @@ class Trainer:
         If whole episodes are collected, every episode counts as long as the step limit.
         """
         steps = self.config.num_envs * self.config.length(self.env.spec.limit)
-        return work(self._update, self._state_shapes()).times(1 / steps)
+        return work(self._update, self._state_shapes(), jnp.int32(0)).times(1 / steps)
 
     def work_per_evaluation(self, episodes: int) -> Work:
         """An upper bound of the work of evaluating one seed."""
@@ -100,7 +100,7 @@ class Trainer:
         state = self._state_shapes()
         stacked = jax.eval_shape(self._init, self._keys()[0])
         count = jax.ShapeDtypeStruct((), jnp.int32)
-        training = self._train.trace(stacked, count, count)
+        training = self._train.trace(stacked, count, count, count)
         evaluation = self._episodes.trace(stacked.best_actor, stacked.key, count)
         replay = footprint.size(getattr(state.learner, "replay_state", ()))
         environments = footprint.size(state.runner_state)
@@ -167,7 +167,7 @@ class Trainer:
     def _train_population(
         self, population: list[SeedState], until: int, updates: int
     ) -> list[SeedState]:
-        limits = jnp.int32(until), jnp.int32(updates)
+        limits = jnp.int32(until), jnp.int32(updates), jnp.int32(self.steps)
         return seeds.side_by_side(lambda state: self._train(state, *limits), population)
 
     def faults(self, population: list[SeedState]) -> list[NonFinite | None]:
@@ -268,7 +268,7 @@ class Trainer:
     def _names(self) -> list[str]:
         """The names of an update's metrics."""
         state = jax.eval_shape(partial(self._begin_seed, metric_names=()), jax.random.key(0))
-        return list(jax.eval_shape(self._update, state)[1])
+        return list(jax.eval_shape(self._update, state, jnp.int32(0))[1])
 
     def _metric_names(self) -> list[str]:
         return self._names
@@ -283,11 +283,15 @@ class Trainer:
         return SeedState.initial(learner, runner_state, key, metric_names)
 
     def _train_seed(
-        self, state: SeedState, until: Int[Array, ""], updates: Int[Array, ""]
+        self,
+        state: SeedState,
+        until: Int[Array, ""],
+        updates: Int[Array, ""],
+        total: Int[Array, ""],
     ) -> SeedState:
         def update(carry):
             state, made = carry
-            state, metrics, stats = self._update(state)
+            state, metrics, stats = self._update(state, total)
             interval = state.interval.add(metrics, stats.returns, stats.episodes)
             return state._replace(interval=interval), made + 1
 
@@ -308,10 +312,12 @@ class Trainer:
         metrics = state.interval.means() | scores | {"step": state.steps}
         return state.after_evaluation(episodes, scores), metrics
 
-    def _update(self, state: SeedState) -> tuple[SeedState, Metrics, RolloutStats]:
-        """Collect a rollout, then learn from it."""
+    def _update(
+        self, state: SeedState, total: Int[Array, ""]
+    ) -> tuple[SeedState, Metrics, RolloutStats]:
+        """Collect a rollout, then learn from it, in a run of `total` steps."""
         learner, runner_state, key, fault, metrics, stats = self._collect_and_learn(
-            state.learner, state.runner_state, state.key, state.steps
+            state.learner, state.runner_state, state.key, state.steps, total
         )
         state = state._replace(
             learner=learner,
@@ -328,6 +334,7 @@ class Trainer:
         runner_state: RunnerState,
         key: PRNGKeyArray,
         steps: Int[Array, ""],
+        total: Int[Array, ""],
     ) -> tuple[LearnerState, RunnerState, PRNGKeyArray, Fault, Metrics, RolloutStats]:
         key, key_rollout, key_update = jax.random.split(key, 3)
         runner_state, trajectory, stats = rollout(
@@ -338,8 +345,6 @@ class Trainer:
             self.config.length(self.env.spec.limit),
             whole_episodes=self.config.rollout_length is None,
         )
-        learner, metrics = self.algorithm.update(
-            learner, trajectory, key_update, steps / self.steps
-        )
+        learner, metrics = self.algorithm.update(learner, trajectory, key_update, steps / total)
         fault = nonfinite.find_fault(trajectory, learner, metrics, steps)
         return learner, runner_state, key, fault, metrics, stats

@@ -125,6 +125,8 @@ def plan_evaluations(run: Run, env: Env | HostEnv) -> Evaluations:
         for name, lowest in least.items():
             if getattr(run, name) is None and factor < 1:
                 numbers[name] = max(int(numbers[name] * factor), min(lowest, numbers[name]))
+                if name == "eval_episodes":  # A power of two, for few programs to be compiled.
+                    numbers[name] = 1 << (numbers[name].bit_length() - 1)
     return plan()
 
 
