@@ -298,11 +298,13 @@ def test_other_versions_are_named(folder, capsys):
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_stops_within_an_interval(here, monkeypatch, signum):
     previous = signal.signal(signum, signal.SIG_DFL)  # Ignored where the tests run in background.
-    with monkeypatch.context() as patch:
-        stop_at(patch, 2, "train", signum)
-        with pytest.raises(Interrupted, match="perla resume") as caught:
-            execute.train(LONG, here / "a b", checkpoint_seconds=1e9)
-    signal.signal(signum, previous)
+    try:
+        with monkeypatch.context() as patch:
+            stop_at(patch, 2, "train", signum)
+            with pytest.raises(Interrupted, match="perla resume") as caught:
+                execute.train(LONG, here / "a b", checkpoint_seconds=1e9)
+    finally:
+        signal.signal(signum, previous)
     assert caught.value.exit_code == 128 + signum
     assert f"`perla resume '{here}/a b'` continues" in str(caught.value)
     newest, first = checkpoint.newest_first(here / "a b/checkpoints")
