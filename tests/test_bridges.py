@@ -7,7 +7,7 @@ the results must be equal to the bit.
 from __future__ import annotations
 
 import sys
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -149,7 +149,8 @@ def played(name: str) -> Played:
         played = Played(observation, action, timestep, state, gave | {"inner": theirs})
         return (state, theirs, timestep.observation), played
 
-    @jax.jit
+    # XLA rounds alike in both, as users compile them; its former emitters need not.
+    @partial(jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": True})
     def run(key):
         state, observation = env.reset(key)
         with jax.numpy_rank_promotion("allow"):
@@ -263,36 +264,28 @@ def test_an_end_of_its_own_at_the_last_step_is_no_truncation():
 # --- They stay what they are --------------------------------------------------------------------
 
 
-def check_same(ours, theirs):
-    """Equal, and real numbers but for the rounding of programs that XLA fuses differently."""
-    if np.issubdtype(np.asarray(theirs).dtype, np.floating):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
-    else:
-        np.testing.assert_array_equal(ours, theirs)
-
-
 @every
-def test_what_is_seen_and_earned_is_theirs(name):
+def test_what_is_seen_and_earned_is_theirs_to_the_bit(name):
     env, run = get_env(name), played(name)
     end, ours, theirs = first_end(name), run.timestep, run.theirs
     until = slice(0, end + 1)
     reward = theirs["reward"][until].reshape(end + 1, -1).astype(np.float32)
     reward = np.broadcast_to(reward, (end + 1, env.spec.agents))
-    check_same(ours.reward[until], reward)
+    np.testing.assert_array_equal(ours.reward[until], reward)
     if ENVIRONMENTS[name][0].startswith("jaxmarl") or env.info.per_agent == ("agents_view",):
         for agent, seen in enumerate(theirs["obs"]):
             seen = seen[until].reshape(end + 1, -1).astype(np.float32)
             own = ours.final.obs[until, agent]
-            check_same(own[:, : seen.shape[1]], seen)
+            np.testing.assert_array_equal(own[:, : seen.shape[1]], seen)
             assert not own[:, seen.shape[1] :].any()
     if theirs.get("state") is not None:
-        check_same(ours.final.state[until], theirs["state"][until])
+        np.testing.assert_array_equal(ours.final.state[until], theirs["state"][until])
     if "mask" in theirs:
-        check_same(ours.final.avail[until], theirs["mask"][until])
+        np.testing.assert_array_equal(ours.final.avail[until], theirs["mask"][until])
     for own, their in zip(
         jax.tree.leaves(run.state), jax.tree.leaves(theirs["inner"]), strict=True
     ):
-        check_same(own[until], their[until])
+        np.testing.assert_array_equal(own[until], their[until])
 
 
 @every
