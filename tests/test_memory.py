@@ -71,7 +71,6 @@ def test_the_limit_of_a_container_counts(tmp_path):
         (["ippo", "--num-envs", "1000000"], "num_envs = 1000000"),
         (["ippo", "--hidden-size", "100000"], "hidden_size = 100000"),
         (["qmix", "--buffer-size", "3000000"], "buffer_size = 3000000"),
-        (["ippo", "--absolute-episodes", "100000000"], "absolute_episodes = 100000000"),
         (["ippo", "--eval-episodes", "100000000"], "eval_episodes = 100000000"),
     ],
 )
@@ -85,6 +84,16 @@ def test_a_run_that_will_not_fit_is_refused_with_the_flag(
     assert error.startswith(f"perla: {named}")
     assert "GiB" in error
     assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_absolute_episodes_without_end_are_refused_by_their_steps(capsys, tmp_path):
+    out = tmp_path / "run"
+    argv = ["train", "ippo", "--env", FORAGING, "--absolute-episodes", "100000000"]
+    assert main([*argv, "--out", str(out)]) == 2
+    assert capsys.readouterr().err == (
+        "perla: absolute_episodes = 100000000: up to 5,000,000,000 steps, more than 2,147,483,647\n"
+    )
     assert not out.exists()
 
 

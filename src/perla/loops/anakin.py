@@ -280,7 +280,8 @@ class Trainer:
         key_learner, key_envs, key = jax.random.split(key, 3)
         learner = self.algorithm.init(key_learner)
         runner_state = begin(self.envs, learner.actor, key_envs)
-        return SeedState.initial(learner, runner_state, key, metric_names)
+        state = SeedState.initial(learner, runner_state, key, metric_names)
+        return jax.tree.map(seeds.strongly_typed, state)
 
     def _train_seed(
         self,

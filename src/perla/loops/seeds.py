@@ -140,6 +140,11 @@ def side_by_side(function: Callable[[Any], Any], arguments: Sequence[Any]) -> li
         return [result, *others]
 
 
+def strongly_typed(x: Array) -> Array:
+    """`x`, without a weak type: an update returns none, and would compile once more for it."""
+    return jax.lax.convert_element_type(x, x.dtype) if x.weak_type else x
+
+
 def stack(population: Sequence[SeedState]) -> SeedState:
     """The states of all seeds as NumPy arrays with a leading seed axis."""
     states = [state.unwrap_key() for state in population]

@@ -153,8 +153,7 @@ class RunLoop:
         if self.update_seconds is None:
             return 1
         waited = time.perf_counter() - self.saved_at
-        due = max(self.options.checkpoint_seconds, BETWEEN_SECONDS)
-        seconds = min(due - waited, PIECE_SECONDS)
+        seconds = min(self._due(BETWEEN_SECONDS) - waited, PIECE_SECONDS)
         return max(1, int(min(seconds / max(self.update_seconds, 1e-9), MAX_UPDATES)))
 
     def _evaluate(self, states: Any, number: int) -> tuple[Any, list[Record]]:
@@ -190,7 +189,11 @@ class RunLoop:
         """True if a signal asks for a checkpoint, or if the last one is old enough: at least
         `least` seconds."""
         waited = time.perf_counter() - self.saved_at
-        return self.requests.pending or waited >= max(self.options.checkpoint_seconds, least)
+        return self.requests.pending or waited >= self._due(least)
+
+    def _due(self, least: float) -> float:
+        """The seconds between two checkpoints."""
+        return max(self.options.checkpoint_seconds, least)
 
     def _checkpoint(self, states: Any, step: int) -> None:
         """Save a checkpoint after `step` steps of every seed if one is due; raise `Interrupted` if
