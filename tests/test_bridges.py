@@ -55,7 +55,7 @@ ENDS = dict.fromkeys(("SMAX-3m", "hanabi", "warehouse", "foraging"), True) | dic
 )
 """Environments that terminate when played as here, and those that are truncated."""
 
-QUICK = ("SMAX-3s5z", "speaker continuous", "riddle", "connector")
+QUICK = ("SMAX-3s5z", "speaker continuous", "riddle")
 """Environments that are tested by default; `make test-all` tests all."""
 
 INDIVIDUAL = {"spread", "spread continuous", "reference", "foraging", "connector"}

@@ -327,7 +327,13 @@ CASES = {
 }  # fmt: skip
 
 
-LONG = ("meet, as many draws as it takes",)
+LONG = (
+    "meet, as many draws as it takes",
+    "meet, 17 draws",
+    "aim, A2C",
+    "wait, GRU",
+    "wait, HAPPO",
+)
 """Cases that are compiled for long, and for `make test-all` alone."""
 
 

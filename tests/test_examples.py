@@ -9,6 +9,8 @@ import jax
 import numpy as np
 import pytest
 
+from marks import slow
+
 EXAMPLES = Path(__file__).parent.parent / "examples" / "plug_in"
 
 
@@ -28,7 +30,7 @@ def test_plugging_in_is_a_diff_of_fifteen_lines_at_most():
     assert 0 < len([line for line in changes if line[1:].strip()]) <= 15
 
 
-@pytest.mark.parametrize("name", ["ippo", "ippo_perla"])
+@pytest.mark.parametrize("name", [*slow("ippo"), "ippo_perla"])
 def test_both_learn(name):
     returns = runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]()
     # Random actions earn less than 0.8.

@@ -236,6 +236,7 @@ def test_smoke(name, out, capsys):
     assert json.loads((out / name / "marl_eval.json").read_text())
 
 
+@pytest.mark.slow
 def test_theory_at_smoke(out, capsys):
     assert main(["reproduce", "theory", "--scale", "smoke", "--out", str(out)]) == 0
     said = capsys.readouterr().out

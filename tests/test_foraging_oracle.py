@@ -14,6 +14,7 @@ pytest.importorskip("lbforaging")
 from scipy.stats import chi2_contingency
 
 from lbf_oracle import begin, original, record
+from marks import slow
 from perla.envs.foraging import PAPER_MAPS, make_env
 
 CONFIGURATIONS = [(name, 0.0) for name in PAPER_MAPS] + [
@@ -130,10 +131,8 @@ def chance_of_one_distribution(one, other):
 @pytest.mark.parametrize(
     "name",
     [
-        "Foraging-5x5-2p-2f-v3",
         "Foraging-5x5-2p-2f-v2",
-        "Foraging-8x8-3p-3f-v3",
-        "Foraging-7x7-9p-4f-coop-v3",
+        *slow("Foraging-5x5-2p-2f-v3", "Foraging-8x8-3p-3f-v3", "Foraging-7x7-9p-4f-coop-v3"),
     ],
 )
 def test_first_states_are_drawn_as_the_original_draws_them(name):

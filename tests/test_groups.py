@@ -192,7 +192,7 @@ LEARNERS = {
 }
 
 
-@pytest.mark.parametrize("algo", LEARNERS)
+@pytest.mark.parametrize("algo", ["perla-mappo", "maddpg", *slow("ow-qmix")])
 def test_a_group_for_each_agent_is_a_net_for_each(algo):
     """The same learner, whose program is therefore the same, from the same parameters."""
     own = make(algo, **SMALL, **LEARNERS[algo], parameter_groups=(0, 1, 2))

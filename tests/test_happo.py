@@ -158,6 +158,7 @@ def assert_close(ours, theirs):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_with_one_agent_happo_is_mappo(updated):
     (ours, metrics), (theirs, expected) = updated["happo", 1], updated["mappo", 1]
     assert set(metrics) == set(expected)

@@ -110,6 +110,7 @@ def leaves(tree):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 
+@pytest.mark.slow
 def test_train_reaches_the_known_values(tmp_path):
     out = tmp_path / "run"
     assert (

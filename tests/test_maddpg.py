@@ -253,6 +253,7 @@ SLOW = (
     "delayed reward",
     "forbidden temptation",
     "patience, GRU",
+    "endless, whole episodes, cut at three steps",
 )
 
 

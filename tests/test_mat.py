@@ -318,6 +318,7 @@ def test_a_restored_population_goes_on_as_if_it_had_not_been_interrupted():
     assert same(trainer.export(whole), trainer.export(resumed))
 
 
+@pytest.mark.slow
 def test_host_environments_train_it_too():
     trainer = host.Trainer(
         host_envs.Patience(), host_envs.Patience, MAT(**SMALL), seeds=(0,), steps=96,

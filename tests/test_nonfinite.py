@@ -16,6 +16,7 @@ import pytest
 import safetensors.numpy
 
 import perla
+from marks import slow
 from perla.analysis.compare import check_fair
 from perla.analysis.load import load
 from perla.cli import main
@@ -108,7 +109,7 @@ def trained(algo, **settings):
     return trainer, population, rows
 
 
-@pytest.fixture(scope="module", params=ALGOS)
+@pytest.fixture(scope="module", params=["perla-ippo", *slow("qmix", "maddpg")])
 def outcome(request):
     return trained(request.param)
 
@@ -167,7 +168,7 @@ def test_seeds_that_are_one_computation_stop_each_for_itself():
     assert after[0].steps.tolist() == [96, 16]
 
 
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", ["qmix", *slow("perla-ippo", "maddpg")])
 def test_a_step_that_is_far_too_long_is_found_in_the_parameters(algo):
     trainer = Trainer(
         Faulty(), make(algo, **(ALGOS[algo] | {"lr": 1e30})), seeds=(0,), steps=96, eval_episodes=2

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import host_envs
+from marks import slow
 from perla.envs.processes import pool as pools
 from perla.envs.processes.pool import Pool, first_observation
 from perla.envs.processes.worker import Share, SharedArrays, WorkerEnvs
@@ -391,7 +392,7 @@ def test_closing_waits_until_a_process_has_let_go_of_all_its_copies(pool, games)
     assert worker.process.exitcode == 0
 
 
-@pytest.mark.parametrize("fault", WHOLE)
+@pytest.mark.parametrize("fault", ["kill", *slow("exit", "hang")])
 def test_what_an_environment_has_started_ends_with_its_process(pool, games, tmp_path, fault):
     path, played = games
     trigger, said = tmp_path / "trigger", []

@@ -225,6 +225,14 @@ SLOW = (
     "matrix, PERLA-HAPPO",
     "patience",
     "kinds, in groups",
+    "delayed reward, n-step",
+    "match, minibatches",
+    "together, GRU",
+    "together, HAPPO",
+    "matrix, sampled A2C",
+    "matrix, action-value form, marginal fit",
+    "patience, whole episodes",
+    "mortal",
 )
 
 
@@ -244,7 +252,9 @@ def test_every_method_is_tried():
     assert {algo for _, algo, _ in CASES.values()} >= {"ippo", "mappo", "perla-ippo", "perla-mappo"}
 
 
-@pytest.mark.parametrize(("actor", "worth"), [("gru", probes.GAMMA), ("mlp", probes.GAMMA / 2)])
+@pytest.mark.parametrize(
+    ("actor", "worth"), [("gru", probes.GAMMA), *slow(("mlp", probes.GAMMA / 2))]
+)
 def test_what_was_seen_a_step_before_only_a_memory_knows(actor, worth):
     trained = train(probes.RECALL, "ippo", actor_network=actor, critic_network=actor, lr=5e-3)
     for signs in (probes.UP, probes.DOWN):

@@ -190,7 +190,8 @@ def test_of_twelve_cells_on_two_nodes_one_of_which_dies(cluster, node, fakes, tm
 @pytest.mark.parametrize(
     ("count", "dies"),
     [
-        pytest.param(2, True, id="2-cells-one-node-dies"),
+        pytest.param(2, False, id="2-cells"),
+        pytest.param(2, True, id="2-cells-one-node-dies", marks=pytest.mark.slow),
         pytest.param(12, False, id="12-cells", marks=pytest.mark.slow),
         pytest.param(12, True, id="12-cells-one-node-dies", marks=pytest.mark.slow),
     ],

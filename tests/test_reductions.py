@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import probes
+from marks import slow
 from perla.algos import ppo
 from perla.envs.registry import make_env
 from perla.envs.wrappers import AutoReset
@@ -118,7 +119,7 @@ def embedded(algo, world, learner, estimator, joins, fill):
 
 
 @pytest.mark.usefixtures("compiled_quickly")
-@pytest.mark.parametrize("algo", ["mappo", "happo"])
+@pytest.mark.parametrize("algo", ["mappo", *slow("happo")])
 def test_a_critic_that_goes_first_learns_what_it_learns_beside_the_actor(algo):
     """Where no advantage is refreshed, neither moves by what the other has become."""
     learners = {}
@@ -136,7 +137,7 @@ def test_a_critic_that_goes_first_learns_what_it_learns_beside_the_actor(algo):
 
 
 @pytest.mark.usefixtures("compiled_quickly")
-@pytest.mark.parametrize("algo", ["mappo", "coma", "happo"])
+@pytest.mark.parametrize("algo", ["mappo", *slow("coma", "happo")])
 def test_refreshed_advantages_are_those_of_the_critic_that_went_first(algo):
     actors = []
     for passes in (1, 5):
@@ -178,7 +179,7 @@ def test_with_one_agent_perla_is_ppo(plain, perla, estimator, joins):
 
 
 @pytest.mark.usefixtures("compiled_quickly")
-@pytest.mark.parametrize("joins", ["first", "last"])
+@pytest.mark.parametrize("joins", ["last", *slow("first")])
 @pytest.mark.parametrize("estimator", [Exact(), Sampled(num_samples=3)], ids=["exact", "sampled"])
 def test_with_a_critic_blind_to_the_others_perla_is_ippo(estimator, joins):
     world = probes.PATIENCE

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import fake_worker
+from marks import slow
 from perla import machine
 from perla.analysis.load import load as load_run
 from perla.errors import UserError
@@ -171,7 +172,7 @@ def test_a_process_that_dies_is_retried_from_its_checkpoint(tmp_path):
     assert outcome(whole, todo[0]) == outcome(tmp_path / "cut", todo[0])
 
 
-@pytest.mark.parametrize("after", [1, 2, 3, 4])
+@pytest.mark.parametrize("after", [2, *slow(1, 3, 4)])
 def test_a_suite_stopped_anywhere_goes_on(tmp_path, after):
     class Stops(Recorder):
         def consume(self, event):

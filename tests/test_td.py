@@ -188,7 +188,7 @@ def test_an_update_copies_nothing_of_the_ring(num_envs):
     assert not [copy for copy in copies if ",0]" not in copy]
 
 
-@pytest.mark.parametrize("algo", ["qplex", *slow("vdn", "cw-qmix", "qtran-alt")])
+@pytest.mark.parametrize("algo", ["vdn", *slow("qplex", "cw-qmix", "qtran-alt")])
 def test_without_a_discount_no_successors_are_stored(algo):
     """In one-step games the discount does not change the parameters."""
     world = matrix.make_env("climbing")
@@ -317,6 +317,10 @@ SLOW = (
     "patience, any joint value",
     "matrix, by messages",
     "kinds, in groups",
+    "patience, GRU",
+    "together",
+    "together, by messages",
+    "forbidden temptation, any joint value",
 )
 
 
@@ -366,6 +370,7 @@ def best_found(algo, seeds):
     return play_the_game(algo, seeds)[1].count(8.0)
 
 
+@pytest.mark.slow
 def test_a_sum_does_not_find_the_best_joint_action():
     assert best_found("vdn", seeds=4) == 0
 
