@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import probes
-from marks import cases
+from marks import cases, slow
 from perla.algos import ppo
 from perla.loops.anakin import Trainer
 from perla.methods.estimators import Exact, Sampled
