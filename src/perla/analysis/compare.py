@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from functools import partial
 from itertools import combinations
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import msgspec
 import numpy as np
 
 from perla.analysis import stats
+from perla.analysis.align import align
+from perla.analysis.fair import check_fair
 from perla.analysis.load import Budget, Curves
 from perla.analysis.stats import Score
-from perla.errors import UserError, nearest, resume_command
-from perla.files import read_regular
+from perla.errors import UserError, nearest
 
 FEWEST_SEEDS = 3
 """Least number of seeds for a verdict: intervals of one or two seeds are meaningless."""
@@ -38,7 +37,7 @@ class Curve:
     steps: np.ndarray
     """Environment steps of each seed."""
     seconds: np.ndarray
-    """Wall-clock seconds of all seeds of a task together."""
+    """Wall-clock seconds of all seeds of a task together; NaN if nobody recorded them."""
     flops: np.ndarray | None
     """Floating-point operations of each seed's training; None if they were not counted."""
 
@@ -48,8 +47,11 @@ class Method:
     """Results of a method. Scores are interquartile means over its runs, unless noted."""
 
     name: str
+    seeds: int
+    """Number of seeds on each task."""
     absolute: Score
-    """The absolute metric: the best parameters in a further evaluation."""
+    """The score: the absolute metric, which is that of the best parameters in a further evaluation,
+    or the last evaluation if not every run has one (`Comparison.score`)."""
     final: Score
     """The last evaluation."""
     best: Score
@@ -57,10 +59,10 @@ class Method:
     area: Score
     """The area under the learning curve over steps, divided by the span of steps."""
     optimality_gap: Score
-    """Mean shortfall of the absolute metric below `Comparison.threshold`; lower is better."""
+    """Mean shortfall of the score below `Comparison.threshold`; lower is better."""
     profile: Score
-    """Performance profile: the fraction of runs whose absolute metric exceeds each of
-    `Comparison.taus`, `[tau]`."""
+    """Performance profile: the fraction of runs whose score exceeds each of `Comparison.taus`,
+    `[tau]`."""
     steps_to: float
     """Median over runs of the steps to the threshold. Runs that never reach it count as ∞; a median
     of ∞ is NaN."""
@@ -72,7 +74,7 @@ class Method:
     """Environment steps of all seeds per second, evaluations included."""
     curve: Curve
     runs: np.ndarray
-    """The absolute metric of every run: `[seed, task]`."""
+    """The score of every run: `[seed, task]`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +82,13 @@ class Comparison:
     """A comparison of methods on the same tasks with the same budget."""
 
     metric: str
+    score: Literal["absolute", "final"]
+    """The score of a run: its absolute metric or, if not every run has one, its last evaluation."""
     tasks: tuple[str, ...]
     budget: Budget
+    """The budget of every run; `seeds` are those of the method with the fewest."""
+    notes: tuple[str, ...]
+    """Lines that say what was done to make the runs comparable."""
     threshold: float
     """Target value of the metric, for `Method.steps_to` and `Method.optimality_gap`."""
     taus: np.ndarray
@@ -89,42 +96,52 @@ class Comparison:
     methods: tuple[Method, ...]
     """The first is the baseline."""
     improvement: dict[str, dict[str, Score]]
-    """`improvement[x][y]` is the probability that a run of x has a higher absolute metric than a
-    run of y."""
+    """`improvement[x][y]` is the probability that a run of x has a higher score than a run of y."""
 
     @property
     def verdict(self) -> str:
-        """Verdict in a sentence, from the absolute metric and the area under the curve.
+        """Verdict in a sentence, from the score and the area under the curve.
 
         A method is better than another if their 95% intervals do not overlap. The subject is the
-        method that wins the most pairs or, among equals, has the highest absolute metric.
+        method that wins the most pairs or, among equals, has the highest score.
         """
+        score = f"{self.score} {METRICS.get(self.metric, self.metric)}"
+        if len(self.methods) == 1:
+            (only,) = self.methods
+            return (
+                f"{only.name} {self._scope}: {score} {only.absolute}, area under the curve "
+                f"{only.area}; there is no other method to compare it with."
+            )
         leader = max(self.methods, key=lambda method: (self._wins(method), method.absolute.point))
         rivals = [method for method in self.methods if method is not leader]
         groups: dict[str, list[Method]] = {}
         for rival in rivals:
             groups.setdefault(_RELATIONS[self._relation(leader, rival)], []).append(rival)
         claims = [f"{how} {_and(rival.name for rival in group)}" for how, group in groups.items()]
-        seeds = self.budget.seeds
         chances = [
             f"{self.improvement[leader.name][rival.name]}"
             + f" over {rival.name}" * (len(rivals) > 1)
             for rival in rivals
         ]
         evidence = [
-            self._quote(f"absolute {METRICS.get(self.metric, self.metric)}", leader, "absolute"),
+            self._quote(score, leader, "absolute"),
             self._quote("area under the curve", leader, "area"),
             f"probability of improvement {_and(chances)}",
         ]
-        scope = f"in {seeds} seed{'s' * (seeds > 1)}"
-        if len(self.tasks) > 1:
-            scope += f" of {len(self.tasks)} tasks"
         text = ", ".join(evidence)
-        if seeds < FEWEST_SEEDS:
+        if self.budget.seeds < FEWEST_SEEDS:
             text = f"fewer than {FEWEST_SEEDS} are too few for a verdict ({text})"
         elif set(groups) == {_RELATIONS[0, 0]}:
             text = f"the intervals overlap ({text})"
-        return f"{leader.name} {', and '.join(claims)} {scope}: {text}."
+        return f"{leader.name} {', and '.join(claims)} {self._scope}: {text}."
+
+    @property
+    def _scope(self) -> str:
+        """The seeds and tasks in words."""
+        fewest, most = self.budget.seeds, max(method.seeds for method in self.methods)
+        seeds = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+        tasks = f" of {len(self.tasks)} tasks" if len(self.tasks) > 1 else ""
+        return f"in {seeds} seed{'s' * (most > 1)}{tasks}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the comparison as strict JSON: arrays are lists, and NaN and ∞ are null."""
@@ -175,12 +192,23 @@ def compare(
     Higher values of `metric` are better, and it has the same scale on all tasks, as scores are
     averaged over tasks. `threshold` is the target of the steps to threshold and of the optimality
     gap; by default it is 0.9 of the best method's final interquartile mean. `seed` is that of the
-    bootstrap. Raises `UserError` as `check_fair` does, and if a run lacks the metric.
+    bootstrap. Runs that were evaluated at different steps are aligned, which `notes` says. Raises
+    `UserError` as `check_fair` and `align` do, and if a run lacks the metric.
     """
     check_fair(runs)
     for run in runs:
-        if metric not in run.absolute:
-            raise UserError(f"{run.path}: {nearest(metric, run.absolute, what='metric')}")
+        known = run.absolute or run.final
+        if metric not in known:
+            raise UserError(f"{run.path}: {nearest(metric, known, what='metric')}")
+    runs, notes = align(runs)
+    score: Literal["absolute", "final"] = "absolute"
+    without = [run for run in runs if metric not in run.absolute]
+    if without:
+        score = "final"
+        runs = [replace(run, absolute=run.final) for run in runs]
+        notes.append(
+            f"{without[0].path}: has no absolute metric, so the last evaluation is the score of all"
+        )
     tasks = tuple(dict.fromkeys(run.task for run in runs))
     by_method = {
         method: sorted((r for r in runs if r.method == method), key=lambda r: tasks.index(r.task))
@@ -203,12 +231,30 @@ def compare(
         improvement[y.name][x.name] = Score(1 - chance.point, 1 - chance.high, 1 - chance.low)
     return Comparison(
         metric=metric,
+        score=score,
         tasks=tasks,
-        budget=runs[0].budget,
+        budget=_common_budget(runs),
+        notes=tuple(notes),
         threshold=threshold,
         taus=taus,
         methods=methods,
         improvement=improvement,
+    )
+
+
+def _common_budget(runs: Sequence[Curves]) -> Budget:
+    """The numbers that are known, and the fewest seeds of a method."""
+
+    def known(name: str) -> Any:
+        values = [getattr(run.budget, name) for run in runs]
+        return next((value for value in values if value is not None), None)
+
+    return Budget(
+        steps=known("steps"),
+        seeds=min(len(run.seeds) for run in runs),
+        num_evaluations=len(runs[0].steps) - 1,
+        eval_episodes=known("eval_episodes"),
+        absolute_episodes=known("absolute_episodes"),
     )
 
 
@@ -235,6 +281,7 @@ def _method(
     counted = [run.flops_per_step * run.steps for run in runs if run.flops_per_step is not None]
     return Method(
         name=name,
+        seeds=len(runs[0].seeds),
         absolute=score(absolute),
         final=score(final),
         best=score([run.best[metric] for run in runs]),
@@ -257,126 +304,7 @@ def _method(
     )
 
 
-# --- Conditions of a fair comparison ------------------------------------------------------------
-
-
-def check_fair(runs: Sequence[Curves]) -> None:
-    """Raise `UserError` unless `runs` are comparable; name two runs and their difference.
-
-    Comparable runs are finished, of two methods or more, with one run of each method on each task.
-    All have the same steps, number of seeds and evaluations, and on each task the same environment.
-    """
-    for run in runs:
-        if not run.finished:
-            raise UserError(f"{run.path}: not finished; `{resume_command(run.path)}` continues it")
-        if run.dropped:
-            raise UserError(
-                f"{run.path}: seed {run.dropped[0]} was dropped, as its numbers were not finite; "
-                "a comparison of the remaining seeds would favour the method"
-            )
-    by_task = _by_task(runs)
-    methods = dict.fromkeys(run.method for run in runs)
-    if len(methods) < 2:
-        raise UserError(f"nothing to compare: {len(runs)} runs of {len(methods)} method(s)")
-    for run in runs[1:]:
-        _check_equal(runs[0], run, asdict(runs[0].budget), asdict(run.budget))
-        counts = [{"evaluations made": len(each.steps)} for each in (runs[0], run)]
-        _check_equal(runs[0], run, *counts)
-    for task, by_method in by_task.items():
-        first, *others = by_method.values()
-        for other in others:
-            _check_equal(first, other, _flat(first.environment), _flat(other.environment))
-        for method in methods:
-            if method not in by_method:
-                other = next(run for run in runs if run.method == method)
-                raise UserError(f"{other.path} and {first.path}: {method} has no run on {task}")
-
-
-def _by_task(runs: Sequence[Curves]) -> dict[str, dict[str, Curves]]:
-    """Return task → method → run. Raises `UserError` if a method has two runs on a task."""
-    found: dict[str, dict[str, Curves]] = {}
-    for run in runs:
-        other = found.setdefault(run.task, {}).setdefault(run.method, run)
-        if other is not run:
-            raise UserError(
-                f"{other.path} and {run.path}: both are {run.method} on {run.task}; give one of "
-                "them another name, or leave it out"
-            )
-    return found
-
-
-def _check_equal(x: Curves, y: Curves, a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
-    for name in dict.fromkeys((*a, *b)):
-        if a.get(name) != b.get(name):
-            raise UserError(f"{x.path} and {y.path}: {name} = {a.get(name)} and {b.get(name)}")
-
-
-def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested facts to dotted names, for an error message."""
-    flat: dict[str, Any] = {}
-    for name, fact in facts.items():
-        if isinstance(fact, Mapping):
-            flat |= _flat(fact, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = fact
-    return flat
-
-
-# --- Output -------------------------------------------------------------------------------------
-
-
-def rows(comparison: Comparison) -> list[dict[str, str]]:
-    """Return a table of the comparison: column → cell, for each method."""
-    baseline = comparison.methods[0].name
-    table = []
-    for method in comparison.methods:
-        chance = comparison.improvement[method.name].get(baseline)
-        count = method.runs.size
-        table.append(
-            {
-                "method": method.name,
-                f"absolute {METRICS.get(comparison.metric, comparison.metric)}": (
-                    f"{method.absolute}"
-                ),
-                "final": f"{method.final}",
-                "best": f"{method.best}",
-                "area under curve": f"{method.area}",
-                f"steps to {comparison.threshold:.3g}": (
-                    f"{'–' if math.isnan(method.steps_to) else f'{method.steps_to:,.0f}'}"
-                    f" ({method.reached} of {count})"
-                ),
-                "steps/s": f"{method.steps_per_second:,.0f}",
-                f"optimality gap to {comparison.threshold:.3g}": f"{method.optimality_gap}",
-                "failures": f"{method.failures} of {count}",
-                f"P(better than {baseline})": "–" if chance is None else f"{chance}",
-            }
-        )
-    return table
-
-
-def marl_eval(runs: Sequence[Curves]) -> dict[str, Any]:
-    """Merge the runs' `marl_eval.json`: environment → task → method → seed → step → metrics.
-
-    Raises `UserError` if a file is missing or damaged, or if a method has two runs on a task.
-    """
-    _by_task(runs)
-    merged: dict[str, dict[str, dict[str, Any]]] = {}
-    for run in runs:
-        for family, tasks in _layout(run.path / "marl_eval.json").items():
-            for task, methods in tasks.items():
-                by_method = merged.setdefault(family, {}).setdefault(task, {})
-                for seeds in methods.values():  # One method: a run has one algorithm.
-                    by_method[run.method] = seeds
-    return merged
-
-
-def _layout(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    try:
-        return msgspec.json.decode(read_regular(path), type=dict[str, dict[str, dict[str, Any]]])
-    except OSError as error:
-        raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
-    except msgspec.DecodeError as error:
-        raise UserError(f"{path}: damaged ({error})") from None
+# --- Helpers --------------------------------------------------------------------------------------
 
 
 def _plain(value: Any) -> Any:

@@ -67,22 +67,30 @@ def curves(paths: Sequence[Path], *, metric: str = "return", label: str = "Greed
 def comparison(compared: Comparison) -> Figure:
     """Plot a comparison's learning curves against environment steps, wall-clock time and FLOPs.
 
-    The panel of FLOPs is left out unless they are known for every method.
+    A panel is left out unless its numbers are known for every method.
     """
-    labels = [STEPS, "Wall-clock minutes of all seeds"]
-    if all(method.curve.flops is not None for method in compared.methods):
-        labels.append("Matrix FLOPs of each seed")
-    figure, panels = _panels(len(labels), _axis_name(compared.metric), share=True)
-    for index, method in enumerate(compared.methods):
-        curve = method.curve
-        for axes, x in zip(panels, (curve.steps, curve.seconds / 60, curve.flops), strict=False):
-            if x is not None:
-                _line(axes, x, curve.value, method.name, index)
-    for axes, label in zip(panels, labels, strict=True):
+    curves = [method.curve for method in compared.methods]
+    axes_by_label: dict[str, list[Any]] = {
+        STEPS: [curve.steps for curve in curves],
+        "Wall-clock minutes of all seeds": [
+            None if np.isnan(curve.seconds).any() else curve.seconds / 60 for curve in curves
+        ],
+        "Matrix FLOPs of each seed": [curve.flops for curve in curves],
+    }
+    known = {
+        label: values
+        for label, values in axes_by_label.items()
+        if all(value is not None for value in values)
+    }
+    figure, panels = _panels(len(known), _axis_name(compared.metric), share=True)
+    for axes, (label, values) in zip(panels, known.items(), strict=True):
+        for index, (method, x) in enumerate(zip(compared.methods, values, strict=True)):
+            _line(axes, x, method.curve.value, method.name, index)
         _from_zero(axes, label)
     tasks = compared.tasks
     panels[0].set_title(tasks[0] if len(tasks) == 1 else f"{len(tasks)} tasks")
-    _legend(figure, f"{INTERVALS}, seeds: {compared.budget.seeds}")
+    seeds = sorted({method.seeds for method in compared.methods})
+    _legend(figure, f"{INTERVALS}, seeds: {' or '.join(map(str, seeds))}")
     return figure
 
 
@@ -305,10 +313,10 @@ def profiles(taus: npt.ArrayLike, values: Mapping[str, Score], *, xlabel: str) -
 
 @style()
 def compared_profiles(compared: Comparison) -> Figure:
-    """Plot the performance profiles of a comparison's absolute metric."""
+    """Plot the performance profiles of a comparison's scores."""
     name = METRICS.get(compared.metric, compared.metric.replace("_", " "))
     values = {method.name: method.profile for method in compared.methods}
-    return profiles(compared.taus, values, xlabel=f"Absolute {name}")
+    return profiles(compared.taus, values, xlabel=f"{compared.score.capitalize()} {name}")
 
 
 # --- Helpers ------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +18,24 @@ from perla.files import check_run_folder, decode, read_regular
 
 @dataclass(frozen=True)
 class Budget:
-    """The budget of a run. Runs are comparable if their budgets are equal."""
+    """The budget of a run, in the numbers that were used; None where nobody recorded one. Runs are
+    comparable if the numbers that both know are equal."""
 
-    steps: int
+    steps: int | None
     """Environment steps of each seed."""
     seeds: int
     """Number of seeds."""
     num_evaluations: int | None
-    """Evaluations spread evenly over the run, after the one before training; none: as many as
-    take a fifth of the steps."""
+    """Evaluations spread evenly over the run, after the one before training."""
     eval_episodes: int | None
-    """Episodes per evaluation; none: as many as fit."""
+    """Episodes per evaluation."""
     absolute_episodes: int | None
-    """Episodes of the absolute metric; none: as many as fit."""
+    """Episodes of the absolute metric."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """The learning curves and results of a run."""
+    """The learning curves and results of a run, or of equal runs with other seeds."""
 
     path: Path
     method: str
@@ -64,6 +64,14 @@ class Curves:
     flops_per_step: float | None
     """Floating-point operations of training's matrix products per environment step."""
     finished: bool
+    settings: dict[str, Any] = field(default_factory=dict)
+    """All settings of the learner, by name; those of a variant are beside its tag."""
+    source: str = "perla"
+    """The program that made the run."""
+    meaning: tuple[str, ...] = ()
+    """Lines on the meaning of another program's steps and returns."""
+    has_seed_numbers: bool = True
+    """False if the source numbers no seeds, so that `seeds` only counts them."""
 
     @property
     def task(self) -> str:
@@ -72,7 +80,10 @@ class Curves:
 
     @property
     def wall_seconds(self) -> np.ndarray:
-        """Wall-clock seconds until each evaluation, the same for all seeds: `[evaluation]`."""
+        """Wall-clock seconds until each evaluation, the same for all seeds: `[evaluation]`. NaN if
+        nobody recorded them."""
+        if "wall_seconds" not in self.metrics:
+            return np.full(len(self.steps), np.nan)
         return self.metrics["wall_seconds"].mean(axis=0)
 
 
@@ -113,13 +124,7 @@ def load(path: Path) -> Curves:
         preset=run.preset,
         env=run.env,
         environment=facts.environment,
-        budget=Budget(
-            steps=run.steps,
-            seeds=len(run.seeds),
-            num_evaluations=run.num_evaluations,
-            eval_episodes=run.eval_episodes,
-            absolute_episodes=run.absolute_episodes,
-        ),
+        budget=_budget(facts),
         seeds=seeds,
         dropped=dropped,
         steps=metrics["step"].mean(axis=0),
@@ -129,7 +134,34 @@ def load(path: Path) -> Curves:
         absolute=_columns([entry.absolute for entry in summary.seeds]),
         flops_per_step=summary.flops_per_step,
         finished=finished,
+        settings=flatten(run.config),
     )
+
+
+def _budget(facts: _Facts) -> Budget:
+    """The budget of a run: its plan where `config.json` has one, and else what it asked for."""
+    run, plan = facts.run, facts.evaluations
+    return Budget(
+        steps=run.steps,
+        seeds=len(run.seeds),
+        num_evaluations=run.num_evaluations if plan is None else plan.num_evaluations,
+        eval_episodes=run.eval_episodes if plan is None else plan.eval_episodes,
+        absolute_episodes=run.absolute_episodes if plan is None else plan.absolute_episodes,
+    )
+
+
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by dotted name. A variant counts by its tag, and its own settings stand beside it:
+    `{"value": {"kind": "embedded", "gamma": 1}}` is `{"value": "embedded", "value.gamma": 1}`."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            inner = {f"{name}.{key}": each for key, each in flatten(value).items()}
+            tag = inner.pop(f"{name}.kind", None)
+            flat |= ({} if tag is None else {name: tag}) | inner
+        else:
+            flat[name] = value
+    return flat
 
 
 def is_finished(path: Path) -> bool:
@@ -199,6 +231,15 @@ class _Run(msgspec.Struct):
     eval_episodes: int | None
     absolute_episodes: int | None
     preset: str = "default"
+    config: dict[str, Any] = {}
+
+
+class _Plan(msgspec.Struct):
+    """The evaluations that a run makes, with every number chosen."""
+
+    num_evaluations: int
+    eval_episodes: int
+    absolute_episodes: int
 
 
 class _Version(msgspec.Struct):
@@ -208,6 +249,7 @@ class _Version(msgspec.Struct):
 class _Facts(msgspec.Struct):
     run: _Run
     environment: dict[str, Any]
+    evaluations: _Plan | None = None
 
     def __post_init__(self) -> None:
         if not self.run.seeds or "id" not in self.environment:

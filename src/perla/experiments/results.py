@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from perla import machine
-from perla.analysis.compare import compare, marl_eval, rows
+from perla.analysis.compare import compare
+from perla.analysis.tables import marl_eval, rows
 from perla.experiments.experiment import Calculation, Experiment, Findings, Scale, Verdict
 from perla.files import write_atomic
 from perla.runs.store import dump

@@ -103,12 +103,11 @@ def train(
     display = display or Silent()
     options = RunOptions(display, checkpoint_seconds, keep_checkpoints, pictures, on_nonfinite)
     env, trainer = build(run, step_seconds, display.say)
-    check_footprint(
-        run, trainer.footprint(plan_evaluations(run, env).absolute), folder=out is not None
-    )
+    plan = plan_evaluations(run, env)
+    check_footprint(run, trainer.footprint(plan.absolute), folder=out is not None)
     if out is None:
         return _execute(run, env, trainer, None, None, options)
-    folder = Folder.create(out, run, env.spec, [str(device) for device in jax.devices()])
+    folder = Folder.create(out, run, env.spec, [str(device) for device in jax.devices()], plan)
     try:
         return _execute(run, env, trainer, folder, None, options)
     finally:

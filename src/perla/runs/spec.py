@@ -90,6 +90,14 @@ class Evaluations(NamedTuple):
         """The number of all episodes."""
         return 2 * (len(self.schedule) * self.episodes + self.absolute)
 
+    def as_dict(self) -> dict[str, int]:
+        """The numbers by the names that `Run` gives them."""
+        return {
+            "num_evaluations": len(self.schedule) - 1,
+            "eval_episodes": self.episodes,
+            "absolute_episodes": self.absolute,
+        }
+
 
 PROTOCOL = {"num_evaluations": 50, "eval_episodes": 32, "absolute_episodes": 320}
 """The evaluations of a run that is long enough (after Gorsane et al., 2022)."""

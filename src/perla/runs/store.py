@@ -38,7 +38,7 @@ from perla.files import (
     remove_temporaries,
     write_atomic,
 )
-from perla.runs.spec import Run
+from perla.runs.spec import Evaluations, Run
 
 Record: TypeAlias = dict[str, Any]
 """One evaluation of one seed: seed, number, steps, clocks, then metrics."""
@@ -69,7 +69,9 @@ class Folder:
         self._lock: int | None = None
 
     @classmethod
-    def create(cls, path: Path, run: Run, spec: Spec, devices: Sequence[str]) -> Folder:
+    def create(
+        cls, path: Path, run: Run, spec: Spec, devices: Sequence[str], plan: Evaluations
+    ) -> Folder:
         """A new folder with `config.json`. Raises `UserError` if `path` exists and is not empty."""
         refuse_used(path)
         folder = cls(path)
@@ -79,6 +81,7 @@ class Folder:
         facts = {
             "settings_version": VERSION,
             "run": run,
+            "evaluations": plan.as_dict(),
             "versions": machine.versions(),
             "hardware": machine.hardware() | {"devices": list(devices)},
             "environment": environment(spec),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from perla.analysis import figures
-from perla.analysis.compare import Comparison, compare, marl_eval
+from perla.analysis import figures, tables
+from perla.analysis.compare import Comparison, compare
 from perla.analysis.load import Curves
 from perla.files import explained, write_atomic
 from perla.runs.store import dump
@@ -21,14 +21,18 @@ def write(
     metric: str = "return",
     threshold: float | None = None,
 ) -> Comparison:
-    """Compare `runs`; write summary.json, marl_eval.json, `comparison` and `profiles` (figures).
+    """Compare `runs`; write summary.json, marl_eval.json, `comparison` and `profiles` (figures),
+    and `table` as CSV, Markdown and LaTeX.
 
     Raises `UserError` as `perla.analysis.compare.compare` does.
     """
     comparison = compare(runs, metric=metric, threshold=threshold)
     create(out)
     write_atomic(out / "summary.json", dump(comparison.as_dict()))
-    write_atomic(out / "marl_eval.json", dump(marl_eval(runs)))
+    write_atomic(out / "marl_eval.json", dump(tables.marl_eval(runs)))
+    write_atomic(out / "table.csv", tables.as_csv(comparison).encode())
+    write_atomic(out / "table.md", tables.as_markdown(comparison).encode())
+    write_atomic(out / "table.tex", tables.as_latex(comparison).encode())
     draw(figures.comparison(comparison), out / "comparison")
     draw(figures.compared_profiles(comparison), out / "profiles")
     return comparison
