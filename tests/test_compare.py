@@ -1,5 +1,7 @@
 """Comparisons: numbers computed by hand, verdicts, and unfair comparisons that are refused."""
 
+import csv
+import io
 import json
 import math
 from dataclasses import replace
@@ -8,49 +10,20 @@ import numpy as np
 import pytest
 
 from perla.analysis import stats
-from perla.analysis.compare import check_fair, compare, marl_eval, rows
+from perla.analysis.compare import compare
 from perla.analysis.load import Budget, find, load, load_all
+from perla.analysis.tables import as_csv, as_latex, as_markdown, chances, marl_eval, rows
 from perla.config import VERSION
-from perla.envs.protocol import Spec
 from perla.errors import UserError
-from perla.methods.recipes import make
-from perla.runs import store
-from perla.runs.spec import Run
+from run_folders import BAD, GOOD, TASK, write_run
 
-TASK = "lbf:Foraging-5x5-2p-1f-v2"
 OTHER = "lbf:Foraging-8x8-2p-2f-v2"
-GOOD = (0.95, 0.96, 0.97, 0.98, 0.99)
-BAD = (0.05, 0.2, 0.3, 0.4, 0.5)
 
 
 @pytest.fixture
 def folder(tmp_path):
     """Writes run folders as training does: every seed's curve rises straight to `final`."""
-
-    def write(name, algo="ippo", final=GOOD, *, env=TASK, rules=None, without=(), **settings):
-        settings = {"steps": 100, "num_evaluations": 2} | settings
-        run = Run(env=env, algo=algo, config=make(algo), seeds=tuple(range(len(final))), **settings)
-        path = tmp_path / name
-        path.mkdir(parents=True)
-        spec = Spec(env, 2, 3, 6, (6, 6), 50, "common", rules or {"size": 5, "penalty": 0.0})
-        facts = {"settings_version": VERSION, "run": run, "environment": store.environment(spec)}
-        (path / "config.json").write_bytes(store.dump(facts))
-        records = [
-            {"seed": seed, "evaluation": k, "step": k * run.steps // 2, "wall_seconds": 60.0 * k}
-            | {"return": k / 2 * value, "return_sampled": k / 4 * value}
-            | ({"td_error": 1.0} if k else {})
-            for k in range(3)
-            for seed, value in enumerate(final)
-        ]
-        (path / "metrics.jsonl").write_bytes(b"".join(map(store.line, records)))
-        absolute = [{"return": value, "return_sampled": value / 2} for value in final]
-        summary = store.summarise(run, records, absolute, compile_seconds=1.0, flops_per_step=1e6)
-        summary = {name: fact for name, fact in summary.items() if name not in without}
-        (path / "summary.json").write_bytes(store.dump(summary))
-        (path / "marl_eval.json").write_bytes(store.dump(store.marl_eval(run, records, absolute)))
-        return path
-
-    return write
+    return lambda name, *arguments, **options: write_run(tmp_path / name, *arguments, **options)
 
 
 @pytest.fixture
@@ -67,7 +40,7 @@ def test_a_run_is_read_as_it_was_written(folder):
         *("ippo", "ippo", "epymarl"),
         *(TASK, TASK),
     )
-    assert run.budget == Budget(100, 2, 2, None, None)
+    assert run.budget == Budget(100, 2, 2, 32, 320)
     assert run.environment["rules"] == {"size": 5, "penalty": 0.0}
     assert run.finished
     assert run.flops_per_step == 1e6
@@ -341,11 +314,9 @@ def test_learning_faster_is_told_apart_from_ending_better(folder):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"steps": 200}, "steps = 100 and 200"),
-        ({"final": GOOD[:4]}, "seeds = 5 and 4"),
-        ({"num_evaluations": 3}, "evaluations = 2 and 3"),
-        ({"eval_episodes": 64}, "eval_episodes = None and 64"),
-        ({"absolute_episodes": 64}, "absolute_episodes = None and 64"),
+        ({"steps": 200}, "steps = 100 and 200; --until 100 compares all up to there"),
+        ({"eval_episodes": 64}, "eval_episodes = 32 and 64"),
+        ({"absolute_episodes": 64}, "absolute_episodes = 320 and 64"),
         ({"rules": {"size": 5, "penalty": 0.1}}, r"rules\.penalty = 0\.0 and 0\.1"),
         ({"rules": {"size": 5}}, r"rules\.penalty = 0\.0 and None"),
         ({"env": OTHER}, f"ippo has no run on {OTHER}|mappo has no run on {TASK}"),
@@ -360,10 +331,26 @@ def test_unfair_comparisons_are_refused(folder, change, said):
     assert str(runs[1].path) in str(raised.value)
 
 
-def test_a_shorter_curve_is_refused(pair):
-    short = {name: values[:, :2] for name, values in pair[1].metrics.items()}
-    with pytest.raises(UserError, match="evaluations made = 3 and 2"):
-        check_fair([pair[0], replace(pair[1], steps=pair[1].steps[:2], metrics=short)])
+def test_numbers_left_open_are_those_that_were_used(folder):
+    runs = load_all([folder("a"), folder("b", "mappo", eval_episodes=32, absolute_episodes=320)])
+    assert compare(runs).budget == Budget(100, 5, 2, 32, 320)
+
+
+def test_numbers_that_an_older_run_did_not_record_are_not_held_against_it(folder):
+    runs = load_all([folder("a", without=("evaluations",)), folder("b", "mappo")])
+    assert runs[0].budget.eval_episodes is None
+    assert compare(runs).budget == Budget(100, 5, 2, 32, 320)
+
+
+def test_methods_may_have_different_numbers_of_seeds(folder):
+    runs = load_all([folder("a"), folder("b", "mappo", GOOD[:3])])
+    compared = compare(runs)
+    assert [method.seeds for method in compared.methods] == [5, 3]
+    assert [row["seeds"] for row in rows(compared)] == ["5", "3"]
+    assert "in 3 to 5 seeds" in compared.verdict
+    other = [folder("c", env=OTHER), folder("d", "mappo", GOOD[:4], env=OTHER)]
+    with pytest.raises(UserError, match=r"b and .*d: seeds = 3 and 4"):
+        compare([*runs, *load_all(other)])
 
 
 def test_unfinished_runs_are_refused(folder, pair):
@@ -372,9 +359,15 @@ def test_unfinished_runs_are_refused(folder, pair):
         compare([pair[0], load(pair[1].path)])
 
 
-def test_one_method_is_no_comparison(folder, pair):
+def test_one_method_alone_has_its_numbers_and_no_rival(pair):
+    compared = compare(pair[1:])
+    assert compared.verdict.startswith("perla-ippo in 5 seeds: absolute greedy return 0.970 [")
+    assert compared.verdict.endswith("there is no other method to compare it with.")
+    (row,) = rows(compared)
+    assert row["seeds"] == "5"
+    assert not any(name.startswith("P(") for name in row)
     with pytest.raises(UserError, match="nothing to compare"):
-        compare(pair[:1])
+        compare([])
 
 
 def test_a_label_makes_two_methods_of_one_algorithm(folder):
@@ -438,12 +431,40 @@ def test_marl_eval_files_are_merged_under_their_labels(folder):
     assert entry["absolute_metrics"]["return"] == [0.95]
 
 
-def test_marl_eval_needs_every_file_and_one_run_a_method(folder, pair):
+def test_marl_eval_has_one_run_a_method_on_a_task(folder, pair):
     with pytest.raises(UserError, match="both are ippo"):
         marl_eval([pair[0], load(folder("c"))])
-    (pair[1].path / "marl_eval.json").write_text("[]")
-    with pytest.raises(UserError, match=r"marl_eval\.json: damaged"):
-        marl_eval(pair)
-    (pair[1].path / "marl_eval.json").unlink()
-    with pytest.raises(UserError, match=r"marl_eval\.json: no such file"):
-        marl_eval(pair)
+
+
+def test_the_csv_has_every_number_in_full(pair):
+    compared = compare(pair)
+    ippo, perla = csv.DictReader(io.StringIO(as_csv(compared)))
+    assert float(perla["absolute"]) == compared.methods[1].absolute.point
+    assert float(ippo["area high"]) == compared.methods[0].area.high
+    assert (ippo["method"], ippo["seeds"], ippo["failures"]) == ("ippo", "5", "1")
+    assert (ippo["steps_to_threshold"], ippo["P(better than ippo)"]) == ("", "")
+    assert float(perla["P(better than ippo)"]) == 1
+
+
+def test_tables_for_papers_have_the_rows_of_the_terminal(folder):
+    runs = load_all([folder("a"), folder("b", "mappo"), folder("c", "perla-ippo")])
+    runs[1] = replace(runs[1], method="mappo lr_1|50%")
+    compared = compare(runs)
+    text = as_latex(compared)
+    assert r"mappo lr\_1|50\%" in text
+    assert text.count(r"\toprule") == text.count(r"\midrule") == text.count(r"\bottomrule") == 2
+    body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+    assert [line.count(" & ") for line in body] == [len(rows(compared)[0]) - 1] * 3
+    assert all(line.endswith(r" \\") for line in body)
+    assert "0.970 {\\small [" in text
+    markdown = as_markdown(compared)
+    assert r"| mappo lr\_1\|50% |" in markdown
+    assert markdown.splitlines()[-1].replace("\\", "") == compared.verdict
+
+
+def test_every_pair_of_methods_has_its_probability_of_improvement(folder):
+    scores = {"ippo": (0.1, 0.2), "mappo": (0.2, 0.3), "perla-ippo": (0.0, 0.0)}
+    compared = compare(load_all([folder(algo, algo, final) for algo, final in scores.items()]))
+    table = chances(compared)
+    assert [row["ippo"][:5] for row in table] == ["–", "0.875", "0.000"]
+    assert [row["mappo"][:5] for row in table] == ["0.125", "–", "0.000"]

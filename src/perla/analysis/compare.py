@@ -24,6 +24,12 @@ FEWEST_SEEDS = 3
 METRICS = {"return": "greedy return", "return_sampled": "sampled return"}
 """Names in words of metrics whose own name does not name the evaluated policy."""
 
+
+def in_words(metric: str) -> str:
+    """The name of a metric in words."""
+    return METRICS.get(metric, metric)
+
+
 PROFILE_POINTS = 51
 """Number of scores τ at which performance profiles are computed."""
 
@@ -82,6 +88,8 @@ class Comparison:
     """A comparison of methods on the same tasks with the same budget."""
 
     metric: str
+    metric_name: str
+    """The metric in words; `return` alone if a source does not say which policy was evaluated."""
     score: Literal["absolute", "final"]
     """The score of a run: its absolute metric or, if not every run has one, its last evaluation."""
     tasks: tuple[str, ...]
@@ -105,7 +113,7 @@ class Comparison:
         A method is better than another if their 95% intervals do not overlap. The subject is the
         method that wins the most pairs or, among equals, has the highest score.
         """
-        score = f"{self.score} {METRICS.get(self.metric, self.metric)}"
+        score = f"{self.score} {self.metric_name}"
         if len(self.methods) == 1:
             (only,) = self.methods
             return (
@@ -183,24 +191,29 @@ _RELATIONS = {
 def compare(
     runs: Sequence[Curves],
     *,
-    metric: str = "return",
+    metric: str | None = None,
     threshold: float | None = None,
     seed: int = 0,
 ) -> Comparison:
     """Compare the methods of `runs`; that of the first run is the baseline.
 
     Higher values of `metric` are better, and it has the same scale on all tasks, as scores are
-    averaged over tasks. `threshold` is the target of the steps to threshold and of the optimality
+    averaged over tasks; by default it is `return` or, if a run has no greedy one,
+    `return_sampled`. `threshold` is the target of the steps to threshold and of the optimality
     gap; by default it is 0.9 of the best method's final interquartile mean. `seed` is that of the
     bootstrap. Runs that were evaluated at different steps are aligned, which `notes` says. Raises
     `UserError` as `check_fair` and `align` do, and if a run lacks the metric.
     """
     check_fair(runs)
+    chosen: list[str] = []
+    if metric is None:
+        metric, chosen = _default_metric(runs)
     for run in runs:
         known = run.absolute or run.final
         if metric not in known:
             raise UserError(f"{run.path}: {nearest(metric, known, what='metric')}")
-    runs, notes = align(runs)
+    runs, aligned = align(runs)
+    notes = chosen + aligned
     score: Literal["absolute", "final"] = "absolute"
     without = [run for run in runs if metric not in run.absolute]
     if without:
@@ -231,6 +244,7 @@ def compare(
         improvement[y.name][x.name] = Score(1 - chance.point, 1 - chance.high, 1 - chance.low)
     return Comparison(
         metric=metric,
+        metric_name=in_words(metric) if all(run.names_policy for run in runs) else metric,
         score=score,
         tasks=tasks,
         budget=_common_budget(runs),
@@ -240,6 +254,16 @@ def compare(
         methods=methods,
         improvement=improvement,
     )
+
+
+def _default_metric(runs: Sequence[Curves]) -> tuple[str, list[str]]:
+    """The metric that is compared unless another is named, and a line if it is the sampled one."""
+    lacking = [run for run in runs if "return" not in run.final]
+    if not lacking or any("return_sampled" not in run.final for run in runs):
+        return "return", []
+    return "return_sampled", [
+        f"{lacking[0].path}: has no greedy return, so sampled returns are compared"
+    ]
 
 
 def _common_budget(runs: Sequence[Curves]) -> Budget:

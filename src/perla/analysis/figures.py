@@ -20,7 +20,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from perla.analysis.compare import METRICS, Comparison
+from perla.analysis.compare import METRICS, Comparison, in_words
 from perla.analysis.load import Curves, load_all
 from perla.analysis.stats import Score, interval, iqm
 from perla.analysis.style import GREY, HATCHES, INK, colour, dash, format_thousands, style
@@ -82,7 +82,9 @@ def comparison(compared: Comparison) -> Figure:
         for label, values in axes_by_label.items()
         if all(value is not None for value in values)
     }
-    figure, panels = _panels(len(known), _axis_name(compared.metric), share=True)
+    figure, panels = _panels(
+        len(known), _axis_name(compared.metric, compared.metric_name), share=True
+    )
     for axes, (label, values) in zip(panels, known.items(), strict=True):
         for index, (method, x) in enumerate(zip(compared.methods, values, strict=True)):
             _line(axes, x, method.curve.value, method.name, index)
@@ -314,7 +316,7 @@ def profiles(taus: npt.ArrayLike, values: Mapping[str, Score], *, xlabel: str) -
 @style()
 def compared_profiles(compared: Comparison) -> Figure:
     """Plot the performance profiles of a comparison's scores."""
-    name = METRICS.get(compared.metric, compared.metric.replace("_", " "))
+    name = compared.metric_name.replace("_", " ")
     values = {method.name: method.profile for method in compared.methods}
     return profiles(compared.taus, values, xlabel=f"{compared.score.capitalize()} {name}")
 
@@ -404,6 +406,6 @@ def _any_interval(values: Mapping[str, Sequence[Score | float | int]]) -> bool:
     return any(isinstance(score, Score) for scores in values.values() for score in scores)
 
 
-def _axis_name(metric: str) -> str:
-    known = f"{METRICS[metric]} per episode" if metric in METRICS else metric.replace("_", " ")
-    return known.capitalize()
+def _axis_name(metric: str, name: str | None = None) -> str:
+    words = (name or in_words(metric)).replace("_", " ")
+    return f"{words}{' per episode' * (metric in METRICS)}".capitalize()

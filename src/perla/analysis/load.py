@@ -70,6 +70,8 @@ class Curves:
     """The program that made the run."""
     meaning: tuple[str, ...] = ()
     """Lines on the meaning of another program's steps and returns."""
+    names_policy: bool = True
+    """False if the source does not say that its returns are of greedy actions."""
     has_seed_numbers: bool = True
     """False if the source numbers no seeds, so that `seeds` only counts them."""
 

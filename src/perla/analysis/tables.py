@@ -1,4 +1,4 @@
-"""Tables of a comparison: for the terminal, CSV, Markdown and LaTeX, and the layout of marl-eval."""
+"""Tables of a comparison: for the terminal, CSV, Markdown, LaTeX, and the layout of marl-eval."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from perla.analysis.compare import METRICS, Comparison, Method
+from perla.analysis.compare import Comparison, Method
 from perla.analysis.fair import by_task
 from perla.analysis.load import Curves
 from perla.analysis.stats import Score
 
+CHANCES = "probability that the row's method is better than the column's"
+"""The title of the table of probabilities of improvement."""
 DASH = "–"
 """The cell of a number that does not exist."""
 
@@ -22,7 +24,7 @@ DASH = "–"
 def rows(comparison: Comparison) -> list[dict[str, str]]:
     """Return a table of the comparison: column → cell, for each method."""
     baseline = comparison.methods[0].name
-    metric = METRICS.get(comparison.metric, comparison.metric)
+    metric = comparison.metric_name
     target = f"{comparison.threshold:.3g}"
     table = []
     for method in comparison.methods:
@@ -40,9 +42,7 @@ def rows(comparison: Comparison) -> list[dict[str, str]]:
                 f" ({method.reached} of {count})"
             ),
             "steps/s": (
-                DASH
-                if math.isnan(method.steps_per_second)
-                else f"{method.steps_per_second:,.0f}"
+                DASH if math.isnan(method.steps_per_second) else f"{method.steps_per_second:,.0f}"
             ),
             f"optimality gap to {target}": f"{method.optimality_gap}",
             "failures": f"{method.failures} of {count}",
@@ -57,8 +57,7 @@ def chances(comparison: Comparison) -> list[dict[str, str]]:
     """Return a table of the probabilities of improvement: of the row's method over the column's."""
     names = [method.name for method in comparison.methods]
     return [
-        {"P(row better than column)": method.name}
-        | {name: _chance(comparison, method, name) for name in names}
+        {"method": method.name} | {name: _chance(comparison, method, name) for name in names}
         for method in comparison.methods
     ]
 
@@ -113,7 +112,8 @@ def _plain(value: Any) -> str:
 
 def as_markdown(comparison: Comparison) -> str:
     """Return the tables, with the verdict below them, as Markdown."""
-    parts = [_markdown(table) for table in _tables(comparison)]
+    methods, *others = map(_markdown, _tables(comparison))
+    parts = [methods, *(f"{CHANCES.capitalize()}:\n\n{text}" for text in others)]
     return "\n\n".join([*parts, _escaped(comparison.verdict)]) + "\n"
 
 
@@ -203,11 +203,7 @@ def _seed(run: Curves, index: int) -> dict[str, Any]:
     entry: dict[str, Any] = {
         f"step_{number}": {"step_count": round(float(step))}
         | ({} if seconds is None else {"elapsed_time": _json(seconds[index, number])})
-        | {
-            name: [_json(run.metrics[name][index, number])]
-            for name in names
-            if name in run.metrics
-        }
+        | {name: [_json(run.metrics[name][index, number])] for name in names if name in run.metrics}
         for number, step in enumerate(run.steps)
     }
     absolute = {name: [_json(run.absolute[name][index])] for name in names if name in run.absolute}

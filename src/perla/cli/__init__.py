@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "evaluate the policies of a run",
     "render": "draw an episode of a run's policy",
     "compare": "compare methods, trained with equal budgets, or finished runs",
+    "import": "read results of EPyMARL, TensorBoard, marl-eval, CSV or W&B for `compare`",
     "suite": "run the experiments that a file lists, and compare their methods",
     "reproduce": "repeat an experiment of the paper and check its claim",
     "list": "list algos, envs, presets or experiments",
@@ -24,7 +25,13 @@ COMMANDS = {
 }
 """One line about each command."""
 
-HOME = {"resume": "train", "evaluate": "policies", "render": "policies", "list": "listing"}
+HOME = {
+    "resume": "train",
+    "evaluate": "policies",
+    "render": "policies",
+    "list": "listing",
+    "import": "importing",
+}
 """The modules of commands with other names."""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from perla.cli.parser import Parser
-from perla.cli.tables import say, table
+from perla.cli.tables import say_table
 from perla.errors import UserError, nearest
 
 BENCHES = ("env", "marginal", "train")
@@ -48,7 +48,7 @@ def bench_command(argv: Sequence[str]) -> int:
     rows = bench.measure(**chosen)
     words = [name for name, value in rows[0].items() if isinstance(value, str)]
     cells = [{name: _cell(value) for name, value in row.items()} for row in rows]
-    say(table(f"perla bench {arguments.what}", cells, left=words))
+    say_table(f"perla bench {arguments.what}", cells, left=words)
     if out is not None:
         facts = {"rows": rows, "versions": machine.versions(), "hardware": machine.hardware()}
         write_atomic(out, dump(facts))

@@ -6,48 +6,59 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from perla.cli import suites
+from perla.cli import importing, suites
 from perla.cli.parser import Parser, seeds
+from perla.cli.tables import tell
 from perla.cli.train import new_folder, option
 from perla.config import Count, convert
 from perla.errors import UserError
 
 ENV = "lbf:Foraging-8x8-2p-2f-coop-v2"
 STEPS = 500_000
-COMPARING = ("--metric", "--threshold", "--out", "--quiet")
+COMPARING = ("--metric", "--threshold", "--until", "--out", "--quiet", *importing.FLAGS)
 """Flags that apply to finished runs."""
 
 
 def compare_command(argv: Sequence[str]) -> int:
     """Compare methods, or finished runs."""
+    from perla.analysis.gather import is_source
     from perla.cli import flags
 
     arguments = flags.parse(_parser(), argv, lambda arguments: arguments.what)
 
-    folders = [Path(word) for word in arguments.what if Path(word).is_dir()]
-    if not folders:
+    sources = [word for word in arguments.what if is_source(word)]
+    if not sources:
+        for flag in ("--until", *importing.FLAGS):
+            if flag in arguments.given:
+                raise UserError(f"{flag}: is for finished runs, and {arguments.what[0]} is none")
         suites.settle(arguments)
         return _train_and_compare(arguments)
-    if len(folders) < len(arguments.what):
-        word = next(word for word in arguments.what if not Path(word).is_dir())
-        raise UserError(f"{word}: is no folder, and {folders[0]} is; name methods or folders")
+    for word in arguments.what:
+        if word not in sources:
+            raise UserError(
+                f"{word}: is no folder or file, and {sources[0]} is; name methods or finished runs"
+            )
     for flag in arguments.given:
         if flag not in COMPARING:
             raise UserError(
-                f"{flag}: is for training, and {folders[0]} is a folder of finished runs; leave "
+                f"{flag}: is for training, and {sources[0]} is a folder of finished runs; leave "
                 "it out, or name methods instead of folders"
             )
-    return _compare_runs(folders, arguments)
+    return _compare_runs(arguments)
 
 
 def _parser() -> Parser:
     parser = Parser(
         "compare",
         "Train methods with equal budgets and compare them: a table with 95% intervals, a figure\n"
-        "and a verdict. With folders of finished runs instead of methods, compare those.\n\n"
+        "and a verdict. With folders of finished runs instead of methods, compare those, also\n"
+        "runs of other programs (`perla import --help`). NAME=DIR names a method; equal runs\n"
+        "with other seeds are joined.\n\n"
         "Settings are flags too (`perla train ALGO --help`) and apply to all methods.",
     )
-    parser.add_argument("what", metavar="ALGO|DIR", nargs="+", help="methods, or folders of runs")
+    parser.add_argument(
+        "what", metavar="ALGO|[NAME=]DIR", nargs="+", help="methods, or folders or files of runs"
+    )
     parser.add_argument(
         "--env", metavar="ENV", action="append", help=f"the environment; may be repeated [{ENV}]"
     )
@@ -76,6 +87,10 @@ def _parser() -> Parser:
         help="evaluations, evenly spaced [50, or as many as take a fifth of the steps]",
     )
     suites.add_results(parser)
+    parser.add_argument(
+        "--until", metavar="N", help="compare finished runs up to this step [their end]"
+    )
+    importing.add_reading(parser)
     suites.add_execution(parser)
     return parser
 
@@ -117,17 +132,17 @@ def _train_and_compare(arguments: argparse.Namespace) -> int:
     return suites.finish(outcome.results, outcome.failures, out, arguments)
 
 
-def _compare_runs(folders: Sequence[Path], arguments: argparse.Namespace) -> int:
-    from perla.analysis.load import find_all, load
+def _compare_runs(arguments: argparse.Namespace) -> int:
+    from perla.analysis.align import cut
+    from perla.analysis.gather import gather
 
-    runs, failures = [], {}
-    for path in find_all(folders):
-        try:
-            runs.append(load(path))
-        except UserError as error:
-            failures[str(path)] = str(error)
-    if not runs:
-        first, *others = failures.values()
-        raise UserError(first + (f" (and {len(others)} more such runs)" if others else ""))
+    until = convert(arguments.until or "none", Count | None, name="--until")
+    gathered = gather(arguments.what, importing.options(arguments))
+    runs, notes = gathered.runs, gathered.notes
+    if until is not None:
+        runs, shortened = cut(runs, until)
+        notes = notes + shortened
+    for note in notes:
+        tell(note)
     out = Path(arguments.out) if arguments.out else new_folder(Path("runs"), "compare")
-    return suites.finish(runs, failures, out, arguments)
+    return suites.finish(runs, gathered.failures, out, arguments)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from perla.cli import suites
 from perla.cli.parser import Parser
-from perla.cli.tables import say, table
+from perla.cli.tables import say, say_table
 from perla.errors import UserError, nearest
 from perla.files import make_below
 
@@ -78,9 +78,9 @@ def _reproduce(experiment: Experiment | Calculation, arguments: argparse.Namespa
         found = experiment.compute(scale, Options(tell, compute))
         findings = results.publish(experiment, name, scale, found, own)
     words = ("method", "regime", "claim", "found")
-    say(table(name, findings.rows, left=words))
+    say_table(name, findings.rows, left=words)
     if findings.claims:
-        say(table("claims", findings.claims, left=words))
+        say_table("claims", findings.claims, left=words)
     say(f"{experiment.figure}. {experiment.claim}")
     say(f"{findings.verdict.status}: {findings.verdict.reason}")
     if not arguments.quiet:

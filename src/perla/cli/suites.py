@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perla.cli.parser import Parser
-from perla.cli.tables import say, table
+from perla.cli.tables import say, say_table, tell
 from perla.config import Count, NonNegative, convert
-from perla.errors import UserError, nearest, visible
+from perla.errors import UserError, nearest
 from perla.files import make_below
 
 if TYPE_CHECKING:
@@ -48,8 +47,9 @@ def add_execution(parser: Parser) -> None:
 def add_results(parser: Parser) -> None:
     """Add the flags for the comparison."""
     parser.add_argument(
-        "--metric", metavar="M", default="return",
-        help="the metric: return (of the greedy policy), return_sampled, … [return]",
+        "--metric", metavar="M",
+        help="the metric: return (of the greedy policy), return_sampled, … [return; return_sampled "
+        "if a run has no greedy one]",
     )  # fmt: skip
     parser.add_argument(
         "--threshold",
@@ -108,14 +108,21 @@ def finish(
 ) -> int:
     """Compare the methods of `runs`: a table, a figure and a verdict for all tasks together, and in
     the folder `tasks` for each. Names the failures and returns the exit status."""
-    from perla.analysis.compare import rows
+    from perla.analysis.tables import CHANCES, chances, rows
     from perla.suites import results
     from perla.suites.suite import slug
 
     name_failures(failures)
     whole = results.complete(runs)
+    kept = {id(run) for run in whole}
+    if runs and not whole:
+        pairs = ", ".join(dict.fromkeys(f"{run.method} on {run.task}" for run in runs))
+        raise UserError(
+            f"no environment has a result of every method: {pairs}; --task names the environment "
+            "of imported runs"
+        )
     for run in runs:
-        if run not in whole:
+        if id(run) not in kept:
             tell(f"{run.path}: left out, because not every method has a result on {run.task}")
     threshold = convert(arguments.threshold or "none", float | None, name="--threshold")
     tasks = list(dict.fromkeys(run.task for run in whole))
@@ -128,7 +135,11 @@ def finish(
     for relative, compared in runs_by_folder.items():
         folder = make_below(out, relative)
         comparison = results.write(compared, folder, metric=arguments.metric, threshold=threshold)
-        say(table(", ".join(comparison.tasks), rows(comparison), left=("method",)))
+        say_table(", ".join(comparison.tasks), rows(comparison), left=("method",))
+        if len(comparison.methods) > 2:
+            say_table(CHANCES, chances(comparison), left=("method",))
+        for note in comparison.notes:
+            tell(note)
         say(comparison.verdict)
     if not arguments.quiet:
         say(f"results and figures: {out}")
@@ -139,11 +150,6 @@ def name_failures(failures: Mapping[str, str]) -> None:
     """Print a line for each run that failed, with the reason."""
     for name, reason in failures.items():
         tell(f"{name}: {reason}")
-
-
-def tell(text: str) -> None:
-    """Print a line on standard error."""
-    print("perla:", visible(" ".join(text.split())), file=sys.stderr)
 
 
 def dry_run(cells: Sequence[Cell]) -> int:
@@ -163,6 +169,6 @@ def dry_run(cells: Sequence[Cell]) -> int:
         }
         for cell, cost in zip(cells, seconds, strict=True)
     ]
-    say(table(f"{len(cells)} runs", rows, left=("environment", "method")))
+    say_table(f"{len(cells)} runs", rows, left=("environment", "method"))
     say(f"about {clock(sum(seconds))} on this machine, with all its cores")
     return 0

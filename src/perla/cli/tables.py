@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,6 +26,11 @@ def say(what: Any) -> None:
     """Print a table or a line."""
     line = isinstance(what, str)
     _console().print(words(what) if line else what, soft_wrap=line)
+
+
+def tell(text: str) -> None:
+    """Print a line on standard error."""
+    print("perla:", visible(" ".join(text.split())), file=sys.stderr)
 
 
 def say_table(title: str, rows: Sequence[Mapping[str, str]], *, left: Sequence[str] = ()) -> None:

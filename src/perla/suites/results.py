@@ -18,7 +18,7 @@ def write(
     runs: Sequence[Curves],
     out: Path,
     *,
-    metric: str = "return",
+    metric: str | None = None,
     threshold: float | None = None,
 ) -> Comparison:
     """Compare `runs`; write summary.json, marl_eval.json, `comparison` and `profiles` (figures),

@@ -1,0 +1,1 @@
+"""Results of other programs: each format is a module with `read`, which returns `Series`."""
