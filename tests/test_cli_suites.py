@@ -78,8 +78,6 @@ def test_finished_runs_take_no_flags_of_training(capsys, flag):
     ("change", "message"),
     [
         (("--steps", "110"), "steps = 1"),
-        (("--seeds", "4"), "seeds = "),
-        (("--num-evaluations", "4"), "num_evaluations = "),
         (("--env-option", "penalty=0.5"), "rules.penalty = "),
     ],
 )
@@ -91,6 +89,33 @@ def test_unequal_runs_are_not_compared(compared, capsys, change, message):
     error = refused(capsys, "compare", *folders, "--out", "mixed")
     assert message in error
     assert all(folder in error for folder in folders)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("--seeds", "4"), "in 3 to 4 seeds"),
+        (("--num-evaluations", "4"), "all curves are interpolated at the 5"),
+    ],
+)
+def test_other_seeds_and_evaluations_are_compared_and_said(compared, capsys, change, said):
+    assert main(["compare", "mappo", "perla-mappo", *TINY, *change, "--out", "other"]) == 0
+    capsys.readouterr()
+    assert main(["compare", "both/cells", "other/cells", "--out", "mixed", "--quiet"]) == 0
+    out, error = capsys.readouterr()
+    assert said in out + error
+    assert "probability that the row's method is better" in out
+
+
+def test_a_table_has_all_its_numbers_in_any_width(compared, capsys, monkeypatch):
+    wide = set(re.findall(r"\d+\.\d+", compared))
+    for columns in ("60", "80", "1"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert main(["compare", "both/cells", "--out", f"in{columns}", "--quiet"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        widest = max(len(line) for line in lines if line and line[0] in "│┃┏┡└")
+        assert widest <= max(60, int(columns))
+        assert set(re.findall(r"\d+\.\d+", "\n".join(lines))) == wide
 
 
 def test_a_corrupt_run_among_the_inputs_is_named_and_the_rest_goes_on(compared, capsys):
@@ -154,7 +179,7 @@ def test_a_failing_cell_is_named_and_the_exit_code_tells(capsys):
         (("compare", "ippo", "mappo", "--executor", "rey"), "did you mean 'ray'"),
         (("compare", "ippo", "mappo", "--processes", "0"), "--processes 0: expected"),
         (("compare", "ippo", "mappo", "--env", "lbf:Foraging-5x5"), "'Foraging-5x5': the number"),
-        (("compare", "nowhere/run", "."), "nowhere/run: is no folder"),
+        (("compare", "nowhere/run", "."), "nowhere/run: no such file or folder"),
         (("compare", "."), "no run"),
         (("compare", "ippo", "mappo", "--gpus", "1"), "--gpus belongs to --executor ray, and this"),
         (

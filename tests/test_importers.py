@@ -221,7 +221,7 @@ def test_a_record_that_is_being_written_is_left_out_and_a_damaged_one_refused(he
     broken = bytearray(data)
     broken[-6] ^= 1
     path.write_bytes(bytes(broken))
-    with pytest.raises(UserError, match="damaged .a wrong checksum at byte"):
+    with pytest.raises(UserError, match=r"damaged .a wrong checksum at byte"):
         gather([folder])
 
 

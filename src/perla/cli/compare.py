@@ -129,6 +129,8 @@ def _train_and_compare(arguments: argparse.Namespace) -> int:
         else new_folder(Path("runs"), "compare-" + "-".join(arguments.what))
     )
     outcome = suites.carry_out(cells, out, arguments)
+    if outcome.pending:
+        return suites.leave_to_others(outcome)
     return suites.finish(outcome.results, outcome.failures, out, arguments)
 
 

@@ -68,6 +68,8 @@ def _reproduce(experiment: Experiment | Calculation, arguments: argparse.Namespa
     failures: dict[str, str] = {}
     if isinstance(experiment, Experiment):
         outcome = suites.carry_out(experiment.cells(scale), out, arguments)
+        if outcome.pending:
+            return suites.leave_to_others(outcome)
         failures = outcome.failures
         suites.name_failures(failures)
         findings = results.judge(experiment, name, scale, outcome, own)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perla.cli.parser import Parser
 from perla.cli.tables import say, say_table, tell
-from perla.config import Count, NonNegative, convert
+from perla.config import Count, NonNegative, Positive, convert
 from perla.errors import UserError, nearest
 from perla.files import make_below
 
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
     from perla.suites.executors import Executor
     from perla.suites.suite import Cell
 
-EXECUTORS = {"local": ("--processes",), "ray": ("--address", "--cpus", "--gpus")}
+EXECUTORS = {
+    "local": ("--processes",),
+    "ray": ("--address", "--cpus", "--gpus"),
+    "slurm": ("--cpus", "--gpus", "--processes", "--hours", "--sbatch"),
+}
 """The executors, with the flags that belong to each."""
 FAILED = 1
 """The exit status if some runs failed and the others succeeded."""
@@ -30,14 +35,25 @@ def add_execution(parser: Parser) -> None:
     parser.add_argument("--out", metavar="DIR", help="the folder of all runs and results")
     parser.add_argument(
         "--executor", metavar="|".join(EXECUTORS), default="local",
-        help="processes on this machine, or a Ray cluster (--address) [local]",
+        help="processes on this machine, a Ray cluster (--address), or jobs of SLURM [local]",
     )  # fmt: skip
     parser.add_argument(
-        "--processes", metavar="N", help="parallel processes [as many as cores and memory allow]"
-    )
+        "--processes", metavar="N",
+        help="parallel processes, or jobs of SLURM [as many as cores and memory allow; all jobs]",
+    )  # fmt: skip
     parser.add_argument("--address", metavar="A", help="address of the Ray cluster [a local one]")
-    parser.add_argument("--cpus", metavar="N", default="1", help="processors per run, on Ray [1]")
-    parser.add_argument("--gpus", metavar="X", default="0", help="GPUs per run, on Ray [0]")
+    parser.add_argument(
+        "--cpus", metavar="N", default="1", help="processors per run, on a cluster [1]"
+    )
+    parser.add_argument("--gpus", metavar="X", default="0", help="GPUs per run, on a cluster [0]")
+    parser.add_argument(
+        "--hours", metavar="X", default="24",
+        help="time limit of a job of SLURM, after which it is submitted again [24]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sbatch", metavar="NAME=VALUE", action="append", default=[],
+        help="an option of sbatch, such as partition=long; may be repeated",
+    )  # fmt: skip
     parser.add_argument(
         "--dry-run", action="store_true", help="list the runs and estimate their cost"
     )
@@ -63,16 +79,20 @@ def settle(arguments: argparse.Namespace) -> None:
     chosen = arguments.executor
     if chosen not in EXECUTORS:
         raise nearest(chosen, EXECUTORS, what="executor")
-    for name, flags in EXECUTORS.items():
-        for flag in flags:
-            if name != chosen and flag in arguments.given:
-                raise UserError(
-                    f"{flag} belongs to --executor {name}, and this is --executor {chosen}; leave "
-                    "it out"
-                )
+    for flag in arguments.given:
+        owners = [name for name, flags in EXECUTORS.items() if flag in flags]
+        if owners and chosen not in owners:
+            raise UserError(
+                f"{flag} belongs to --executor {' or '.join(owners)}, and this is --executor "
+                f"{chosen}; leave it out"
+            )
     arguments.processes = convert(arguments.processes or "none", Count | None, name="--processes")
     arguments.cpus = convert(arguments.cpus, Count, name="--cpus")
     arguments.gpus = convert(arguments.gpus, NonNegative, name="--gpus")
+    arguments.hours = convert(arguments.hours, Positive, name="--hours")
+    for text in arguments.sbatch:
+        if not all(text.partition("=")):
+            raise UserError(f"--sbatch {text}: expected NAME=VALUE")
 
 
 def executor(arguments: argparse.Namespace) -> Executor:
@@ -81,6 +101,16 @@ def executor(arguments: argparse.Namespace) -> Executor:
         from perla.suites.ray import Ray
 
         return Ray(arguments.address, cpus=arguments.cpus, gpus=arguments.gpus)
+    if arguments.executor == "slurm":
+        from perla.suites.slurm import Slurm
+
+        return Slurm(
+            arguments.cpus,
+            float(arguments.gpus),
+            float(arguments.hours),
+            arguments.processes,
+            dict(text.split("=", 1) for text in arguments.sbatch),
+        )
     from perla.suites.local import Local
 
     return Local(arguments.processes)
@@ -98,6 +128,34 @@ def carry_out(cells: Sequence[Cell], out: Path, arguments: argparse.Namespace) -
     except KeyboardInterrupt:
         tell(f"interrupted; the same command with --out {out} continues")
         raise SystemExit(130) from None
+
+
+@contextmanager
+def compared_once(out: Path) -> Iterator[bool]:
+    """Lock the folder `out`; False if another process has, which finished at the same time."""
+    from perla.runs.store import Folder, FolderBusy
+
+    folder = Folder(out)
+    try:
+        folder.lock()
+    except FolderBusy:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        folder.unlock()
+
+
+def leave_to_others(outcome: Outcome) -> int:
+    """Say that other processes carry out some cells, name the failures, and return the exit
+    status."""
+    name_failures(outcome.failures)
+    say(
+        f"{len(outcome.pending)} cells are left to other processes, such as "
+        f"{outcome.pending[0]}; the last one to finish compares all"
+    )
+    return FAILED if outcome.failures else 0
 
 
 def finish(

@@ -90,15 +90,7 @@ class Plain:
     def consume(self, records: Sequence[Record]) -> None:
         """Print the line of an evaluation."""
         assert self.run is not None
-        step = records[0]["step"]
-        parts = [f"step {step:,}/{self.run.steps:,}"]
-        parts += [
-            f"{label} {mean_over_seeds(records, name)}" for name, label in shown_metrics(records)
-        ]
-        rate = records[0].get("steps_per_second")
-        if rate:
-            parts += [f"{rate:,.0f} steps/s", f"{time_left(self.run, step, rate)} left"]
-        self.say("  ".join(parts))
+        self.say(progress_line(self.run, records))
 
     def say(self, text: str) -> None:
         """Print `text`."""
@@ -227,6 +219,17 @@ def final_table(summary: Mapping[str, Any]) -> Table:
                 style="bold" if kind == "iqm" else "",
             )
     return table
+
+
+def progress_line(run: Run, records: Sequence[Record]) -> str:
+    """An evaluation of every seed in a line: step, metrics, speed and time left."""
+    step = int(records[0]["step"])
+    parts = [f"step {step:,}/{run.steps:,}"]
+    parts += [f"{label} {mean_over_seeds(records, name)}" for name, label in shown_metrics(records)]
+    rate = records[0].get("steps_per_second")
+    if rate:
+        parts += [f"{rate:,.0f} steps/s", f"{time_left(run, step, rate)} left"]
+    return "  ".join(parts)
 
 
 def title(run: Run) -> str:

@@ -56,6 +56,14 @@ CLOCKS = ("wall_seconds", "steps_per_second")
 """The fields that differ between a run and its exact repetition."""
 
 
+class FolderBusy(UserError):
+    """Another process is working on the run."""
+
+
+class FolderUsed(UserError):
+    """The folder holds a run already, or something else."""
+
+
 class Folder:
     """A run's folder, locked by one process at a time."""
 
@@ -109,14 +117,14 @@ class Folder:
         return cls(path)
 
     def lock(self) -> None:
-        """Lock the folder until the process ends; raises `UserError` if another process has."""
+        """Lock the folder until the process ends; raises `FolderBusy` if another process has."""
         with explained(self.path):
             self._lock = os.open(self.path, os.O_RDONLY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.unlock()
-            raise UserError(f"{self.path}: another process is working on this run") from None
+            raise FolderBusy(f"{self.path}: another process is working on this run") from None
         except OSError:
             pass  # A file system without locks.
 
@@ -279,17 +287,17 @@ class _Facts(msgspec.Struct):
 
 
 def refuse_used(path: Path) -> None:
-    """Raise `UserError` unless `path` can become a new run folder."""
+    """Raise `FolderUsed` unless `path` can become a new run folder."""
     with explained(path):
         if path.is_dir() and any(not is_temporary(file) for file in path.iterdir()):
             if (path / "config.json").exists():
-                raise UserError(
+                raise FolderUsed(
                     f"{path}: holds a run already; `{resume_command(path)}` continues it, or "
                     "choose another --out"
                 )
-            raise UserError(f"{path}: exists and is not empty; choose another --out")
+            raise FolderUsed(f"{path}: exists and is not empty; choose another --out")
         if path.exists() and not path.is_dir():
-            raise UserError(f"{path}: is a file, not a folder")
+            raise FolderUsed(f"{path}: is a file, not a folder")
 
 
 def summarise(

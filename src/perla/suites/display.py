@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,15 @@ from rich.text import Text
 
 from perla.errors import UserError, visible
 from perla.files import open_regular
-from perla.runs.sinks import clock
+from perla.runs.sinks import clock, progress_line
+from perla.runs.store import Record
 from perla.suites.executors import Event
 from perla.suites.suite import Cell
 
+ENDS = ("finished", "failed", "skipped")
+"""Events after which a cell is no longer this process's."""
+LINE_SECONDS = 1.0
+"""Seconds between two looks at the running cells for a line of progress."""
 TAIL_BYTES = 65_536
 """Bytes at the end of a metrics file that contain its last record."""
 
@@ -87,7 +93,7 @@ class SuiteProgress:
             self.running.append(folder)
         elif folder in self.running:
             self.running.remove(folder)
-        if event.kind in ("finished", "failed"):
+        if event.kind in ENDS:
             self.left.discard(folder)
 
     def headline(self) -> str:
@@ -99,16 +105,30 @@ class SuiteProgress:
 
 def progress_of(folder: Path) -> tuple[int, float | None]:
     """Return the step, and the steps per second of all seeds, of a run folder's last record."""
+    records = last_records(folder)
+    if not records:
+        return 0, None
+    speed = records[-1].get("steps_per_second")
+    return int(records[-1]["step"]), float(speed) if speed else None
+
+
+def last_records(folder: Path) -> list[Record]:
+    """Return the records of a run folder's last evaluation; none if they cannot be read."""
     try:
         with open_regular(folder / "metrics.jsonl") as file:
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - TAIL_BYTES))
-            lines = file.read().split(b"\n")[:-1]
-        record = msgspec.json.decode(lines[-1], type=dict[str, object])
-        speed = record.get("steps_per_second")
-        return int(str(record["step"])), float(str(speed)) if speed else None
+            lines = file.read().split(b"\n")[-1025:-1]
+        last = msgspec.json.decode(lines[-1], type=dict[str, float | None])
+        records: list[Record] = []
+        for line in reversed(lines):
+            record = msgspec.json.decode(line, type=dict[str, float | None])
+            if record["evaluation"] != last["evaluation"]:
+                break
+            records.insert(0, record)
+        return records if last["step"] is not None else []
     except (OSError, UserError, IndexError, KeyError, ValueError, msgspec.DecodeError):
-        return 0, None
+        return []
 
 
 class Silent:
@@ -144,10 +164,10 @@ class Plain:
         parts = [f"{event.kind:<8}", self.progress.cells[folder].name]
         if event.kind == "started":
             self.since[folder] = time.monotonic()
-        else:
+        elif self.since[folder]:
             parts.append(f"after {clock(time.monotonic() - self.since[folder])}")
         parts += [event.text] if event.text else []
-        parts += [f"({self.progress.headline()})"] if event.kind in ("finished", "failed") else []
+        parts += [f"({self.progress.headline()})"] if event.kind in ENDS else []
         self._print("  ".join(parts))
 
     def close(self) -> None:
@@ -155,6 +175,37 @@ class Plain:
 
     def _print(self, text: str) -> None:
         self.console.print(Text(visible(text)), soft_wrap=True)
+
+
+class Lines(Plain):
+    """Prints a line for every event, and for a running cell's newest evaluation."""
+
+    def begin(self, cells: Mapping[Path, Cell], left: Sequence[Path]) -> None:
+        """Print the number of cells, and start looking at their records."""
+        super().begin(cells, left)
+        self.shown: dict[Path, int] = {}
+        self.ended = threading.Event()
+        self.watcher = threading.Thread(target=self._watch, daemon=True)
+        self.watcher.start()
+
+    def close(self) -> None:
+        """Stop looking."""
+        self.ended.set()
+        self.watcher.join()
+
+    def report(self) -> None:
+        """Print a line for each running cell that has a new evaluation."""
+        for folder in list(self.progress.running):
+            cell, records = self.progress.cells[folder], last_records(folder)
+            step = int(records[0]["step"]) if records else -1
+            if step <= self.shown.get(folder, -1):
+                continue
+            self.shown[folder] = step
+            self._print(f"{'running':<8}  {cell.name}  {progress_line(cell.run, records)}")
+
+    def _watch(self) -> None:
+        while not self.ended.wait(LINE_SECONDS):
+            self.report()
 
 
 class Live(Plain):
@@ -188,4 +239,4 @@ def create_display(*, quiet: bool = False) -> Display:
     if quiet:
         return Silent()
     console = Console()
-    return Live(console) if console.is_terminal and not console.is_dumb_terminal else Plain(console)
+    return Live(console) if console.is_terminal and not console.is_dumb_terminal else Lines(console)

@@ -20,16 +20,18 @@ class Event(NamedTuple):
     """A change in the state of a task."""
 
     task: Task
-    kind: Literal["started", "finished", "failed", "retried"]
+    kind: Literal["started", "finished", "failed", "retried", "skipped"]
+    """Skipped is a task that another process carries out."""
     text: str = ""
-    """The reason of a failure or a retry."""
+    """The reason of a failure, a retry or a skip."""
 
 
 @runtime_checkable
 class Executor(Protocol):
     """Carries out tasks.
 
-    Each task ends with a finished run folder or a "failed" event, and no failure stops the others.
+    Each task ends with a finished run folder, or with a "failed" or a "skipped" event, and no
+    failure stops the others.
     An unfinished run in a task's folder continues from its newest checkpoint. Closing the generator
     of events stops the work, resumable.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
@@ -64,14 +65,20 @@ class Local:
         count = min(len(tasks), self.processes or max_processes())
 
         def begin(task: Task, slot: int) -> Process:
-            return start(task, log_of(task.folder), share(slot, count), PROGRAM)
+            return start(task, attempt_log(task.folder), share(slot, count), PROGRAM)
 
-        with closing(run_tasks(tasks, count, begin, retries=self.retries)) as events:
-            for event in events:
-                task = tasks[event.position]
-                if event.kind == "finished":
-                    log_of(task.folder).unlink()
-                yield Event(task, event.kind, event.text)
+        try:
+            with closing(run_tasks(tasks, count, begin, retries=self.retries)) as events:
+                for event in events:
+                    task = tasks[event.position]
+                    if event.kind == "failed":
+                        os.replace(attempt_log(task.folder), log_of(task.folder))
+                    elif event.kind == "finished":
+                        log_of(task.folder).unlink(missing_ok=True)
+                    yield Event(task, event.kind, event.text)
+        finally:
+            for task in tasks:
+                attempt_log(task.folder).unlink(missing_ok=True)
 
 
 def start(task: Task, log: Path, environment: Mapping[str, str], program: Sequence[str]) -> Process:
@@ -90,5 +97,11 @@ def start(task: Task, log: Path, environment: Mapping[str, str], program: Sequen
 
 
 def log_of(folder: Path) -> Path:
-    """The file with the standard error of the worker of a run folder."""
+    """The file with the standard error of a worker that failed in a run folder."""
     return folder.with_name(f"{folder.name}.log")
+
+
+def attempt_log(folder: Path) -> Path:
+    """The file with the standard error of this process's worker in a run folder, while it works:
+    another process may try the same run."""
+    return folder.with_name(f".{folder.name}.{os.getpid()}.log")

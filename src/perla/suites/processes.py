@@ -18,6 +18,8 @@ T = TypeVar("T")
 MEMORY = 2 * 2**30
 """Bytes of main memory that a process may need."""
 POLL_SECONDS = 0.1
+BUSY = 75
+"""Exit status of a worker whose run another process carries out (EX_TEMPFAIL)."""
 FINAL = (1, 2)
 """Exit statuses of an exception and of a `UserError`: a retry would fail in the same way."""
 
@@ -47,7 +49,7 @@ class TaskEvent(NamedTuple):
 
     position: int
     """The position of the task."""
-    kind: Literal["started", "finished", "failed", "retried"]
+    kind: Literal["started", "finished", "failed", "retried", "skipped"]
     slot: int
     text: str = ""
     """The reason of a failure or a retry."""
@@ -59,7 +61,8 @@ def run_tasks(
     """Run `tasks` in order, `count` at a time; `start(task, slot)` puts a worker on one.
 
     A task whose process dies (killed, out of memory) is started again up to `retries` times. Errors
-    with a status in `FINAL` are not retried, and stop no other task. Closing the generator (on
+    with a status in `FINAL` are not retried, and stop no other task. A task is skipped that another
+    process carries out (`BUSY`). Closing the generator (on
     Ctrl-C, for example) stops the workers and waits for them.
     """
     waiting = deque(enumerate(tasks))
@@ -82,6 +85,8 @@ def run_tasks(
                 code = worker.poll()
                 if code == 0:
                     yield TaskEvent(index, "finished", slot)
+                elif code == BUSY:
+                    yield TaskEvent(index, "skipped", slot, worker.reason())
                 elif code in FINAL or tries[index] == retries:
                     yield TaskEvent(index, "failed", slot, worker.reason())
                 else:
@@ -125,6 +130,18 @@ def failure_reason(code: int, log: bytes) -> str:
     lines = log.decode(errors="replace").strip().splitlines()
     words = [f"killed by {signal.Signals(-code).name}"] if code < 0 else []
     return ": ".join(words + lines[-1:]) or f"exit status {code}"
+
+
+def limits(cpus: int, gpus: float, given: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables of a process with `cpus` processors and `gpus` accelerators (a share of one, or
+    whole ones), added to those that are `given`, which count first."""
+    added = {} if given is None else dict(given)
+    added["PERLA_CORES"] = str(cpus)
+    if gpus == 0:
+        added.setdefault("JAX_PLATFORMS", "cpu")
+    elif gpus < 1:
+        added.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 * gpus:.3f}")
+    return added
 
 
 def max_processes() -> int:

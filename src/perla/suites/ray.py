@@ -34,9 +34,10 @@ from perla.files import (
     remove_temporaries,
     write_atomic,
 )
+from perla.runs.store import FolderBusy
 from perla.suites.executors import Event, Task
 from perla.suites.local import PROGRAM, log_of, start
-from perla.suites.processes import FINAL, POLL_SECONDS
+from perla.suites.processes import BUSY, FINAL, POLL_SECONDS, limits
 
 FORWARDED = ("PERLA_", "JAX_", "XLA_")
 """Prefixes of the environment variables that a run's results or speed may depend on."""
@@ -117,6 +118,8 @@ class Ray:
                     try:
                         locks.enter_context(locked(task.folder))
                         running[submit(task)] = RemoteTask(task)
+                    except FolderBusy as error:
+                        yield Event(task, "skipped", str(error))
                     except UserError as error:
                         yield Event(task, "failed", str(error))
                 while running:
@@ -186,12 +189,7 @@ class Ray:
     def _environment(self) -> dict[str, str]:
         """Return the environment variables that are added to those of the node."""
         added = {name: text for name, text in os.environ.items() if name.startswith(FORWARDED)}
-        added["PERLA_CORES"] = str(self.cpus)
-        if self.gpus == 0:
-            added.setdefault("JAX_PLATFORMS", "cpu")
-        elif self.gpus < 1:
-            added.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 * self.gpus:.3f}")
-        return added
+        return limits(self.cpus, float(self.gpus), added)
 
 
 @dataclass
@@ -224,6 +222,8 @@ class RemoteTask:
             case Ended(code, reason, errors):
                 if errors:
                     write_atomic(log, errors)
+                if code == BUSY:
+                    return Event(self.task, "skipped", reason)
                 if code in FINAL:
                     return Event(self.task, "failed", reason)
                 if self.tries == retries:

@@ -18,31 +18,41 @@ from perla.runs.spec import Run
 
 
 def work(run: Run, folder: Path) -> None:
-    """Carry out `run` in `folder`: start it, resume it, or nothing if it is finished.
+    """Carry out `run` in `folder`: start it, resume it, or nothing if it is finished. Another
+    process may begin the same run at the same time.
 
     The environment of `run` is trusted, as the parent has asked for it; the environment of another
-    run in the folder is not created. Raises `UserError` if the folder holds anything else, or the
-    run cannot be carried out.
+    run in the folder is not created. Raises `FolderBusy` if another process carries the run out,
+    and `UserError` if the folder holds anything else, or the run cannot be carried out.
     """
     from perla.runs import execute
-    from perla.runs.store import Folder
+    from perla.runs.store import Folder, FolderUsed
 
     if not os.path.lexists(folder / "config.json"):
-        execute.train(run, folder, pictures=False)
-        return
+        try:
+            execute.train(run, folder, pictures=False)
+            return
+        except FolderUsed:
+            if not os.path.lexists(folder / "config.json"):
+                raise
     if Folder.open(folder).run(trust=True).identity != run.identity:
         raise UserError(f"{folder}: holds another run; choose another --out")
     execute.resume(folder, trust=(run.env,), pictures=False)
 
 
 def main() -> int:
-    """Return the exit status: 0, 2 after a `UserError`, or that of a signal."""
+    """Return the exit status: 0, 2 after a `UserError`, `BUSY`, or that of a signal."""
     from perla.runs.interrupt import Interrupted
+    from perla.runs.store import FolderBusy
+    from perla.suites.processes import BUSY
 
     try:
         run = from_json(sys.stdin.buffer.readline(), Run, source="standard input")
         threading.Thread(target=_stop_with_parent, daemon=True).start()
         work(run, Path(sys.argv[1]))
+    except FolderBusy as error:
+        print(error, file=sys.stderr)
+        return BUSY
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
