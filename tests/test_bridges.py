@@ -6,6 +6,7 @@ the results must be equal to the bit.
 
 from __future__ import annotations
 
+import re
 import sys
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from perla.envs.wrappers import AutoReset
 from perla.errors import UserError
 from perla.loops.anakin import Trainer
 from perla.methods import recipes
+from perla.plugins import install_command
 
 CONTINUOUS = {"action_type": "Continuous"}
 
@@ -422,7 +424,7 @@ def test_what_cannot_be_made_is_told_in_one_line(id, options, message):
 )
 def test_what_is_not_installed_is_told_with_the_cure(id, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError, match=rf"pip install 'perla\[{package}\]'"):
+    with pytest.raises(UserError, match=re.escape(install_command(package))):
         make_env(id)
 
 

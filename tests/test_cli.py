@@ -515,3 +515,31 @@ def test_from_python(fake, tmp_path):
     assert perla.make(ENV).spec.agents == 2
     with pytest.raises(UserError, match="did you mean 'lr'"):
         perla.train(ENV, "ippo", steps=100, lrr=1)
+
+
+# --- Completion ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands_flags_and_names(capsys, shell):
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for word in (*COMMANDS, "perla-ippo", "epymarl", ENV.split(":")[1], "slurm"):
+        assert word in script, word
+    for flag in ("num-samples", "env-option", "shard", "step-factor"):
+        assert flag in script, flag
+
+
+def test_the_completion_of_bash_is_a_script(capsys, tmp_path):
+    assert main(["completion", "bash"]) == 0
+    path = tmp_path / "perla"
+    path.write_text(capsys.readouterr().out)
+    command = (
+        f"source {path}; COMP_WORDS=(perla com); COMP_CWORD=1; _shtab_perla; echo ${{COMPREPLY[@]}}"
+    )
+    found = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert found.stdout.split() == ["compare", "completion"], found.stderr
+
+
+def test_an_unknown_shell_is_named(refused):
+    assert "unknown shell 'bsh'; did you mean 'bash'?" in refused("completion", "bsh")

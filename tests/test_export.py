@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 from perla.envs.bridges.to_pettingzoo import parallel
 from perla.envs.registry import make_env
 from perla.errors import UserError
+from perla.plugins import install_command
 
 ENVIRONMENTS = (
     "lbf:Foraging-5x5-2p-1f-coop-v2",
@@ -72,5 +74,5 @@ def test_continuous_environments_take_vectors():
 
 def test_what_is_not_installed_is_told_with_the_cure(monkeypatch):
     monkeypatch.setitem(sys.modules, "pettingzoo", None)
-    with pytest.raises(UserError, match=r"pip install 'perla\[pettingzoo\]'"):
+    with pytest.raises(UserError, match=re.escape(install_command("pettingzoo"))):
         parallel(make_env("matrix:climbing"))

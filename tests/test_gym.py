@@ -18,6 +18,7 @@ from perla.envs.registry import env_factory, make_env
 from perla.errors import UserError
 from perla.loops.host import Trainer
 from perla.methods import recipes
+from perla.plugins import install_command
 
 LBF = "gym:lbforaging:Foraging-5x5-2p-1f-coop-v3"
 RWARE = "gym:rware:rware-tiny-2ag-v2"
@@ -307,7 +308,7 @@ def test_an_environment_without_pictures_says_so():
 def test_a_missing_extra_is_told_in_a_line(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gymnasium", None)
     assert main(["train", "ippo", "--env", LBF]) != 0
-    assert "gymnasium is not installed: pip install 'perla[gym]'" in capsys.readouterr().err
+    assert f"gymnasium is not installed: {install_command('gym')}" in capsys.readouterr().err
 
 
 @pytest.mark.slow

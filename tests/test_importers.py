@@ -12,6 +12,7 @@ from perla.analysis.importers.folder import write
 from perla.analysis.importers.series import Options, method_and_seed
 from perla.cli import main
 from perla.errors import UserError
+from perla.methods.recipes import make
 from run_folders import TASK, write_run
 
 LBF = "lbforaging:Foraging-5x5-2p-1f-v2"
@@ -226,10 +227,13 @@ def test_a_record_that_is_being_written_is_left_out_and_a_damaged_one_refused(he
 
 
 def test_perla_s_own_event_files_are_read_too(here):
+    from perla.runs.spec import Run
+    from perla.runs.store import Folder
     from perla.runs.tensorboard import TensorBoard
 
     (here / "own").mkdir()
-    board = TensorBoard(here / "own", purge_step=0)
+    run = Run(env=TASK, algo="ippo", config=make("ippo"), steps=100)
+    board = TensorBoard(Folder(here / "own"), run, [])
     for step in (0, 50):
         board.consume([{"seed": 0, "evaluation": 0, "step": step, "return": step / 100}])
     (run,) = gather([here / "own"]).runs

@@ -12,6 +12,7 @@ from perla.envs.bridges import mujoco
 from perla.envs.processes.pool import Pool, first_observation
 from perla.envs.registry import env_factory, make_env
 from perla.errors import UserError
+from perla.plugins import install_command
 
 mamujoco_v1 = pytest.importorskip("gymnasium_robotics").mamujoco_v1
 
@@ -163,7 +164,7 @@ def test_a_missing_extra_is_told_in_a_line(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gymnasium_robotics", None)
     assert main(["train", "--env", "mamujoco:Hopper-3x1"]) == 2
     error = capsys.readouterr().err
-    assert "pip install 'perla[mujoco]'" in error
+    assert install_command("mujoco") in error
     assert error.count("\n") == 1
 
 

@@ -21,6 +21,7 @@ from perla.envs.registry import env_factory, make_env
 from perla.errors import UserError
 from perla.loops.host import Trainer
 from perla.methods import recipes
+from perla.plugins import install_command
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -453,4 +454,4 @@ def test_an_environment_that_needs_another_package_names_it(monkeypatch, tmp_pat
 def test_a_missing_extra_is_told_in_a_line(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pettingzoo", None)
     assert main(["train", "ippo", "--env", SPREAD]) != 0
-    assert "pettingzoo is not installed: pip install 'perla[pettingzoo]'" in capsys.readouterr().err
+    assert f"not installed: {install_command('pettingzoo')}" in capsys.readouterr().err

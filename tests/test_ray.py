@@ -32,6 +32,7 @@ import sys
 from functools import partial
 from perla.runs import execute
 from perla.suites import worker
+from perla.plugins import install_command
 
 execute.train = partial(execute.train, checkpoint_seconds=0.0)
 execute.resume = partial(execute.resume, checkpoint_seconds=0.0)
@@ -331,7 +332,7 @@ def test_only_changes_are_sent(tmp_path):
 
 def test_without_ray_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match=r"pip install 'perla\[ray\]'"):
+    with pytest.raises(UserError, match=re.escape(install_command("ray"))):
         Ray()
 
 

@@ -12,6 +12,7 @@ from marks import slow
 from perla.cli import main
 from perla.cli.suite import part
 from perla.errors import UserError
+from perla.plugins import install_command
 from perla.runs.store import CLOCKS, Folder
 from perla.suites import display, execute, local
 from perla.suites.slurm import Slurm
@@ -192,7 +193,7 @@ def test_without_slurm_or_submitit_a_line_says_so(suite, monkeypatch, capsys):
     assert error.count("\n") == 1
     monkeypatch.setitem(sys.modules, "submitit", None)
     assert main(["suite", "s.json", "--executor", "slurm", "--quiet", "--out", "jobs"]) == 2
-    assert capsys.readouterr().err == "perla: this needs submitit: pip install 'perla[slurm]'\n"
+    assert capsys.readouterr().err == f"perla: this needs submitit: {install_command('slurm')}\n"
     assert submitit is not None
 
 

@@ -7,10 +7,12 @@ by an entry point of the registry's group, which is loaded on first use: then ev
 from __future__ import annotations
 
 import importlib
+import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, requires
 from typing import Any, Generic, TypeVar
 
 from perla.config import Config, tag
@@ -124,6 +126,18 @@ def variant_check(base: type[Config]) -> Callable[[str, Any], None]:
             raise UserError(f"{name}: {part.__name__} has no method `create`")
 
     return check
+
+
+def install_command(extra: str) -> str:
+    """The command that installs the packages of one of perla's extras. It names these packages, so
+    that it works wherever perla itself was installed from."""
+    try:
+        lines = requires("perla") or []
+    except PackageNotFoundError:
+        lines = []
+    marked = re.compile(rf"""extra\s*==\s*["']{re.escape(extra)}["']""")
+    found = [line.partition(";")[0].strip() for line in lines if marked.search(line)]
+    return f"pip install {shlex.join(found or [f'perla[{extra}]'])}"
 
 
 def load(path: str) -> Any:

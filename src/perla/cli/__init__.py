@@ -21,6 +21,7 @@ COMMANDS = {
     "reproduce": "repeat an experiment of the paper and check its claim",
     "list": "list algos, envs, presets or experiments",
     "doctor": "check this machine, and suggest remedies",
+    "completion": "print a script that completes perla's words in bash, zsh or fish",
     "bench": "measure the speed of env, marginal or train",
 }
 """One line about each command."""
@@ -35,9 +36,14 @@ HOME = {
 """The modules of commands with other names."""
 
 
+def home(command: str) -> str:
+    """The module of a command."""
+    return f"perla.cli.{HOME.get(command, command)}"
+
+
 def usage() -> str:
     """The help of `perla` itself."""
-    rows = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+    rows = "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
     return (
         "usage: perla COMMAND [...]\n\n"
         "Cooperative multi-agent reinforcement learning with policy-embedded training.\n\n"
@@ -60,7 +66,7 @@ def dispatch(argv: Sequence[str]) -> int:
         return 0
     if command not in COMMANDS:
         raise nearest(command, COMMANDS, what="flag" if command.startswith("-") else "command")
-    module = importlib.import_module(f"perla.cli.{HOME.get(command, command)}")
+    module = importlib.import_module(home(command))
     return int(getattr(module, f"{command}_command")(rest))
 
 

@@ -13,14 +13,19 @@ from typing import NamedTuple
 
 from perla.cli.parser import Parser
 from perla.errors import UserError, visible
+from perla.plugins import install_command
 
 OPTIONAL = {
     "lbforaging": "the original foraging, for `make test-all`",
-    "gymnasium-robotics": "multi-agent MuJoCo; `pip install 'perla[mujoco]'`",
+    "gymnasium-robotics": "multi-agent MuJoCo, with mujoco",
     "jaxmarl": "the environments jaxmarl:…",
     "pettingzoo": "the environments pettingzoo:…, and the export to PettingZoo",
     "gymnasium": "the environments gym:…",
     "jumanji": "the environments jumanji:…, and its foraging for `perla bench env`",
+    "ray": "suites on Ray",
+    "submitit": "suites on SLURM",
+    "wandb": "the logger wandb",
+    "mlflow-skinny": "the logger mlflow",
 }
 """Optional packages and their uses."""
 
@@ -114,7 +119,7 @@ def _devices() -> Iterator[Finding]:
     seconds = time.perf_counter() - start
     remedy = ""
     if devices[0].platform == "cpu" and Path("/proc/driver/nvidia/version").exists():
-        remedy = "this machine has an NVIDIA driver: install the extra `perla[cuda]` to use it"
+        remedy = f"this machine has an NVIDIA driver; `{install_command('cuda')}` to use it"
     yield Finding("devices", ", ".join(map(str, devices)), remedy)
     right = trace == 256.0
     yield Finding(

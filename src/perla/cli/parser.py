@@ -43,6 +43,8 @@ class Parser(argparse.ArgumentParser):
         Raises the error that `unknown` returns for an unknown flag.
         """
         flags = {action.dest: action for action in self._actions if action.option_strings}
+        if _collecting:
+            raise _Collected(self)
         absent = argparse.Namespace(**dict.fromkeys(flags))
         arguments, extra = self.parse_known_args(_bind_negative_numbers(argv), absent)
         for word in extra:
@@ -56,6 +58,28 @@ class Parser(argparse.ArgumentParser):
         for name in missing:
             setattr(arguments, name, flags[name].default)
         return arguments
+
+
+class _Collected(Exception):
+    """Takes a command's parser out of the command."""
+
+    def __init__(self, parser: Parser) -> None:
+        self.parser = parser
+
+
+_collecting: list[bool] = []
+
+
+def collect(command: Callable[[Sequence[str]], int]) -> Parser:
+    """The parser of a `command`, which is called until it would parse its arguments."""
+    _collecting.append(True)
+    try:
+        command(())
+    except _Collected as collected:
+        return collected.parser
+    finally:
+        _collecting.pop()
+    raise AssertionError(f"{command} parses no arguments")
 
 
 def _bind_negative_numbers(argv: Sequence[str]) -> list[str]:

@@ -133,6 +133,12 @@ def _add_execution(parser: Parser) -> None:
         default="stop",
         help="if a seed has NaN or infinite values: stop, or drop-seed and continue [stop]",
     )
+    parser.add_argument(
+        "--log",
+        metavar="NAMES",
+        default="tensorboard",
+        help="loggers: tensorboard, csv, wandb, mlflow, a list of these, or none [tensorboard]",
+    )
 
 
 def _help(algo: str | None, preset: str) -> str:
@@ -163,6 +169,8 @@ continues it.
   --step-seconds X                timeout of a step of an environment without JAX [{STEP_SECONDS:g}]
   --on-nonfinite DO               if a seed has NaN or infinite values: stop, or drop-seed and
                                   continue with the others [stop]
+  --log NAMES                     loggers: tensorboard, csv, wandb, mlflow, a list such as
+                                  csv,wandb, or none [tensorboard]
   --quiet                         print errors only
 """
     if algo is None:
@@ -188,6 +196,7 @@ def _execution(arguments: argparse.Namespace) -> dict[str, Any]:
         "checkpoint_seconds": float(convert(seconds, NonNegative, name="--checkpoint-seconds")),
         "keep_checkpoints": None if kept == "all" else kept,
         "step_seconds": float(convert(arguments.step_seconds, Positive, name="--step-seconds")),
+        "log": [] if arguments.log == "none" else arguments.log.split(","),
         "on_nonfinite": convert(arguments.on_nonfinite, OnNonFinite, name="--on-nonfinite"),
     }
 

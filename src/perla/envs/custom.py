@@ -8,14 +8,13 @@ processes import this module, so it does not import JAX.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import inspect
 import os
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from perla.envs import makers
@@ -46,7 +45,7 @@ def make_env(id: str, families: Iterable[str], /, **options: Any) -> Env | HostE
     families = list(families)
     if GYMNASIUM_NAME.search(function_name) and closest(module_name, families) is None:
         raise UserError(f"{id} is an id of Gymnasium, as in EPyMARL; here it is gym:{id}")
-    with _current_directory():
+    with makers.current_directory():
         makers.check_module(id, module_name)
         module = _module(module_name, families)
         function = _function(module, module_name, function_name)
@@ -158,15 +157,3 @@ def _function(module: Any, module_name: str, name: str) -> Callable[..., Any]:
             "environment"
         )
     return function
-
-
-@contextlib.contextmanager
-def _current_directory() -> Iterator[None]:
-    """Make the modules of the current directory importable, as `python -m` does."""
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(here)

@@ -7,12 +7,15 @@ it does not import JAX.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import inspect
+import os
 import sys
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, Union, get_args, get_origin
 
@@ -115,3 +118,15 @@ def _return_type(function: Any) -> Any:
 
 def _no_maker(id: str, why: str) -> UserError:
     return UserError(f"{id} makes no environment: {why}")
+
+
+@contextlib.contextmanager
+def current_directory() -> Iterator[None]:
+    """Make the modules of the current directory importable, as `python -m` does."""
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(here)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from perla.loops.anakin import Trainer
 from perla.loops.protocol import AnyTrainer
 from perla.runs import backend, checkpoint, resume_point
 from perla.runs import pictures as drawing
+from perla.runs.loggers import DEFAULT, check_loggers
 from perla.runs.loop import RunLoop, RunOptions
 from perla.runs.memory import check_footprint, check_memory, explain_out_of_memory
 from perla.runs.resume_point import ResumePoint
@@ -86,22 +87,26 @@ def train(
     step_seconds: float = STEP_SECONDS,
     pictures: bool = True,
     on_nonfinite: OnNonFinite = "stop",
+    log: Sequence[str] = DEFAULT,
 ) -> Result:
     """Carry out `run` from its beginning and write its records, checkpoints and results to the
     folder `out`.
 
     A checkpoint is saved about every `checkpoint_seconds`, and the newest `keep_checkpoints` are
     kept (None: all). Without a folder nothing is written; without `pictures` no curves and no
-    replay are drawn. A host environment that needs longer than `step_seconds` for a step counts as
-    hung. With `on_nonfinite` "drop-seed" the run continues without a seed in which a number is not
-    finite. Raises `UserError` if `out` is in use or cannot be written, or if a number is not
-    finite; `Interrupted` after Ctrl-C.
+    replay are drawn. The loggers `log` receive the records too. A host environment that needs
+    longer than `step_seconds` for a step counts as hung. With `on_nonfinite` "drop-seed" the run
+    continues without a seed in which a number is not finite. Raises `UserError` if `out` is in use
+    or cannot be written, or if a number is not finite; `Interrupted` after Ctrl-C.
     """
     exit_in_worker()
     if out is not None:
         refuse_used(out)
     display = display or Silent()
-    options = RunOptions(display, checkpoint_seconds, keep_checkpoints, pictures, on_nonfinite)
+    loggers = check_loggers(log)
+    options = RunOptions(
+        display, checkpoint_seconds, keep_checkpoints, pictures, on_nonfinite, loggers
+    )
     env, trainer = build(run, step_seconds, display.say)
     plan = plan_evaluations(run, env)
     check_footprint(run, trainer.footprint(plan.absolute), folder=out is not None)
@@ -124,6 +129,7 @@ def resume(
     step_seconds: float = STEP_SECONDS,
     pictures: bool = True,
     on_nonfinite: OnNonFinite = "stop",
+    log: Sequence[str] = DEFAULT,
 ) -> Result:
     """Continue the run in `out`, so that it ends as if it had never been interrupted.
 
@@ -135,7 +141,10 @@ def resume(
     """
     exit_in_worker()
     display = display or Silent()
-    options = RunOptions(display, checkpoint_seconds, keep_checkpoints, pictures, on_nonfinite)
+    loggers = check_loggers(log)
+    options = RunOptions(
+        display, checkpoint_seconds, keep_checkpoints, pictures, on_nonfinite, loggers
+    )
     folder = Folder.open(out)
     run = folder.run(trust)
     folder.lock()

@@ -20,12 +20,12 @@ from perla.loops.protocol import AnyTrainer
 from perla.loops.seeds import MAX_UPDATES
 from perla.runs import checkpoint, pictures, resume_point
 from perla.runs.interrupt import Interrupted, Requests, listening
+from perla.runs.loggers import DEFAULT, Loggers, open_loggers
 from perla.runs.memory import explain_out_of_memory
 from perla.runs.resume_point import ResumePoint
 from perla.runs.sinks import Display
 from perla.runs.spec import OnNonFinite, Run, describe_evaluations, plan_evaluations
 from perla.runs.store import Folder, Record, clean, marl_eval, summarise
-from perla.runs.tensorboard import TensorBoard
 
 PIECE_SECONDS = 5.0
 """The longest time, about, for which a piece of an interval is trained and a signal waits."""
@@ -45,6 +45,8 @@ class RunOptions(NamedTuple):
     pictures: bool
     """Draw the curves and a replay at the end."""
     on_nonfinite: OnNonFinite
+    log: Sequence[str] = DEFAULT
+    """Names of the loggers."""
 
 
 class RunLoop:
@@ -91,11 +93,10 @@ class RunLoop:
         Ctrl-C.
         """
         display = self.options.display
-        sinks = [display.consume]
+        sinks, loggers = [display.consume], Loggers([])
         if self.folder is not None:
-            seen = self.latest
-            board = TensorBoard(self.folder.path, purge_step=seen[0]["step"] + 1 if seen else 0)
-            sinks = [self.folder.append, board.consume, display.consume]
+            loggers = open_loggers(self.options.log, self.folder, self.run, self.latest)
+            sinks = [self.folder.append, loggers.consume, display.consume]
         evaluations = describe_evaluations(self.run, self.env)
         display.begin(self.run, evaluations, 0 if self.point is None else self.point.step)
         try:
@@ -111,10 +112,12 @@ class RunLoop:
                     self.latest, self.evaluation = records, number
                     self._checkpoint(states, self.schedule[number])
                 summary, exported = self._finish(states)
+            loggers.finish(summary)
             display.finish(summary)
         finally:
             self.trainer.close()
             display.close()
+            loggers.close()
         return summary, exported
 
     def _start(self) -> Any:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from perla.files import append
-from perla.runs.store import Record, finite_values, mean, metrics
+from perla.runs.loggers import scalars
+from perla.runs.spec import Run
+from perla.runs.store import Folder, Record
 
 SCHEME = "perla"
 """Names `DurableFiles` among tensorboardX's file systems, as "s3" and "gs" name others."""
@@ -17,16 +20,17 @@ SCHEME = "perla"
 class TensorBoard:
     """Scalars as TensorBoard events: every metric for each seed, and its mean.
 
-    TensorBoard ignores what an earlier process wrote into the folder from `purge_step` on.
+    TensorBoard ignores what an earlier process wrote into the folder after the records `latest`.
     """
 
-    def __init__(self, folder: Path, *, purge_step: int) -> None:
+    def __init__(self, folder: Folder, run: Run, latest: Sequence[Record]) -> None:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.record_writer import register_writer_factory
 
         register_writer_factory(SCHEME, DurableFiles)
-        self.writer = EventsWriter(f"{SCHEME}:{folder / 'events'}")
+        self.writer = EventsWriter(f"{SCHEME}:{folder.path / 'events'}")
+        purge_step = latest[0]["step"] + 1 if latest else 0
         log = SessionLog(status=SessionLog.START)
         self.writer.write_event(Event(wall_time=time.time(), step=purge_step, session_log=log))
         self.writer.flush()
@@ -37,16 +41,17 @@ class TensorBoard:
         from tensorboardX.proto.summary_pb2 import Summary
 
         summary = Summary()
-        for record in records:
-            for name, value in metrics(record).items():
-                if value is not None:
-                    summary.value.add(tag=f"{name}/seed_{record['seed']}", simple_value=value)
-        for name in metrics(records[0]):
-            if values := finite_values(records, name):
-                summary.value.add(tag=f"{name}/mean", simple_value=mean(values))
+        for name, value in scalars(records).items():
+            summary.value.add(tag=name, simple_value=value)
         event = Event(wall_time=time.time(), step=records[0]["step"], summary=summary)
         self.writer.write_event(event)
         self.writer.flush()
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing: every evaluation is written at once."""
 
 
 class DurableFiles:

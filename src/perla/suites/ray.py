@@ -34,6 +34,7 @@ from perla.files import (
     remove_temporaries,
     write_atomic,
 )
+from perla.plugins import install_command
 from perla.runs.store import FolderBusy
 from perla.suites.executors import Event, Task
 from perla.suites.local import PROGRAM, log_of, start
@@ -381,7 +382,7 @@ def import_ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise UserError("this needs Ray: pip install 'perla[ray]'") from None
+        raise UserError(f"this needs Ray: {install_command('ray')}") from None
     return ray
 
 

@@ -20,6 +20,7 @@ import msgspec
 
 from perla.errors import UserError
 from perla.files import decode, explained, read_regular, write_atomic
+from perla.plugins import install_command
 from perla.suites import local
 from perla.suites.executors import Event, Task
 from perla.suites.local import attempt_log, log_of, start
@@ -172,5 +173,5 @@ def import_submitit() -> Any:
     try:
         import submitit
     except ImportError:
-        raise UserError("this needs submitit: pip install 'perla[slurm]'") from None
+        raise UserError(f"this needs submitit: {install_command('slurm')}") from None
     return submitit

@@ -26,13 +26,14 @@ from perla.envs.options import fit
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.envs.values import Fault, to_numbers
 from perla.errors import UserError
+from perla.plugins import install_command
 
 EXAMPLES = {
     "lbforaging:Foraging-8x8-2p-2f-coop-v3": "the original of lbf:Foraging-8x8-2p-2f-coop-v3",
     "rware:rware-tiny-2ag-v2": "robots that fetch shelves; also -small, -4ag, -easy, -hard, …",
 }
 """Names of environments, with a description."""
-REQUIRES = "pip install 'perla[gym]'"
+REQUIRES = install_command("gym")
 
 LIMIT_ATTRIBUTES = {"lbforaging": "_max_episode_steps", "rware": "max_steps"}
 """Packages whose environments fold their limit into `terminated`, and the limit's attribute."""

@@ -22,6 +22,7 @@ from perla.envs.bridges import common, optional
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.envs.render import Disc, draw_plane, draw_text
 from perla.errors import UserError, nearest
+from perla.plugins import install_command
 from perla.types import Array, Bool, Float, Int, PRNGKeyArray
 
 EXAMPLES = {
@@ -34,7 +35,7 @@ EXAMPLES = {
     "switch_riddle": "prisoners who share a light bulb",
 }
 """Names of environments, with a description."""
-REQUIRES = "pip install 'perla[jaxmarl]'"
+REQUIRES = install_command("jaxmarl")
 
 PAST = -(2**30)
 """A clock value that is far from every limit."""

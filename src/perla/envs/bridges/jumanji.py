@@ -22,6 +22,7 @@ from perla.config import Count, NonNegative
 from perla.envs.bridges import common, optional
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.errors import UserError, nearest
+from perla.plugins import install_command
 from perla.types import Array, Float, Int, PRNGKeyArray
 
 EXAMPLES = {
@@ -31,7 +32,7 @@ EXAMPLES = {
     "Cleaner-v0": "agents clean a maze together",
 }
 """Names of environments, with a description."""
-REQUIRES = "pip install 'perla[jumanji]'"
+REQUIRES = install_command("jumanji")
 
 PAST = -(2**30)
 """A clock value that is far from every limit."""

@@ -24,6 +24,7 @@ from perla.envs.bridges.optional import construction_error
 from perla.envs.options import fit
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.errors import UserError, nearest
+from perla.plugins import install_command
 
 EXAMPLES = {
     "Hopper-3x1": "thigh, leg and foot",
@@ -42,7 +43,7 @@ EXAMPLES = {
     "ManySegmentAnt-2x3": "three segments each",
 }
 """Names that are known to work, with a description of the agents."""
-REQUIRES = "pip install 'perla[mujoco]'"
+REQUIRES = install_command("mujoco")
 
 SCENARIOS = sorted({name.partition("-")[0] for name in EXAMPLES} | {
     "CoupledHalfCheetah", "InvertedPendulum", "InvertedDoublePendulum",
@@ -204,8 +205,7 @@ def _module() -> Any:
             from gymnasium_robotics import mamujoco_v1
     except ImportError as error:
         raise UserError(
-            f"mamujoco environments need gymnasium-robotics and mujoco ({error}); "
-            "pip install 'perla[mujoco]'"
+            f"mamujoco environments need gymnasium-robotics and mujoco ({error}); {REQUIRES}"
         ) from None
     return mamujoco_v1
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from perla.envs import makers
 from perla.errors import UserError, nearest
+from perla.plugins import install_command
 
 
 def import_optional(package: str, *, extra: str | None = None) -> ModuleType:
@@ -28,9 +29,8 @@ def import_optional(package: str, *, extra: str | None = None) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != package:
             raise
-        raise UserError(
-            f"{package} is not installed: pip install 'perla[{extra or package}]'"
-        ) from None
+        command = install_command(extra or package)
+        raise UserError(f"{package} is not installed: {command}") from None
 
 
 def version(package: str) -> str:
@@ -54,7 +54,11 @@ def import_module(name: str, *, id: str) -> ModuleType:
         raise UserError(f"{id}: {name!r} is no module; expected a name such as package.module")
     makers.check_module(id, name)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        with (
+            makers.current_directory(),
+            contextlib.redirect_stdout(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore", DeprecationWarning)
             return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -25,6 +25,7 @@ from perla.envs.options import fit
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.envs.values import Fault, to_numbers
 from perla.errors import UserError, nearest
+from perla.plugins import install_command
 
 EXAMPLES = {
     "mpe2.simple_spread_v3": "particles that cover landmarks; continuous_actions=true",
@@ -37,7 +38,7 @@ EXAMPLES = {
     "pettingzoo.sisl.multiwalker_v9": "walkers carry a package together; continuous",
 }
 """Names of environments, with a description. Some need packages of their own."""
-REQUIRES = "pip install 'perla[pettingzoo]'"
+REQUIRES = install_command("pettingzoo")
 
 COMPETITIVE = {
     "simple_adversary", "simple_crypto", "simple_push", "simple_tag", "simple_world_comm",
