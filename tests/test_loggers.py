@@ -175,13 +175,10 @@ def test_wandb_has_metrics_settings_and_pictures_in_its_offline_mode(tmp_path, m
     config = {each.key: json.loads(each.value_json) for each in begun.config.update}
     assert config["lr"] == 0.01
     assert config["value.critic_input"] == "local"
+    histories = [record.history.item for record in found if record.HasField("history")]
     rows = [
-        {
-            item.key or item.nested_key[0]: json.loads(item.value_json)
-            for item in record.history.item
-        }
-        for record in found
-        if record.HasField("history")
+        {item.key or item.nested_key[0]: json.loads(item.value_json) for item in items}
+        for items in histories
     ]
     lines = {line["step"]: line["return"] for line in records(folder) if line["seed"] == 3}
     logged = {r["environment_steps"]: r["return/seed_3"] for r in rows if "environment_steps" in r}
