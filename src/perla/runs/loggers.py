@@ -13,7 +13,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from perla.analysis.load import flatten
 from perla.config import to_json
@@ -36,6 +36,7 @@ EXTRAS = ("wandb", "mlflow")
 DEFAULT = ("tensorboard",)
 
 
+@runtime_checkable
 class Logger(Protocol):
     """A receiver of a run's records. It is made with the run's folder, the run, and the records of
     the evaluation from which it resumes."""
