@@ -15,6 +15,7 @@ import fake_worker
 from perla import machine
 from perla.errors import UserError
 from perla.methods.recipes import make
+from perla.plugins import install_command
 from perla.runs.spec import Run
 from perla.suites import local
 from perla.suites import ray as on_ray
@@ -32,7 +33,6 @@ import sys
 from functools import partial
 from perla.runs import execute
 from perla.suites import worker
-from perla.plugins import install_command
 
 execute.train = partial(execute.train, checkpoint_seconds=0.0)
 execute.resume = partial(execute.resume, checkpoint_seconds=0.0)

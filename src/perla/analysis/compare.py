@@ -205,23 +205,7 @@ def compare(
     `UserError` as `check_fair` and `align` do, and if a run lacks the metric.
     """
     check_fair(runs)
-    chosen: list[str] = []
-    if metric is None:
-        metric, chosen = _default_metric(runs)
-    for run in runs:
-        known = run.absolute or run.final
-        if metric not in known:
-            raise UserError(f"{run.path}: {nearest(metric, known, what='metric')}")
-    runs, aligned = align(runs)
-    notes = chosen + aligned
-    score: Literal["absolute", "final"] = "absolute"
-    without = [run for run in runs if metric not in run.absolute]
-    if without:
-        score = "final"
-        runs = [replace(run, absolute=run.final) for run in runs]
-        notes.append(
-            f"{without[0].path}: has no absolute metric, so the last evaluation is the score of all"
-        )
+    metric, runs, score, notes = _comparable(runs, metric)
     tasks = tuple(dict.fromkeys(run.task for run in runs))
     by_method = {
         method: sorted((r for r in runs if r.method == method), key=lambda r: tasks.index(r.task))
@@ -254,6 +238,29 @@ def compare(
         methods=methods,
         improvement=improvement,
     )
+
+
+def _comparable(
+    runs: Sequence[Curves], metric: str | None
+) -> tuple[str, Sequence[Curves], Literal["absolute", "final"], list[str]]:
+    """The metric, the runs on one grid with the score of each as its absolute metric, the kind of
+    that score, and lines on what was done."""
+    notes: list[str] = []
+    if metric is None:
+        metric, notes = _default_metric(runs)
+    for run in runs:
+        known = run.absolute or run.final
+        if metric not in known:
+            raise UserError(f"{run.path}: {nearest(metric, known, what='metric')}")
+    runs, aligned = align(runs)
+    notes = notes + aligned
+    without = [run for run in runs if metric not in run.absolute]
+    if not without:
+        return metric, runs, "absolute", notes
+    notes.append(
+        f"{without[0].path}: has no absolute metric, so the last evaluation is the score of all"
+    )
+    return metric, [replace(run, absolute=run.final) for run in runs], "final", notes
 
 
 def _default_metric(runs: Sequence[Curves]) -> tuple[str, list[str]]:
