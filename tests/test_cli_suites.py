@@ -181,17 +181,20 @@ def test_a_failing_cell_is_named_and_the_exit_code_tells(capsys):
         (("compare", "ippo", "mappo", "--env", "lbf:Foraging-5x5"), "'Foraging-5x5': the number"),
         (("compare", "nowhere/run", "."), "nowhere/run: no such file or folder"),
         (("compare", "."), "no run"),
-        (("compare", "ippo", "mappo", "--gpus", "1"), "--gpus belongs to --executor ray, and this"),
+        (
+            ("compare", "ippo", "mappo", "--gpus", "1"),
+            "--gpus belongs to --executor ray or slurm, and this",
+        ),
         (
             ("compare", "ippo", "mappo", "--executor", "ray", "--processes", "2", "--dry-run"),
-            "--processes belongs to --executor local, and this is --executor ray; leave it out",
+            "--processes belongs to --executor local or slurm, and this is --executor ray; leave it out",
         ),
         (
             ("compare", "ippo", "mappo", "--executor", "ray", "--cpus", "nonsense", "--dry-run"),
             "--cpus nonsense: expected a whole number",
         ),
         (("suite", "nothing.json"), "nothing.json: no such file"),
-        (("suite", "nothing.json", "--cpus", "1"), "--cpus belongs to --executor ray"),
+        (("suite", "nothing.json", "--cpus", "1"), "--cpus belongs to --executor ray or slurm"),
         (("reproduce", "matrix", "--address", "x", "--dry-run"), "--address belongs to --executor"),
         (("reproduce", "lbff"), "did you mean 'lbf'"),
         (("reproduce", "lbf", "--scale", "quik"), "did you mean 'quick'"),

@@ -72,7 +72,8 @@ def _console() -> Any:
     if target.is_terminal:
         return target
     columns = os.environ.get("COLUMNS", "")
-    return Console(width=int(columns) if columns.isdecimal() and int(columns) else WIDTH)
+    given = columns.isdecimal() and int(columns) > 0
+    return Console(width=max(LEAST_WIDTH, int(columns)) if given else WIDTH)
 
 
 # --- Widths -------------------------------------------------------------------------------------
