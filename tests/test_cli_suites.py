@@ -187,7 +187,7 @@ def test_a_failing_cell_is_named_and_the_exit_code_tells(capsys):
         ),
         (
             ("compare", "ippo", "mappo", "--executor", "ray", "--processes", "2", "--dry-run"),
-            "--processes belongs to --executor local or slurm, and this is --executor ray; leave it out",
+            "--processes belongs to --executor local or slurm, and this is --executor ray",
         ),
         (
             ("compare", "ippo", "mappo", "--executor", "ray", "--cpus", "nonsense", "--dry-run"),
