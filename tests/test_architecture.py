@@ -60,6 +60,7 @@ MAY_IMPORT = {
         "envs",
         "flops",
         "footprint",
+        "keys",
         "nets",
         "algos",
         "loops",
@@ -80,6 +81,7 @@ MAY_IMPORT = {
         "runs",
         "suites",
     },
+    "report": {"distributions", "envs", "analysis", "runs", "suites"},
     "bench": {
         "methods",
         "distributions",
@@ -100,6 +102,7 @@ MAY_IMPORT = {
         "runs",
         "suites",
         "experiments",
+        "report",
         "bench",
     },
 }

@@ -21,7 +21,7 @@ from perla.distributions import Gaussian
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.envs.wrappers import AutoReset
 from perla.errors import UserError
-from perla.loops import evaluate, host_evaluate, rollout
+from perla.loops import evaluate, record, rollout
 from perla.loops.anakin import Trainer
 from perla.methods.estimators import Analytic, Exact, Sampled
 from perla.methods.maddpg import GumbelSoftmax
@@ -272,7 +272,7 @@ def test_played_or_shown_it_is_given_nothing_else(wild):
     assert 2 < jnp.abs(returns).max() <= 8  # four steps of twice 1 at most
     for given in (
         jnp.stack(evaluate.watch(Echo(), wild, KEY, greedy=False))[:, 0],
-        np.stack(host_evaluate.film(host_envs.Echo(), wild, KEY, greedy=False)),
+        np.stack(record.record_host(host_envs.Echo(), wild, KEY, greedy=False).states),
     ):
         assert np.abs(given).max() == 1.0
 

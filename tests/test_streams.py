@@ -57,7 +57,7 @@ def test_keys_are_folded_in_only_where_no_other_use_of_theirs_is():
         "envs/wrappers.py",
         "loops/evaluate.py",
         "loops/host.py",
-        "loops/host_evaluate.py",
+        "loops/record.py",
         "keys.py",
         "marginal/estimators.py",
     }

@@ -18,10 +18,10 @@ from perla.algos.descent import apply_gradients, create_optimiser, update_target
 from perla.algos.learner import Evaluation, Learner, Schedule
 from perla.algos.losses import policy_loss, value_loss, value_metrics
 from perla.algos.normalise import Identity, RunningMeanStd, Scale, mean
-from perla.algos.protocol import Trajectory
+from perla.algos.protocol import CriticValues, Trajectory
 from perla.algos.sequential import Policies, update_in_turn
 from perla.algos.targets import bootstrap_values, boundary_values, compute_returns
-from perla.algos.values import MarginalSchedule, create_value
+from perla.algos.values import EmbeddedValue, MarginalSchedule, create_value
 from perla.envs.protocol import Spec
 from perla.keys import apart
 from perla.methods.estimators import CANDIDATES
@@ -213,6 +213,23 @@ class Algorithm:
             target=targets,
             advantage=self.value.head.advantages(estimated, action, targets, self.scale(learner)),
         )
+
+    def critic_values(
+        self, learner: Learner, trajectory: Trajectory, key: PRNGKeyArray
+    ) -> CriticValues:
+        """The critic's values along a trajectory that begins with an episode."""
+        envs = trajectory.is_first.shape[1]
+        learner = replace(learner, critic_hidden_state=learner.critic.body.initial_state((envs,)))
+        schedule = self.schedule(learner, jnp.ones(()))
+        evaluated = self.evaluate(learner.critic, learner, trajectory, key, schedule)
+        estimated, scale = evaluated.estimated, self.scale(learner)
+        embedded = isinstance(self.value, EmbeddedValue)
+        value = replace(self.value, regress="joint") if embedded else self.value
+        joint = value.prediction(
+            learner.critic, evaluated.context, trajectory.action, estimated
+        )
+        marginal = scale.restore(estimated.value) if embedded else None
+        return CriticValues(scale.restore(joint), marginal)
 
     def diagnose(
         self,

@@ -58,3 +58,23 @@ class Algorithm(Protocol):
     ) -> tuple[Any, Metrics]:
         """Learn from a trajectory; `progress` is the share (0 to 1) of the run that is done."""
         ...
+
+
+class CriticValues(NamedTuple):
+    """A learner's values along a trajectory, in the units that its critic learns."""
+
+    value: Float[Array, "time env agent"]
+    """The value of each agent at the joint action taken, or of the state if it sees no actions."""
+    marginal: Float[Array, "time env agent"] | None = None
+    """The average over the other agents' policies, of policy-embedded critics."""
+
+
+@runtime_checkable
+class HasCritic(Protocol):
+    """A learner whose critic can be asked about a trajectory."""
+
+    def critic_values(
+        self, learner: Any, trajectory: Trajectory, key: PRNGKeyArray
+    ) -> CriticValues:
+        """The values of the trajectory's steps, which begins with an episode."""
+        ...

@@ -23,15 +23,28 @@ from matplotlib.transforms import ScaledTranslation
 from perla.analysis.compare import METRICS, Comparison, in_words
 from perla.analysis.load import Curves, load_all
 from perla.analysis.stats import Score, interval, iqm
-from perla.analysis.style import GREY, HATCHES, INK, colour, dash, format_thousands, style
+from perla.analysis.style import (
+    GREY,
+    HATCHES,
+    INK,
+    MARKS,
+    colour,
+    dash,
+    format_thousands,
+    marker,
+    style,
+)
 
 INTERVALS = "line: IQM, band: 95% bootstrap interval"
 STEPS = "Environment steps of each seed"
 
 
 def render(figure: Figure, format: str = "png") -> bytes:
-    """Render a figure as a `png` or `svg`: the same bytes for the same figure, without a date."""
-    metadata: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}}[format]
+    """Render a figure as `png`, `svg` or `pdf`: the same bytes for the same figure, without a
+    date."""
+    metadata: dict[str, Any] = {
+        "png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None},
+    }[format]  # fmt: skip
     buffer = io.BytesIO()
     with style():
         figure.savefig(buffer, format=format, metadata=metadata)
@@ -356,9 +369,17 @@ def _panels(
 def _line(axes: Axes, x: npt.ArrayLike, score: Score, label: str, index: int) -> None:
     """Draw an estimate as line number `index`, with its interval as a band."""
     axes.fill_between(x, score.low, score.high, color=colour(index), alpha=0.15, linewidth=0)
-    # A line does not show a single evaluation.
-    marker = "o" if np.size(x) == 1 else ""
-    axes.plot(x, score.point, dash(index), color=colour(index), label=label, marker=marker)
+    axes.plot(
+        x,
+        score.point,
+        dash(index),
+        color=colour(index),
+        label=label,
+        marker=marker(index),
+        markersize=5,
+        # About as many markers on every line, not all at the same places.
+        markevery=(index % 3, max(3, np.size(x) // MARKS)) if np.size(x) > MARKS else None,
+    )
 
 
 def _from_zero(axes: Axes, label: str) -> None:

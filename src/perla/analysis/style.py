@@ -9,8 +9,20 @@ from matplotlib import rc_context
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette: distinguishable with every kind of colour vision."""
+COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8000E0",
+    "#602000", "#002080",
+)  # fmt: skip
+"""Okabe and Ito's palette and three more: distinguishable with every kind of colour vision."""
+DARK_COLOURS = (
+    "#4DA3E0", "#F0803C", "#2FC79A", "#E59AC6", "#F2B632", "#A5DCFA", "#F2F2F2", "#8040E0",
+    "#806040", "#A04080",
+)  # fmt: skip
+"""The same for a dark background."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "h", "*")
+"""Shapes of the markers on lines, by the names of matplotlib."""
+MARKS = 8
+"""About the number of markers on a line."""
 DASHES = ("-", "--", "-.", ":")
 HATCHES = ("", "///", "...", "xxx")
 INK, GREY = "#222222", "#8a8a8a"
@@ -57,6 +69,11 @@ def style() -> Iterator[None]:
 def colour(index: int) -> str:
     """Return the colour of the line or bar number `index`."""
     return COLOURS[index % len(COLOURS)]
+
+
+def marker(index: int) -> str:
+    """Return the marker of the line number `index`."""
+    return MARKERS[index % len(MARKERS)]
 
 
 def dash(index: int) -> str:

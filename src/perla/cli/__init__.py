@@ -17,6 +17,7 @@ COMMANDS = {
     "render": "draw an episode of a run's policy",
     "compare": "compare methods, trained with equal budgets, or finished runs",
     "import": "read results of EPyMARL, TensorBoard, marl-eval, CSV or W&B for `compare`",
+    "report": "write one page about runs, comparisons and reproductions",
     "suite": "run the experiments that a file lists, and compare their methods",
     "reproduce": "repeat an experiment of the paper and check its claim",
     "list": "list algos, envs, presets or experiments",

@@ -21,7 +21,7 @@ from perla.envs.foraging_ids import EXAMPLES as EXAMPLES
 from perla.envs.foraging_ids import PAPER_MAPS, parse_name
 from perla.envs.foraging_ids import PATTERNS as PATTERNS
 from perla.envs.protocol import Observation, Spec, TimeStep
-from perla.envs.render import draw_grid
+from perla.envs.render import Grid, draw_grid
 from perla.errors import UserError, nearest
 from perla.types import Array, Bool, Float, Int, PRNGKeyArray
 
@@ -392,16 +392,25 @@ class Foraging:
         layers = [agents, foods, access.astype(jnp.float32)]
         return jnp.stack(layers, axis=1).reshape(self.players, -1)
 
-    def render(self, state: State) -> np.ndarray:
-        """An image of `state`: uint8 `[height, width, 3]`, square, about 400 pixels wide."""
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """The name of each action."""
+        return "none", "north", "south", "west", "east", "load"
+
+    def scene(self, state: State) -> Grid:
+        """The agents, and the foods that are left."""
         state = jax.device_get(state)
         agents = zip(state.agent_row, state.agent_col, state.agent_level, strict=True)
         foods = zip(state.food_row, state.food_col, state.food_level, strict=True)
-        return draw_grid(
+        return Grid(
             self.size,
             agents=[(int(r), int(c), int(level)) for r, c, level in agents],
             foods=[(int(r), int(c), int(level)) for r, c, level in foods if level > 0],
         )
+
+    def render(self, state: State) -> np.ndarray:
+        """An image of `state`: uint8 `[height, width, 3]`, square, about 400 pixels wide."""
+        return draw_grid(**self.scene(state)._asdict())
 
 
 def _distance(one: Int[Array, " agent"], other: Int[Array, " item"]) -> Int[Array, "agent item"]:

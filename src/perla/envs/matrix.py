@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from perla.envs.protocol import Observation, Spec, TimeStep
-from perla.envs.render import draw_table
+from perla.envs import render
 from perla.errors import UserError, nearest
 from perla.files import explained, read_regular
 from perla.types import Array, Float, Int, PRNGKeyArray
@@ -255,12 +255,16 @@ class MatrixGame:
         joint = np.moveaxis(np.indices(self.payoff.actions), 0, -1)
         return np.asarray(self.payoff(jnp.asarray(joint)))
 
-    def render(self, state: State) -> np.ndarray:
-        """An image: uint8 `[height, width, 3]`, at most about 400 pixels wide.
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """The number of each action."""
+        return tuple(str(number) for number in range(max(self.payoff.actions)))
 
-        For two agents it shows the table of payoffs, with the first agent's actions as rows and the
-        last joint action framed. For more agents it has a row for each agent, with the payoff at
-        the agent's last action.
+    def scene(self, state: State) -> render.Table:
+        """The table of payoffs, with the last joint action marked.
+
+        For two agents the first agent's actions are rows. For more agents there is a row for each
+        agent, with the payoff at the agent's last action.
         """
         actions, played = self.payoff.actions, np.asarray(state.action)
         begun = bool(played[0] >= 0)
@@ -272,7 +276,11 @@ class MatrixGame:
             marked = list(enumerate(played.tolist())) if begun else []
             for cell in marked:
                 values[cell] = self.payoff(jnp.asarray(played))
-        return draw_table(values, marked=marked)
+        return render.Table(values, marked)
+
+    def render(self, state: State) -> np.ndarray:
+        """An image of `scene`: uint8 `[height, width, 3]`, at most about 400 pixels wide."""
+        return render.draw_table(**self.scene(state)._asdict())
 
 
 # --- Names --------------------------------------------------------------------------------------

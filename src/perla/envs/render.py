@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
@@ -21,6 +21,72 @@ _WALL, _SHIELD = "#B8B1A2", "#56B4E9"
 
 _FINE = 4
 """Images are drawn this many times larger and then shrunk, for smooth edges."""
+
+
+class Grid(NamedTuple):
+    """A square grid with agents and foods, the arguments of `draw_grid`."""
+
+    size: int
+    """Rows, and columns."""
+    agents: list[tuple[int, int, int]]
+    """Row, column and level of each agent."""
+    foods: list[tuple[int, int, int]]
+    """Row, column and level of each food that is left."""
+
+
+class Table(NamedTuple):
+    """A table of numbers with some cells marked, the arguments of `draw_table`."""
+
+    values: Float[np.ndarray, "row column"]
+    """NaN: an empty cell."""
+    marked: list[tuple[int, ...]]
+    """Row and column of each marked cell."""
+
+
+class Fighter(NamedTuple):
+    """A unit on a battlefield. Lengths are cells of its terrain, and y points upwards."""
+
+    x: float
+    y: float
+    radius: float
+    enemy: bool
+    """Its side: enemies are orange, the others blue."""
+    label: str
+    life: float
+    """Share of its life."""
+    shield: float | None = None
+    """Share of its shield; None if it has none."""
+    shot: tuple[float, float] | None = None
+    """The point at which it has just shot."""
+    heals: bool = False
+    """Its shots heal, and are green."""
+
+
+class Field(NamedTuple):
+    """A battlefield, the arguments of `draw_field`."""
+
+    terrain: tuple[str, ...]
+    """Rows of cells, the uppermost first: '.' is open, '#' a wall and '~' a cliff."""
+    fighters: list[Fighter]
+    """The living units."""
+
+
+Scene: TypeAlias = Grid | Table | Field
+"""The content of an image, from which it can be drawn at any size and in any program."""
+
+
+@runtime_checkable
+class HasScene(Protocol):
+    """An environment whose states are scenes."""
+
+    def scene(self, state: Any) -> Scene:
+        """The content of the image of `state`."""
+        ...
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """The name of each action."""
+        ...
 
 
 def draw_grid(
@@ -121,25 +187,6 @@ def draw_plane(discs: Sequence[Disc], *, width: int = 400) -> np.ndarray:
         if disc.label:
             _number(draw, x, y, 1.2 * r, disc.label, _CHALK)
     return _shrink(image)
-
-
-class Fighter(NamedTuple):
-    """A unit on a battlefield. Lengths are cells of its terrain, and y points upwards."""
-
-    x: float
-    y: float
-    radius: float
-    enemy: bool
-    """Its side: enemies are orange, the others blue."""
-    label: str
-    life: float
-    """Share of its life."""
-    shield: float | None = None
-    """Share of its shield; None if it has none."""
-    shot: tuple[float, float] | None = None
-    """The point at which it has just shot."""
-    heals: bool = False
-    """Its shots heal, and are green."""
 
 
 def draw_field(

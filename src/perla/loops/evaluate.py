@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from perla.envs.protocol import Env, HostEnv
+from perla.distributions import JointPolicy
+from perla.envs.protocol import Env, HostEnv, Observation, TimeStep
 from perla.errors import UserError
 from perla.nets.actors import AnyActor
 from perla.types import Array, Bool, Float, Int, PRNGKeyArray
@@ -26,6 +27,32 @@ class Episodes(NamedTuple):
     """Agents that received a reward that is not finite."""
 
 
+class Playing(NamedTuple):
+    """Episodes that are being played in parallel."""
+
+    time: Int[Array, ""]
+    """Steps so far."""
+    done: Bool[Array, " episode"]
+    """Episodes that have ended; their later steps are padding."""
+    state: Any
+    """The state of each environment."""
+    observation: Observation
+    hidden_state: Any
+    """The actor's hidden state before the next step."""
+    result: Episodes
+    """The results so far."""
+
+
+class Played(NamedTuple):
+    """One step of all episodes."""
+
+    policy: JointPolicy
+    """The policies of all episodes."""
+    action: Any
+    """The actions, `[episode, agent]`, before they are clipped if they are continuous."""
+    timestep: TimeStep
+
+
 def evaluate(
     env: Env, actor: AnyActor, key: PRNGKeyArray, greedy: Bool[Array, " episode"]
 ) -> Episodes:
@@ -34,49 +61,64 @@ def evaluate(
 
     The episodes run in parallel until the last one ends.
     """
-    episodes = greedy.shape[0]
     limit = episode_limit(env)
+    key_run, start = begin(env, actor, key, greedy.shape[0])
+
+    def running(playing: Playing):
+        return (playing.time < limit) & ~playing.done.all()
+
+    def step(playing: Playing):
+        return play_step(env, actor, key_run, greedy, playing)[0]
+
+    return jax.lax.while_loop(running, step, start).result
+
+
+def begin(
+    env: Env, actor: AnyActor, key: PRNGKeyArray, episodes: int
+) -> tuple[PRNGKeyArray, Playing]:
+    """The key of all steps, and as many new episodes."""
     key_reset, key_run = jax.random.split(key)
     state, observation = jax.vmap(env.reset)(jax.random.split(key_reset, episodes))
-
-    def running(carry):
-        return (carry[0] < limit) & ~carry[1].all()
-
-    def step(carry):
-        time, done, state, observation, hidden_state, result = carry
-        key_action, key_env, key_actor = jax.random.split(jax.random.fold_in(key_run, time), 3)
-        is_first = jnp.full(episodes, time == 0)
-        policy, hidden_state = actor(observation, hidden_state, is_first, key_actor)
-        mode = policy.mode()
-        is_greedy = greedy.reshape(-1, *(1 for _ in mode.shape[1:]))
-        action = jnp.where(is_greedy, mode, policy.sample(key_action))
-        keys = jax.random.split(key_env, episodes)
-        state, timestep = jax.vmap(env.step)(keys, state, env.spec.bounded(action))
-        result = Episodes(
-            result.returns + jnp.where(done, 0.0, timestep.reward.mean(-1)),
-            result.lengths + ~done,
-            # The last step of the episode counts; later ones are padding.
-            result.wins if timestep.won is None else jnp.where(done, result.wins, timestep.won),
-            result.faulty | (~jnp.isfinite(timestep.reward) & ~done[:, None]).any(0),
-        )
-        done = done | timestep.terminated | timestep.truncated
-        hidden_state = actor.update_state(hidden_state, action)
-        return time + 1, done, state, timestep.observation, hidden_state, result
-
-    start = (
-        jnp.int32(0),
-        jnp.zeros(episodes, bool),
-        state,
-        observation,
-        actor.initial_state((episodes,)),
-        Episodes(
-            jnp.zeros(episodes),
-            jnp.zeros(episodes, jnp.int32),
-            jnp.full(episodes, jnp.nan),
-            jnp.zeros(env.spec.agents, bool),
-        ),
+    result = Episodes(
+        jnp.zeros(episodes),
+        jnp.zeros(episodes, jnp.int32),
+        jnp.full(episodes, jnp.nan),
+        jnp.zeros(env.spec.agents, bool),
     )
-    return jax.lax.while_loop(running, step, start)[-1]
+    hidden_state = actor.initial_state((episodes,))
+    done = jnp.zeros(episodes, bool)
+    return key_run, Playing(jnp.int32(0), done, state, observation, hidden_state, result)
+
+
+def play_step(
+    env: Env,
+    actor: AnyActor,
+    key_run: PRNGKeyArray,
+    greedy: Bool[Array, " episode"],
+    playing: Playing,
+) -> tuple[Playing, Played]:
+    """One step of all episodes: greedy where `greedy` is true, and sampled elsewhere."""
+    time, done, state, observation, hidden_state, result = playing
+    episodes = greedy.shape[0]
+    key_action, key_env, key_actor = jax.random.split(jax.random.fold_in(key_run, time), 3)
+    is_first = jnp.full(episodes, time == 0)
+    policy, hidden_state = actor(observation, hidden_state, is_first, key_actor)
+    mode = policy.mode()
+    is_greedy = greedy.reshape(-1, *(1 for _ in mode.shape[1:]))
+    action = jnp.where(is_greedy, mode, policy.sample(key_action))
+    keys = jax.random.split(key_env, episodes)
+    state, timestep = jax.vmap(env.step)(keys, state, env.spec.bounded(action))
+    result = Episodes(
+        result.returns + jnp.where(done, 0.0, timestep.reward.mean(-1)),
+        result.lengths + ~done,
+        # The last step of the episode counts; later ones are padding.
+        result.wins if timestep.won is None else jnp.where(done, result.wins, timestep.won),
+        result.faulty | (~jnp.isfinite(timestep.reward) & ~done[:, None]).any(0),
+    )
+    done = done | timestep.terminated | timestep.truncated
+    hidden_state = actor.update_state(hidden_state, action)
+    after = Playing(time + 1, done, state, timestep.observation, hidden_state, result)
+    return after, Played(policy, action, timestep)
 
 
 def watch(env: Env, actor: AnyActor, key: PRNGKeyArray, *, greedy: bool = True) -> list[Any]:

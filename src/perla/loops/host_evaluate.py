@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from perla.envs.protocol import HostEnv
-from perla.loops.evaluate import Episodes, episode_limit
+from perla.loops.evaluate import Episodes
 from perla.loops.host_envs import HostEnvs, stack_trees
 from perla.nets.actors import AnyActor
 from perla.types import PRNGKeyArray
@@ -61,27 +59,3 @@ def _entries(mask: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndar
     """The indices (seed, episode) of the environments in `mask`, whose episodes have `numbers`."""
     return np.nonzero(mask)[0], numbers[mask]
 
-
-def film(env: HostEnv, actor: AnyActor, key: PRNGKeyArray, *, greedy: bool) -> list[np.ndarray]:
-    """Pictures of the states of one episode in order."""
-    words = [int(word) for word in np.asarray(jax.random.key_data(key)).ravel()]
-    observation = env.reset(int(np.random.SeedSequence(words).generate_state(1)[0]) >> 1)
-    frames, hidden_state = [env.render()], actor.initial_state(())
-
-    @jax.jit
-    def act(key, observation, hidden_state, is_first):
-        key_action, key_actor = jax.random.split(key)
-        policy, hidden_state = actor(observation, hidden_state, is_first, key_actor)
-        action = policy.mode() if greedy else policy.sample(key_action)
-        return action, actor.update_state(hidden_state, action)
-
-    for time in range(episode_limit(env)):
-        action, hidden_state = act(
-            jax.random.fold_in(key, time), observation, hidden_state, time == 0
-        )
-        timestep = env.step(env.spec.bounded(np.asarray(action)))
-        frames.append(env.render())
-        observation = timestep.observation
-        if timestep.terminated or timestep.truncated:
-            break
-    return frames

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +13,7 @@ from perla.files import write_atomic
 from perla.loops.protocol import AnyTrainer
 from perla.runs import replay
 from perla.runs.spec import Run
+from perla.runs.store import best_seed
 
 CURVES, REPLAY = "curves.png", "replay.gif"
 
@@ -62,16 +62,10 @@ def draw_replay(
     say: Callable[[str], None],
 ) -> None:
     """Draw an episode of the best seed's best policy, if the environment can be drawn."""
-    seeds = summary["seeds"]
-    best = max(seeds, key=lambda entry: _number(entry["absolute"].get("return")))
-    actor = trainer.actor(exported, run.seeds.index(best["seed"]), best=True)
+    actor = trainer.actor(exported, run.seeds.index(best_seed(summary)), best=True)
     try:
         frames = replay.film(env, actor, seed=0, greedy=True)
     except UserError as error:
         say(f"no {REPLAY}: {error}")
         return
     write_atomic(folder / REPLAY, replay.gif(frames))
-
-
-def _number(value: float | None) -> float:
-    return -math.inf if value is None else value

@@ -13,8 +13,8 @@ import numpy as np
 from perla.envs.checks import explain_errors
 from perla.envs.protocol import Env, HostEnv
 from perla.errors import UserError
-from perla.loops import host_evaluate
 from perla.loops.evaluate import watch
+from perla.loops.record import record_host
 from perla.loops.streams import Stream, stream_key
 
 MILLISECONDS = 250
@@ -32,7 +32,7 @@ def film(env: Env | HostEnv, actor: Any, *, seed: int, greedy: bool) -> list[np.
     failure = f"{env.spec.id} cannot be drawn"
     with explain_errors(failure):
         if isinstance(env, HostEnv):
-            pictures = host_evaluate.film(env, actor, key, greedy=greedy)
+            pictures = record_host(env, actor, key, greedy=greedy).states
         else:
             pictures = [env.render(state) for state in watch(env, actor, key, greedy=greedy)]
     frames = [np.asarray(picture) for picture in pictures]

@@ -356,6 +356,12 @@ def summarise(
     }
 
 
+def best_seed(summary: Mapping[str, Any]) -> int:
+    """The seed with the highest absolute return in the content of a `summary.json`."""
+    best = max(summary["seeds"], key=lambda entry: _number(entry["absolute"].get("return")))
+    return int(best["seed"])
+
+
 def marl_eval(
     run: Run,
     records: Sequence[Record],

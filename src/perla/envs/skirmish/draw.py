@@ -1,10 +1,10 @@
-"""Images of battles."""
+"""Scenes and images of battles."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from perla.envs.render import Fighter, draw_field
+from perla.envs.render import Field, Fighter, draw_field
 from perla.envs.skirmish.battle import NO_TARGET, Battle, State
 from perla.envs.skirmish.units import TICKS_PER_SECOND
 
@@ -18,6 +18,11 @@ def draw_battle(battle: Battle, state: State) -> np.ndarray:
     Agents are blue and enemies orange. A unit's letter is the first of its type; the bars are its
     life and its shield.
     """
+    return draw_field(**battle_scene(battle, state)._asdict())
+
+
+def battle_scene(battle: Battle, state: State) -> Field:
+    """The terrain, and the living units with their shots."""
     targets = _shots(battle, state)
     names = (*battle.map.allies.names, *battle.map.enemies.names)
     fighters = []
@@ -38,7 +43,7 @@ def draw_battle(battle: Battle, state: State) -> np.ndarray:
                 heals=unit.heal is not None,
             )
         )
-    return draw_field(battle.map.terrain.rows, fighters)
+    return Field(tuple(battle.map.terrain.rows), fighters)
 
 
 def _shots(battle: Battle, state: State) -> np.ndarray:

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from perla.envs.protocol import Observation, Spec, TimeStep
+from perla.envs.render import Field
 from perla.envs.skirmish.battle import Battle, State
 from perla.envs.skirmish.copies import over_copies
-from perla.envs.skirmish.draw import draw_battle
-from perla.envs.skirmish.features import FeatureOptions, Features
+from perla.envs.skirmish.draw import battle_scene, draw_battle
+from perla.envs.skirmish.features import FIRST_TARGET, FeatureOptions, Features
 from perla.envs.skirmish.maps import Map, load_map
 from perla.envs.skirmish.simulate import simulate
 from perla.envs.skirmish.start import Start, start_battle
@@ -228,6 +229,17 @@ class Skirmish:
         enemies = self.map.enemies.units
         health = sum(unit.hp + unit.shield for unit in enemies)
         return health + self.reward_death_value * len(enemies) + self.reward_win
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """The name of each action. Targets are enemies; those of healers are agents."""
+        targets = range(1, self._features.actions - FIRST_TARGET + 1)
+        moves = "no-op", "stop", "north", "south", "east", "west"
+        return *moves, *(f"target {number}" for number in targets)
+
+    def scene(self, state: State) -> Field:
+        """The terrain, and the living units with their shots."""
+        return battle_scene(self.battle, jax.device_get(state))
 
     def render(self, state: State) -> np.ndarray:
         """An image of `state`: uint8 `[height, width, 3]`."""

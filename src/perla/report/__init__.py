@@ -1,0 +1,1 @@
+"""`perla report`: runs, comparisons and reproductions as one page that needs no network."""

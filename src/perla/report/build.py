@@ -1,0 +1,121 @@
+"""A report from run folders: read, compared, recorded and written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from perla.analysis import figures
+from perla.analysis.load import Curves
+from perla.envs.registry import Trust
+from perla.errors import UserError
+from perla.files import make_below, write_atomic
+from perla.report import sources as reading
+from perla.report.content import Section, curves_chart, profile_chart, sections
+from perla.report.page import page
+from perla.report.replays import caption, replay
+from perla.report.sources import Sources
+from perla.runs.recordings import record_run
+from perla.suites.suite import slug
+
+REPLAYS = 4
+"""Number of replays by default."""
+Say = Callable[[str], None]
+
+
+def build(
+    paths: Sequence[Path],
+    *,
+    version: str,
+    title: str | None = None,
+    metric: str = "return",
+    threshold: float | None = None,
+    replays: int = REPLAYS,
+    trust: Trust = (),
+    say: Say = lambda text: None,
+) -> tuple[bytes, list[Section]]:
+    """The page of the runs and verdicts in `paths`, and the sections that it shows.
+
+    At most `replays` episodes are recorded, which takes the run's environment: that of a run whose
+    environment is code only if it is in `trust`. Raises `UserError` as `sources.read` does.
+    """
+    found = reading.read(paths)
+    runs = [entry.curves for entry in found.entries]
+    shown = sections(runs, metric=metric, threshold=threshold) if runs else []
+    methods = list(dict.fromkeys(run.method for run in runs))
+    recorded, notes = _record(runs, replays, trust, say)
+    profiles = [profile_chart(section, methods) for section in shown]
+    content = page(
+        found,
+        shown,
+        [curves_chart(section, methods) for section in shown],
+        [profile for profile in profiles if profile is not None],
+        recorded,
+        notes,
+        title=title or _title(found, methods),
+        methods=methods,
+        version=version,
+    )
+    return content, shown
+
+
+def draw(shown: Sequence[Section], folder: Path) -> list[Path]:
+    """Write the learning curves and performance profiles of every section that is a comparison as
+    SVG and PDF files into `folder`; return their paths."""
+    make_below(folder, Path())
+    written = []
+    for section in shown:
+        if section.comparison is None:
+            continue
+        for name, figure in (
+            ("curves", figures.comparison(section.comparison)),
+            ("profiles", figures.compared_profiles(section.comparison)),
+        ):
+            for suffix in ("svg", "pdf"):
+                path = folder / f"{slug(section.title)}-{name}.{suffix}"
+                write_atomic(path, figures.render(figure, suffix))
+                written.append(path)
+    return written
+
+
+def _title(found: Sources, methods: Sequence[str]) -> str:
+    tasks = list(dict.fromkeys(entry.curves.task for entry in found.entries))
+    if not methods:
+        return "The paper's claims"
+    who = ", ".join(methods) if len(methods) <= 4 else f"{len(methods)} methods"
+    return f"{who} on {tasks[0] if len(tasks) == 1 else f'{len(tasks)} tasks'}"
+
+
+# --- Replays ------------------------------------------------------------------------------------
+
+
+def _record(
+    runs: Sequence[Curves], most: int, trust: Trust, say: Say
+) -> tuple[list[tuple[str, str, dict[str, Any]]], list[str]]:
+    """Heading, caption and data of replays, and a sentence for each run without one."""
+    recorded, notes = [], []
+    for run in chosen(runs)[:most]:
+        name = f"{run.method} on {run.task}"
+        say(f"{name}: recording an episode")
+        try:
+            episode = record_run(run.path, trust=trust)
+            recorded.append((name, caption(episode), replay(episode)))
+        except UserError as error:
+            notes.append(f"{name}: no replay ({error}).")
+    finished = sum(run.finished for run in runs)
+    if most and finished > most:
+        notes.append(f"Replays of {most} of {finished} runs; `--replays N` records others too.")
+    return recorded, notes
+
+
+def chosen(runs: Sequence[Curves]) -> list[Curves]:
+    """The finished runs in the order in which they are recorded: the best method of each task, then
+    the second best of each, and so on."""
+    ranks: list[tuple[int, int, Curves]] = []
+    tasks = list(dict.fromkeys(run.task for run in runs))
+    for place, task in enumerate(tasks):
+        own = [run for run in runs if run.task == task and run.finished]
+        own.sort(key=lambda run: -float(run.absolute["return"].mean()))
+        ranks += [(rank, place, run) for rank, run in enumerate(own)]
+    return [run for _, _, run in sorted(ranks, key=lambda entry: entry[:2])]

@@ -1,0 +1,64 @@
+"""HTML of elements, with all text escaped.
+
+The text of a page may come from files of other people. `element` escapes every child and attribute
+that it has not made itself, so that text can never become markup.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+
+import msgspec
+
+from perla.errors import visible
+
+
+class Markup(str):
+    """HTML made by `element`, which is not escaped again."""
+
+
+Child = str | Iterable[str] | None
+VOID = ("meta", "input", "img", "br")
+"""Elements without a closing tag."""
+
+
+def element(name: str, /, *children: Child, **attributes: str | int | bool | None) -> Markup:
+    """`<name attributes>children</name>`.
+
+    Attributes that are None or False are left out; a trailing underscore of a name is dropped
+    (`class_`), and other underscores become hyphens.
+    """
+    words = [name]
+    for key, value in attributes.items():
+        if value is None or value is False:
+            continue
+        key = key.rstrip("_").replace("_", "-")
+        words.append(key if value is True else f'{key}="{escape(str(value))}"')
+    opening = f"<{' '.join(words)}>"
+    if name in VOID:
+        return Markup(opening)
+    return Markup(f"{opening}{join(children)}</{name}>")
+
+
+def join(children: Iterable[Child]) -> Markup:
+    """All `children` one after another, escaped."""
+    parts: list[str] = []
+    for child in children:
+        if child is None:
+            continue
+        parts += [escape(child)] if isinstance(child, str) else [join(child)]
+    return Markup("".join(parts))
+
+
+def escape(text: str) -> str:
+    """`text` as HTML, without control characters; `Markup` as it is."""
+    return text if isinstance(text, Markup) else html.escape(visible(text))
+
+
+def data(value: object) -> Markup:
+    """`value` as JSON that is safe within a `<script type="application/json">`."""
+    text = msgspec.json.encode(value).decode()
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)

@@ -1,0 +1,273 @@
+"""The page of a report: one HTML file that asks for nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from perla.analysis.style import COLOURS, DARK_COLOURS, MARKERS
+from perla.report.content import Section
+from perla.report.facts import environment_table, machine_table, problems, settings_tables
+from perla.report.html import Markup, data, element, join
+from perla.report.replays import png
+from perla.report.sources import Reproduction, Sources
+
+SCRIPTS = ("dom.js", "tables.js", "charts.js", "scenes.js", "replays.js", "page.js")
+"""The files of the page's script, in order."""
+STATUS = {"holds": "good", "holds in part": "fair", "does not hold": "bad", "not tested": "open"}
+"""The style of a verdict's status."""
+
+
+def page(
+    sources: Sources,
+    sections: Sequence[Section],
+    charts: Sequence[Mapping[str, Any]],
+    profiles: Sequence[Mapping[str, Any]],
+    replays: Sequence[tuple[str, str, Mapping[str, Any]]],
+    notes: Sequence[str],
+    *,
+    title: str,
+    methods: Sequence[str],
+    version: str,
+) -> bytes:
+    """The page's bytes, in UTF-8.
+
+    `charts` and `profiles` are those of `content`; `replays` have a heading, a caption and the data
+    of `replays.replay`; `notes` are sentences about replays that could not be made.
+    """
+    facts = {
+        "methods": list(methods),
+        "markers": MARKERS,
+        "charts": [*charts, *profiles],
+        "replays": [each for _, _, each in replays],
+    }
+    body = [
+        _header(title, sources, sections),
+        _reproductions(sources.verdicts),
+        _curves(charts),
+        _tables(sections),
+        _profiles(charts, profiles),
+        _replays(replays, notes),
+        _part("Settings", settings_tables(sources.entries)) if sources.entries else None,
+        _part("Environments", environment_table(sources.entries)) if sources.entries else None,
+        _part("Failures and retries", problems(sources)),
+        _part("Versions and hardware", machine_table(sources.entries)) if sources.entries else None,
+    ]
+    script, style = _script(), _style()
+    policy = (
+        "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
+        f"script-src '{digest(script)}'; style-src '{digest(style)}'"
+    )
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=policy),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="generator", content=f"perla {version}"),
+        element("title", title),
+        element("style", Markup(style)),
+    )
+    content = element(
+        "body",
+        element("a", "Skip to the results", href="#results", class_="skip"),
+        element("main", body, id="results"),
+        element("footer", f"Made by perla {version}. This page loads nothing from anywhere."),
+        element("p", class_="status", role="status", id="status"),
+        element("script", data(facts), type="application/json", id="data"),
+        element("script", Markup(script)),
+    )
+    return f"<!doctype html>\n{element('html', head, content, lang='en')}\n".encode()
+
+
+def digest(text: str) -> str:
+    """The digest of a script or a style sheet, as a content security policy states it."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def asset(name: str) -> str:
+    """The text of a file of the page."""
+    return resources.files("perla.report").joinpath("assets", name).read_text("utf-8")
+
+
+def _script() -> str:
+    parts = "\n".join(asset(name) for name in SCRIPTS)
+    return f'(() => {{\n"use strict";\n{parts}\n}})();\n'
+
+
+def _style() -> str:
+    def variables(colours: Sequence[str]) -> str:
+        return " ".join(f"--c{index}: {colour};" for index, colour in enumerate(colours))
+
+    text = asset("page.css")
+    return text.replace("/* light */", variables(COLOURS)).replace(
+        "/* dark */", variables(DARK_COLOURS)
+    )
+
+
+# --- Parts --------------------------------------------------------------------------------------
+
+
+def _part(title: str, *content: Any) -> Markup:
+    name = title.lower().replace(" ", "-")
+    return element(
+        "section", element("h2", title, id=name), *content, aria_labelledby=name, class_="part"
+    )
+
+
+def _header(title: str, sources: Sources, sections: Sequence[Section]) -> Markup:
+    first, *others = sections or (None,)
+    verdict = [element("p", first.verdict, class_="verdict")] if first else []
+    per_task = [
+        element("li", element("strong", section.title), " – ", section.verdict)
+        for section in others
+        if section is not None
+    ]
+    runs = len(sources.entries)
+    seeds = sum(len(entry.curves.seeds) for entry in sources.entries)
+    tasks = len({entry.curves.task for entry in sources.entries})
+    scope = f"{_count(runs, 'run')}, {_count(seeds, 'seed')}, {_count(tasks, 'task')}"
+    scope += f", {_count(len(sources.verdicts), 'claim')} of the paper" * bool(sources.verdicts)
+    return element(
+        "header",
+        element(
+            "div",
+            element("h1", title),
+            element("button", "Dark", id="theme", type="button", aria_pressed="false"),
+            class_="title",
+        ),
+        *verdict,
+        element("ul", per_task, class_="verdicts") if per_task else None,
+        element("p", scope, class_="note"),
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _reproductions(verdicts: Sequence[Reproduction]) -> Markup | None:
+    if not verdicts:
+        return None
+    return _part("The paper's claims", [_reproduction(each) for each in verdicts])
+
+
+def _reproduction(verdict: Reproduction) -> Markup:
+    facts = verdict.facts
+    pictures = [
+        element(
+            "img", src=png(path.read_bytes()), alt=f"{facts.experiment}: {path.stem}", loading="lazy"
+        )
+        for path in verdict.figures
+    ]
+    return element(
+        "article",
+        element(
+            "h3",
+            f"{facts.experiment}: ",
+            element("span", facts.verdict, class_=f"badge {STATUS.get(facts.verdict, 'open')}"),
+        ),
+        element("p", f"{facts.figure}. {facts.claim}"),
+        element("p", element("strong", "Found: "), facts.reason),
+        element("p", element("strong", "Rule: "), facts.rule, class_="note"),
+        element("p", "Made by ", element("code", facts.command), class_="note")
+        if facts.command
+        else None,
+        table(f"{facts.experiment}: claims", facts.claims) if facts.claims else None,
+        table(f"{facts.experiment}: results", facts.rows) if facts.rows else None,
+        pictures,
+    )
+
+
+def _curves(charts: Sequence[Mapping[str, Any]]) -> Markup | None:
+    if not charts:
+        return None
+    note = (
+        "Lines are interquartile means over seeds and tasks, bands their 95% bootstrap intervals. "
+        "Point at a chart to read it, or focus it and use the arrow keys. Drag to zoom, or use + "
+        "and −; double-click or 0 shows all."
+    )
+    controls = element("div", class_="controls", id="controls")
+    figures = [_figure(index, chart["title"]) for index, chart in enumerate(charts)]
+    return _part(
+        "Learning curves", element("p", note, class_="note"), controls,
+        element("div", class_="legend", id="legend"),
+        element("div", figures, class_="figures"),
+    )  # fmt: skip
+
+
+def _figure(index: int, title: str) -> Markup:
+    return element(
+        "figure", element("figcaption", title), element("div", class_="chart", data_chart=index)
+    )
+
+
+def _tables(sections: Sequence[Section]) -> Markup | None:
+    if not sections:
+        return None
+    note = (
+        "Scores are interquartile means with 95% intervals. A column's name sorts the table by it."
+    )
+    tables = [table(section.title, section.table) for section in sections]
+    return _part("Results", element("p", note, class_="note"), tables)
+
+
+def _profiles(charts: Sequence[Any], profiles: Sequence[Mapping[str, Any]]) -> Markup | None:
+    if not profiles:
+        return None
+    note = "The share of runs above each score: higher is better. The band is the 95% interval."
+    figures = [
+        _figure(len(charts) + index, chart["title"]) for index, chart in enumerate(profiles)
+    ]
+    return _part(
+        "Performance profiles", element("p", note, class_="note"),
+        element("div", figures, class_="figures"),
+    )  # fmt: skip
+
+
+def _replays(
+    replays: Sequence[tuple[str, str, Mapping[str, Any]]], notes: Sequence[str]
+) -> Markup | None:
+    if not replays and not notes:
+        return None
+    articles = [
+        element(
+            "article",
+            element("h3", heading, id=f"replay-{index}"),
+            element("p", caption, class_="note"),
+            element("div", class_="replay", data_replay=index),
+            aria_labelledby=f"replay-{index}",
+        )
+        for index, (heading, caption, _) in enumerate(replays)
+    ]
+    return _part("Replays", articles, [element("p", note, class_="note") for note in notes])
+
+
+def table(title: str, rows: Sequence[Mapping[str, str]]) -> Markup:
+    """A table that the page's script makes sortable; its first column names the rows."""
+    names = list(rows[0])
+    head = element("tr", [element("th", name, scope="col") for name in names])
+    body = [
+        element(
+            "tr",
+            element("th", row[names[0]], scope="row"),
+            [element("td", row.get(name, "")) for name in names[1:]],
+        )
+        for row in rows
+    ]
+    return element(
+        "div",
+        element(
+            "table",
+            element("caption", title),
+            element("thead", head),
+            element("tbody", body),
+            class_="sortable",
+        ),
+        class_="table",
+        tabindex=0,
+        role="region",
+        aria_label=title,
+    )

@@ -1,0 +1,197 @@
+"""The results that a report shows: runs with their settings, verdicts of reproductions, failures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from perla.analysis.load import Curves, find, load, read_summary
+from perla.errors import UserError
+from perla.files import decode, read_regular
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run with its configuration."""
+
+    curves: Curves
+    """Its results. The method's name tells it from the other runs of the report."""
+    settings: dict[str, Any]
+    """All settings of the learner and of the run, by dotted name."""
+    versions: dict[str, Any]
+    hardware: dict[str, Any]
+    dropped_episodes: int
+    """Episodes of all seeds that were dropped because a host environment failed."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Everything that a report shows."""
+
+    entries: list[Entry]
+    verdicts: list[Reproduction]
+    """Verdicts of reproductions of the paper."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """Reasons why a run cannot be shown, by its folder."""
+
+
+class _Verdict(msgspec.Struct):
+    experiment: str
+    scale: str
+    figure: str
+    claim: str
+    rule: str
+    verdict: str
+    reason: str
+    command: str = ""
+    rows: list[dict[str, str]] = []
+    claims: list[dict[str, str]] = []
+    failures: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """The verdict on a claim of the paper."""
+
+    path: Path
+    facts: _Verdict
+    figures: list[Path]
+    """The PNG files of its figures."""
+
+
+class _Configuration(msgspec.Struct):
+    run: dict[str, Any]
+    versions: dict[str, Any] = {}
+    hardware: dict[str, Any] = {}
+
+
+def read(paths: Sequence[Path]) -> Sources:
+    """Read all runs and verdicts in `paths`, each a run folder or a folder with some below it.
+
+    Raises `UserError` if one of `paths` has neither, or if no run can be read and there is no
+    verdict.
+    """
+    folders: dict[Path, Path] = {}
+    verdicts: dict[Path, Path] = {}
+    for path in paths:
+        below = find_verdicts(path)
+        verdicts |= {each.resolve(): each for each in below}
+        try:
+            folders |= {each.resolve(): each for each in find(path)}
+        except UserError:
+            if not below:
+                raise
+    entries, failures = [], {}
+    for folder in folders.values():
+        try:
+            entries.append(_entry(folder))
+        except UserError as error:
+            failures[str(folder)] = str(error)
+    if failures and not entries and not verdicts:
+        first, *others = failures.values()
+        raise UserError(first + (f" (and {len(others)} more such runs)" if others else ""))
+    found = [_reproduction(each) for each in verdicts.values()]
+    return Sources(_named(entries), found, failures)
+
+
+def find_verdicts(path: Path) -> list[Path]:
+    """The files `verdict.json` in `path` and below it, sorted."""
+    if not path.is_dir():
+        return []
+    return sorted(each for each in path.rglob("verdict.json") if not each.is_symlink())
+
+
+def flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested facts by dotted name."""
+    found: dict[str, Any] = {}
+    for name, fact in facts.items():
+        if isinstance(fact, Mapping) and fact:
+            found |= flat(fact, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = fact
+    return found
+
+
+def words(value: Any) -> str:
+    """A setting or a fact as people write it."""
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:g}"
+        case int():
+            return f"{value:,}" if abs(value) >= 10_000 else str(value)
+        case list() | tuple():
+            return ", ".join(map(words, value)) or "none"
+        case Mapping():
+            return ", ".join(f"{name}: {words(each)}" for name, each in value.items()) or "none"
+    return str(value)
+
+
+def _entry(folder: Path) -> Entry:
+    curves = load(folder)
+    facts = decode(read_regular(folder / "config.json"), _Configuration, source=folder)
+    run = dict(facts.run)
+    config = run.pop("config", {})
+    kept = ("preset", "steps", "num_evaluations", "eval_episodes", "absolute_episodes")
+    settings = flat(config if isinstance(config, Mapping) else {})
+    settings |= {name: run.get(name) for name in kept}
+    return Entry(curves, settings, facts.versions, flat(facts.hardware), _dropped(curves))
+
+
+def _dropped(curves: Curves) -> int:
+    if not curves.finished:
+        return 0
+    counts = [entry.get("dropped_episodes") for entry in read_summary(curves.path)["seeds"]]
+    return sum(int(count) for count in counts if isinstance(count, int | float))
+
+
+def _named(entries: list[Entry]) -> list[Entry]:
+    """The entries with method names that tell apart the runs of one algorithm on a task.
+
+    Such runs are named by the settings in which they differ, or by their folders.
+    """
+    labels: dict[int, str] = {}
+    for method in dict.fromkeys(entry.curves.method for entry in entries):
+        own = [entry for entry in entries if entry.curves.method == method]
+        tasks = [entry.curves.task for entry in own]
+        if len(set(tasks)) == len(tasks):
+            continue
+        varied = [name for name in own[0].settings if len({_key(e, name) for e in own}) > 1]
+        for entry in own:
+            values = [f"{name}={words(entry.settings.get(name))}" for name in varied]
+            labels[id(entry)] = " ".join([method, *values])
+        taken = [(labels[id(entry)], entry.curves.task) for entry in own]
+        for entry, label in zip(own, taken, strict=True):
+            if taken.count(label) > 1:
+                labels[id(entry)] += f" ({entry.curves.path.name})"
+    return [
+        replace(entry, curves=replace(entry.curves, method=labels[id(entry)]))
+        if id(entry) in labels
+        else entry
+        for entry in entries
+    ]
+
+
+def _key(entry: Entry, name: str) -> str:
+    return words(entry.settings.get(name))
+
+
+def _reproduction(path: Path) -> Reproduction:
+    try:
+        facts = decode(read_regular(path), _Verdict, source=path)
+    except OSError as error:
+        raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+    figures = [
+        path.parent / name
+        for name in sorted(os.listdir(path.parent))
+        if name.endswith(".png") and not (path.parent / name).is_symlink()
+    ]
+    return Reproduction(path, facts, figures)
