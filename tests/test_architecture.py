@@ -81,7 +81,7 @@ MAY_IMPORT = {
         "runs",
         "suites",
     },
-    "report": {"distributions", "envs", "analysis", "runs", "suites"},
+    "report": {"envs", "analysis", "runs", "suites"},
     "bench": {
         "methods",
         "distributions",

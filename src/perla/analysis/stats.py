@@ -26,7 +26,7 @@ class Score(NamedTuple):
     high: Any
 
     def __format__(self, spec: str) -> str:
-        point, low, high = (format(number, spec or ".3f") for number in self)
+        point, low, high = (format(number, spec or "z.3f") for number in self)
         return f"{point} [{low}, {high}]"
 
 

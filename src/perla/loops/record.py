@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from perla.algos.protocol import Trajectory
+from perla.distributions import EpsilonGreedy, Perturbed
 from perla.envs.protocol import Env, HostEnv, Observation
 from perla.loops.evaluate import Playing, begin, episode_limit, play_step
 from perla.nets.actors import AnyActor
@@ -27,6 +28,10 @@ class Recording(NamedTuple):
     there are steps."""
     trajectory: Trajectory
     """The steps, `[time, 1, ...]`."""
+    probs: np.ndarray | None
+    """The probability of each action, `[time, agent, action]`; None if actions are continuous."""
+    utilities: np.ndarray | None
+    """The action values of Q-learners, `[time, agent, action]`; None for other policies."""
 
     @property
     def rewards(self) -> np.ndarray:
@@ -35,11 +40,14 @@ class Recording(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One step of an episode, without a batch axis."""
+    """One step of an episode, without a batch axis. The policy's probabilities and utilities are as
+    in `Recording`."""
 
     observation: Observation
     hidden_state: Any
     policy: Any
+    probs: Any
+    utilities: Any
     action: Any
     reward: Any
     terminated: Any
@@ -63,7 +71,7 @@ def record(
         made = Step(
             playing.observation,
             playing.hidden_state,
-            played.policy.given(played.action),
+            *_describe(played.policy.given(played.action)),
             played.action,
             timestep.reward,
             timestep.terminated,
@@ -73,7 +81,8 @@ def record(
         return after, own((after.state, made))
 
     def own(tree: Any) -> Any:
-        return jax.tree.map(lambda x: x[number], tree)
+        # The ε of ε-greedy policies is one number for all episodes.
+        return jax.tree.map(lambda x: x[number] if x.ndim else x, tree)
 
     key_run, playing = jax.jit(partial(begin, env, episodes=greedy.shape[0]))(actor, key)
     states, steps = [jax.device_get(own(playing.state))], []
@@ -84,7 +93,7 @@ def record(
         steps.append(made)
         if made.terminated or made.truncated:
             break
-    return Recording(number, states, trajectory(steps, np.asarray(own(playing.hidden_state))))
+    return _recording(number, states, steps, own(playing.hidden_state))
 
 
 def record_host(
@@ -100,32 +109,50 @@ def record_host(
         key_action, key_actor = jax.random.split(key)
         policy, after = actor(observation, hidden_state, is_first, key_actor)
         action = policy.mode() if greedy else policy.sample(key_action)
-        return policy.given(action), action, actor.update_state(after, action)
+        described = _describe(policy.given(action))
+        return described, action, actor.update_state(after, action)
 
     for time in range(episode_limit(env)):
         key_step = jax.random.fold_in(key, time)
-        policy, action, after = jax.device_get(
+        described, action, after = jax.device_get(
             act(key_step, observation, hidden_state, time == 0)
         )
         timestep = env.step(env.spec.bounded(action))
         pictures.append(env.render())
         ended = np.bool_(timestep.terminated), np.bool_(timestep.truncated)
-        made = observation, hidden_state, policy, action, timestep.reward, *ended
+        made = observation, hidden_state, *described, action, timestep.reward, *ended
         steps.append(Step(*made, timestep.observation))
         observation, hidden_state = timestep.observation, after
         if any(ended):
             break
-    return Recording(0, pictures, trajectory(steps, np.asarray(hidden_state)))
+    return _recording(0, pictures, steps, hidden_state)
+
+
+def _describe(policy: Any) -> tuple[Any, Array | None, Array | None]:
+    """A policy, its probabilities and its utilities."""
+    greedy = policy.settled if isinstance(policy, Perturbed) else policy
+    utilities = greedy.values if isinstance(greedy, EpsilonGreedy) else None
+    return policy, getattr(policy, "probs", None), utilities
+
+
+def _recording(
+    number: int, states: list[Any], steps: Sequence[Step], hidden_state: Any
+) -> Recording:
+    probs, utilities = (
+        None if getattr(steps[0], name) is None else np.stack([getattr(s, name) for s in steps])
+        for name in ("probs", "utilities")
+    )
+    return Recording(number, states, trajectory(steps, hidden_state), probs, utilities)
 
 
 def trajectory(steps: Sequence[Step], last_hidden_state: Any) -> Trajectory:
     """The steps of one episode with their time axis and an environment axis of length 1."""
-    stacked = jax.tree.map(lambda *x: np.stack(x)[:, None], *steps)
-    is_first = np.arange(len(steps))[:, None] == 0
+    stacked = jax.tree.map(lambda *x: jnp.asarray(np.stack(x)[:, None]), *steps)
+    is_first = jnp.arange(len(steps))[:, None] == 0
     return Trajectory(
         observation=stacked.observation,
         is_first=is_first,
-        valid=np.ones_like(is_first),
+        valid=jnp.ones_like(is_first),
         hidden_state=stacked.hidden_state,
         action=stacked.action,
         policy=stacked.policy,
@@ -134,6 +161,6 @@ def trajectory(steps: Sequence[Step], last_hidden_state: Any) -> Trajectory:
         truncated=stacked.truncated,
         final=stacked.final,
         last=jax.tree.map(lambda x: x[-1], stacked.final),
-        last_is_first=np.ones(1, bool),
-        last_hidden_state=last_hidden_state[None],
+        last_is_first=jnp.ones(1, bool),
+        last_hidden_state=jnp.asarray(last_hidden_state)[None],
     )

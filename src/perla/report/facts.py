@@ -125,9 +125,9 @@ def problems(sources: Sources) -> Markup:
     if found:
         return element("ul", [element("li", line) for line in found], class_="problems")
     count = len(sources.entries)
-    runs = "The run is" if count == 1 else f"All {count} runs are"
-    finished = f"{runs} finished, and no seed or episode was dropped" if count else "No run failed"
-    return element("p", f"No failures: {finished[0].lower()}{finished[1:]}.")
+    runs = "the run is" if count == 1 else f"all {count} runs are"
+    finished = f"{runs} finished, and no seed or episode was dropped" if count else "no run failed"
+    return element("p", f"No failures: {finished}.")
 
 
 def _pairs(title: str, facts: Mapping[str, Any]) -> Markup:

@@ -119,7 +119,7 @@ def _part(title: str, *content: Any) -> Markup:
 
 def _header(title: str, sources: Sources, sections: Sequence[Section]) -> Markup:
     first, *others = sections or (None,)
-    verdict = [element("p", first.verdict, class_="verdict")] if first else []
+    verdict = element("p", _verdict(first.verdict), class_="verdict") if first else None
     per_task = [
         element("li", element("strong", section.title), " – ", section.verdict)
         for section in others
@@ -138,10 +138,22 @@ def _header(title: str, sources: Sources, sections: Sequence[Section]) -> Markup
             element("button", "Dark", id="theme", type="button", aria_pressed="false"),
             class_="title",
         ),
-        *verdict,
-        element("ul", per_task, class_="verdicts") if per_task else None,
+        verdict,
+        element(
+            "details",
+            element("summary", f"The verdict on each of {len(per_task)} tasks"),
+            element("ul", per_task, class_="verdicts"),
+        )
+        if per_task
+        else None,
         element("p", scope, class_="note"),
     )
+
+
+def _verdict(text: str) -> list[Markup | str]:
+    """A verdict with its claim, which precedes the numbers, in bold."""
+    claim, colon, numbers = text.partition(": ")
+    return [element("strong", claim), element("span", colon, numbers)]
 
 
 def _count(number: int, what: str) -> str:
@@ -157,10 +169,8 @@ def _reproductions(verdicts: Sequence[Reproduction]) -> Markup | None:
 def _reproduction(verdict: Reproduction) -> Markup:
     facts = verdict.facts
     pictures = [
-        element(
-            "img", src=png(path.read_bytes()), alt=f"{facts.experiment}: {path.stem}", loading="lazy"
-        )
-        for path in verdict.figures
+        element("img", src=png(picture), alt=f"{facts.experiment}: {name}", loading="lazy")
+        for name, picture in verdict.figures.items()
     ]
     return element(
         "article",

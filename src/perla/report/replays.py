@@ -7,10 +7,8 @@ import io
 import math
 from typing import Any
 
-import jax
 import numpy as np
 
-from perla.distributions import EpsilonGreedy, Perturbed
 from perla.envs.render import Field, Fighter, Grid, HasScene, Scene, Table
 from perla.errors import UserError
 from perla.runs.recordings import Episode
@@ -79,7 +77,7 @@ def _values_name(episode: Episode) -> str | None:
     """The kind of values in the steps."""
     if episode.values is not None:
         return "critic"
-    return "utility" if _utilities(episode.recording.trajectory.policy) is not None else None
+    return None if episode.recording.utilities is None else "utility"
 
 
 # --- Steps --------------------------------------------------------------------------------------
@@ -91,20 +89,16 @@ def _steps(episode: Episode) -> list[dict[str, Any]]:
     trajectory = episode.recording.trajectory
     action = np.asarray(trajectory.action)[:, 0]
     columns: dict[str, np.ndarray] = {"a": action}
-    probs = getattr(trajectory.policy, "probs", None)
-    if probs is not None:
-        columns["p"] = np.asarray(jax.device_get(probs))[:, 0]
-    utilities = _utilities(trajectory.policy)
-    if utilities is not None:
-        columns["q"] = np.asarray(utilities)[:, 0]
+    avail = np.asarray(trajectory.observation.avail)[:, 0]
+    if episode.recording.probs is not None:
+        columns["p"] = episode.recording.probs
+    if episode.recording.utilities is not None:
+        columns["q"] = np.where(avail, episode.recording.utilities, np.nan)
         columns["v"] = np.take_along_axis(columns["q"], action[..., None], -1)[..., 0]
     if episode.values is not None:
         columns["v"] = np.asarray(episode.values.value)[:, 0]
         if episode.values.marginal is not None:
             columns["m"] = np.asarray(episode.values.marginal)[:, 0]
-    avail = np.asarray(trajectory.observation.avail)[:, 0]
-    if "q" in columns:
-        columns["q"] = np.where(avail, columns["q"], np.nan)
     alive = trajectory.observation.alive
     if alive is not None:
         columns["alive"] = np.asarray(alive)[:, 0].astype(int)
@@ -112,13 +106,6 @@ def _steps(episode: Episode) -> list[dict[str, Any]]:
         {name: nested(column[time]) for name, column in columns.items()}
         for time in range(len(action))
     ]
-
-
-def _utilities(policy: Any) -> Any:
-    """The utilities of ε-greedy policies; None for other policies."""
-    if isinstance(policy, Perturbed):
-        return policy.settled.values
-    return policy.values if isinstance(policy, EpsilonGreedy) else None
 
 
 # --- Frames -------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import msgspec
 
 from perla.analysis.load import Curves, find, load, read_summary
 from perla.errors import UserError
-from perla.files import decode, read_regular
+from perla.files import decode, explained, read_regular
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,8 @@ class Reproduction:
 
     path: Path
     facts: _Verdict
-    figures: list[Path]
-    """The PNG files of its figures."""
+    figures: dict[str, bytes]
+    """The PNG files of its figures, by name."""
 
 
 class _Configuration(msgspec.Struct):
@@ -185,13 +184,7 @@ def _key(entry: Entry, name: str) -> str:
 
 
 def _reproduction(path: Path) -> Reproduction:
-    try:
+    with explained(path):
         facts = decode(read_regular(path), _Verdict, source=path)
-    except OSError as error:
-        raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
-    figures = [
-        path.parent / name
-        for name in sorted(os.listdir(path.parent))
-        if name.endswith(".png") and not (path.parent / name).is_symlink()
-    ]
-    return Reproduction(path, facts, figures)
+        pictures = sorted(path.parent.glob("*.png"))
+        return Reproduction(path, facts, {each.stem: read_regular(each) for each in pictures})

@@ -61,13 +61,13 @@ def record_run(
                 f"{env.spec.id}: episodes of up to {env.spec.limit} steps; at most {MOST_FRAMES} "
                 "are recorded"
             )
-        returns, recording = _median_episode(run, env, trainer, exported, seed)
+        returns, recording = median_episode(run, env, trainer, exported, seed)
         learner = _of_seed(exported.learner, run.seeds.index(seed))
         values = critic_values(trainer, learner, recording)
         return Episode(run, env, seed, recording, values, returns)
 
 
-def _median_episode(
+def median_episode(
     run: Run, env: Env | HostEnv, trainer: AnyTrainer, exported: Any, seed: int
 ) -> tuple[np.ndarray | None, Recording]:
     """The returns of the absolute metric's greedy episodes and the one with the median return; in a
