@@ -46,7 +46,9 @@ def made_up(path, algo, *, env=TASK, seeds=3, evaluations=10, finished=True, gai
     ]
     folder.append(records)
     if finished:
-        absolute = [{"return": float(np.tanh(p)), "return_sampled": float(np.tanh(p))} for p in pace]
+        absolute = [
+            {"return": float(np.tanh(p)), "return_sampled": float(np.tanh(p))} for p in pace
+        ]
         costs = {"compile_seconds": 1.0, "flops_per_step": 2e6}
         folder.write_summary(summarise(run, records, absolute, **costs))
         folder.write_marl_eval(marl_eval(run, records, absolute))

@@ -144,7 +144,7 @@ def test_skirmish_is_drawn_from_its_scene():
 
 @pytest.fixture(scope="module")
 def measured():
-    """A run that has not begun, its environment and trainer, and the absolute metric of each seed."""
+    """A run that has not begun, its environment and trainer, and its seeds' absolute metrics."""
     schedule = {"num_evaluations": 1, "eval_episodes": 2, "absolute_episodes": 5}
     config = make("ippo", **SMALL)
     run = Run(env=FORAGING, algo="ippo", config=config, steps=200, seeds=(0, 4), **schedule)

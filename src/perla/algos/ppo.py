@@ -223,12 +223,10 @@ class Algorithm:
         schedule = self.schedule(learner, jnp.ones(()))
         evaluated = self.evaluate(learner.critic, learner, trajectory, key, schedule)
         estimated, scale = evaluated.estimated, self.scale(learner)
-        embedded = isinstance(self.value, EmbeddedValue)
-        value = replace(self.value, regress="joint") if embedded else self.value
-        joint = value.prediction(
-            learner.critic, evaluated.context, trajectory.action, estimated
-        )
-        marginal = scale.restore(estimated.value) if embedded else None
+        value, marginal = self.value, None
+        if isinstance(value, EmbeddedValue):
+            value, marginal = replace(value, regress="joint"), scale.restore(estimated.value)
+        joint = value.prediction(learner.critic, evaluated.context, trajectory.action, estimated)
         return CriticValues(scale.restore(joint), marginal)
 
     def diagnose(

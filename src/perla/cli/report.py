@@ -8,8 +8,8 @@ from pathlib import Path
 from perla.cli import suites
 from perla.cli.parser import Parser, add_trust, convert, trust
 from perla.cli.tables import say
-from perla.runs.spec import Seed
 from perla.errors import UserError
+from perla.runs.spec import Seed
 
 OUT = "report.html"
 

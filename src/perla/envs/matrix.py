@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.envs import render
+from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.errors import UserError, nearest
 from perla.files import explained, read_regular
 from perla.types import Array, Float, Int, PRNGKeyArray

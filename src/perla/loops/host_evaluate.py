@@ -58,4 +58,3 @@ def evaluate(
 def _entries(mask: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The indices (seed, episode) of the environments in `mask`, whose episodes have `numbers`."""
     return np.nonzero(mask)[0], numbers[mask]
-

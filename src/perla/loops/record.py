@@ -120,8 +120,8 @@ def record_host(
         timestep = env.step(env.spec.bounded(action))
         pictures.append(env.render())
         ended = np.bool_(timestep.terminated), np.bool_(timestep.truncated)
-        made = observation, hidden_state, *described, action, timestep.reward, *ended
-        steps.append(Step(*made, timestep.observation))
+        made = action, timestep.reward, *ended, timestep.observation
+        steps.append(Step(observation, hidden_state, *described, *made))
         observation, hidden_state = timestep.observation, after
         if any(ended):
             break

@@ -77,9 +77,7 @@ def _methods(runs: Sequence[Curves], task: str) -> set[str]:
     return {run.method for run in runs if run.task == task}
 
 
-def _section(
-    title: str, runs: list[Curves], metric: str, threshold: float | None
-) -> Section:
+def _section(title: str, runs: list[Curves], metric: str, threshold: float | None) -> Section:
     finished = [run for run in runs if run.finished]
     try:
         if len({run.method for run in finished}) < 2:

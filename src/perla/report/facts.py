@@ -18,9 +18,7 @@ def settings_tables(entries: Sequence[Entry]) -> list[Markup]:
     values = {name: _settings([e for e in entries if e.curves.method == name]) for name in methods}
     names = list(dict.fromkeys(name for own in values.values() for name in own))
     differing = [
-        name
-        for name in names
-        if len({values[method].get(name, ABSENT) for method in methods}) > 1
+        name for name in names if len({values[method].get(name, ABSENT) for method in methods}) > 1
     ]
     found = []
     if len(methods) == 1:
@@ -81,7 +79,9 @@ def environment_table(entries: Sequence[Entry]) -> list[Markup]:
     for entry in entries:
         tasks.setdefault(entry.curves.task, entry.curves.environment)
     return [
-        element("details", element("summary", task), _pairs(task, flat(facts)), open=len(tasks) == 1)
+        element(
+            "details", element("summary", task), _pairs(task, flat(facts)), open=len(tasks) == 1
+        )
         for task, facts in tasks.items()
     ]
 

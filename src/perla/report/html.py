@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable
+from typing import TypeAlias
 
 import msgspec
 
@@ -18,7 +19,8 @@ class Markup(str):
     """HTML made by `element`, which is not escaped again."""
 
 
-Child = str | Iterable[str] | None
+Child: TypeAlias = str | Iterable[str | None] | None
+"""Text, elements or lists of them; None is left out."""
 VOID = ("meta", "input", "img", "br")
 """Elements without a closing tag."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from perla.analysis.style import COLOURS, DARK_COLOURS, MARKERS
 from perla.report.content import Section
 from perla.report.facts import environment_table, machine_table, problems, settings_tables
-from perla.report.html import Markup, data, element, join
+from perla.report.html import Markup, data, element
 from perla.report.replays import png
 from perla.report.sources import Reproduction, Sources
 
@@ -72,8 +73,8 @@ def page(
     )
     content = element(
         "body",
-        element("a", "Skip to the results", href="#results", class_="skip"),
-        element("main", body, id="results"),
+        element("a", "Skip to the results", href="#content", class_="skip"),
+        element("main", body, id="content"),
         element("footer", f"Made by perla {version}. This page loads nothing from anywhere."),
         element("p", class_="status", role="status", id="status"),
         element("script", data(facts), type="application/json", id="data"),
@@ -111,7 +112,7 @@ def _style() -> str:
 
 
 def _part(title: str, *content: Any) -> Markup:
-    name = title.lower().replace(" ", "-")
+    name = "part-" + re.sub("[^a-z]+", "-", title.lower())
     return element(
         "section", element("h2", title, id=name), *content, aria_labelledby=name, class_="part"
     )
@@ -228,9 +229,7 @@ def _profiles(charts: Sequence[Any], profiles: Sequence[Mapping[str, Any]]) -> M
     if not profiles:
         return None
     note = "The share of runs above each score: higher is better. The band is the 95% interval."
-    figures = [
-        _figure(len(charts) + index, chart["title"]) for index, chart in enumerate(profiles)
-    ]
+    figures = [_figure(len(charts) + index, chart["title"]) for index, chart in enumerate(profiles)]
     return _part(
         "Performance profiles", element("p", note, class_="note"),
         element("div", figures, class_="figures"),

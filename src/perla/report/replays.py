@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from perla.envs.protocol import HostEnv
 from perla.envs.render import Field, Fighter, Grid, HasScene, Scene, Table
 from perla.errors import UserError
 from perla.runs.recordings import Episode
@@ -40,7 +41,6 @@ def replay(episode: Episode) -> dict[str, Any]:
         "return": number(float(_sum(rewards)), 7),
         "ended": _ended(episode),
         "values": _values_name(episode),
-        "standardised": bool(getattr(episode.run.config, "normalize_rewards", False)),
     }
 
 
@@ -48,6 +48,10 @@ def caption(episode: Episode) -> str:
     """The episode in words: its origin and its return."""
     total = f"{_sum(episode.recording.rewards):.4g}"
     who = f"Seed {episode.seed}, the best seed, with its best parameters and greedy actions."
+    if episode.values is not None:
+        who += " Values and marginals are those of the last critic"
+        scaled = getattr(episode.run.config, "normalize_rewards", False)
+        who += ", for rewards that are standardised." if scaled else "."
     if episode.returns is None:
         return f"{who} An episode of its own, with return {total}."
     return (
@@ -118,7 +122,7 @@ def _frames(episode: Episode) -> tuple[str, list[dict[str, Any]]]:
         scenes = [env.scene(state) for state in states]
         kinds = {Grid: "grid", Table: "table", Field: "field"}
         return kinds[type(scenes[0])], [_scene(scene) for scene in scenes]
-    pictures = states if episode.returns is None else [env.render(state) for state in states]  # type: ignore[union-attr,call-arg]
+    pictures = states if isinstance(env, HostEnv) else [env.render(state) for state in states]
     return "picture", [{"src": _picture(np.asarray(picture))} for picture in pictures]
 
 

@@ -1,4 +1,4 @@
-"""The results that a report shows: runs with their settings, verdicts of reproductions, failures."""
+"""The results that a report shows: runs with their settings, verdicts, failures."""
 
 from __future__ import annotations
 

@@ -89,9 +89,7 @@ def median_episode(
     return returns, record(env, actor, keys[part], greedy, place)._replace(number=chosen)
 
 
-def critic_values(
-    trainer: AnyTrainer, learner: Any, recording: Recording
-) -> CriticValues | None:
+def critic_values(trainer: AnyTrainer, learner: Any, recording: Recording) -> CriticValues | None:
     """The values of a learner's critic along an episode."""
     algorithm = getattr(trainer, "algorithm", None)
     if not isinstance(algorithm, HasCritic):
