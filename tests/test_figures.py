@@ -132,7 +132,7 @@ def test_every_figure_is_labelled_and_fits(gallery, kind):
         assert not box.overlaps(boxes[-1]), "the legend hides something"
 
 
-@pytest.mark.parametrize("format", ["png", "svg"])
+@pytest.mark.parametrize("format", ["png", "svg", "pdf"])
 def test_the_same_numbers_are_the_same_bytes(format):
     first, second = drawn(), drawn()
     for kind in ("comparison", "bars"):
@@ -165,6 +165,34 @@ def test_a_method_looks_the_same_in_every_panel():
     assert second.get_lines()[0].get_color() == first.get_lines()[1].get_color()
     assert second.get_lines()[0].get_linestyle() == first.get_lines()[1].get_linestyle()
     assert legend(figure) == ["ippo", "mappo"]
+
+
+def test_ten_methods_differ_in_colour_and_in_marker():
+    runs = [replace(run("ippo"), method=f"ippo-{i}") for i in range(10)]
+    lines = figures.learning_curves({"a": runs}).axes[0].get_lines()
+    assert len({line.get_color() for line in lines}) == 10
+    assert len({line.get_marker() for line in lines}) == 10
+    for line in lines:
+        first, every = line.get_markevery()
+        assert 6 <= len(range(first, 21, every)) <= 11
+
+
+def test_long_names_are_not_cut():
+    name = "perla-ippo actor_network=gru normalize_rewards=false ent_coef=0.001 num_samples=100"
+    runs = [replace(run("ippo"), method=f"{name} lr={i}") for i in range(2)]
+    figure = figures.learning_curves({"a": runs})
+    figures.render(figure)
+    (found,) = figure.legends
+    box = found.get_window_extent(figure.canvas.get_renderer())
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+    assert [" ".join(text.split()) for text in legend(figure)] == [run.method for run in runs]
+
+
+def test_no_failures_is_said_in_words():
+    for counts, said in (([0.0, 0.0], ["no failures"]), ([0.0, 1.0], [])):
+        values = {"ippo": counts}
+        (axes,) = figures.bars(["a", "b"], values, ylabel="Failures", none="no failures").axes
+        assert [text.get_text() for text in axes.texts] == said
 
 
 def test_many_methods_are_all_told_apart():

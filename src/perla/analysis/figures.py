@@ -7,6 +7,7 @@ the same bytes for the same numbers.
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -135,11 +136,16 @@ def learning_curves(
 
 @style()
 def bars(
-    labels: Sequence[str], values: Mapping[str, Sequence[Score | float | int]], *, ylabel: str
+    labels: Sequence[str],
+    values: Mapping[str, Sequence[Score | float | int]],
+    *,
+    ylabel: str,
+    none: str = "all are 0",
 ) -> Figure:
     """Plot a group of bars for each label, with one bar for each method; whiskers are intervals.
 
-    Plain numbers are counts: they have no whiskers, and the axis has integer ticks only.
+    Plain numbers are counts: they have no whiskers, and the axis has integer ticks only. If all are
+    0, the figure says `none` in words.
     """
     figure, [axes] = _panels(1, ylabel, width=max(6.4, 0.35 * len(labels) * len(values)))
     wide = 0.8 / len(values)
@@ -165,12 +171,16 @@ def bars(
             elinewidth=1.2,
             capsize=3,
         )
-    axes.set_xticks(range(len(labels)), labels)
+    axes.set_xticks(range(len(labels)), [textwrap.fill(label, 18) for label in labels])
     axes.tick_params(axis="x", length=0)
     axes.grid(axis="x", visible=False)
     axes.axhline(0.0, color=GREY, linewidth=0.8)
     axes.yaxis.set_major_locator(MaxNLocator(6, integer=not _any_interval(values)))
     format_thousands(axes.yaxis)
+    if not any(np.any(_stack(scores)) for scores in values.values()):
+        axes.set_yticks([])
+        words = axes.transAxes
+        axes.text(0.5, 0.5, none, transform=words, ha="center", va="center", color=GREY)
     _legend(figure, "whisker: 95% bootstrap interval" if _any_interval(values) else "")
     return figure
 
@@ -397,12 +407,13 @@ def _legend(figure: Figure, note: str) -> None:
     for axes in figure.axes:
         handles, labels = axes.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
-    longest = max(map(len, entries), default=0)
     # In inches: the line of an entry with its margins, then its letters.
+    room = int((figure.get_figwidth() - 0.65) / 0.085)
+    longest = min(max(map(len, entries), default=0), room)
     columns = max(1, int(figure.get_figwidth() / (0.65 + 0.085 * longest)))
     figure.legend(
         entries.values(),
-        entries.keys(),
+        [textwrap.fill(entry, room) for entry in entries],
         loc="outside lower center",
         ncols=max(1, min(columns, len(entries))),
         handlelength=2.25,

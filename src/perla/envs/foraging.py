@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -90,6 +90,8 @@ class Foraging:
     mask: bool = False
     """Mask impossible actions, which would become NONE. The original masks nothing, so this is an
     easier problem; jumanji's version masks in this way."""
+    action_names: ClassVar = "none", "north", "south", "west", "east", "load"
+    """The name of each action."""
     limit: int = 50
     """Steps after which an episode is truncated."""
 
@@ -392,21 +394,11 @@ class Foraging:
         layers = [agents, foods, access.astype(jnp.float32)]
         return jnp.stack(layers, axis=1).reshape(self.players, -1)
 
-    @property
-    def action_names(self) -> tuple[str, ...]:
-        """The name of each action."""
-        return "none", "north", "south", "west", "east", "load"
-
     def scene(self, state: State) -> Grid:
         """The agents, and the foods that are left."""
-        state = jax.device_get(state)
-        agents = zip(state.agent_row, state.agent_col, state.agent_level, strict=True)
-        foods = zip(state.food_row, state.food_col, state.food_level, strict=True)
-        return Grid(
-            self.size,
-            agents=[(int(r), int(c), int(level)) for r, c, level in agents],
-            foods=[(int(r), int(c), int(level)) for r, c, level in foods if level > 0],
-        )
+        columns = [column.tolist() for column in jax.device_get(state)[:6]]
+        agents, foods = (list(zip(*three, strict=True)) for three in (columns[:3], columns[3:]))
+        return Grid(self.size, agents, [food for food in foods if food[2] > 0])
 
     def render(self, state: State) -> np.ndarray:
         """An image of `state`: uint8 `[height, width, 3]`, square, about 400 pixels wide."""

@@ -39,7 +39,8 @@ def failures(runs: Sequence[Curves]) -> dict[str, Figure]:
     """Draw the number of failures of each method."""
     methods = list(dict.fromkeys(run.method for run in runs))
     counts = {"maps": [float(verdicts.failed_maps(runs, name)) for name in methods]}
-    return {"failures": figures.bars(methods, counts, ylabel="Maps with final return below 0.1")}
+    ylabel = "Maps with final return below 0.1"
+    return {"failures": figures.bars(methods, counts, ylabel=ylabel, none="no failures")}
 
 
 def scaling(runs: Sequence[Curves]) -> dict[str, Figure]:

@@ -121,7 +121,8 @@ def record_host(
         pictures.append(env.render())
         ended = np.bool_(timestep.terminated), np.bool_(timestep.truncated)
         made = action, timestep.reward, *ended, timestep.observation
-        steps.append(Step(observation, hidden_state, *described, *made))
+        policy, probs, utilities = described
+        steps.append(Step(observation, hidden_state, policy, probs, utilities, *made))
         observation, hidden_state = timestep.observation, after
         if any(ended):
             break
