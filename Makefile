@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup train test test-all test-faults lint bench lock clean
+.PHONY: help setup train report test test-all test-faults lint bench lock clean
 
 help:
 	@echo "make train     set up, then train PERLA on a foraging map: table, curve and replay"
+	@echo "make report    set up, then compare two methods in two minutes: a page with curves and replays"
 	@echo "make test      set up, then lint, types and tests"
 	@echo "make test-all  the same with the long learning tests"
 	@echo "make test-faults  set up, then 200 kills, full disks, read-only folders"
@@ -31,6 +32,12 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.run
 
 train: $(VENV)/.run
 	$(BIN)/perla train
+
+# Each call continues or reuses the runs of the last one.
+report: $(VENV)/.run
+	$(BIN)/perla compare ippo perla-ippo --env lbf:Foraging-5x5-2p-1f-v2 --steps 150_000 --seeds 3 \
+	  --num-evaluations 15 --out runs/report --quiet
+	$(BIN)/perla report runs/report --out runs/report/report.html
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

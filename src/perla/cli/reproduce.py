@@ -18,14 +18,19 @@ if TYPE_CHECKING:
     from perla.experiments.experiment import Calculation, Experiment
 
 
+ALL = "all"
+"""The name of all experiments together."""
+
+
 def reproduce_command(argv: Sequence[str]) -> int:
-    """Repeat an experiment and check its claim."""
+    """Repeat experiments and check their claims."""
     parser = Parser(
         "reproduce",
         "Repeat an experiment of the paper (`perla list experiments`) and check its claim.\n"
-        "Experiments with the same --out share runs.",
+        "Experiments with the same --out share runs. `all` repeats every experiment, and writes\n"
+        "report.html: a page with each claim, its verdict, and our figures beside it.",
     )
-    parser.add_argument("experiment", metavar="EXPERIMENT")
+    parser.add_argument("experiment", metavar="EXPERIMENT|all")
     parser.add_argument(
         "--scale", metavar="smoke|quick|paper", default="quick",
         help="smoke: a test that it works; quick: fits a laptop; paper: the paper's settings, and "
@@ -38,10 +43,12 @@ def reproduce_command(argv: Sequence[str]) -> int:
     from perla.experiments.catalogue import EXPERIMENTS
     from perla.experiments.experiment import SCALES, Calculation
 
-    if arguments.experiment not in EXPERIMENTS:
-        raise nearest(arguments.experiment, EXPERIMENTS, what="experiment")
     if arguments.scale not in SCALES:
         raise nearest(arguments.scale, SCALES, what="scale")
+    if arguments.experiment == ALL:
+        return _dry_run_all(arguments) if arguments.dry_run else _reproduce_all(arguments)
+    if arguments.experiment not in EXPERIMENTS:
+        raise nearest(arguments.experiment, (*EXPERIMENTS, ALL), what="experiment")
     experiment = EXPERIMENTS[arguments.experiment]
     if isinstance(experiment, Calculation):
         if arguments.executor != "local":
@@ -54,16 +61,58 @@ def reproduce_command(argv: Sequence[str]) -> int:
             return 0
     if arguments.dry_run:
         return suites.dry_run(experiment.cells(arguments.scale))
-    return _reproduce(experiment, arguments)
+    return _reproduce(arguments.experiment, experiment, arguments)
 
 
-def _reproduce(experiment: Experiment | Calculation, arguments: argparse.Namespace) -> int:
+def _dry_run_all(arguments: argparse.Namespace) -> int:
+    """List the runs of all experiments, each once, and the time of the calculations."""
+    from perla.experiments.catalogue import EXPERIMENTS
+    from perla.experiments.experiment import Calculation
+
+    cells = [cell for each in EXPERIMENTS.values() for cell in each.cells(arguments.scale)]
+    status = suites.dry_run(list({cell.folder: cell for cell in cells}.values()))
+    for name, experiment in EXPERIMENTS.items():
+        if isinstance(experiment, Calculation):
+            say(f"{name}: on two cores {experiment.takes}")
+    return status
+
+
+def _reproduce_all(arguments: argparse.Namespace) -> int:
+    """Repeat every experiment and write the page of their verdicts. One that ends in a user error
+    stops no other; returns the exit status."""
+    from perla import __version__
+    from perla.experiments.catalogue import EXPERIMENTS
+    from perla.files import write_atomic
+    from perla.report.build import build
+
+    out, failures, status = _folder(arguments), {}, 0
+    for name, experiment in EXPERIMENTS.items():
+        try:
+            status = max(status, _reproduce(name, experiment, arguments))
+        except UserError as error:
+            failures[name] = str(error)
+    suites.name_failures(failures)
+    done = [out / name for name in EXPERIMENTS if name not in failures]
+    if done:
+        title = f"The paper's experiments at scale {arguments.scale}"
+        content, _ = build(done, version=__version__, title=title, replays=0, failures=failures)
+        write_atomic(out / "report.html", content)
+        say(f"{out / 'report.html'}: every claim with its verdict")
+    return suites.FAILED if failures else status
+
+
+def _folder(arguments: argparse.Namespace) -> Path:
+    return Path(arguments.out or f"runs/reproduce-{arguments.scale}")
+
+
+def _reproduce(
+    name: str, experiment: Experiment | Calculation, arguments: argparse.Namespace
+) -> int:
     from perla.experiments import results
     from perla.experiments.cache import cached
     from perla.experiments.experiment import Experiment, Options
 
-    name, scale = arguments.experiment, arguments.scale
-    out = Path(arguments.out or f"runs/reproduce-{scale}")
+    scale, out = arguments.scale, _folder(arguments)
     own = make_below(out, Path(name))
     failures: dict[str, str] = {}
     if isinstance(experiment, Experiment):

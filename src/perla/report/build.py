@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from perla.analysis import figures
@@ -32,15 +34,18 @@ def build(
     metric: str = "return",
     threshold: float | None = None,
     replays: int = REPLAYS,
+    failures: Mapping[str, str] = MappingProxyType({}),
     trust: Trust = (),
     say: Say = lambda text: None,
 ) -> tuple[bytes, list[Section]]:
     """The page of the runs and verdicts in `paths`, and the sections that it shows.
 
     At most `replays` episodes are recorded, which takes the run's environment: that of a run whose
-    environment is code only if it is in `trust`. Raises `UserError` as `sources.read` does.
+    environment is code only if it is in `trust`. `failures` are reasons by name, which the page
+    lists with those of its own. Raises `UserError` as `sources.read` does.
     """
     found = reading.read(paths)
+    found = replace(found, failures={**failures, **found.failures})
     runs = [entry.curves for entry in found.entries]
     shown = sections(runs, metric=metric, threshold=threshold) if runs else []
     methods = list(dict.fromkeys(run.method for run in runs))

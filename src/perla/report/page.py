@@ -130,7 +130,9 @@ def _header(title: str, sources: Sources, sections: Sequence[Section]) -> Markup
     seeds = sum(len(entry.curves.seeds) for entry in sources.entries)
     tasks = len({entry.curves.task for entry in sources.entries})
     scope = f"{_count(runs, 'run')}, {_count(seeds, 'seed')}, {_count(tasks, 'task')}"
-    scope += f", {_count(len(sources.verdicts), 'claim')} of the paper" * bool(sources.verdicts)
+    if sources.verdicts:
+        claims = f"{_count(len(sources.verdicts), 'claim')} of the paper"
+        scope = f"{scope}, {claims}" if runs else claims
     return element(
         "header",
         element(
@@ -139,7 +141,7 @@ def _header(title: str, sources: Sources, sections: Sequence[Section]) -> Markup
             element("button", "Dark", id="theme", type="button", aria_pressed="false"),
             class_="title",
         ),
-        verdict,
+        verdict or _claims(sources.verdicts),
         element(
             "details",
             element("summary", f"The verdict on each of {len(per_task)} tasks"),
@@ -149,6 +151,29 @@ def _header(title: str, sources: Sources, sections: Sequence[Section]) -> Markup
         else None,
         element("p", scope, class_="note"),
     )
+
+
+def _claims(verdicts: Sequence[Reproduction]) -> Markup | None:
+    """The number of claims of each status in one sentence, and a list with a link to each."""
+    if not verdicts:
+        return None
+    statuses = [verdict.facts.verdict for verdict in verdicts]
+    counts = [f"{statuses.count(each)} {each}" for each in STATUS if each in statuses]
+    links = [
+        element(
+            "li",
+            element("a", each.facts.experiment, href=f"#claim-{index}"),
+            ": ",
+            _badge(each.facts.verdict),
+        )
+        for index, each in enumerate(verdicts)
+    ]
+    said = f"Of {_count(len(verdicts), 'claim')} of the paper, {', '.join(counts)}."
+    return element("div", element("p", said, class_="verdict"), element("ul", links))
+
+
+def _badge(status: str) -> Markup:
+    return element("span", status, class_=f"badge {STATUS.get(status, 'open')}")
 
 
 def _verdict(text: str) -> list[Markup | str]:
@@ -164,10 +189,11 @@ def _count(number: int, what: str) -> str:
 def _reproductions(verdicts: Sequence[Reproduction]) -> Markup | None:
     if not verdicts:
         return None
-    return _part("The paper's claims", [_reproduction(each) for each in verdicts])
+    articles = [_reproduction(index, each) for index, each in enumerate(verdicts)]
+    return _part("The paper's claims", articles)
 
 
-def _reproduction(verdict: Reproduction) -> Markup:
+def _reproduction(index: int, verdict: Reproduction) -> Markup:
     facts = verdict.facts
     pictures = [
         element("img", src=png(picture), alt=f"{facts.experiment}: {name}", loading="lazy")
@@ -175,20 +201,23 @@ def _reproduction(verdict: Reproduction) -> Markup:
     ]
     return element(
         "article",
+        element("h3", f"{facts.experiment}: ", _badge(facts.verdict), id=f"claim-{index}"),
         element(
-            "h3",
-            f"{facts.experiment}: ",
-            element("span", facts.verdict, class_=f"badge {STATUS.get(facts.verdict, 'open')}"),
+            "div",
+            element(
+                "div",
+                element("p", element("strong", f"The paper, {facts.figure}: "), facts.claim),
+                element("p", element("strong", "Found: "), facts.reason),
+                element("p", element("strong", "Rule: "), facts.rule, class_="note"),
+                element("p", "Made by ", element("code", facts.command), class_="note")
+                if facts.command
+                else None,
+            ),
+            element("div", pictures) if pictures else None,
+            class_="claim",
         ),
-        element("p", f"{facts.figure}. {facts.claim}"),
-        element("p", element("strong", "Found: "), facts.reason),
-        element("p", element("strong", "Rule: "), facts.rule, class_="note"),
-        element("p", "Made by ", element("code", facts.command), class_="note")
-        if facts.command
-        else None,
         table(f"{facts.experiment}: claims", facts.claims) if facts.claims else None,
         table(f"{facts.experiment}: results", facts.rows) if facts.rows else None,
-        pictures,
     )
 
 
