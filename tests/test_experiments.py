@@ -10,9 +10,10 @@ import pytest
 from marks import slow
 from perla.analysis.load import Budget, Curves
 from perla.cli import main
+from perla.errors import UserError
 from perla.experiments import catalogue, verdicts
 from perla.experiments.catalogue import EXPERIMENTS, MAPS
-from perla.experiments.experiment import SCALES, Experiment
+from perla.experiments.experiment import SCALES, Calculation, Experiment, Findings, Verdict
 
 TRAINED = [name for name, found in EXPERIMENTS.items() if isinstance(found, Experiment)]
 STEPS = np.array([0.0, 50.0, 100.0])
@@ -269,3 +270,39 @@ def test_a_dry_run_of_what_trains_nothing(capsys):
 def test_what_trains_nothing_is_for_no_cluster(capsys):
     assert main(["reproduce", "theory", "--executor", "ray"]) == 2
     assert "theory: is a calculation on this machine" in capsys.readouterr().err
+
+
+# --- All of them --------------------------------------------------------------------------------
+
+
+def calculation(status):
+    """An experiment that finds this; "failed" ends in a user error."""
+
+    def compute(scale, options):
+        if status == "failed":
+            raise UserError("no memory")
+        return Findings(Verdict(status, "found it"), [{"method": "ippo", "return": "1"}], {})
+
+    return Calculation("Fig. 0", f"A claim that {status}.", "A rule.", compute, "it takes no time")
+
+
+def test_all_experiments_end_in_one_page_and_a_failure_stops_none(monkeypatch, tmp_path, capsys):
+    parts = {name: calculation(name) for name in ("holds", "failed", "does not hold")}
+    monkeypatch.setattr(catalogue, "EXPERIMENTS", parts)
+    out = tmp_path / "out"
+    assert main(["reproduce", "all", "--scale", "quick", "--out", str(out)]) == 1
+    said, errors = capsys.readouterr()
+    assert "failed: no memory" in errors
+    assert said.splitlines()[-1] == f"{out / 'report.html'}: every claim with its verdict"
+    page = (out / "report.html").read_text()
+    assert "Of 2 claims of the paper, 1 holds, 1 does not hold." in page
+    assert page.count("A claim that ") == 2
+    assert "failed: no memory" in page
+
+
+def test_the_runs_of_all_experiments_are_listed_once(capsys):
+    assert main(["reproduce", "all", "--scale", "smoke", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    cells = {c.folder for each in EXPERIMENTS.values() for c in each.cells("smoke")}
+    assert f" {len(cells)} runs" in said
+    assert "theory: on two cores it takes" in said

@@ -7,7 +7,9 @@ import pytest
 
 import host_envs
 import perla
+from marks import slow
 from perla.algos.create import create
+from perla.algos.protocol import HasCritic
 from perla.distributions import Gaussian
 from perla.envs import render
 from perla.loops.evaluate import evaluate
@@ -86,13 +88,16 @@ def test_the_marginal_is_the_average_over_the_others_policies():
     np.testing.assert_allclose(values.value[0, 0], taken, rtol=1e-5)
 
 
-def test_the_values_of_independent_critics_have_no_marginal():
+@pytest.mark.parametrize("algo", ["ippo", *slow("coma", "mat", "maddpg")])
+def test_other_critics_have_values_and_no_marginal(algo):
     env = perla.make("matrix:climbing-t25")
-    algorithm, learner = untrained("ippo", env)
+    algorithm, learner = untrained(algo, env)
     values = algorithm.critic_values(
         learner, record(env, learner.actor, KEY, GREEDY, 0).trajectory, KEY
     )
+    assert isinstance(algorithm, HasCritic)
     assert values.value.shape == (25, 1, 2)
+    assert np.isfinite(values.value).all()
     assert values.marginal is None
 
 

@@ -179,6 +179,12 @@ def test_a_reproduction_is_shown_with_its_claim_verdict_and_figures(tmp_path):
     assert picture["src"].startswith("data:image/png;base64,iVBOR")
 
 
+@pytest.mark.parametrize("rows", [[], [{}], [{"a": "1"}, {"b": "2"}]])
+def test_the_table_of_a_reproduction_may_be_anything(tmp_path, rows):
+    document = Document(report(verdict_file(tmp_path / "v", rows=rows)))
+    assert document.texts("caption") == ["figure4: results"] * bool(rows)
+
+
 # --- Safety -------------------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ from perla.algos.offpolicy import (
     one_step_targets,
     unroll_utilities,
 )
-from perla.algos.protocol import Trajectory
+from perla.algos.protocol import CriticValues, Trajectory
 from perla.algos.replay import Sequences
 from perla.distributions import Categorical, Gaussian, encode
 from perla.envs.protocol import Spec
@@ -220,6 +220,13 @@ class Algorithm:
         masked = jnp.where(batch.now.avail, logits, 0.0)
         loss = self.config.logit_penalty * (masked**2).mean(-1) - value
         return mean(loss, batch.loss_mask), metrics
+
+    def critic_values(
+        self, learner: Learner, trajectory: Trajectory, key: PRNGKeyArray
+    ) -> CriticValues:
+        """The values of a trajectory's joint actions."""
+        action = self.encode(trajectory.action)[..., None, :, :]
+        return CriticValues(learner.networks.critic(trajectory.observation.state, action))
 
     def policies(
         self, actor: DeterministicActor, batch: Sequences

@@ -18,7 +18,7 @@ from perla.algos.batch import Batch, minibatches
 from perla.algos.descent import apply_gradients, create_optimiser
 from perla.algos.losses import policy_loss, value_loss, value_metrics
 from perla.algos.normalise import Identity, RunningMeanStd, Scale, mean
-from perla.algos.protocol import Trajectory
+from perla.algos.protocol import CriticValues, Trajectory
 from perla.algos.targets import compute_returns
 from perla.config import Count, Fraction, NonNegative, Positive
 from perla.envs.protocol import Observation, Spec
@@ -245,6 +245,14 @@ class Algorithm:
             clip_eps=config.value_clip_eps,
         )
         return surrogate + config.value_coef * values, metrics | {"value_loss": values}
+
+    def critic_values(
+        self, learner: Learner, trajectory: Trajectory, key: PRNGKeyArray
+    ) -> CriticValues:
+        """The values of a trajectory's states, in units of the rewards."""
+        return CriticValues(
+            self.scale(learner).restore(learner.actor.values(trajectory.observation))
+        )
 
     def bootstrap(self, learner: Learner, observation: Observation) -> Float[Array, "*batch agent"]:
         """The values from which returns bootstrap at these states, in units of the rewards."""

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from perla.analysis import figures
 from perla.analysis.load import Curves
 from perla.envs.registry import Trust
@@ -121,6 +123,10 @@ def chosen(runs: Sequence[Curves]) -> list[Curves]:
     tasks = list(dict.fromkeys(run.task for run in runs))
     for place, task in enumerate(tasks):
         own = [run for run in runs if run.task == task and run.finished]
-        own.sort(key=lambda run: -float(run.absolute["return"].mean()))
+        own.sort(key=_score, reverse=True)
         ranks += [(rank, place, run) for rank, run in enumerate(own)]
     return [run for _, _, run in sorted(ranks, key=lambda entry: entry[:2])]
+
+
+def _score(run: Curves) -> float:
+    return float(np.mean(run.absolute.get("return", -np.inf)))

@@ -77,6 +77,7 @@ def page(
         element("main", body, id="content"),
         element("footer", f"Made by perla {version}. This page loads nothing from anywhere."),
         element("p", class_="status", role="status", id="status"),
+        element("noscript", "The charts, replays and sorting of this page need JavaScript."),
         element("script", data(facts), type="application/json", id="data"),
         element("script", Markup(script)),
     )
@@ -285,12 +286,12 @@ def _replays(
 
 def table(title: str, rows: Sequence[Mapping[str, str]]) -> Markup:
     """A table that the page's script makes sortable; its first column names the rows."""
-    names = list(rows[0])
+    names = list(dict.fromkeys(name for row in rows for name in row))
     head = element("tr", [element("th", name, scope="col") for name in names])
     body = [
         element(
             "tr",
-            element("th", row[names[0]], scope="row"),
+            [element("th", row.get(name, ""), scope="row") for name in names[:1]],
             [element("td", row.get(name, "")) for name in names[1:]],
         )
         for row in rows

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from perla.envs.checks import explain_errors
 from perla.envs.protocol import HostEnv
 from perla.envs.render import Field, Fighter, Grid, HasScene, Scene, Table
 from perla.errors import UserError
@@ -23,8 +24,12 @@ DIGITS = 4
 
 
 def replay(episode: Episode) -> dict[str, Any]:
-    """The data of an episode's replay. A frame is a state; a step leads from one to the next."""
-    kind, frames = _frames(episode)
+    """The data of an episode's replay. A frame is a state; a step leads from one to the next.
+
+    Raises `UserError` if the environment cannot be drawn.
+    """
+    with explain_errors(f"{episode.env.spec.id} cannot be drawn"):
+        kind, frames = _frames(episode)
     fixed = _fixed(frames)
     spec = episode.env.spec
     names = episode.env.action_names if isinstance(episode.env, HasScene) else None
@@ -118,12 +123,13 @@ def _steps(episode: Episode) -> list[dict[str, Any]]:
 def _frames(episode: Episode) -> tuple[str, list[dict[str, Any]]]:
     """The kind of the frames, and each frame's fields as JSON."""
     env, states = episode.env, episode.recording.states
+    if isinstance(env, HostEnv):
+        return "picture", [{"src": _picture(np.asarray(picture))} for picture in states]
     if isinstance(env, HasScene):
         scenes = [env.scene(state) for state in states]
         kinds = {Grid: "grid", Table: "table", Field: "field"}
         return kinds[type(scenes[0])], [_scene(scene) for scene in scenes]
-    pictures = states if isinstance(env, HostEnv) else [env.render(state) for state in states]
-    return "picture", [{"src": _picture(np.asarray(picture))} for picture in pictures]
+    return "picture", [{"src": _picture(np.asarray(env.render(state)))} for state in states]
 
 
 def _scene(scene: Scene) -> dict[str, Any]:

@@ -128,6 +128,7 @@ class Chart {
 
   series(each, s) {
     const known = each.x.map((_, i) => i).filter((i) => each.x[i] !== null && each.point[i] !== null);
+    if (!known.length) return draw("g", { class: "series", "data-method": each.name });
     const at = (i, y) => `${s.px(each.x[i]).toFixed(1)},${s.py(y).toFixed(1)}`;
     const line = known.map((i) => at(i, each.point[i]));
     const upper = known.map((i) => at(i, each.high[i] ?? each.point[i]));
