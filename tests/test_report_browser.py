@@ -12,6 +12,7 @@ import pytest
 from marks import slow
 from perla.envs.render import Field, Fighter, Grid, Table
 from perla.report import build
+from perla.report.page import Shown
 from perla.report.replays import _fixed, _scene
 from report_runs import TASK, made_up
 
@@ -60,7 +61,7 @@ def replays():
         "field": made_up_replay("field", fields),
         "picture": made_up_replay("picture", [{"src": PIXEL}] * 4),
     }
-    return [(f"{kind} of ippo", f"A {kind}.", data) for kind, data in found.items()]
+    return [Shown(f"{kind} of ippo", f"A {kind}.", data) for kind, data in found.items()]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
@@ -16,8 +15,8 @@ from perla.envs.registry import Trust
 from perla.errors import UserError
 from perla.files import make_below, write_atomic
 from perla.report import sources as reading
-from perla.report.content import Section, curves_chart, profile_chart, sections
-from perla.report.page import page
+from perla.report.content import Section, sections
+from perla.report.page import Report, Shown, page
 from perla.report.replays import caption, replay
 from perla.report.sources import Sources
 from perla.runs.recordings import record_run
@@ -50,21 +49,9 @@ def build(
     found = replace(found, failures={**failures, **found.failures})
     runs = [entry.curves for entry in found.entries]
     shown = sections(runs, metric=metric, threshold=threshold) if runs else []
-    methods = list(dict.fromkeys(run.method for run in runs))
     recorded, notes = _record(runs, replays, trust, say)
-    profiles = [profile_chart(section, methods) for section in shown]
-    content = page(
-        found,
-        shown,
-        [curves_chart(section, methods) for section in shown],
-        [profile for profile in profiles if profile is not None],
-        recorded,
-        notes,
-        title=title or _title(found, methods),
-        methods=methods,
-        version=version,
-    )
-    return content, shown
+    report = Report(title or _title(found), found, shown, recorded, notes, version)
+    return page(report), shown
 
 
 def draw(shown: Sequence[Section], folder: Path) -> list[Path]:
@@ -86,8 +73,9 @@ def draw(shown: Sequence[Section], folder: Path) -> list[Path]:
     return written
 
 
-def _title(found: Sources, methods: Sequence[str]) -> str:
+def _title(found: Sources) -> str:
     tasks = list(dict.fromkeys(entry.curves.task for entry in found.entries))
+    methods = list(dict.fromkeys(entry.curves.method for entry in found.entries))
     if not methods:
         return "The paper's claims"
     who = ", ".join(methods) if len(methods) <= 4 else f"{len(methods)} methods"
@@ -99,15 +87,15 @@ def _title(found: Sources, methods: Sequence[str]) -> str:
 
 def _record(
     runs: Sequence[Curves], most: int, trust: Trust, say: Say
-) -> tuple[list[tuple[str, str, dict[str, Any]]], list[str]]:
-    """Heading, caption and data of replays, and a sentence for each run without one."""
+) -> tuple[list[Shown], list[str]]:
+    """Replays, and a sentence for each run without one."""
     recorded, notes = [], []
     for run in chosen(runs)[:most]:
         name = f"{run.method} on {run.task}"
         say(f"{name}: recording an episode")
         try:
             episode = record_run(run.path, trust=trust)
-            recorded.append((name, caption(episode), replay(episode)))
+            recorded.append(Shown(name, caption(episode), replay(episode)))
         except UserError as error:
             notes.append(f"{name}: no replay ({error}).")
     finished = sum(run.finished for run in runs)

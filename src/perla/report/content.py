@@ -160,7 +160,8 @@ def _curve(runs: Sequence[Curves]) -> dict[str, Any]:
     for metric in SHOWN:
         if all(metric in run.metrics for run in runs):
             y[metric] = _interval([run.metrics[metric][:, :count] for run in runs])
-    return {"x": {name: numbers(values) for name, values in x.items()}, "y": y}
+    known = {name: values for name, values in x.items() if np.isfinite(values).all()}
+    return {"x": {name: numbers(values) for name, values in known.items()}, "y": y}
 
 
 def _interval(values: Sequence[np.ndarray]) -> dict[str, Any]:
@@ -171,11 +172,8 @@ def _interval(values: Sequence[np.ndarray]) -> dict[str, Any]:
     return {name: numbers(getattr(score, name)) for name in ("point", "low", "high")}
 
 
-def profile_chart(section: Section, methods: Sequence[str]) -> dict[str, Any] | None:
-    """The performance profiles of a section; None without a comparison."""
-    compared = section.comparison
-    if compared is None:
-        return None
+def profile_chart(section: Section, compared: Comparison, methods: Sequence[str]) -> dict[str, Any]:
+    """The performance profiles of a section that is a comparison."""
     name = METRICS.get(compared.metric, compared.metric.replace("_", " "))
     taus = numbers(compared.taus)
     return {

@@ -6,11 +6,12 @@ import base64
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 from perla.analysis.style import COLOURS, DARK_COLOURS, MARKERS
-from perla.report.content import Section
+from perla.report.content import Section, curves_chart, profile_chart
 from perla.report.facts import environment_table, machine_table, problems, settings_tables
 from perla.report.html import Markup, data, element
 from perla.report.replays import png
@@ -22,36 +23,52 @@ STATUS = {"holds": "good", "holds in part": "fair", "does not hold": "bad", "not
 """The style of a verdict's status."""
 
 
-def page(
-    sources: Sources,
-    sections: Sequence[Section],
-    charts: Sequence[Mapping[str, Any]],
-    profiles: Sequence[Mapping[str, Any]],
-    replays: Sequence[tuple[str, str, Mapping[str, Any]]],
-    notes: Sequence[str],
-    *,
-    title: str,
-    methods: Sequence[str],
-    version: str,
-) -> bytes:
-    """The page's bytes, in UTF-8.
+class Shown(NamedTuple):
+    """A replay on the page."""
 
-    `charts` and `profiles` are those of `content`; `replays` have a heading, a caption and the data
-    of `replays.replay`; `notes` are sentences about replays that could not be made.
-    """
+    heading: str
+    caption: str
+    data: Mapping[str, Any]
+    """The result of `replays.replay`."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that a page shows."""
+
+    title: str
+    sources: Sources
+    sections: Sequence[Section]
+    replays: Sequence[Shown]
+    notes: Sequence[str]
+    """Sentences on replays that there are not."""
+    version: str
+    """The version of perla."""
+
+    @property
+    def methods(self) -> list[str]:
+        """The names of all methods; a method's place here is its colour and marker."""
+        return list(dict.fromkeys(entry.curves.method for entry in self.sources.entries))
+
+
+def page(report: Report) -> bytes:
+    """The page's bytes, in UTF-8."""
+    sources, sections, methods = report.sources, report.sections, report.methods
+    charts = [curves_chart(section, methods) for section in sections]
+    profiles = [profile_chart(s, s.comparison, methods) for s in sections if s.comparison]
     facts = {
-        "methods": list(methods),
+        "methods": methods,
         "markers": MARKERS,
         "charts": [*charts, *profiles],
-        "replays": [each for _, _, each in replays],
+        "replays": [each.data for each in report.replays],
     }
     body = [
-        _header(title, sources, sections),
+        _header(report.title, sources, sections),
         _reproductions(sources.verdicts),
         _curves(charts),
         _tables(sections),
         _profiles(charts, profiles),
-        _replays(replays, notes),
+        _replays(report.replays, report.notes),
         _part("Settings", settings_tables(sources.entries)) if sources.entries else None,
         _part("Environments", environment_table(sources.entries)) if sources.entries else None,
         _part("Failures and retries", problems(sources)),
@@ -67,15 +84,17 @@ def page(
         element("meta", charset="utf-8"),
         element("meta", http_equiv="Content-Security-Policy", content=policy),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="generator", content=f"perla {version}"),
-        element("title", title),
+        element("meta", name="generator", content=f"perla {report.version}"),
+        element("title", report.title),
         element("style", Markup(style)),
     )
     content = element(
         "body",
         element("a", "Skip to the results", href="#content", class_="skip"),
         element("main", body, id="content"),
-        element("footer", f"Made by perla {version}. This page loads nothing from anywhere."),
+        element(
+            "footer", f"Made by perla {report.version}. This page loads nothing from anywhere."
+        ),
         element("p", class_="status", role="status", id="status"),
         element("noscript", "The charts, replays and sorting of this page need JavaScript."),
         element("script", data(facts), type="application/json", id="data"),
@@ -266,20 +285,18 @@ def _profiles(charts: Sequence[Any], profiles: Sequence[Mapping[str, Any]]) -> M
     )  # fmt: skip
 
 
-def _replays(
-    replays: Sequence[tuple[str, str, Mapping[str, Any]]], notes: Sequence[str]
-) -> Markup | None:
+def _replays(replays: Sequence[Shown], notes: Sequence[str]) -> Markup | None:
     if not replays and not notes:
         return None
     articles = [
         element(
             "article",
-            element("h3", heading, id=f"replay-{index}"),
-            element("p", caption, class_="note"),
+            element("h3", replay.heading, id=f"replay-{index}"),
+            element("p", replay.caption, class_="note"),
             element("div", class_="replay", data_replay=index),
             aria_labelledby=f"replay-{index}",
         )
-        for index, (heading, caption, _) in enumerate(replays)
+        for index, replay in enumerate(replays)
     ]
     return _part("Replays", articles, [element("p", note, class_="note") for note in notes])
 
