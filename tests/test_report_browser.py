@@ -228,7 +228,7 @@ def test_a_table_is_copied_as_csv(visit):
     page = visit()
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.get_by_role("button", name="Copy All 2 tasks as CSV").click()
-    page.wait_for_function("document.getElementById('status').textContent === 'All 2 tasks copied'")
+    page.locator("#status", has_text="All 2 tasks copied").wait_for(state="attached")
     lines = page.evaluate("navigator.clipboard.readText()").splitlines()
     assert lines[0].startswith("method,absolute greedy return,final")
     assert lines[1].startswith('ippo,"0.')

@@ -80,7 +80,10 @@ def environment_table(entries: Sequence[Entry]) -> list[Markup]:
         tasks.setdefault(entry.curves.task, entry.curves.environment)
     return [
         element(
-            "details", element("summary", task), _pairs(task, flat(facts)), open=len(tasks) == 1
+            "details",
+            element("summary", task),
+            _pairs(f"rules of {task}", flat(facts)),
+            open=len(tasks) == 1,
         )
         for task, facts in tasks.items()
     ]
@@ -145,5 +148,5 @@ def _scrolling(title: str, *content: Markup) -> Markup:
         class_="table",
         tabindex=0,
         role="region",
-        aria_label=title,
+        aria_label=f"Table: {title}",
     )

@@ -325,5 +325,5 @@ def table(title: str, rows: Sequence[Mapping[str, str]]) -> Markup:
         class_="table",
         tabindex=0,
         role="region",
-        aria_label=title,
+        aria_label=f"Table: {title}",
     )
