@@ -300,6 +300,7 @@ def test_every_kind_of_scene_is_drawn(visit):
     assert stages.nth(1).locator("rect.gain, rect.loss").count() == 9
     assert stages.nth(2).locator(".unit").count() == 1
     assert stages.nth(2).locator(".wall").count() == 1
+    assert stages.nth(2).locator("svg").get_attribute("viewBox") == "0 0 5 3"
     assert stages.nth(2).locator("line.shot").count() == 1
     assert stages.nth(3).locator("img").evaluate("image => image.naturalWidth") == 1
 

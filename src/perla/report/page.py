@@ -164,7 +164,7 @@ def _header(title: str, sources: Sources, sections: Sequence[Section]) -> Markup
         verdict or _claims(sources.verdicts),
         element(
             "details",
-            element("summary", f"The verdict on each of {len(per_task)} tasks"),
+            element("summary", f"The verdict on {_count(len(per_task), 'more task')}"),
             element("ul", per_task, class_="verdicts"),
         )
         if per_task

@@ -8,6 +8,10 @@ class Replay {
     this.spec = spec;
     this.frame = 0;
     this.timer = null;
+    if (spec.kind === "field") {
+      const frames = spec.frames.map((frame) => ({ ...spec.fixed, ...frame }));
+      spec.fixed.view = battleView(frames[0], frames);
+    }
     this.stage = make("div", { class: "stage" });
     this.panel = make("div", { class: "panel" });
     this.line = make("p", { class: "now" });

@@ -45,8 +45,22 @@ function tableScene({ rows, marked }, label) {
   return image(width, rows.length, label, ...cells, ...frames);
 }
 
+// The part of a battlefield in which the units of all frames are, with a margin: left, top, width, height.
+function battleView({ terrain }, frames, margin = 3) {
+  const places = frames.flatMap((frame) => frame.fighters);
+  const [width, height] = [terrain[0].length, terrain.length];
+  const span = (values, size) => {
+    const low = Math.max(0, Math.floor(Math.min(...values) - margin));
+    return [low, Math.min(size, Math.ceil(Math.max(...values) + margin)) - low];
+  };
+  if (!places.length) return [0, 0, width, height];
+  const [x, w] = span(places.map((each) => each[0]), width);
+  const [y, h] = span(places.map((each) => height - each[1]), height);
+  return [x, y, w, h];
+}
+
 // A battlefield: agents are blue and enemies orange, with bars for life and shield.
-function fieldScene({ terrain, fighters }, label) {
+function fieldScene({ terrain, fighters, view: part }, label) {
   const [width, height] = [terrain[0].length, terrain.length];
   const cells = terrain.flatMap((row, i) => [...row].map((kind, j) =>
     (kind === "." ? null : draw("rect", { x: j, y: i, width: 1, height: 1, class: kind === "#" ? "wall" : "cliff" }))));
@@ -60,7 +74,9 @@ function fieldScene({ terrain, fighters }, label) {
       draw("rect", { x: x - r, y: height - y - r - above, width: 2 * r, height: 0.18, class: "bar" }),
       draw("rect", { x: x - r, y: height - y - r - above, width: 2 * r * Math.min(1, Math.max(0, share)), height: 0.18, class: kind }),
     ])));
-  return image(width, height, label, draw("rect", { class: "ground", width, height }), ...cells, ...shots, ...units);
+  const field = image(width, height, label, draw("rect", { class: "ground", width, height }), ...cells, ...shots, ...units);
+  field.setAttribute("viewBox", part.join(" "));
+  return field;
 }
 
 function pictureScene({ src }, label) {
