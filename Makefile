@@ -35,8 +35,8 @@ train: $(VENV)/.run
 
 # Each call continues or reuses the runs of the last one.
 report: $(VENV)/.run
-	$(BIN)/perla compare ippo perla-ippo --env lbf:Foraging-5x5-2p-1f-v2 --steps 150_000 --seeds 3 \
-	  --num-evaluations 15 --out runs/report --quiet
+	$(BIN)/perla compare ippo perla-ippo --env lbf:Foraging-5x5-2p-1f-v2 --steps 100_000 --seeds 3 \
+	  --num-evaluations 10 --out runs/report --quiet
 	$(BIN)/perla report runs/report --out runs/report/report.html
 
 lint: $(VENV)/.dev
