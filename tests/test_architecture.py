@@ -55,6 +55,7 @@ MAY_IMPORT = {
         "machine",
     },
     "analysis": set(),
+    "policies": {"distributions", "envs", "nets"},
     "runs": {
         "methods",
         "envs",
@@ -66,6 +67,7 @@ MAY_IMPORT = {
         "loops",
         "machine",
         "analysis",
+        "policies",
     },
     "suites": {"methods", "envs", "flops", "loops", "runs", "machine", "analysis"},
     "experiments": {
@@ -92,6 +94,17 @@ MAY_IMPORT = {
         "loops",
         "machine",
         "analysis",
+    },
+    "api": {
+        "methods",
+        "envs",
+        "loops",
+        "machine",
+        "analysis",
+        "policies",
+        "runs",
+        "suites",
+        "experiments",
     },
     "cli": {
         "methods",
@@ -184,7 +197,9 @@ def test_packages_that_read_results_import_no_jax(room):
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 450, 60
 LONG_FILES: dict[str, str] = {}
 """Path below src/perla → the reason why the file may be longer than `MAX_FILE_LINES`."""
-LONG_FUNCTIONS: dict[str, str] = {}
+LONG_FUNCTIONS: dict[str, str] = {
+    "api/train.py:train": "its arguments and their help, which notebooks show, are most of it"
+}
 """path:function → the reason why the function may be longer than `MAX_FUNCTION_LINES`."""
 
 SOURCES = sorted(ROOT.rglob("*.py"))

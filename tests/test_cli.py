@@ -510,7 +510,7 @@ def test_from_python(fake, tmp_path):
     result = perla.train(
         ENV, "ippo", steps=100, seeds=[4, 2], num_envs=2, rollout_length=5, out=tmp_path / "run"
     )
-    assert result.run.seeds == (4, 2)
+    assert result.spec.seeds == (4, 2)
     assert (tmp_path / "run/summary.json").exists()
     assert perla.make(ENV).spec.agents == 2
     with pytest.raises(UserError, match="did you mean 'lr'"):

@@ -18,6 +18,7 @@ import perla
 from fake_loop import FakeTrainer
 from perla.analysis.load import is_finished, load
 from perla.cli import main
+from perla.config import to_plain
 from perla.errors import UserError
 from perla.runs import checkpoint, execute, pictures
 from perla.runs.interrupt import Interrupted
@@ -368,12 +369,12 @@ def test_numpys_scalars_and_arrays_are_numbers(here, seeds):
         "matrix:climbing", "ippo", steps=20, seeds=(0, 1), num_evaluations=2, eval_episodes=2,
         lr=0.5, num_envs=2, rollout_length=5, normalize_rewards=True, parameter_groups=(0, 1),
     )  # fmt: skip
-    assert result.run == plain.run
-    assert result.run.identity == plain.run.identity
+    assert result.spec == plain.spec
+    assert result.spec.identity == plain.spec.identity
 
 
 def test_numpys_numbers_are_options_of_environments(here):
     options = {"penalty": np.float64(-5.0)}
-    run = perla.train("ours:make", "ippo", steps=5, env_options={"game": np.str_("climbing")}).run
+    run = perla.train("ours:make", "ippo", steps=5, env_options={"game": np.str_("climbing")}).spec
     assert run.env_options == {"game": "climbing"}
-    assert perla.plain(options) == {"penalty": -5.0}
+    assert to_plain(options) == {"penalty": -5.0}

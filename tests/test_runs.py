@@ -13,7 +13,7 @@ from rich.console import Console
 
 import fake_loop
 from fake_loop import frames
-from perla.analysis import figures
+from perla.analysis import run_figure
 from perla.analysis.load import load
 from perla.analysis.stats import iqm
 from perla.config import Config, field_docs, from_json, to_json
@@ -227,7 +227,7 @@ def test_two_processes_cannot_work_on_one_run(run, tmp_path):
 
 def test_a_full_disk_at_any_write_spoils_nothing(run, tmp_path, monkeypatch):
     """Whichever write fails: one line, no half-written file, and the run can go on."""
-    monkeypatch.setattr(figures, "curves", lambda paths: b"a picture")
+    monkeypatch.setattr(run_figure, "curves", lambda folder: b"a picture")
     expected = timeless(execute.train(run, tmp_path / "whole", checkpoint_seconds=0.0).records)
     sync = os.fsync
     for allowed in range(1000):
@@ -370,7 +370,7 @@ def test_curves_are_read_and_drawn(run, tmp_path):
     found = load(tmp_path / "a")
     assert found.metrics["return"].shape == (2, 6)
     assert math.isnan(found.metrics["td_error"][0, 0])
-    assert figures.curves([tmp_path / "a", tmp_path / "a"]).startswith(b"\x89PNG")
+    assert run_figure.curves(tmp_path / "a").startswith(b"\x89PNG")
 
 
 def test_damaged_folders_are_told_in_a_line(tmp_path):
@@ -383,5 +383,5 @@ def test_damaged_folders_are_told_in_a_line(tmp_path):
 
 
 def test_pictures_of_an_episode():
-    assert replay.gif(frames()).startswith(b"GIF89a")
+    assert replay.gif([frames()]).startswith(b"GIF89a")
     assert replay.png(frames()).startswith(b"\x89PNG")

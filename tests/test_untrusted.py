@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from perla.analysis import figures
 from perla.analysis import load as analysis
+from perla.analysis import run_figure
 from perla.cli import main, tables
 from perla.envs import registry
 from perla.envs.registry import names_code
@@ -369,4 +369,4 @@ def test_markup_is_shown_and_not_obeyed(folder, capsys):
 
 def test_figures_take_names_as_they_are(folder):
     edit(folder, env=r"matrix:$\frac$", algo=r"$\nothing{$")
-    assert figures.curves([folder]).startswith(b"\x89PNG")
+    assert run_figure.curves(folder).startswith(b"\x89PNG")

@@ -117,15 +117,34 @@ def check_text(value: Any, *, name: str) -> None:
 def convert(value: Any, type: Any, *, name: str) -> Any:
     """Convert `value`, text or not, to `type`.
 
-    In text, whole numbers may be written `1e6` or `1_000_000`, lists `0,0,1`, and None as `none`.
-    Raises `UserError` with the setting's name and its allowed values.
+    Whole numbers may be floats, as `1e6` is. In text they may be written `1e6` or `1_000_000`,
+    lists `0,0,1`, and None as `none`. Raises `UserError` with the setting's name and its allowed
+    values.
     """
     try:
+        if (
+            isinstance(value, float)
+            and value.is_integer()
+            and not any(map(_is_float, members(type)))
+        ):
+            value = int(value)
         if not isinstance(value, str):
             return msgspec.convert(value, type)
         return msgspec.convert(_literal(value, type), type, strict=False)
     except (ValueError, OverflowError):
         raise UserError(f"{name} {value}: expected {describe(type)}") from None
+
+
+def to_plain(value: Any) -> Any:
+    """`value`, with Python's numbers for scalars of NumPy and JAX, and tuples of numbers for
+    arrays, also within dictionaries, lists and tuples."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {name: to_plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return tuple(map(to_plain, value))
+    return value
 
 
 def _literal(text: str, type: Any) -> Any:
@@ -168,7 +187,12 @@ def check_version(found: object, *, source: str) -> None:
 
 def to_json(config: Config) -> bytes:
     """`config` as indented JSON; `from_json` is its inverse."""
-    return msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n"
+    return encode(config)
+
+
+def encode(value: Any) -> bytes:
+    """`value` as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
 def from_json(text: bytes, type: type[ConfigType], *, source: str) -> ConfigType:

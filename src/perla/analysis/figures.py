@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from perla.analysis.compare import METRICS, Comparison, in_words
-from perla.analysis.load import Curves, load_all
+from perla.analysis.load import Curves
 from perla.analysis.stats import Score, interval, iqm
 from perla.analysis.style import (
     GREY,
@@ -56,25 +55,25 @@ def render(figure: Figure, format: str = "png") -> bytes:
 
 
 @style()
-def curves(paths: Sequence[Path], *, metric: str = "return", label: str = "Greedy return") -> bytes:
-    """Plot `metric` against environment steps, one line for each run folder; return a PNG.
+def curves(
+    steps: npt.ArrayLike, values: Mapping[str, np.ndarray], *, title: str, ylabel: str
+) -> Figure:
+    """Plot the curves of one run against its environment steps: `values` are `[seed, evaluation]`,
+    by their names in the legend.
 
     The line is the interquartile mean over seeds, the band spans the lowest to the highest seed,
     and thin lines are single seeds.
     """
-    runs = load_all(paths)
-    figure, [axes] = _panels(1, f"{label} per episode")
-    for index, run in enumerate(runs):
-        values = run.metrics[metric]
-        lowest, highest = values.min(axis=0), values.max(axis=0)
-        if len(run.seeds) > 1:
-            axes.plot(run.steps, values.T, color=colour(index), alpha=0.35, linewidth=0.8)
-        _line(axes, run.steps, Score(iqm(values), lowest, highest), run.method, index)
-    axes.set_title(", ".join(sorted({run.env for run in runs})))
+    figure, [axes] = _panels(1, ylabel)
+    seeds = max(len(rows) for rows in values.values())
+    for index, (name, rows) in enumerate(values.items()):
+        if seeds > 1:
+            axes.plot(steps, rows.T, color=colour(index), alpha=0.35, linewidth=0.8)
+        _line(axes, steps, Score(iqm(rows), rows.min(axis=0), rows.max(axis=0)), name, index)
+    axes.set_title(title)
     _from_zero(axes, STEPS)
-    most = max(len(run.seeds) for run in runs)
-    _legend(figure, f"line: IQM of {most} seeds, band: their range" if most > 1 else "")
-    return render(figure)
+    _legend(figure, f"line: IQM of {seeds} seeds, band: their range" if seeds > 1 else "")
+    return figure
 
 
 @style()

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from perla.config import convert
 from perla.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -112,15 +111,6 @@ def trust(arguments: argparse.Namespace) -> Trust:
 
 def seeds(text: str) -> tuple[int, ...]:
     """The seeds of `--seeds`: `5` is 0 to 4, `3,7` are these two, and `3,` is seed 3 alone."""
-    from perla.runs.spec import Seed
+    from perla.runs.spec import read_seeds
 
-    if "," not in text:
-        count = convert(text, int, name="--seeds")
-        if not 1 <= count <= 1024:
-            raise UserError(f"--seeds {text}: expected 1 to 1024 seeds, or a list such as 3,7")
-        return tuple(range(count))
-    words = [word for word in text.split(",") if word]
-    found = tuple(convert(word, Seed, name="--seeds") for word in words)
-    if not found or len(set(found)) < len(found):
-        raise UserError(f"--seeds {text}: expected a list of different seeds")
-    return found
+    return read_seeds(text, name="--seeds")

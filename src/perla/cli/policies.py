@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from perla.cli import suites
-from perla.cli.parser import Parser, add_trust, convert, trust
+from perla.cli.parser import Parser, add_trust, trust
 from perla.cli.tables import say, words
-from perla.config import Count
+from perla.config import Count, convert
 from perla.errors import UserError
 from perla.runs.spec import Seed
 
 EPISODES = 320
 
 
-def _parser(command: str, description: str) -> Parser:
+def _parser(command: str, description: str, default: str = "") -> Parser:
     parser = Parser(command, description)
     parser.add_argument("dir", metavar="DIR", help="the run's folder")
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
-        "--greedy", action="store_true", help="the most likely action of every agent (the default)"
+        "--greedy", action="store_true", help=f"the most likely action of every agent{default}"
     )
     how.add_argument("--sample", action="store_true", help="actions sampled from the policies")
     parser.add_argument("--seed", metavar="S", help="a seed of the run")
@@ -36,7 +36,9 @@ def _parser(command: str, description: str) -> Parser:
 def evaluate_command(argv: Sequence[str]) -> int:
     """Evaluate the policies of a run."""
     parser = _parser(
-        "evaluate", "Play episodes with the policies of a run, and print their returns."
+        "evaluate",
+        "Play episodes with the policies of a run, and print their returns.",
+        " (the default)",
     )
     parser.add_argument(
         "--episodes", metavar="N", default=str(EPISODES), help=f"episodes per seed [{EPISODES}]"
@@ -45,15 +47,13 @@ def evaluate_command(argv: Sequence[str]) -> int:
     episodes = convert(arguments.episodes, Count, name="--episodes")
     seed = _seed(arguments.seed)
 
-    import jax
-    import jax.numpy as jnp
     import numpy as np
     from rich.console import Console
     from rich.table import Table
 
     from perla.analysis.stats import iqm
-    from perla.loops.streams import Stream, stream_key
     from perla.runs import execute
+    from perla.runs.play import play
 
     run, _, trainer, exported = execute.load(
         Path(arguments.dir), trust=trust(arguments), say=suites.tell
@@ -64,12 +64,11 @@ def evaluate_command(argv: Sequence[str]) -> int:
     table = Table(title=words(title, style="table.title"))
     for name in ("seed", "return", "± std. error", "lowest", "highest", "length"):
         table.add_column(name, justify="right")
-    greedy = jnp.full(episodes, not arguments.sample)
     means = []
     with closing(trainer):
         for one in run.seeds if seed is None else (seed,):
             actor = execute.policy(run, trainer, exported, one, best=not arguments.last)
-            played = trainer.play(actor, stream_key(jax.random.key(one), Stream.PLAY), greedy)
+            played = play(trainer, actor, one, episodes, greedy=not arguments.sample)
             means.append(float(np.asarray(played.returns, float).mean()))
             _add_row(table, one, played)
     if len(means) > 1:
@@ -97,7 +96,8 @@ def render_command(argv: Sequence[str]) -> int:
     """Draw an episode of a run's policy."""
     parser = _parser(
         "render",
-        "Draw one episode of a run's policy, as a GIF or a PNG; or its learning curves, as a PNG.",
+        "Draw episodes of a run's policy as a GIF, or one as a PNG; or its learning curves as a "
+        "PNG.\nThe policy is the one that was evaluated better, or that of --greedy or --sample.",
     )
     parser.add_argument(
         "--out",
@@ -108,7 +108,7 @@ def render_command(argv: Sequence[str]) -> int:
         "--curves", action="store_true", help="draw the learning curves instead of an episode"
     )
     parser.add_argument(
-        "--episode", metavar="N", default="0", help="the episode's number: 0, 1, ... [0]"
+        "--episode", metavar="N", help="this episode alone: 0, 1, ... [a GIF: the first three]"
     )
     arguments = parser.parse(argv)
     curves, folder = arguments.curves, Path(arguments.dir)
@@ -120,19 +120,30 @@ def render_command(argv: Sequence[str]) -> int:
         raise UserError(f"--out {out}: there is no folder {out.parent}")
     if curves:
         return _render_curves(folder, out, arguments.given)
-    episode = convert(arguments.episode, Seed, name="--episode")
-    seed = _seed(arguments.seed)
+    number = convert(arguments.episode or "none", Seed | None, name="--episode")
 
     from perla.files import write_atomic
     from perla.runs import execute, replay
+    from perla.runs.play import default_seed, is_greedy_better
+    from perla.runs.store import Folder
 
     run, env, trainer, exported = execute.load(folder, trust=trust(arguments), say=suites.tell)
+    opened = Folder.open(folder)
+    seed = _seed(arguments.seed)
+    seed = default_seed(run, opened) if seed is None else seed
     actor = execute.policy(run, trainer, exported, seed, best=not arguments.last)
+    greedy = not arguments.sample
+    if not (arguments.greedy or arguments.sample) and opened.finished:
+        greedy = is_greedy_better(opened.summary(), seed)
+    is_png = out.suffix.lower() == ".png"
+    count = 1 if is_png or number is not None else replay.EPISODES
     with closing(trainer):
-        frames = replay.film(env, actor, seed=episode, greedy=not arguments.sample)
-    picture = replay.png(frames) if out.suffix.lower() == ".png" else replay.gif(frames)
-    write_atomic(out, picture)
-    say(f"{out}: {len(frames)} states")
+        films = replay.films(
+            env, actor, seed=seed, greedy=greedy, episodes=count, first=number or 0
+        )
+    write_atomic(out, replay.png(films[0]) if is_png else replay.gif(films))
+    policy = "greedy" if greedy else "sampled"
+    say(f"{out}: {sum(map(len, films))} states of the {policy} policy of seed {seed}")
     return 0
 
 

@@ -8,13 +8,16 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from perla.cli.parser import Parser, add_trust, seeds, trust
 from perla.config import Count, NonNegative, Positive, convert
 from perla.envs import options
 from perla.envs.processes.pool import STEP_SECONDS
 from perla.errors import UserError
+
+if TYPE_CHECKING:
+    from perla.runs.spec import Run
 
 ALGO = "perla-ippo"
 ENV = "lbf:Foraging-5x5-2p-1f-coop-v2"
@@ -26,65 +29,104 @@ KEEP = 2
 def train_command(argv: Sequence[str]) -> int:
     """Train a method on an environment."""
     from perla.cli import flags
-    from perla.methods.settings import configure
 
     arguments = flags.parse(_parser(), argv, lambda arguments: [arguments.algo or ALGO])
-    algo = ALGO if arguments.algo is None else arguments.algo
     if arguments.help:
         print(_help(arguments.algo, arguments.preset), end="")
         return 0
-    given = flags.given(vars(arguments))
-    config = configure(algo, arguments.preset, given, flag_name=flags.flag_name)
-    return _train(algo, config, arguments)
 
+    from perla.cli.run_file import render_run
+    from perla.runs import execute, sinks, warm_start
 
-def _train(algo: str, config: Any, arguments: argparse.Namespace) -> int:
-    from perla.runs.spec import Run, Steps
-
-    run = Run(
-        env=arguments.env,
-        env_options=dict(map(option, arguments.env_option)),
-        algo=algo,
-        preset=arguments.preset,
-        config=config,
-        steps=convert(arguments.steps, Steps, name="--steps"),
-        seeds=seeds(arguments.seeds),
-        num_evaluations=convert(arguments.num_evaluations, Count | None, name="--num-evaluations"),
-        eval_episodes=convert(arguments.eval_episodes, Count | None, name="--eval-episodes"),
-        absolute_episodes=convert(
-            arguments.absolute_episodes, Count | None, name="--absolute-episodes"
-        ),
-    )
+    part = convert(arguments.from_part, warm_start.Part, name="--from-part")
+    if "--from-part" in arguments.given and arguments.from_dir is None:
+        raise UserError(f"--from-part {part}: belongs to --from DIR, which is not given")
+    source = warm_start.read(Path(arguments.from_dir)) if arguments.from_dir else None
+    run = _run(arguments).replace(warm_start=None if source is None else source.describe(part))
+    if arguments.print_config:
+        sys.stdout.write(render_run(run))
+        return 0
     execution = _execution(arguments)
-    out = Path(arguments.out) if arguments.out else new_folder(Path("runs"), f"{run.env}-{algo}")
-
-    from perla.runs import execute, sinks
-
+    out = arguments.out or new_folder(Path("runs"), f"{run.env}-{run.algo}")
     display = sinks.display(quiet=arguments.quiet)
-    result = execute.train(run, out, display=display, **execution)
+    result = execute.train(run, Path(out), display=display, source=source, **execution)
     display.say(f"run folder: {out}")
     return _status(result.dropped)
+
+
+def _run(arguments: argparse.Namespace) -> Run:
+    """The run that the flags describe, or that of `--config` with them on top."""
+    from perla.cli import flags
+    from perla.cli.run_file import read_run
+    from perla.methods.settings import configure, override
+    from perla.runs.spec import Run
+
+    given = flags.given(vars(arguments))
+    numbers = _numbers(arguments)
+    if arguments.config is None:
+        algo = ALGO if arguments.algo is None else arguments.algo
+        config = configure(algo, arguments.preset, given, flag_name=flags.flag_name)
+        options = dict(map(option, arguments.env_option))
+        env, preset = arguments.env, arguments.preset
+        return Run(env=env, env_options=options, algo=algo, preset=preset, config=config, **numbers)
+    for name, value in (("ALGO", arguments.algo), ("--preset", arguments.preset)):
+        if value is not None and (name == "ALGO" or name in arguments.given):
+            raise UserError(f"{value}: --config {arguments.config} names method and preset; leave "
+                            f"out {name}")  # fmt: skip
+    env = arguments.env if "--env" in arguments.given else None
+    run = read_run(Path(arguments.config), env=env, trust=arguments.trust)
+    changed: dict[str, Any] = {
+        name: value for name, value in numbers.items() if f"--{name.replace('_', '-')}" in
+        arguments.given
+    }  # fmt: skip
+    if arguments.env_option:
+        changed["env_options"] = run.env_options | dict(map(option, arguments.env_option))
+    config = override(run.algo, run.config, given, flag_name=flags.flag_name)
+    return run.replace(config=config, **changed)
+
+
+def _numbers(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Steps, seeds and numbers of evaluations and episodes."""
+    from perla.runs.spec import Steps
+
+    counts = {"num_evaluations", "eval_episodes", "absolute_episodes"}
+    return {
+        "steps": convert(arguments.steps, Steps, name="--steps"),
+        "seeds": seeds(arguments.seeds),
+    } | {
+        name: convert(getattr(arguments, name), Count | None, name=f"--{name.replace('_', '-')}")
+        for name in sorted(counts)
+    }
 
 
 def resume_command(argv: Sequence[str]) -> int:
     """Continue an interrupted run."""
     parser = Parser(
-        "resume", "Continue an interrupted run, with the results of an uninterrupted one."
+        "resume",
+        "Continue an interrupted run, with the results of an uninterrupted one; or, with --steps,\n"
+        "extend a run, finished or not.",
     )
     parser.add_argument("dir", metavar="DIR", help="the run's folder")
+    parser.add_argument(
+        "--steps",
+        metavar="N",
+        help="environment steps of each seed in all; schedules follow the new number [as before]",
+    )
     add_trust(parser)
     _add_execution(parser)
     arguments = parser.parse(argv)
     execution = _execution(arguments)
 
     from perla.runs import execute, sinks
+    from perla.runs.spec import Steps
     from perla.runs.store import Folder
 
+    steps = convert(arguments.steps or "none", Steps | None, name="--steps")
     out = Path(arguments.dir)
     display = sinks.display(quiet=arguments.quiet)
-    finished = Folder.open(out).finished
-    result = execute.resume(out, trust=trust(arguments), display=display, **execution)
-    if not finished:
+    done = Folder.open(out).finished and steps is None
+    result = execute.resume(out, steps=steps, trust=trust(arguments), display=display, **execution)
+    if not done:
         display.say(f"run folder: {out}")
     return _status(result.dropped)
 
@@ -102,6 +144,11 @@ def _parser() -> Parser:
     parser.add_argument("--num-evaluations")
     parser.add_argument("--eval-episodes")
     parser.add_argument("--absolute-episodes")
+    parser.add_argument("--from", dest="from_dir")
+    parser.add_argument("--from-part", default="all")
+    parser.add_argument("--config")
+    parser.add_argument("--trust", action="store_true")
+    parser.add_argument("--print-config", action="store_true")
     _add_execution(parser)
     return parser
 
@@ -164,6 +211,12 @@ continues it.
                                   where evaluations would take over a fifth of the steps]
   --eval-episodes N               episodes per evaluation [32]
   --absolute-episodes N           episodes of the final evaluation of the best parameters [320]
+  --from DIR                      begin with the parameters of the run in DIR, whose environment may
+                                  be another one with the same shapes
+  --from-part all|actor           all of its learner but the replay buffer, or the policies [all]
+  --print-config                  print the run as JSON, and train nothing
+  --config FILE                   the run in such a file, or in a config.json, with the flags on top
+  --trust                         make its environment also if it is code that the file names
   --checkpoint-seconds X          seconds between two checkpoints [{SECONDS:g}]
   --keep-checkpoints N            number of checkpoints that are kept, or all [{KEEP}]
   --step-seconds X                timeout of a step of an environment without JAX [{STEP_SECONDS:g}]

@@ -8,6 +8,7 @@ processes import this module, so it does not import JAX.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import os
@@ -50,19 +51,44 @@ def make_env(id: str, families: Iterable[str], /, **options: Any) -> Env | HostE
         module = _module(module_name, families)
         function = _function(module, module_name, function_name)
         makers.check_maker(id, function)
+        return call(id, function, **options)
+
+
+def call(id: str, function: Callable[..., Any], /, **options: Any) -> Env | HostEnv:
+    """The environment that `function` returns for `options`, wrapped and checked as by `make_env`.
+    Raises `UserError` as it does."""
+    try:
         signature = inspect.signature(function)
-        any_keyword = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-        taken = set(options) if any_keyword else set(signature.parameters)
-        bridge_options = {
-            name: options.pop(name) for name in BRIDGE_OPTIONS if name in options.keys() - taken
-        }
-        try:
-            signature.bind(**options)
-        except TypeError as error:
-            raise _unexpected(id, error) from None
-        arguments = env_options.fit(id, function, options)
-        with explain_errors(f"{id} fails"):
-            env = function(**arguments)
+    except (TypeError, ValueError):
+        raise UserError(f"{id}: {describe_value(function)} does not say what it takes") from None
+    any_keyword = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    taken = set(options) if any_keyword else set(signature.parameters)
+    bridge_options = {
+        name: options.pop(name) for name in BRIDGE_OPTIONS if name in options.keys() - taken
+    }
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        raise _unexpected(id, error) from None
+    arguments = env_options.fit(id, function, options)
+    with explain_errors(f"{id} fails"):
+        env = function(**arguments)
+    return _wrap(id, env, options, bridge_options)
+
+
+def adopt(id: str, env: Any, /, **options: Any) -> Env | HostEnv:
+    """The environment object `env`, wrapped and checked as by `make_env`; `options` are those of
+    `BRIDGE_OPTIONS`.
+
+    One outside JAX has a state of its own, so it is copied: several can be stepped then. Raises
+    `UserError` if it cannot be.
+    """
+    if not isinstance(env, Env) or isinstance(env, HostEnv):
+        with explain_errors(f"{id} cannot be copied; hand over a function that makes it"):
+            env = copy.deepcopy(env)
+    bridge_options = {name: options.pop(name) for name in BRIDGE_OPTIONS if name in options}
+    for name in options:
+        raise _unexpected(id, f"an environment object takes no option {name!r}")
     return _wrap(id, env, options, bridge_options)
 
 

@@ -49,6 +49,9 @@ LOADING = ("pettingzoo", "gym")
 """Families whose ids or options may name code, which is imported. The other families have a fixed
 list of environments, and options that are plain values."""
 
+OBJECT = "object"
+"""Prefix of the ids of environments that Python code handed over (`perla.envs.objects`)."""
+
 Trust: TypeAlias = bool | Collection[str]
 """Code named in a file that the user trusts: all (True), none (False), or the environments with
 these ids, each with the options in the file."""
@@ -60,9 +63,17 @@ def names_code(id: str) -> bool:
     return bool(colon) and (family in LOADING or family not in FAMILIES)
 
 
+def is_object(id: str) -> bool:
+    """True if `id` names an object that a Python program had, which no file holds."""
+    return id.startswith(f"{OBJECT}:")
+
+
 def check_trust(ids: Collection[str], trust: Trust, *, source: Path) -> None:
     """Raise `UserError` if one of the environments `ids`, named by the file `source`, is code that
-    the user does not trust, or if `trust` names an environment that the file does not."""
+    the user does not trust, or an object, or if `trust` names an environment that the file does
+    not."""
+    for id in filter(is_object, ids):
+        raise _is_gone(id, source)
     if trust is True:
         return
     trusted = () if trust is False else (trust,) if isinstance(trust, str) else trust
@@ -73,8 +84,15 @@ def check_trust(ids: Collection[str], trust: Trust, *, source: Path) -> None:
         if names_code(id) and id not in trusted:
             raise UserError(
                 f"{source}: its environment {id} is code; if you trust it, allow it by "
-                f"--env {shlex.quote(id)}, or by --trust"
+                f"--env {shlex.quote(id)}, or by --trust (in Python, by env={id!r} or trust=True)"
             )
+
+
+def _is_gone(id: str, source: object) -> UserError:
+    return UserError(
+        f"{source}: its environment {id} is an object of a Python program, which no file holds; "
+        "hand it over again in Python: perla.load(DIR, env=…)"
+    )
 
 
 def make_env(id: str, /, **options: Any) -> Env | HostEnv:
@@ -97,6 +115,8 @@ def env_factory(id: str, /, **options: Any) -> Callable[[], Any]:
         known = [prefix for prefix, family in FAMILIES.items() if close in family.EXAMPLES]
         guesses = " or ".join(f"'{prefix}:{id}'" for prefix in known)
         raise UserError(f"environment {id!r} has no family; did you mean {guesses}?")
+    if is_object(id):
+        raise _is_gone(id, "the run")
     if family in FAMILIES:
         make = FAMILIES[family].make_env
         return partial(make, name, **fit(id, make, options))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -122,30 +123,49 @@ def play_step(
 
 
 def watch(env: Env, actor: AnyActor, key: PRNGKeyArray, *, greedy: bool = True) -> list[Any]:
-    """The states of one episode in order, for rendering."""
+    """The states of one episode in order, for rendering. Further episodes compile nothing."""
+    same = _Same(env)
     key_reset, key_run = jax.random.split(key)
-    state, observation = jax.jit(env.reset)(key_reset)
+    state, observation = _watch_reset(same, key_reset)
     hidden_state = actor.initial_state(())
-
-    @jax.jit
-    def step(key, state, observation, hidden_state, is_first):
-        key_action, key_env, key_actor = jax.random.split(key, 3)
-        policy, hidden_state = actor(observation, hidden_state, is_first, key_actor)
-        action = policy.mode() if greedy else policy.sample(key_action)
-        state, timestep = env.step(key_env, state, env.spec.bounded(action))
-        return state, timestep, actor.update_state(hidden_state, action)
-
     states = [state]
     for time in range(episode_limit(env)):
         key_step = jax.random.fold_in(key_run, time)
-        state, timestep, hidden_state = step(
-            key_step, state, observation, hidden_state, jnp.array(time == 0)
+        state, timestep, hidden_state = _watch_step(
+            same, actor, key_step, state, observation, hidden_state, jnp.array(time == 0), greedy
         )
         observation = timestep.observation
         states.append(state)
         if timestep.terminated | timestep.truncated:
             break
     return states
+
+
+class _Same:
+    """An environment as a static argument of compiled functions, equal to itself alone."""
+
+    def __init__(self, env: Env) -> None:
+        self.env = env
+
+    def __hash__(self) -> int:
+        return id(self.env)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.env is other.env
+
+
+@partial(jax.jit, static_argnums=0)
+def _watch_reset(same, key):
+    return same.env.reset(key)
+
+
+@partial(jax.jit, static_argnums=(0, 7))
+def _watch_step(same, actor, key, state, observation, hidden_state, is_first, greedy):
+    key_action, key_env, key_actor = jax.random.split(key, 3)
+    policy, hidden_state = actor(observation, hidden_state, is_first, key_actor)
+    action = policy.mode() if greedy else policy.sample(key_action)
+    state, timestep = same.env.step(key_env, state, same.env.spec.bounded(action))
+    return state, timestep, actor.update_state(hidden_state, action)
 
 
 def episode_limit(env: Env | HostEnv) -> int:

@@ -84,14 +84,25 @@ def _every_setting(revision: int) -> dict[str, Setting]:
 def configure(algo: str, preset: str, values: Mapping[str, Any], *, flag_name: Naming = str) -> Any:
     """The configuration of `algo` under `preset` with `values` (by setting, as text or not) on top.
 
-    Raises `UserError` for an unknown setting, for a value out of range and for a setting of a
-    variant that is not chosen.
+    A value may also be a configuration (`value=Embedded(critic_input="global")`), of a field that
+    the method decides as well. Raises `UserError` for an unknown setting, for a value out of range
+    and for a setting of a variant that is not chosen.
     """
+    whole = {name: value for name, value in values.items() if isinstance(value, Config)}
+    parts = {name: value for name, value in values.items() if name not in whole}
+    return override(algo, make(algo, preset, **whole), parts, flag_name=flag_name)
+
+
+def override(
+    algo: str, config: Method, values: Mapping[str, Any], *, flag_name: Naming = str
+) -> Any:
+    """The configuration `config` of `algo` with `values` (by setting, as text or not) on top.
+    Raises `UserError` as `configure`."""
     todo = {ALIASES.get(name, name): value for name, value in values.items()}
     for name in todo:
         if name not in every_setting():
             raise unknown(name, [algo], every_setting(), what="setting")
-    config = _apply(make(algo, preset), todo, flag_name)
+    config = _apply(config, todo, flag_name)
     for name in todo:
         raise _misplaced(algo, config, every_setting()[name], flag_name)
     return config
@@ -200,7 +211,8 @@ def _choose(
     value: Config | None, choices: Mapping[str, type[Config] | None], chosen: Any, name: str
 ) -> Config | None:
     """The variant called `chosen`: as the preset has it, else with its own defaults."""
-    if chosen not in choices:
+    chosen = "none" if chosen is None else chosen
+    if not isinstance(chosen, str) or chosen not in choices:
         raise UserError(f"{name} {chosen}: {nearest(str(chosen), choices, what='choice')}")
     if chosen == tag(value):
         return value

@@ -56,7 +56,7 @@ def save(path: Path, tree: Any, meta: Meta) -> None:
 
     Raises `UserError` if the operating system refuses; `path` is then unchanged.
     """
-    arrays = {name: np.asarray(leaf, order="C") for name, leaf in _named(tree)}
+    arrays = {name: np.asarray(leaf, order="C") for name, leaf in named(tree)}
     meta = meta.replace(digest=_digest(arrays, meta))
     text = msgspec.json.encode(meta).decode()
     write_atomic(path, safetensors.numpy.save(arrays, metadata={"perla": text}))
@@ -68,6 +68,22 @@ def load(path: Path, template: Any) -> tuple[Any, Meta]:
     Raises `UserError`, naming the file and the cause, if the file is missing, unreadable, truncated
     or damaged, if it is no checkpoint of perla, or if it belongs to another configuration.
     """
+    arrays, meta = read(path)
+    expected = dict(named(template))
+    for name in sorted(expected.keys() | arrays.keys()):
+        actual, wanted = signature(arrays.get(name)), signature(expected.get(name))
+        if actual != wanted:
+            raise UserError(
+                f"{path}: checkpoint of another configuration: {name} is {actual}, "
+                f"expected {wanted}"
+            )
+    leaves = [arrays[name] for name in expected]
+    return jax.tree.unflatten(jax.tree.structure(template), leaves), meta
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], Meta]:
+    """The arrays in `path` by their paths in the tree, and the metadata. Raises `UserError` as
+    `load` does for a file that is missing or damaged."""
     with explained(path):
         data = read_regular(path)
     meta = _parse_meta(path, data)
@@ -77,16 +93,7 @@ def load(path: Path, template: Any) -> tuple[Any, Meta]:
         raise UserError(f"{path}: damaged checkpoint ({_line(error)})") from None
     if _digest(arrays, meta) != meta.digest:
         raise UserError(f"{path}: damaged checkpoint (its digest does not match)")
-    expected = dict(_named(template))
-    for name in sorted(expected.keys() | arrays.keys()):
-        actual, wanted = _signature(arrays.get(name)), _signature(expected.get(name))
-        if actual != wanted:
-            raise UserError(
-                f"{path}: checkpoint of another configuration: {name} is {actual}, "
-                f"expected {wanted}"
-            )
-    leaves = [arrays[name] for name in expected]
-    return jax.tree.unflatten(jax.tree.structure(template), leaves), meta
+    return arrays, meta
 
 
 def load_meta(path: Path) -> Meta:
@@ -150,13 +157,13 @@ def _parse_meta(path: Path, data: bytes) -> Meta:
     return from_json(text.encode(), Meta, source=str(path))
 
 
-def _named(tree: Any) -> Iterator[tuple[str, Any]]:
+def named(tree: Any) -> Iterator[tuple[str, Any]]:
     """The leaves of `tree` with their paths."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         yield jax.tree_util.keystr(path) or ".", leaf
 
 
-def _signature(leaf: Any) -> str:
+def signature(leaf: Any) -> str:
     """The type and shape of an array."""
     return "absent" if leaf is None else f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
 
@@ -165,7 +172,7 @@ def _digest(arrays: Mapping[str, np.ndarray], meta: Meta) -> str:
     digest = hashlib.sha256(msgspec.json.encode(meta.replace(digest="")))
     for name in sorted(arrays):
         array = np.asarray(arrays[name], order="C")
-        digest.update(f"{name} {_signature(array)}\n".encode())
+        digest.update(f"{name} {signature(array)}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from perla.envs.protocol import Env, HostEnv
-from perla.errors import UserError
+from perla.errors import UserError, resume_command
 from perla.loops.nonfinite import NonFinite
 from perla.loops.protocol import AnyTrainer
 from perla.loops.seeds import MAX_UPDATES
 from perla.runs import checkpoint, pictures, resume_point
+from perla.runs.callbacks import Callback, Progress
 from perla.runs.interrupt import Interrupted, Requests, listening
 from perla.runs.loggers import DEFAULT, Loggers, open_loggers
 from perla.runs.memory import explain_out_of_memory
@@ -47,6 +48,7 @@ class RunOptions(NamedTuple):
     on_nonfinite: OnNonFinite
     log: Sequence[str] = DEFAULT
     """Names of the loggers."""
+    callbacks: Sequence[Callback] = ()
 
 
 class RunLoop:
@@ -81,13 +83,17 @@ class RunLoop:
         self.dropped: dict[int, NonFinite] = {}
         """The seeds that were dropped, and their faults."""
         self.requests = Requests()
+        self.progress = Progress(run, None if folder is None else folder.path)
+        self.progress.records = self.latest
+        self.progress.step = 0 if point is None else point.step
         self.saved_at = -math.inf if point is None else time.perf_counter()
         """The time of the last checkpoint of this process, or of its start from one."""
         self.update_seconds: float | None = None
         """Seconds of an update, None before any was measured."""
 
-    def execute(self) -> tuple[dict[str, Any], Any]:
-        """Carry the run out to its end. Returns its summary and the exported states of all seeds.
+    def execute(self) -> tuple[dict[str, Any] | None, Any]:
+        """Carry the run out to its end, or until a callback stops it. Returns its summary, None if
+        it was stopped, and the exported states of all seeds.
 
         Raises `UserError` if a number is not finite and the run has to stop, `Interrupted` after
         Ctrl-C.
@@ -102,23 +108,54 @@ class RunLoop:
         try:
             with explain_out_of_memory(), self._listening():
                 states = self._start()
-                for number in range(self.evaluation + 1, len(self.schedule)):
-                    states = self._train(states, self.schedule[number])
-                    states, records = self._evaluate(states, number)
-                    for consume in sinks:
-                        consume(records)
-                    if self.folder is None:
-                        self.records += records
-                    self.latest, self.evaluation = records, number
-                    self._checkpoint(states, self.schedule[number])
-                summary, exported = self._finish(states)
-            loggers.finish(summary)
-            display.finish(summary)
+                self._call("on_start")
+                states = self._intervals(states, sinks)
+                if self.evaluation < len(self.schedule) - 1:
+                    summary, exported = None, self._stop(states)
+                else:
+                    summary, exported = self._finish(states)
+                    loggers.finish(summary)
+                    display.finish(summary)
+                self.progress.summary = summary
+                self._call("on_end")
         finally:
             self.trainer.close()
             display.close()
             loggers.close()
         return summary, exported
+
+    def _intervals(self, states: Any, sinks: Sequence[Callable[[list[Record]], None]]) -> Any:
+        """Train, evaluate and record, until the end or until a callback stops the run."""
+        for number in range(self.evaluation + 1, len(self.schedule)):
+            states = self._train(states, self.schedule[number])
+            if self.progress.stopping and self.progress.step < self.schedule[number]:
+                return states
+            states, records = self._evaluate(states, number)
+            for consume in sinks:
+                consume(records)
+            if self.folder is None:
+                self.records += records
+            self.latest, self.evaluation = records, number
+            self.progress.records = records
+            self._call("on_evaluation")
+            self._checkpoint(states, self.schedule[number])
+            if self.progress.stopping:
+                return states
+        return states
+
+    def _call(self, event: str) -> None:
+        """Call the method `event` of all callbacks."""
+        for callback in self.options.callbacks:
+            getattr(callback, event)(self.progress)
+
+    def _stop(self, states: Any) -> Any:
+        """Leave a run that a callback has stopped. Returns the exported states."""
+        folder = self.folder
+        goes_on = "" if folder is None else f"; `{resume_command(folder.path)}` continues"
+        self.say(f"stopped by a callback after {self.progress.step:,} steps{goes_on}")
+        if folder is not None:
+            self.records = folder.records()
+        return self.trainer.export(states)
 
     def _start(self) -> Any:
         """Compile, and return the states to train from."""
@@ -140,6 +177,9 @@ class RunLoop:
             states, step = self.trainer.train(states, until, updates)
             duration = time.perf_counter() - began
             self.seconds += duration
+            self.progress.step = step
+            if step > 0:
+                self._call("on_interval")
             if step == until:  # Perhaps with fewer updates, each of which took longer.
                 if self.update_seconds is not None:
                     self.update_seconds = max(self.update_seconds, duration / updates)
@@ -148,6 +188,8 @@ class RunLoop:
             if self._is_due(BETWEEN_SECONDS):
                 self._drop(self._faults(states))
                 self._checkpoint(states, step)
+            if self.progress.stopping:
+                return states
 
     def _updates_of_piece(self) -> int:
         """The number of updates until a checkpoint is due, or that take `PIECE_SECONDS`."""
@@ -189,10 +231,11 @@ class RunLoop:
     # Checkpoints.
 
     def _is_due(self, least: float = 0.0) -> bool:
-        """True if a signal asks for a checkpoint, or if the last one is old enough: at least
-        `least` seconds."""
+        """True if a signal or a callback asks for a checkpoint, or if the last one is old enough:
+        at least `least` seconds."""
         waited = time.perf_counter() - self.saved_at
-        return self.requests.pending or waited >= self._due(least)
+        asked = self.requests.pending or self.progress.stopping
+        return asked or waited >= self._due(least)
 
     def _due(self, least: float) -> float:
         """The seconds between two checkpoints."""
@@ -214,6 +257,7 @@ class RunLoop:
             self.saved_at = time.perf_counter()
             if saving:
                 self.say(f"saved the checkpoint of step {step:,}")
+            self._call("on_checkpoint")
         if self.requests.signum:
             raise Interrupted(self.folder.path, self.requests.signum)
 

@@ -1,4 +1,4 @@
-"""The pictures of a finished run: its learning curves, and an episode of its best policy."""
+"""The pictures of a finished run: its learning curves, and a film of its best policy."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from perla.errors import UserError
 from perla.files import write_atomic
 from perla.loops.protocol import AnyTrainer
 from perla.runs import replay
+from perla.runs.play import best_seed, is_greedy_better
 from perla.runs.spec import Run
-from perla.runs.store import best_seed
 
 CURVES, REPLAY = "curves.png", "replay.gif"
 
@@ -47,9 +47,9 @@ def draw_missing(
 
 def draw_curves(folder: Path, out: Path) -> None:
     """Draw the learning curves of the run in `folder` as the PNG file `out`."""
-    from perla.analysis import figures  # Slow to import, and needed only here.
+    from perla.analysis import run_figure  # Slow to import, and needed only here.
 
-    write_atomic(out, figures.curves([folder]))
+    write_atomic(out, run_figure.curves(folder))
 
 
 def draw_replay(
@@ -61,11 +61,16 @@ def draw_replay(
     summary: Mapping[str, Any],
     say: Callable[[str], None],
 ) -> None:
-    """Draw an episode of the best seed's best policy, if the environment can be drawn."""
-    actor = trainer.actor(exported, run.seeds.index(best_seed(summary)), best=True)
+    """Film episodes of the best seed's best parameters, if the environment can be drawn: of the
+    greedy or the sampled policy, whichever was evaluated better."""
+    seed = best_seed(summary)
+    greedy = is_greedy_better(summary, seed)
+    actor = trainer.actor(exported, run.seeds.index(seed), best=True)
     try:
-        frames = replay.film(env, actor, seed=0, greedy=True)
+        episodes = replay.films(env, actor, seed=seed, greedy=greedy)
     except UserError as error:
         say(f"no {REPLAY}: {error}")
         return
-    write_atomic(folder / REPLAY, replay.gif(frames))
+    write_atomic(folder / REPLAY, replay.gif(episodes))
+    policy = "greedy" if greedy else "sampled"
+    say(f"{REPLAY}: {len(episodes)} episodes of the {policy} policy of seed {seed}")

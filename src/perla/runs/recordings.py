@@ -22,7 +22,7 @@ from perla.loops.record import Recording, record, record_host
 from perla.loops.streams import Stream, number, stream_key
 from perla.runs import execute
 from perla.runs.spec import Run, plan_evaluations
-from perla.runs.store import Folder, best_seed
+from perla.runs.store import Folder, best_greedy_seed
 
 MOST_FRAMES = 1000
 """The most steps of an episode that is recorded; a longer one is refused."""
@@ -54,7 +54,7 @@ def record_run(
     """
     summary = Folder.open(folder).summary()
     run, env, trainer, exported = execute.load(folder, trust=trust, say=say)
-    seed = best_seed(summary)
+    seed = best_greedy_seed(summary)
     with closing(trainer), explain_errors(f"{env.spec.id} cannot be recorded"):
         if (env.spec.limit or 0) > MOST_FRAMES:
             raise UserError(

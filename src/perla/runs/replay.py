@@ -1,4 +1,4 @@
-"""Pictures of one episode: an animated GIF, or a PNG of selected states."""
+"""Films of episodes: an animated GIF, or a PNG of selected states."""
 
 from __future__ import annotations
 
@@ -17,10 +17,18 @@ from perla.loops.evaluate import watch
 from perla.loops.record import record_host
 from perla.loops.streams import Stream, stream_key
 
-MILLISECONDS = 250
-"""Duration of a state in an animation."""
+EPISODES = 3
+"""Episodes of a run's film."""
+MILLISECONDS = 80, 250
+"""Shortest and longest duration of a state, which the eye can follow."""
+EPISODE_MILLISECONDS = 8_000
+"""Duration of an episode, where that range allows it."""
+MOST_STATES = 200
+"""States of an episode that a film shows; a longer episode skips some."""
 PAUSE = 1500
-"""Duration of the last state."""
+"""Duration of an episode's last state."""
+CAPTION = 18
+"""Height of the line below each picture."""
 
 
 def film(env: Env | HostEnv, actor: Any, *, seed: int, greedy: bool) -> list[np.ndarray]:
@@ -45,12 +53,53 @@ def film(env: Env | HostEnv, actor: Any, *, seed: int, greedy: bool) -> list[np.
     return [frame.astype(np.uint8) for frame in frames]
 
 
-def gif(frames: Sequence[np.ndarray]) -> bytes:
-    """`frames` as an endless GIF animation."""
+def films(
+    env: Env | HostEnv,
+    actor: Any,
+    *,
+    seed: int,
+    greedy: bool,
+    episodes: int = EPISODES,
+    first: int = 0,
+) -> list[list[np.ndarray]]:
+    """The `episodes` of `actor`, the policy of `seed`, from number `first` on, with a line on each
+    picture that says so. Raises `UserError` as `film`."""
+    policy = "greedy" if greedy else "sampled"
+    return [
+        _captioned(
+            _thinned(film(env, actor, seed=number, greedy=greedy)),
+            f"seed {seed}, {policy}, episode {number}",
+        )
+        for number in range(first, first + episodes)
+    ]
+
+
+def _thinned(frames: list[np.ndarray]) -> list[np.ndarray]:
+    """At most `MOST_STATES` of the `frames`, evenly spaced, with the last."""
+    every = math.ceil(len(frames) / MOST_STATES)
+    return frames[::-every][::-1]
+
+
+def _captioned(frames: Sequence[np.ndarray], text: str) -> list[np.ndarray]:
+    """The `frames` with a line of text below."""
+    from PIL import Image, ImageDraw
+
+    line = Image.new("RGB", (frames[0].shape[1], CAPTION), "white")
+    ImageDraw.Draw(line).text((4, 3), text, fill=(60, 60, 60))
+    return [np.concatenate([frame, np.asarray(line)]) for frame in frames]
+
+
+def gif(episodes: Sequence[Sequence[np.ndarray]]) -> bytes:
+    """The frames of `episodes`, one after another, as an endless GIF animation."""
     from PIL import Image
 
+    frames = [frame for episode in episodes for frame in episode]
+    durations: list[int] = []
+    for episode in episodes:
+        each = int(np.clip(EPISODE_MILLISECONDS / len(episode), *MILLISECONDS))
+        durations += [each] * (len(episode) - 1) + [PAUSE]
     # One palette for all pictures prevents flicker.
-    strip = Image.fromarray(np.concatenate(list(frames))).quantize(colors=255)
+    strip = Image.fromarray(np.concatenate(frames)).quantize(colors=255)
     height = frames[0].shape[0]
     width = frames[0].shape[1]
     images = [strip.crop((0, i * height, width, (i + 1) * height)) for i in range(len(frames))]
@@ -60,7 +109,7 @@ def gif(frames: Sequence[np.ndarray]) -> bytes:
         format="GIF",
         save_all=True,
         append_images=images[1:],
-        duration=[MILLISECONDS] * (len(images) - 1) + [PAUSE],
+        duration=durations,
         loop=0,
         optimize=False,
     )

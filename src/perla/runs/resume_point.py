@@ -63,7 +63,8 @@ def load_newest(
     doing: str = "resuming from",
     with_metrics: bool = True,
 ) -> ResumePoint | None:
-    """The newest usable checkpoint of `run` in `folder`, None if there is none yet.
+    """The newest usable checkpoint of `run` in `folder`, also from before it was extended; None if
+    there is none yet.
 
     `template` holds the shapes and types of its arrays. A checkpoint is usable if it is whole and,
     unless `with_metrics` is false, `metrics.jsonl` begins with the lines that it had then. `say`
@@ -71,10 +72,11 @@ def load_newest(
     done with it. Raises the newest one's `UserError`, with the remedy, if none is usable.
     """
     errors: dict[Path, UserError] = {}
+    identities = {stage.identity for stage in run.stages()}
     for path in checkpoint.newest_first(folder.checkpoints):
         try:
             exported, meta = checkpoint.load(path, template)
-            if meta.run != run.identity:
+            if meta.run not in identities:
                 raise UserError(
                     f"{path}: checkpoint of another configuration than "
                     f"{folder.path / 'config.json'}"

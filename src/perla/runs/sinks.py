@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console, Group
@@ -14,13 +14,16 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from perla.analysis.stats import iqm
 from perla.errors import visible
 from perla.runs.spec import Run
 from perla.runs.store import Record, finite_values, mean
 
 SHOWN = {
     "return": "return",
+    "return_sampled": "sampled",
     "win_rate": "won",
+    "win_rate_sampled": "won, sampled",
     "td_error": "TD error",
     "spread": "spread",
     "joint_actions": "K",
@@ -186,13 +189,14 @@ def display(*, quiet: bool = False) -> Display:
 
 
 def final_table(summary: Mapping[str, Any]) -> Table:
-    """A table of the final, best and absolute return of every seed, and over seeds."""
+    """A table of the final, best and absolute return of every seed, and over seeds: of the greedy
+    and, behind the stroke, of the sampled policy."""
     table = Table(
         title=Text(visible(f"{summary['algo']} on {summary['env']}"), style="table.title"),
         caption=(
             f"{summary['steps']:,} steps a seed in {clock(summary['wall_seconds'])}"
             + (f" ({summary['steps_per_second']:,.0f}/s)" if summary["steps_per_second"] else "")
-            + f"\ncompiled in {summary['compile_seconds']:.1f} s"
+            + f"\ncompiled in {summary['compile_seconds']:.1f} s; returns: greedy / sampled"
         ),
     )
     table.add_column("seed", justify="right")
@@ -201,23 +205,20 @@ def final_table(summary: Mapping[str, Any]) -> Table:
     for entry in summary["seeds"]:
         table.add_row(
             str(entry["seed"]),
-            format_number(entry["final"].get("return")),
-            format_number(entry["best"].get("return")),
+            _both(entry["final"]),
+            _both(entry["best"]),
             f"{entry['best']['step']:,}",
-            format_number(entry["absolute"].get("return")),
+            _both(entry["absolute"]),
         )
     if len(summary["seeds"]) > 1:
         table.add_section()
-        for label, kind in (("IQM", "iqm"), ("mean", "mean")):
-            returns = summary[kind]
-            table.add_row(
-                label,
-                format_number(returns["final"]),
-                format_number(returns["best"]),
-                "",
-                format_number(returns["absolute"]),
-                style="bold" if kind == "iqm" else "",
+        for label, statistic in (("IQM", iqm), ("mean", mean)):
+            final, best, absolute = (
+                _both(_over_seeds(statistic, summary, kind))
+                for kind in ("final", "best", "absolute")
             )
+            bold = "bold" if label == "IQM" else ""
+            table.add_row(label, final, best, "", absolute, style=bold)
     return table
 
 
@@ -230,6 +231,19 @@ def progress_line(run: Run, records: Sequence[Record]) -> str:
     if rate:
         parts += [f"{rate:,.0f} steps/s", f"{time_left(run, step, rate)} left"]
     return "  ".join(parts)
+def _over_seeds(
+    statistic: Callable[[list[float]], float], summary: Mapping[str, Any], kind: str
+) -> dict[str, float]:
+    """The `statistic` over seeds of the greedy and of the sampled return."""
+    rows = [entry[kind] for entry in summary["seeds"]]
+    values = {name: finite_values(rows, name) for name in ("return", "return_sampled")}
+    whole = {name: each for name, each in values.items() if len(each) == len(rows)}
+    return {name: float(statistic(each)) for name, each in whole.items()}
+
+
+def _both(metrics: Mapping[str, Any]) -> str:
+    """The greedy and the sampled return."""
+    return " / ".join(format_number(metrics.get(name)) for name in ("return", "return_sampled"))
 
 
 def title(run: Run) -> str:

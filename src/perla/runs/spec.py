@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
-from perla.config import Config, Count, to_json
+from perla.config import Config, Count, convert, encode
 from perla.envs import options
 from perla.envs.protocol import Env, HostEnv
 from perla.errors import UserError
@@ -18,6 +20,15 @@ Steps = Annotated[int, Meta(ge=1, le=2 * 10**9)]
 Seed = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 OnNonFinite = Literal["stop", "drop-seed"]
 """When a number of a seed is not finite: stop the run, or continue with the other seeds."""
+
+
+class WarmStart(Config, tag="warm-start", frozen=True, kw_only=True):
+    """The parameters with which a run begins: those of another run."""
+
+    checkpoint: str
+    """SHA-256 of the other run's checkpoint."""
+    part: Literal["all", "actor"]
+    """All of the learner but its replay buffer, or the policies alone."""
 
 
 class Run(Config, frozen=True, kw_only=True):
@@ -47,17 +58,63 @@ class Run(Config, frozen=True, kw_only=True):
     """Episodes of the absolute metric: the best parameters, evaluated once more at the end; none:
     as many as fit."""
 
+    extended_from: tuple[Steps, ...] = ()
+    """The numbers of steps that the run had before it was extended, in order."""
+    warm_start: WarmStart | None = None
+    """The parameters of another run with which it begins; none: random ones."""
+
     def __post_init__(self) -> None:
         plain = {name: options.plain(name, value) for name, value in self.env_options.items()}
         msgspec.structs.force_setattr(self, "env_options", plain)
         super().__post_init__()
         if len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"seeds = {self.seeds}: a seed occurs more than once")
+        totals = (*self.extended_from, self.steps)
+        if any(after <= before for before, after in itertools.pairwise(totals)):
+            raise UserError(f"steps = {self.steps}: not more than before, {self.extended_from}")
 
     @property
     def identity(self) -> str:
         """A digest that is equal for two runs if and only if the runs are."""
-        return hashlib.sha256(to_json(self)).hexdigest()
+        plain = msgspec.to_builtins(self)
+        for name in ("extended_from", "warm_start"):  # Digests are older than these fields.
+            if not plain[name]:
+                del plain[name]
+        return hashlib.sha256(encode(plain)).hexdigest()
+
+    def extended(self, steps: int) -> Run:
+        """The run with more `steps`. Raises `UserError` if they are not more."""
+        if steps <= self.steps:
+            raise UserError(f"steps = {steps}: the run has {self.steps} already; name more")
+        return self.replace(steps=steps, extended_from=(*self.extended_from, self.steps))
+
+    def stages(self) -> list[Run]:
+        """The run before each extension, and as it is."""
+        totals = (*self.extended_from, self.steps)
+        return [
+            self.replace(steps=total, extended_from=totals[:index])
+            for index, total in enumerate(totals)
+        ]
+
+
+def read_seeds(value: Any, *, name: str = "seeds") -> tuple[int, ...]:
+    """The seeds that `value`, text or not, stands for: `5` is 0 to 4, and `3,7` or a list is these.
+
+    Raises `UserError` unless they are 1 to 1024 different seeds.
+    """
+    if isinstance(value, str) and "," in value:
+        value = tuple(word for word in value.split(",") if word)
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        count = convert(value, int, name=name)
+        if not 1 <= count <= 1024:
+            raise UserError(f"{name} {value}: expected 1 to 1024 seeds, or a list such as 3,7")
+        return tuple(range(count))
+    value = tuple(value)
+    seeds = tuple(convert(one, Seed, name=name) for one in value)
+    if not seeds or len(set(seeds)) < len(seeds):
+        text = ",".join(map(str, value))
+        raise UserError(f"{name} {text}: expected a list of different seeds")
+    return seeds
 
 
 def steps_per_update(run: Run, env: Env | HostEnv) -> int:
@@ -113,6 +170,24 @@ they would be fewer than the least."""
 
 def plan_evaluations(run: Run, env: Env | HostEnv) -> Evaluations:
     """The evaluations of `run`, with every number that it leaves open chosen.
+
+    A run that was extended keeps the evaluations that it had; those of the further steps are as far
+    apart.
+    """
+    first, *extended = run.stages()
+    plan = _plan(first, env)
+    apart = max(first.steps // (len(plan.schedule) - 1), steps_per_update(run, env))
+    at = plan.schedule
+    for before, stage in itertools.pairwise([first, *extended]):
+        further = stage.steps - before.steps
+        at += tuple(
+            t + before.steps for t in schedule(further, max(1, further // apart), apart)[1:]
+        )
+    return plan._replace(schedule=at)
+
+
+def _plan(run: Run, env: Env | HostEnv) -> Evaluations:
+    """The evaluations of a run that was not extended.
 
     Those of the protocol, if their episodes take at most `EVALUATION_SHARE` of the run's steps when
     each is as long as the environment allows. Else evaluations and episodes of the absolute metric

@@ -134,17 +134,29 @@ class Folder:
             os.close(self._lock)
             self._lock = None
 
-    def run(self, trust: Trust = ()) -> Run:
+    def run(self, trust: Trust | None = ()) -> Run:
         """The run, read strictly from `config.json`.
 
-        Raises `UserError` if its environment is code that is not in `trust`.
+        Raises `UserError` if its environment is code that is not in `trust`. None: its environment
+        is never made from the id in the file.
         """
         path = self.path / "config.json"
         facts = self._facts()
         check_version(facts.settings_version, source=str(path))
         result = from_json(bytes(facts.run), Run, source=str(path))
-        check_trust([result.env], trust, source=path)
+        if trust is not None:
+            check_trust([result.env], trust, source=path)
         return result
+
+    def extend(self, run: Run) -> None:
+        """Make the folder that of `run`, which has more steps than it had. What it holds of its
+        former end is removed first: a kill in between leaves a run that ends there again."""
+        path = self.path / "config.json"
+        for name in ("summary.json", "marl_eval.json"):
+            with explained(self.path / name):
+                (self.path / name).unlink(missing_ok=True)
+        facts = decode(read_regular(path), dict[str, Any], source=path)
+        write_atomic(path, dump(facts | {"run": run}))
 
     def check_environment(self, spec: Spec) -> None:
         """Raise `UserError` if the environment has changed since the run began."""
@@ -356,8 +368,8 @@ def summarise(
     }
 
 
-def best_seed(summary: Mapping[str, Any]) -> int:
-    """The seed with the highest absolute return in the content of a `summary.json`."""
+def best_greedy_seed(summary: Mapping[str, Any]) -> int:
+    """The seed with the highest absolute greedy return in the content of a `summary.json`."""
     best = max(summary["seeds"], key=lambda entry: _number(entry["absolute"].get("return")))
     return int(best["seed"])
 

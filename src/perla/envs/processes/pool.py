@@ -14,7 +14,6 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
-import pickle
 import selectors
 import signal
 import sys
@@ -25,6 +24,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
+import cloudpickle
 import numpy as np
 from jaxtyping import Bool
 
@@ -62,9 +62,10 @@ GUARD = (
     "worker processes import the script that started them, which would train again; put its calls "
     "under `if __name__ == '__main__':`"
 )
-IMPORTABLE = (
-    "worker processes import an environment's function, so define it at the top level of a module, "
-    "not in a notebook or inside another function"
+IMPORTABLE = "worker processes import the modules that the environment's code is from"
+SENDABLE = (
+    "worker processes need what the environment is made from: hand over a function that makes it, "
+    "and makes open files, sockets and locks itself"
 )
 
 Say = Callable[[str], None]
@@ -418,12 +419,13 @@ def exit_in_worker() -> None:
 
 
 def _pickled(factory: Factory, spec: Spec) -> bytes:
-    """`factory` and `spec` for a worker process. Raises `UserError` if they cannot be sent."""
+    """`factory` and `spec` for a worker process: what cannot be imported there, such as a class of
+    a notebook, by value. Raises `UserError` if they cannot be sent."""
     try:
-        return pickle.dumps((factory, spec))
+        return cloudpickle.dumps((factory, spec))
     except Exception as error:  # Objects raise anything if they cannot be pickled.
         raise UserError(
-            f"{spec.id}: cannot be sent to a worker process ({describe_error(error)}); {IMPORTABLE}"
+            f"{spec.id}: cannot be sent to a worker process ({describe_error(error)}); {SENDABLE}"
         ) from None
 
 

@@ -23,8 +23,7 @@ from perla.envs.values import Fault, to_array, to_flag
 from perla.errors import UserError
 
 Factory = Callable[[], HostEnv]
-"""Makes an environment. It is sent to other processes, so it must be picklable: a module-level
-function, or a `functools.partial` of one."""
+"""Makes an environment. It is sent to other processes by cloudpickle."""
 
 Entropy = Sequence[Sequence[int]]
 """Seed words `[env, word]`; they determine everything random in the episodes."""

@@ -1,0 +1,316 @@
+"""Many runs from Python: `perla.compare`, `perla.suite` and `perla.reproduce`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perla.analysis import figures
+from perla.analysis.compare import Comparison as Statistics
+from perla.analysis.compare import compare as compare_runs
+from perla.analysis.load import Curves, find_all, load
+from perla.api.frames import data_frame
+from perla.api.run import Run
+from perla.config import Count, convert, encode, from_json, to_plain
+from perla.envs import objects
+from perla.envs.registry import Trust, make_env
+from perla.errors import UserError, nearest
+from perla.files import make_below
+from perla.methods.recipes import RECIPES
+from perla.methods.settings import configure
+from perla.runs import execute
+from perla.runs.spec import Steps, read_seeds
+from perla.suites import execute as suites
+from perla.suites import results
+from perla.suites.display import create_display
+from perla.suites.executors import Event, Executor, Task
+from perla.suites.local import Local
+from perla.suites.suite import Cell, Grid, Suite, slug
+from perla.suites.suite import load as load_suite
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+    from perla.experiments.experiment import Findings, Scale
+
+Finished = Run | str | PathLike[str]
+"""A run: as an object, or as its folder."""
+
+
+class Comparison:
+    """Methods side by side, with 95% bootstrap intervals and a verdict."""
+
+    def __init__(
+        self,
+        statistics: Statistics | None,
+        runs: Sequence[Curves],
+        failures: Mapping[str, str],
+        out: Path | None,
+    ) -> None:
+        self._statistics = statistics
+        self.runs = list(runs)
+        """The learning curves and results of every run."""
+        self.failures = dict(failures)
+        """The reasons of the runs that failed, by their names."""
+        self.out = out
+        """The folder with the results, if there is one."""
+
+    @property
+    def statistics(self) -> Statistics:
+        """All statistics. Raises `UserError` if no two methods have results on the same
+        environments."""
+        if self._statistics is None:
+            reasons = "; ".join(f"{name}: {text}" for name, text in self.failures.items())
+            told = f" ({reasons})" if reasons else ""
+            raise UserError(f"no two methods have results on the same environments{told}")
+        return self._statistics
+
+    @property
+    def verdict(self) -> str:
+        """The comparison in one sentence."""
+        return self.statistics.verdict
+
+    def table(self) -> DataFrame:
+        """A row for each method: the IQM of its absolute, final and best metric over all runs, with
+        the ends of their intervals."""
+        return data_frame(
+            [
+                {"method": method.name}
+                | {
+                    f"{kind}{end}": float(getattr(getattr(method, kind), part))
+                    for kind in ("absolute", "final", "best")
+                    for end, part in (("", "point"), ("_low", "low"), ("_high", "high"))
+                }
+                for method in self.statistics.methods
+            ]
+        ).set_index("method")
+
+    def plot(self) -> Figure:
+        """Plot the learning curves against steps, time and FLOPs."""
+        return figures.comparison(self.statistics)
+
+    def __repr__(self) -> str:
+        if self._statistics is None:
+            return f"<Comparison: of nothing, {len(self.failures)} runs failed>"
+        return f"<Comparison: {self.verdict}>"
+
+
+def compare(
+    *what: Finished | Mapping[str, Finished],
+    env: Any = None,
+    steps: Any = None,
+    seeds: Any = 10,
+    preset: str = "default",
+    env_options: Mapping[str, Any] | None = None,
+    num_evaluations: Any = None,
+    metric: str = "return",
+    threshold: float | None = None,
+    out: str | PathLike[str] | None = None,
+    processes: Any = None,
+    quiet: bool = False,
+    **settings: Any,
+) -> Comparison:
+    """Compare finished runs, or train methods with equal budgets and compare them.
+
+    `what` is runs or their folders, or a mapping from names to these; or names of methods, which
+    are trained on `env` (an id, a list of ids, or one object or function as of `perla.train`) for
+    `steps` of each of the `seeds`. The same call continues if it was interrupted. With `out` the
+    results are written into that folder. Methods need it, and share it with the command line.
+
+    Raises `UserError` for a mistake, and for runs that cannot be compared.
+    """
+    named: list[tuple[str | None, Finished]] = []
+    for each in what:
+        pairs = each.items() if isinstance(each, Mapping) else [(None, each)]
+        named += [(name, one) for name, one in pairs]
+    folder = None if out is None else Path(out)
+    methods = [one for name, one in named if name is None and isinstance(one, str)]
+    if methods and all(method in RECIPES for method in methods) and len(methods) == len(named):
+        if env is None or steps is None or folder is None:
+            raise UserError("perla.compare: methods need env=…, steps=… and out=DIR")
+        grid = {
+            "algo": methods,
+            "preset": preset,
+            "steps": convert(to_plain(steps), Steps, name="steps"),
+            "seeds": read_seeds(to_plain(seeds)),
+            "env_options": to_plain(dict(env_options or {})),
+            "num_evaluations": _count(num_evaluations, "num_evaluations"),
+            "settings": to_plain(settings),
+        }
+        return _train(env, grid, folder, metric, threshold, _count(processes), quiet=quiet)
+    runs = [replace(run, method=name or run.method) for name, run in _curves(named)]
+    if folder is not None:
+        return Comparison(
+            results.write(runs, folder, metric=metric, threshold=threshold), runs, {}, folder
+        )
+    return Comparison(compare_runs(runs, metric=metric, threshold=threshold), runs, {}, None)
+
+
+def suite(
+    source: str | PathLike[str] | Mapping[str, Any],
+    *,
+    out: str | PathLike[str] | None = None,
+    trust: Trust = (),
+    metric: str = "return",
+    threshold: float | None = None,
+    processes: Any = None,
+    quiet: bool = False,
+) -> Comparison:
+    """Run the suite in a JSON file, or in a mapping with the same content, and compare its methods.
+
+    The same call continues a suite that was interrupted. `out` is by default `runs/NAME`. Raises
+    `UserError` for a mistake in it, and for an environment that is code, named by a file, and not
+    in `trust`.
+    """
+    if isinstance(source, Mapping):
+        loaded = from_json(encode(to_plain(dict(source))), Suite, source="suite")
+    else:
+        loaded = load_suite(Path(source), trust)
+    folder = Path(out) if out is not None else Path("runs", loaded.name)
+    executor = Local(_count(processes))
+    return _carry_out(loaded.cells(), folder, executor, metric, threshold, quiet=quiet)
+
+
+def reproduce(
+    experiment: str,
+    *,
+    scale: Scale = "quick",
+    out: str | PathLike[str] | None = None,
+    processes: Any = None,
+    quiet: bool = False,
+) -> Findings:
+    """Repeat an experiment of the paper and check its claim: `perla list experiments` names them.
+
+    `scale` is `smoke`, `quick` or `paper`. Returns the verdict, tables and figures, which are also
+    in the folder `out`, by default `runs/reproduce-SCALE`. Raises `UserError` for an unknown name.
+    """
+    from perla.experiments import results as published
+    from perla.experiments.cache import cached
+    from perla.experiments.catalogue import EXPERIMENTS
+    from perla.experiments.experiment import SCALES, Experiment, Options
+
+    if experiment not in EXPERIMENTS:
+        raise nearest(experiment, EXPERIMENTS, what="experiment")
+    if scale not in SCALES:
+        raise nearest(scale, SCALES, what="scale")
+    chosen, workers = EXPERIMENTS[experiment], _count(processes)
+    base = Path(out) if out is not None else Path("runs", f"reproduce-{scale}")
+    own = make_below(base, Path(experiment))
+    if isinstance(chosen, Experiment):
+        outcome = suites.carry_out(
+            chosen.cells(scale), base, Local(workers), create_display(quiet=quiet)
+        )
+        return published.judge(chosen, experiment, scale, outcome, own)
+    say: Callable[[str], None] = (lambda text: None) if quiet else print
+    parts = make_below(own, Path("parts"))
+    compute = partial(cached, folder=parts, processes=workers, say=say)
+    found = chosen.compute(scale, Options(say, compute))
+    return published.publish(chosen, experiment, scale, found, own)
+
+
+# --- Helpers ------------------------------------------------------------------------------------
+
+
+class _Here:
+    """Executor of this process, for environments that no other process can make."""
+
+    def __init__(self, make_env: Callable[[], Any]) -> None:
+        self.make_env = make_env
+
+    def carry_out(self, tasks: Sequence[Task]) -> Generator[Event, None, None]:
+        """Carry out `tasks` one after another."""
+        for task in tasks:
+            yield Event(task, "started")
+            begun = (task.folder / "config.json").exists()
+            try:
+                if begun:
+                    execute.resume(task.folder, make_env=self.make_env, pictures=False)
+                else:
+                    task.folder.parent.mkdir(parents=True, exist_ok=True)
+                    execute.train(task.run, task.folder, make_env=self.make_env, pictures=False)
+            except UserError as error:
+                yield Event(task, "failed", str(error))
+            else:
+                yield Event(task, "finished")
+
+
+def _train(
+    env: Any,
+    grid: Mapping[str, Any],
+    out: Path,
+    metric: str,
+    threshold: float | None,
+    processes: int | None,
+    *,
+    quiet: bool,
+) -> Comparison:
+    """Train the methods of a `grid` on `env`, and compare them."""
+    if len(set(grid["algo"])) < 2:
+        raise UserError(f"{', '.join(grid['algo'])}: a comparison takes two methods or more")
+    envs = list(env) if isinstance(env, (list, tuple)) else [env]
+    ids = [objects.identify(each) for each in envs]
+    for algo in grid["algo"]:  # Mistakes are told before anything runs.
+        configure(algo, grid["preset"], grid["settings"])
+    executor: Executor = Local(processes)
+    for id, each in zip(ids, envs, strict=True):
+        make = objects.factory(id, each, grid["env_options"])
+        if make is None:
+            make_env(id, **grid["env_options"])
+        elif len(envs) > 1:
+            raise UserError(f"{id}: objects are compared on one environment at a time")
+        else:
+            executor = _Here(make)
+    cells = Suite(name="comparison", grids=(Grid(env=tuple(ids), **_tuples(grid)),)).cells()
+    return _carry_out(cells, out, executor, metric, threshold, quiet=quiet)
+
+
+def _carry_out(
+    cells: Sequence[Cell],
+    out: Path,
+    executor: Executor,
+    metric: str,
+    threshold: float | None,
+    *,
+    quiet: bool,
+) -> Comparison:
+    """Carry out `cells` below `out`, and compare their methods, on all tasks and on each."""
+    outcome = suites.carry_out(cells, out, executor, create_display(quiet=quiet))
+    whole = results.complete(outcome.results)
+    if len({run.method for run in whole}) < 2:
+        return Comparison(None, outcome.results, outcome.failures, out)
+    tasks = list(dict.fromkeys(run.task for run in whole))
+    for task in tasks if len(tasks) > 1 else ():
+        folder = make_below(out, Path("tasks", slug(task)))
+        of_task = [run for run in whole if run.task == task]
+        results.write(of_task, folder, metric=metric, threshold=threshold)
+    statistics = results.write(whole, out, metric=metric, threshold=threshold)
+    return Comparison(statistics, outcome.results, outcome.failures, out)
+
+
+def _curves(named: Iterable[tuple[str | None, Finished]]) -> list[tuple[str | None, Curves]]:
+    """The runs with their names, if they have any. Raises `UserError` for what is no run."""
+    found: list[tuple[str | None, Curves]] = []
+    for name, each in named:
+        path = each.out if isinstance(each, Run) else Path(each)
+        if path is None:
+            raise UserError(f"{each!r}: has no folder to compare; train with out=DIR")
+        if not path.is_dir():
+            methods = f"; as a method: {nearest(str(path), RECIPES, what='algorithm')}"
+            raise UserError(f"{path}: no such folder{methods if isinstance(each, str) else ''}")
+        found += [(name, load(folder)) for folder in find_all([path])]
+    return found
+
+
+def _count(value: Any, name: str = "processes") -> int | None:
+    return None if value is None else convert(to_plain(value), Count, name=name)
+
+
+def _tuples(grid: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in grid.items()
+    }
