@@ -8,7 +8,7 @@ import numpy as np
 
 import perla
 from perla.methods.settings import configure
-from perla.runs.spec import Run
+from perla.runs.spec import Run, plan_evaluations
 from perla.runs.store import Folder, marl_eval, summarise
 
 TASK = "lbf:Foraging-8x8-2p-2f-coop-v2"
@@ -27,7 +27,8 @@ def made_up(path, algo, *, env=TASK, seeds=3, evaluations=10, finished=True, gai
         eval_episodes=4,
         absolute_episodes=8,
     )
-    folder = Folder.create(path, run, perla.make(env).spec, ["cpu"])
+    made = perla.make(env)
+    folder = Folder.create(path, run, made.spec, ["cpu"], plan_evaluations(run, made))
     pace = rng.uniform(1, 3, seeds) + gain
     records = [
         {

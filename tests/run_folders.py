@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from perla.analysis.load import find, load
 from perla.config import VERSION
 from perla.envs.protocol import Spec
 from perla.methods.settings import configure
@@ -56,3 +57,8 @@ def write_run(
 
 def _left(facts, without):
     return {name: fact for name, fact in facts.items() if name not in without}
+
+
+def load_all(paths):
+    """The runs in folders, each of which is a run or has some below it."""
+    return [load(folder) for path in paths for folder in find(path)]

@@ -11,11 +11,11 @@ import pytest
 
 from perla.analysis import stats
 from perla.analysis.compare import compare
-from perla.analysis.load import Budget, find, load, load_all
+from perla.analysis.load import Budget, find, load
 from perla.analysis.tables import as_csv, as_latex, as_markdown, chances, marl_eval, rows
 from perla.config import VERSION
 from perla.errors import UserError
-from run_folders import BAD, GOOD, TASK, write_run
+from run_folders import BAD, GOOD, TASK, load_all, write_run
 
 OTHER = "lbf:Foraging-8x8-2p-2f-v2"
 

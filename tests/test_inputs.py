@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from perla.analysis.load import find_all
+from perla.analysis.gather import find, unique
 from perla.cli import COMMANDS, main
 from perla.cli.flags import flag_name
 from perla.errors import visible
@@ -427,8 +427,9 @@ def test_a_run_counts_once_however_it_is_named(folder, untrained):
     shutil.copytree(folder, "other")
     as_mappo(Path("other"))
     Path("link").symlink_to("other")
-    found = find_all([Path("other"), folder, Path("other/../other"), Path("link"), Path(".")])
-    assert found == [Path("other"), folder]
+    paths = ["other", str(folder), "other/../other", "link", "."]
+    found = unique([source for path in paths for source in find(path)])
+    assert [source.path for source in found] == [Path("other"), folder]
     names = [str(folder), "other", "other", f"{folder}/", "link"]
     assert check("compare", *names, "--out", "both", "--quiet") == 0
     assert check("compare", str(folder), str(folder), "--out", "none") == 2

@@ -39,7 +39,7 @@ class MAT(Method, tag="mat", frozen=True):
     """Environments stepped in parallel."""
     rollout_length: Count | None = 32
     """Steps per environment between two updates; none: an episode."""
-    update_epochs: Count = 4
+    update_epochs: Count = 10
     """Passes over the rollout in an update."""
     num_minibatches: Count = 1
     """Minibatches per pass."""
@@ -58,23 +58,23 @@ class MAT(Method, tag="mat", frozen=True):
     init_std: Positive = 1.0
     """Initial standard deviation of continuous actions, per dimension; it is learnt and does not
     depend on the state."""
-    normalize_advantages: bool = False
+    normalize_advantages: bool = True
     """Normalize the advantages of each minibatch."""
 
-    loss: Squared | Huber = Squared()
+    loss: Squared | Huber = Huber()
     """Loss of the values."""
     value_clip_eps: Positive | None = None
     """Largest change of a value in an update (value clipping); none: no clipping."""
     value_coef: Positive = 1.0
     """Weight of the values' loss, whose gradient reaches the encoder as the policy's does."""
-    normalize_values: bool = False
+    normalize_values: bool = True
     """Normalize the values' targets by their running mean and standard deviation."""
     normalize_rewards: bool = True
     """Normalize rewards by their running mean and standard deviation."""
 
     optimizer: Adam | RMSProp = Adam()
     """Optimizer of the network."""
-    lr: Positive = 1e-3
+    lr: Positive = 5e-4
     """Learning rate."""
     anneal_lr: bool = False
     """Anneal the learning rate linearly to zero over the run."""

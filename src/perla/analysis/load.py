@@ -186,24 +186,6 @@ def read_summary(path: Path) -> dict[str, Any]:
     return _read(file, dict[str, Any])
 
 
-def load_all(paths: Sequence[Path]) -> list[Curves]:
-    """Load all runs in `paths`, as `find_all` lists them.
-
-    Raises `UserError` if there is no run, and as `load` does.
-    """
-    return [load(folder) for folder in find_all(paths)]
-
-
-def find_all(paths: Sequence[Path]) -> list[Path]:
-    """The run folders in `paths`, each a run folder or a folder with run folders below it. A run
-    counts once, also if several of `paths` lead to it.
-
-    Raises `UserError` if one of `paths` has no run.
-    """
-    found = [folder for path in paths for folder in find(path)]
-    return list({folder.resolve(): folder for folder in reversed(found)}.values())[::-1]
-
-
 def find(path: Path) -> list[Path]:
     """Return `path` if it is a run folder, and otherwise the run folders below it, sorted.
 

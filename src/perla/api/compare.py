@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from perla.analysis import figures
 from perla.analysis.compare import Comparison as Statistics
 from perla.analysis.compare import compare as compare_runs
-from perla.analysis.load import Curves, find_all, load
+from perla.analysis.gather import gather, is_source
+from perla.analysis.load import Curves
 from perla.api.frames import data_frame
 from perla.api.run import Run
 from perla.config import Count, convert, encode, from_json, to_plain
@@ -51,6 +51,7 @@ class Comparison:
         runs: Sequence[Curves],
         failures: Mapping[str, str],
         out: Path | None,
+        notes: Sequence[str] = (),
     ) -> None:
         self._statistics = statistics
         self.runs = list(runs)
@@ -59,6 +60,8 @@ class Comparison:
         """The reasons of the runs that failed, by their names."""
         self.out = out
         """The folder with the results, if there is one."""
+        self.notes = list(notes)
+        """Lines on what was joined, left out or assumed, and on the meaning of imported numbers."""
 
     @property
     def statistics(self) -> Statistics:
@@ -108,7 +111,7 @@ def compare(
     preset: str = "default",
     env_options: Mapping[str, Any] | None = None,
     num_evaluations: Any = None,
-    metric: str = "return",
+    metric: str | None = None,
     threshold: float | None = None,
     out: str | PathLike[str] | None = None,
     processes: Any = None,
@@ -117,9 +120,9 @@ def compare(
 ) -> Comparison:
     """Compare finished runs, or train methods with equal budgets and compare them.
 
-    `what` is runs or their folders, or a mapping from names to these; or names of methods, which
-    are trained on `env` (an id, a list of ids, or one object or function as of `perla.train`) for
-    `steps` of each of the `seeds`. The same call continues if it was interrupted. With `out` the
+    `what` is runs or their folders, also of other programs, or a mapping from names to these; or
+    names of methods, which are trained on `env` (an id, a list of ids, or one object or function as
+    of `perla.train`) for `steps` of each of the `seeds`. The same call continues if it was interrupted. With `out` the
     results are written into that folder. Methods need it, and share it with the command line.
 
     Raises `UserError` for a mistake, and for runs that cannot be compared.
@@ -143,12 +146,12 @@ def compare(
             "settings": to_plain(settings),
         }
         return _train(env, grid, folder, metric, threshold, _count(processes), quiet=quiet)
-    runs = [replace(run, method=name or run.method) for name, run in _curves(named)]
+    found = gather([_source(name, one) for name, one in named])
     if folder is not None:
-        return Comparison(
-            results.write(runs, folder, metric=metric, threshold=threshold), runs, {}, folder
-        )
-    return Comparison(compare_runs(runs, metric=metric, threshold=threshold), runs, {}, None)
+        statistics = results.write(found.runs, folder, metric=metric, threshold=threshold)
+    else:
+        statistics = compare_runs(found.runs, metric=metric, threshold=threshold)
+    return Comparison(statistics, found.runs, found.failures, folder, found.notes)
 
 
 def suite(
@@ -156,7 +159,7 @@ def suite(
     *,
     out: str | PathLike[str] | None = None,
     trust: Trust = (),
-    metric: str = "return",
+    metric: str | None = None,
     threshold: float | None = None,
     processes: Any = None,
     quiet: bool = False,
@@ -243,7 +246,7 @@ def _train(
     env: Any,
     grid: Mapping[str, Any],
     out: Path,
-    metric: str,
+    metric: str | None,
     threshold: float | None,
     processes: int | None,
     *,
@@ -273,7 +276,7 @@ def _carry_out(
     cells: Sequence[Cell],
     out: Path,
     executor: Executor,
-    metric: str,
+    metric: str | None,
     threshold: float | None,
     *,
     quiet: bool,
@@ -292,18 +295,15 @@ def _carry_out(
     return Comparison(statistics, outcome.results, outcome.failures, out)
 
 
-def _curves(named: Iterable[tuple[str | None, Finished]]) -> list[tuple[str | None, Curves]]:
-    """The runs with their names, if they have any. Raises `UserError` for what is no run."""
-    found: list[tuple[str | None, Curves]] = []
-    for name, each in named:
-        path = each.out if isinstance(each, Run) else Path(each)
-        if path is None:
-            raise UserError(f"{each!r}: has no folder to compare; train with out=DIR")
-        if not path.is_dir():
-            methods = f"; as a method: {nearest(str(path), RECIPES, what='algorithm')}"
-            raise UserError(f"{path}: no such folder{methods if isinstance(each, str) else ''}")
-        found += [(name, load(folder)) for folder in find_all([path])]
-    return found
+def _source(name: str | None, each: Finished) -> str | Path:
+    """A run as a source of `gather`, with its name if it has one."""
+    path = each.out if isinstance(each, Run) else Path(each)
+    if path is None:
+        raise UserError(f"{each!r}: has no folder to compare; train with out=DIR")
+    if name is None and isinstance(each, str) and not is_source(each):
+        methods = nearest(each, RECIPES, what="algorithm")
+        raise UserError(f"{path}: no such folder; as a method: {methods}")
+    return path if name is None else f"{name}={path}"
 
 
 def _count(value: Any, name: str = "processes") -> int | None:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from perla.cli import suites
-from perla.cli.parser import Parser, add_trust, convert, trust
+from perla.cli.parser import Parser, add_trust, trust
 from perla.cli.tables import say
+from perla.config import convert
 from perla.errors import UserError
 from perla.runs.spec import Seed
 

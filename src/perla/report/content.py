@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from perla.analysis import stats
-from perla.analysis.compare import METRICS, Comparison, compare, rows
+from perla.analysis.compare import METRICS, Comparison, compare
 from perla.analysis.load import Curves
 from perla.analysis.stats import Score
+from perla.analysis.tables import rows
 from perla.errors import UserError
 
 AXES = {

@@ -21,8 +21,8 @@ from perla.loops.anakin import Trainer
 from perla.loops.protocol import AnyTrainer
 from perla.runs import backend, checkpoint, resume_point, warm_start
 from perla.runs import pictures as drawing
-from perla.runs.loggers import DEFAULT, check_loggers
 from perla.runs.callbacks import Callback
+from perla.runs.loggers import DEFAULT, check_loggers
 from perla.runs.loop import RunLoop, RunOptions
 from perla.runs.memory import check_footprint, check_memory, explain_out_of_memory
 from perla.runs.resume_point import ResumePoint

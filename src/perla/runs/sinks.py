@@ -231,6 +231,8 @@ def progress_line(run: Run, records: Sequence[Record]) -> str:
     if rate:
         parts += [f"{rate:,.0f} steps/s", f"{time_left(run, step, rate)} left"]
     return "  ".join(parts)
+
+
 def _over_seeds(
     statistic: Callable[[list[float]], float], summary: Mapping[str, Any], kind: str
 ) -> dict[str, float]:
