@@ -4,8 +4,9 @@ import pytest
 
 
 def slow(*values):
-    """The values as slow parameters."""
-    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+    """The values as slow parameters; a tuple has a value for each of several names."""
+    rows = [value if isinstance(value, tuple) else (value,) for value in values]
+    return [pytest.param(*row, marks=pytest.mark.slow) for row in rows]
 
 
 def cases(table, *slow):

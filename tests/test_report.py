@@ -10,12 +10,12 @@ from PIL import Image
 
 from perla import UserError
 from perla.analysis.compare import compare
-from perla.analysis.load import load_all
 from perla.analysis.style import COLOURS, MARKERS
 from perla.cli import main
 from perla.report import build, html, sources
 from perla.report.page import digest
 from report_runs import TASK, made_up, page_data
+from run_folders import load_all
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&<!--"
 

@@ -122,8 +122,9 @@ def compare(
 
     `what` is runs or their folders, also of other programs, or a mapping from names to these; or
     names of methods, which are trained on `env` (an id, a list of ids, or one object or function as
-    of `perla.train`) for `steps` of each of the `seeds`. The same call continues if it was interrupted. With `out` the
-    results are written into that folder. Methods need it, and share it with the command line.
+    of `perla.train`) for `steps` of each of the `seeds`. The same call continues if it was
+    interrupted. With `out` the results are written into that folder. Methods need it, and share it
+    with the command line.
 
     Raises `UserError` for a mistake, and for runs that cannot be compared.
     """

@@ -30,6 +30,11 @@ def best_seed(summary: Mapping[str, Any]) -> int:
     return int(max(summary["seeds"], key=lambda entry: max(_returns(entry)))["seed"])
 
 
+def best_greedy_seed(summary: Mapping[str, Any]) -> int:
+    """The seed of a finished run with the highest absolute return of the greedy policy."""
+    return int(max(summary["seeds"], key=lambda entry: _returns(entry)[0])["seed"])
+
+
 def default_seed(run: Run, folder: Folder) -> int:
     """The best seed of a finished run, and the first of any other."""
     return best_seed(folder.summary()) if folder.finished else run.seeds[0]

@@ -21,8 +21,9 @@ from perla.loops.protocol import AnyTrainer
 from perla.loops.record import Recording, record, record_host
 from perla.loops.streams import Stream, number, stream_key
 from perla.runs import execute
+from perla.runs.play import best_greedy_seed
 from perla.runs.spec import Run, plan_evaluations
-from perla.runs.store import Folder, best_greedy_seed
+from perla.runs.store import Folder
 
 MOST_FRAMES = 1000
 """The most steps of an episode that is recorded; a longer one is refused."""

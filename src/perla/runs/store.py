@@ -368,12 +368,6 @@ def summarise(
     }
 
 
-def best_greedy_seed(summary: Mapping[str, Any]) -> int:
-    """The seed with the highest absolute greedy return in the content of a `summary.json`."""
-    best = max(summary["seeds"], key=lambda entry: _number(entry["absolute"].get("return")))
-    return int(best["seed"])
-
-
 def marl_eval(
     run: Run,
     records: Sequence[Record],
