@@ -14,14 +14,25 @@ from perla.runs.store import Folder, marl_eval, summarise
 TASK = "lbf:Foraging-8x8-2p-2f-coop-v2"
 
 
-def made_up(path, algo, *, env=TASK, seeds=3, evaluations=10, finished=True, gain=0.0, **settings):
+def made_up(
+    path,
+    algo,
+    *,
+    env=TASK,
+    steps=100_000,
+    seeds=3,
+    evaluations=10,
+    finished=True,
+    gain=0.0,
+    **settings,
+):
     """A run folder whose seeds learn at random speeds; returns its path."""
     rng = np.random.default_rng([*algo.encode(), *env.encode()])
     run = Run(
         env=env,
         algo=algo,
         config=configure(algo, "default", settings),
-        steps=100_000,
+        steps=steps,
         seeds=tuple(range(seeds)),
         num_evaluations=evaluations,
         eval_episodes=4,

@@ -127,13 +127,20 @@ def test_an_unfinished_run_is_shown_and_named(tmp_path):
 
 
 def test_runs_that_cannot_be_compared_are_shown_with_the_reason(tmp_path):
-    made_up(tmp_path / "a", "ippo", evaluations=5)
+    made_up(tmp_path / "a", "ippo", steps=50_000)
     made_up(tmp_path / "b", "mappo")
     page = report(tmp_path)
     (verdict,) = Document(page).texts("p", class_="verdict")
     assert verdict.startswith("No comparison: ")
-    assert "num_evaluations = 5 and 10" in verdict
+    assert "steps = 50000 and 100000" in verdict
     assert len(page_data(page)["charts"][0]["series"]) == 2
+
+
+def test_curves_that_were_aligned_are_said_to_be(tmp_path):
+    made_up(tmp_path / "a", "ippo", evaluations=5)
+    made_up(tmp_path / "b", "mappo")
+    document = Document(report(tmp_path))
+    assert any("interpolated" in text for text in document.texts("li"))
 
 
 def test_a_damaged_run_is_a_failure_and_stops_nothing(tmp_path):

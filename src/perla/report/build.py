@@ -32,7 +32,7 @@ def build(
     *,
     version: str,
     title: str | None = None,
-    metric: str = "return",
+    metric: str | None = None,
     threshold: float | None = None,
     replays: int = REPLAYS,
     failures: Mapping[str, str] = MappingProxyType({}),

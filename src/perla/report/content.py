@@ -52,7 +52,7 @@ class Section:
 
 
 def sections(
-    runs: Sequence[Curves], *, metric: str = "return", threshold: float | None = None
+    runs: Sequence[Curves], *, metric: str | None = None, threshold: float | None = None
 ) -> list[Section]:
     """All tasks together, if there are several and their results can be compared, then each."""
     tasks = list(dict.fromkeys(run.task for run in runs))
@@ -78,11 +78,13 @@ def _methods(runs: Sequence[Curves], task: str) -> set[str]:
     return {run.method for run in runs if run.task == task}
 
 
-def _section(title: str, runs: list[Curves], metric: str, threshold: float | None) -> Section:
+def _section(
+    title: str, runs: list[Curves], metric: str | None, threshold: float | None
+) -> Section:
     finished = [run for run in runs if run.finished]
     try:
         if len({run.method for run in finished}) < 2:
-            return Section(title, runs, None, _alone(runs, metric))
+            return Section(title, runs, None, _alone(runs, metric or "return"))
         comparison = compare(finished, metric=metric, threshold=threshold)
     except UserError as error:
         return Section(title, runs, None, f"No comparison: {error}.")

@@ -162,6 +162,7 @@ def _header(title: str, sources: Sources, sections: Sequence[Section]) -> Markup
             class_="title",
         ),
         verdict or _claims(sources.verdicts),
+        _notes(sections),
         element(
             "details",
             element("summary", f"The verdict on {_count(len(per_task), 'more task')}"),
@@ -171,6 +172,13 @@ def _header(title: str, sources: Sources, sections: Sequence[Section]) -> Markup
         else None,
         element("p", scope, class_="note"),
     )
+
+
+def _notes(sections: Sequence[Section]) -> Markup | None:
+    """Lines on what was done to make the runs comparable."""
+    compared = [each.comparison for each in sections if each.comparison is not None]
+    lines = dict.fromkeys(note for each in compared for note in each.notes)
+    return element("ul", [element("li", line) for line in lines], class_="notes") if lines else None
 
 
 def _claims(verdicts: Sequence[Reproduction]) -> Markup | None:
