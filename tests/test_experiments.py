@@ -24,7 +24,7 @@ def curves(method, env, final, *, middle=None, error=1.0, agents=2, seeds=5):
     middle = final / 2 if middle is None else middle
     offsets = np.linspace(-0.01, 0.01, seeds)[:, None]
     returns = np.array([[0.0, middle, final]]) + offsets
-    last = {"return_sampled": returns[:, -1], "return": returns[:, -1]}
+    last = dict.fromkeys(("return_sampled", "return", "win_rate"), returns[:, -1])
     return Curves(
         path=Path(f"/nowhere/{method}"),
         method=method,
@@ -39,6 +39,7 @@ def curves(method, env, final, *, middle=None, error=1.0, agents=2, seeds=5):
         metrics={
             "return": returns,
             "return_sampled": returns,
+            "win_rate": returns,
             "td_error": np.full_like(returns, error) * (1 + offsets),
             "wall_seconds": np.tile(STEPS, (seeds, 1)),
         },
@@ -200,7 +201,8 @@ def test_every_experiment_is_whole(name):
             == 1
         )
         assert len(runs[0].seeds) >= 3
-    assert {cell.run.preset for cell in experiment.cells("paper")} == {"paper-lbf"}
+    preset = "paper-smac" if experiment.families else "paper-lbf"
+    assert {cell.run.preset for cell in experiment.cells("paper")} == {preset}
 
 
 def test_the_papers_grid_is_tables_3_and_4():
@@ -216,6 +218,29 @@ def test_experiments_share_cells():
     }
     assert cells["failures"] == cells["lbf"]
     assert cells["full-observability"] < cells["lbf"]
+
+
+def test_smac_is_judged_by_win_rates():
+    maps = catalogue.SMAC_MAPS
+    assert status("smac", four((0.5, 0.5, 0.8, 0.8), maps=maps)) == "holds"
+    assert status("failures-smac", four((0.05, 0.5, 0.8, 0.8), maps=maps)) == "holds"
+    assert "final win rate" in EXPERIMENTS["smac"].judge(four((0.5,) * 4, maps=maps)).reason
+
+
+def test_another_family_has_the_same_maps_and_no_other_experiment_has_one(capsys):
+    ours, theirs = (EXPERIMENTS["smac"].cells("paper", family) for family in (None, "smac"))
+    assert [cell.run.env.split(":")[1] for cell in ours] == [
+        cell.run.env.split(":")[1] for cell in theirs
+    ]
+    assert {cell.run.env.split(":")[0] for cell in theirs} == {"smac"}
+    assert len({cell.run.env for cell in ours}) == 15
+    for name, family, message in (
+        ("smac", "smax", "unknown family of this experiment 'smax'; did you mean 'smac'?"),
+        ("lbf", "smac", "--family smac: this experiment has one family"),
+        ("theory", "smac", "--family smac: a calculation has no environments"),
+    ):
+        assert main(["reproduce", name, "--family", family, "--dry-run"]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

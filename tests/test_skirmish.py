@@ -291,6 +291,8 @@ def test_wrong_names_and_options_are_refused_with_the_nearest():
         ({"rule": "smac"}, "unknown skirmish option 'rule'; did you mean 'rules'"),
         ({"rules": "smacv2"}, "unknown rules 'smacv2'; did you mean 'smac'"),
         ({"start": "jitter"}, "unknown start 'jitter'; did you mean 'jittered'"),
+        ({"difficulty": 9}, "difficulty 9: expected 1 to 8"),
+        ({"enemy_script": "mix"}, "unknown enemy_script 'mix'; did you mean 'mixed'"),
         ({"step_mul": 0}, "step_mul 0: a step needs at least 1 tick"),
         ({"step_mul": 1.5}, "step_mul 1.5: expected a whole number"),
         ({"reward_scale": 1}, "reward_scale 1: expected true or false"),

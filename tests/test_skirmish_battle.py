@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import skirmish_laws
 from perla.envs.skirmish.battle import Battle, Orders
 from perla.envs.skirmish.env import EXAMPLES, make_env
 from perla.envs.skirmish.maps import parse_map
-from perla.envs.skirmish.scripts import SCRIPTS, make_script, play
-from perla.envs.skirmish.simulate import simulate
+from perla.envs.skirmish.simulate import rests, simulate
 from perla.envs.skirmish.start import start_battle
 from perla.envs.skirmish.units import RULES, standard_units
-from perla.envs.wrappers import AutoReset, sample_actions
 from perla.errors import UserError
+from skirmish_laws import check_laws
 
 RECORD = json.loads((Path(__file__).parent / "skirmish-duels.json").read_text())
 """SMAClite's duels, tick by tick; `provenance` says how they were recorded."""
@@ -245,81 +246,179 @@ def test_a_side_is_hurt_by_either_side_first():
 # --- Laws of every battle -----------------------------------------------------------------------
 
 
-def check_laws(name, steps, copies, **options):
-    """Play random available actions, and check every state; return the shares of won episodes."""
-    env = AutoReset(make_env(name, **options), copies)
-    battle, terrain = env.env.battle, env.env.map.terrain
-    walks = np.array([unit.plane == "ground" and not unit.climbs for unit in battle.units])
-    cells = jnp.asarray(terrain.ground)
-    bound = 20 + 20 / env.env.max_reward
-
-    def check(before, action, state, timestep):
-        leaves = [leaf for leaf in jax.tree.leaves((state, timestep)) if leaf.dtype == jnp.float32]
-        finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
-        inside = (state.x >= 0) & (state.x < terrain.width) & (state.y >= 0)
-        inside &= state.y < terrain.height
-        ground = cells[state.y.astype(int), state.x.astype(int)] | ~walks[None]
-        same = state.time == before.time + 1  # Neither is the first state of an episode.
-        dead = (before.hp <= 0) & same[:, None]
-        still = ~dead | ((state.x == before.x) & (state.y == before.y) & (state.hp <= 0))
-        most = battle.table("hp").T, battle.table("shield").T
-        bars = (state.hp >= 0) & (state.hp <= most[0]) & (state.shield >= 0)
-        bars &= (state.shield <= most[1]) & (state.energy >= 0) & (state.reserve >= -1e-5)
-        reward = (timestep.reward >= 0) & (timestep.reward <= bound)
-        masks = timestep.observation.avail.any(-1) & timestep.final.avail.any(-1)
-        idle = timestep.final.avail[..., 0] != timestep.final.alive
-        checks = (finite, inside, ground, still, bars, reward, masks, idle)
-        return jnp.stack([jnp.asarray(each).all() for each in checks])
-
-    def body(carry, key):
-        state, avail = carry
-        key_action, key_step = jax.random.split(key)
-        action = sample_actions(key_action, env.spec, avail)
-        after, timestep = env.step(key_step, state, action)
-        held = check(state, action, after, timestep)
-        return (after, timestep.observation.avail), held
-
-    state, observation = env.reset(jax.random.key(0))
-    keys = jax.random.split(jax.random.key(1), steps)
-    _, held = jax.jit(lambda c: jax.lax.scan(body, c, keys))((state, observation.avail))
-    names = ("finite", "on the map", "out of walls", "the dead rest", "bars", "reward", "masks",
-             "no-op")  # fmt: skip
-    held = dict(zip(names, np.asarray(held).all(0).tolist(), strict=True))
-    assert all(held.values()), (name, held)
-
-
-@pytest.mark.parametrize("name", ["MMM2", pytest.param("corridor", marks=pytest.mark.slow)])
-def test_laws_hold_under_random_actions(name):
-    check_laws(name, steps=150, copies=8, start="jittered")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("MMM2", {"start": "jittered"}),
+        ("5m_vs_6m", {"start": "random", "team": "zerg", "enemy_script": "mixed", "difficulty": 5}),
+        pytest.param("corridor", {"start": "random"}, marks=pytest.mark.slow),
+    ],
+)
+def test_laws_hold_under_random_actions(name, options):
+    broken, done = check_laws(name, 3_000, copies=8, steps=100, **options)
+    assert not broken
+    assert done >= 3_000
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rules", ["smac", "smaclite"])
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if "/" not in name])
 def test_laws_hold_for_long(name, rules):
-    check_laws(name, steps=2000, copies=32, rules=rules, start="jittered")
+    assert not check_laws(name, 200_000, copies=32, rules=rules, start="jittered")[0]
 
 
-# --- Scripts ------------------------------------------------------------------------------------
+def test_a_broken_law_is_noticed(monkeypatch):
+    original = skirmish_laws._laws
 
-
-def test_scripts_that_fight_beat_random_actions():
-    env = make_env("3m")
-    results = {}
-    for name in ("nearest", "focus-fire", "random"):
-        script = make_script(env, name)
-        results[name] = jax.jit(lambda key, script=script: play(env, script, key, 64))(
-            jax.random.key(0)
+    def shifted(env):
+        held_by = original(env)
+        return lambda before, state, timestep: held_by(
+            before, state._replace(x=state.x + 40.0), timestep
         )
-    won = {name: float(result["won"].mean()) for name, result in results.items()}
-    assert won["random"] < 0.2
-    assert won["focus-fire"] > won["random"] + 0.3
-    for result in results.values():
-        ends = (result["allies_left"] == 0) | (result["enemies_left"] == 0)
-        assert (ends | (result["length"] == 60)).all()
+
+    monkeypatch.setattr(skirmish_laws, "_laws", shifted)
+    broken, _ = check_laws("3m", 1, copies=2, steps=2)
+    assert "units are on the map" in broken
 
 
-def test_an_unknown_script_is_refused():
-    assert "kite" in SCRIPTS
-    with pytest.raises(UserError, match=r"unknown script 'kites'; did you mean 'kite'\?"):
-        make_script(make_env("3m"), "kites")
+# --- Enemies ------------------------------------------------------------------------------------
+
+
+def test_enemies_that_focus_fire_attack_the_weakest_in_range():
+    groups = [
+        group("ally", 13, 16, marine=1), group("ally", 10, 16, marine=1),
+        group("enemy", 14.5, 16, marine=1),
+    ]  # fmt: skip
+    for script, hurt in (("nearest", 1), ("focus-fire", 0)):
+        arena = dataclasses.replace(
+            battle(groups, {"command": "hold"}, "smac", "band"), script=script
+        )
+        assert arena.starts[:2, 0].tolist() == [10.0, 13.0]
+        states = record(arena, 3, change=lambda s: s._replace(hp=s.hp.at[0].set(20.0)))
+        assert states.target[1, 2, 0] == hurt
+
+
+def test_enemies_that_kite_step_back_while_their_weapon_cools():
+    groups = [group("ally", 12, 16, zealot=1), group("enemy", 16, 16, marine=1)]
+    places = {}
+    for script in ("nearest", "kite"):
+        arena = dataclasses.replace(battle(groups, {"command": "hold"}, "smac"), script=script)
+        places[script] = record(arena, 8).x[:, 1, 0]
+    assert (places["nearest"] == 16).all()
+    # It shoots in the first tick, and walks back at 2.25 cells a second for most of seven ticks.
+    assert 0.6 < places["kite"][-1] - 16 < 1.0
+
+
+def test_enemies_rest_by_the_difficulty_and_see_everything_at_the_highest():
+    arena = battle([group("ally", 2, 16, marine=1), group("enemy", 30, 16, marine=1)],
+                   {"command": "hold"}, "smac")  # fmt: skip
+    seeds = jnp.arange(4000, dtype=jnp.uint32) * np.uint32(7919)
+    assert rests(arena, seeds) is None
+    for difficulty, share in ((6, 0.1), (1, 0.6)):
+        found = rests(dataclasses.replace(arena, difficulty=difficulty), seeds)
+        assert abs(float(found.mean()) - share) < 0.03
+    for difficulty, walks in ((7, False), (8, True)):
+        states = record(dataclasses.replace(arena, difficulty=difficulty), 8)
+        assert (states.x[-1, 1, 0] < 30) == walks
+    seed = jnp.zeros(1, jnp.uint32)
+    start = start_battle(arena, "map", seed)
+    order = Orders(jnp.full((1, 1), -1), jnp.zeros((1, 1), bool), *jnp.zeros((2, 1, 1)))
+    near = start._replace(x=start.x.at[1].set(4.0))
+    resting = simulate(arena, seed, near, order._replace(rests=jnp.ones((1, 1), bool)), 1)
+    assert resting.hp[0, 0] == 45 > simulate(arena, seed, near, order, 1).hp[0, 0]
+
+
+def test_mixed_enemies_draw_a_script_in_every_episode():
+    env = make_env("3m", enemy_script="mixed")
+    state, _ = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), 300))
+    counts = np.bincount(np.asarray(state.script), minlength=3)
+    assert (counts > 70).all()
+    after, _ = jax.jit(jax.vmap(env.step))(
+        jax.random.split(jax.random.key(1), 300), state, jnp.ones((300, 3), int)
+    )
+    assert (after.script == state.script).all()
+
+
+# --- Random starts and teams --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["10m_vs_11m", "corridor"])
+def test_random_starts_surround_the_agents_or_reflect_them(name):
+    env = make_env(name, start="random")
+    state, observation = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), 200))
+    agents = env.spec.agents
+    x, y = np.asarray(state.x), np.asarray(state.y)
+    assert env.map.terrain.ground[y.astype(int), x.astype(int)].all()
+    assert len(np.unique(x.round(3), axis=0)) == 200
+    spread = x[:, :agents].std(1)
+    assert 60 < (spread < 1.0).sum() < 140  # Packed in the middle in half of the episodes.
+    if name == "10m_vs_11m":
+        apart = spread > 3
+        width = 2 * env.map.terrain.width / 2
+        mirrored = np.abs(x[:, :agents] + x[:, agents : 2 * agents] - width) < 1e-3
+        assert mirrored[apart].all()
+        assert (y[apart, :agents] == y[apart, agents : 2 * agents]).all()
+    np.testing.assert_allclose(state.goal[:, 0], x[:, :agents].mean(1), rtol=1e-4)
+    assert observation.avail.any(-1).all()
+
+
+def test_random_teams_have_the_weights_and_a_unit_that_fights():
+    env = make_env("3m", team="marine:1,medivac:3")
+    assert env.spec.agents == 3
+    state, observation = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), 500))
+    assert ((state.hp > 0).sum(1) == 6).all()
+    kinds = np.array([name == "medivac" for name in env.battle.map.allies.names] * 2)
+    healers = kinds[np.asarray(state.roster)]
+    assert not healers[:, :3].all(1).any()
+    assert (healers[:, :3] == healers[:, 3:]).all()  # Both sides have the same team.
+    assert abs(healers[:, :3].mean() - 3 * 0.75 * (1 - 0.75**2) / (1 - 0.75**3) / 3) < 0.06
+    # The agent's own type and life, at the end of its observation; types are in the roster's order.
+    own = np.asarray(observation.obs)[:, :, -3:]
+    assert (own[:, :, 0] == 1).all()
+    assert ((own[:, :, 2] == 1) == healers[:, :3]).all()
+    assert (np.diff(healers[:, :3].astype(int), axis=1) >= 0).all()
+
+
+def test_a_team_without_chance_is_the_map():
+    """With one type of unit the slots are the units, and every step is that of the map."""
+    one, other = make_env("3m"), make_env("3m", team="marine:1")
+    assert one.spec.obs == other.spec.obs
+    key = jax.random.key(5)
+    states = [env.reset(key)[0] for env in (one, other)]
+    np.testing.assert_array_equal(states[1].roster, np.arange(6))
+    for number in range(6):
+        action = jnp.array([4, 4, 4]) if number < 3 else jnp.array([6, 7, 8])
+        (left, a), (right, b) = (
+            jax.jit(env.step)(jax.random.fold_in(key, number), state, action)
+            for env, state in zip((one, other), states, strict=True)
+        )
+        states = left, right
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+            np.testing.assert_allclose(x, y, atol=1e-6)
+
+
+def test_orders_of_slots_reach_their_units():
+    env = make_env("3m", team="marine:1,zealot:1")
+    keys = jax.random.split(jax.random.key(3), 16)
+    state, observation = jax.jit(jax.vmap(env.reset))(keys)
+    west = jnp.broadcast_to(jnp.array([5, 1, 1]), (16, 3))
+    after, _ = jax.jit(jax.vmap(env.step))(keys, state, west)
+    moved = np.asarray(after.x - state.x)[:, :6] < -0.5
+    assert (moved.sum(1) == 1).all()
+    assert (moved.argmax(1) == state.roster[:, 0]).all()
+    assert len(set(np.asarray(state.roster[:, 0]).tolist())) == 2
+    assert observation.avail.shape == (16, 3, 9)
+
+
+@pytest.mark.parametrize(
+    ("team", "message"),
+    [
+        ("teran", "unknown team 'teran'; did you mean 'terran'"),
+        ("marin:1", "unknown type of unit 'marin'; did you mean 'marine'"),
+        ("marine:0", "'marine:0': expected type:weight above 0"),
+        ("marine:1,zealot", "'zealot': expected type:weight"),
+    ],
+)
+def test_a_wrong_team_is_refused(team, message):
+    with pytest.raises(UserError, match=message):
+        make_env("3m", team=team)

@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 from rliable import library, metrics
+from scipy.stats import binomtest
 
 from perla.analysis import stats
 from perla.analysis.stats import Score, bootstrap, indices, interval, iqm
@@ -189,3 +190,11 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     scores = [bootstrap(stats.mean, samples[:, i], resamples=400) for i in range(400)]
     held = np.mean([score.low <= 0.0 <= score.high for score in scores])
     assert 0.88 < held < 0.98
+
+
+@pytest.mark.parametrize(("wins", "episodes"), [(0, 20), (7, 20), (320, 320), (1, 1)])
+def test_the_interval_of_a_share_is_wilsons(wins, episodes):
+    known = binomtest(wins, episodes).proportion_ci(method="wilson")
+    found = stats.proportion(wins, episodes)
+    np.testing.assert_allclose((found.low, found.high), known, atol=1e-12)
+    assert found.point == wins / episodes

@@ -9,6 +9,7 @@ rliable. NaN scores make a statistic NaN.
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,6 +86,16 @@ def interval(
     one_task = np.asarray(values, dtype=float)[:, None]
     estimate = bootstrap(interquartile_mean, one_task, level=level, resamples=resamples, seed=seed)
     return estimate.low, estimate.high
+
+
+def proportion(successes: float, trials: int, *, level: float = LEVEL) -> Score:
+    """Return the share of successes with Wilson's interval (1927), which is never outside [0, 1]
+    nor empty at 0 or 1."""
+    # (p̂ + z²/2n ± z √(p̂(1 − p̂)/n + z²/4n²)) / (1 + z²/n)
+    share, z = successes / trials, NormalDist().inv_cdf(0.5 + level / 2.0)
+    middle, scale = share + z**2 / (2 * trials), 1 + z**2 / trials
+    half = z * (share * (1 - share) / trials + z**2 / (4 * trials**2)) ** 0.5
+    return Score(share, max((middle - half) / scale, 0.0), min((middle + half) / scale, 1.0))
 
 
 # --- Statistics ---------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from perla.errors import UserError, nearest, visible
 COMMANDS = {
     "train": "train agents and save the run in a folder",
     "resume": "continue an interrupted run",
-    "evaluate": "evaluate the policies of a run",
+    "evaluate": "evaluate the policies of a run, or a scripted one",
     "render": "draw episodes of a run's policy",
     "export": "write a run's policy as a file for other programs: JAX, NumPy or ONNX",
     "compare": "compare methods, trained with equal budgets, or finished runs",
@@ -30,7 +30,6 @@ COMMANDS = {
 
 HOME = {
     "resume": "train",
-    "evaluate": "policies",
     "render": "policies",
     "list": "listing",
     "import": "importing",

@@ -1,25 +1,30 @@
-"""`perla evaluate` and `perla render`: the policies of a run, measured and drawn."""
+"""`perla render`: the policies of a run, drawn; and the flags of commands that play them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from perla.cli import suites
 from perla.cli.parser import Parser, add_trust, trust
-from perla.cli.tables import say, words
-from perla.config import Count, convert
+from perla.cli.tables import say
+from perla.config import convert
 from perla.errors import UserError
 from perla.runs.spec import Seed
 
-EPISODES = 320
 
+def evaluation_parser(
+    command: str, description: str, default: str = "", *, optional: bool = False
+) -> Parser:
+    """The parser of a command that plays a run's policies; its folder may be `optional`.
 
-def _parser(command: str, description: str, default: str = "") -> Parser:
+    `default` is added to the help of `--greedy`.
+    """
     parser = Parser(command, description)
-    parser.add_argument("dir", metavar="DIR", help="the run's folder")
+    parser.add_argument(
+        "dir", metavar="DIR", nargs="?" if optional else None, help="the run's folder"
+    )
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
         "--greedy", action="store_true", help=f"the most likely action of every agent{default}"
@@ -33,68 +38,9 @@ def _parser(command: str, description: str, default: str = "") -> Parser:
     return parser
 
 
-def evaluate_command(argv: Sequence[str]) -> int:
-    """Evaluate the policies of a run."""
-    parser = _parser(
-        "evaluate",
-        "Play episodes with the policies of a run, and print their returns.",
-        " (the default)",
-    )
-    parser.add_argument(
-        "--episodes", metavar="N", default=str(EPISODES), help=f"episodes per seed [{EPISODES}]"
-    )
-    arguments = parser.parse(argv)
-    episodes = convert(arguments.episodes, Count, name="--episodes")
-    seed = _seed(arguments.seed)
-
-    import numpy as np
-    from rich.console import Console
-    from rich.table import Table
-
-    from perla.analysis.stats import iqm
-    from perla.runs import execute
-    from perla.runs.play import play
-
-    run, _, trainer, exported = execute.load(
-        Path(arguments.dir), trust=trust(arguments), say=suites.tell
-    )
-    how = "sampled" if arguments.sample else "greedy"
-    which = "last" if arguments.last else "best"
-    title = f"{run.algo} on {run.env}: {episodes} {how} episodes, {which} parameters"
-    table = Table(title=words(title, style="table.title"))
-    for name in ("seed", "return", "± std. error", "lowest", "highest", "length"):
-        table.add_column(name, justify="right")
-    means = []
-    with closing(trainer):
-        for one in run.seeds if seed is None else (seed,):
-            actor = execute.policy(run, trainer, exported, one, best=not arguments.last)
-            played = play(trainer, actor, one, episodes, greedy=not arguments.sample)
-            means.append(float(np.asarray(played.returns, float).mean()))
-            _add_row(table, one, played)
-    if len(means) > 1:
-        table.add_section()
-        table.add_row("IQM", f"{iqm(means):.4f}", style="bold")
-    Console().print(table)
-    return 0
-
-
-def _add_row(table: Any, seed: int, played: Any) -> None:
-    """Add a seed's returns, its episodes' length and, in environments with a winner, its wins."""
-    import numpy as np
-
-    returns, lengths = np.asarray(played.returns, float), np.asarray(played.lengths, float)
-    won = float(played.wins.mean())
-    if not (table.row_count or np.isnan(won)):
-        table.add_column("won", justify="right")
-    error = returns.std(ddof=1) / np.sqrt(len(returns)) if len(returns) > 1 else np.nan
-    cells = (returns.mean(), error, returns.min(), returns.max())
-    row = (str(seed), *(f"{cell:.4f}" for cell in cells), f"{lengths.mean():.1f}")
-    table.add_row(*row, *([] if np.isnan(won) else [f"{won:.4f}"]))
-
-
 def render_command(argv: Sequence[str]) -> int:
     """Draw an episode of a run's policy."""
-    parser = _parser(
+    parser = evaluation_parser(
         "render",
         "Draw episodes of a run's policy as a GIF, or one as a PNG; or its learning curves as a "
         "PNG.\nThe policy is the one that was evaluated better, or that of --greedy or --sample.",
@@ -129,7 +75,7 @@ def render_command(argv: Sequence[str]) -> int:
 
     run, env, trainer, exported = execute.load(folder, trust=trust(arguments), say=suites.tell)
     opened = Folder.open(folder)
-    seed = _seed(arguments.seed)
+    seed = seed_of(arguments.seed)
     seed = default_seed(run, opened) if seed is None else seed
     actor = execute.policy(run, trainer, exported, seed, best=not arguments.last)
     greedy = not arguments.sample
@@ -159,5 +105,6 @@ def _render_curves(folder: Path, out: Path, given: Sequence[str]) -> int:
     return 0
 
 
-def _seed(text: str | None) -> int | None:
+def seed_of(text: str | None) -> int | None:
+    """The seed of `--seed`; none if it is not given."""
     return None if text is None else convert(text, Seed, name="--seed")

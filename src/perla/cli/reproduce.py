@@ -36,6 +36,11 @@ def reproduce_command(argv: Sequence[str]) -> int:
         help="smoke: a test that it works; quick: fits a laptop; paper: the paper's settings, and "
         "our budgets where it has none [quick]",
     )  # fmt: skip
+    parser.add_argument(
+        "--family", metavar="FAMILY",
+        help="the environments of smac and failures-smac: skirmish, or smac, where StarCraft II is "
+        "installed [skirmish]",
+    )  # fmt: skip
     suites.add_execution(parser)
     arguments = parser.parse(argv)
     suites.settle(arguments)
@@ -45,11 +50,14 @@ def reproduce_command(argv: Sequence[str]) -> int:
 
     if arguments.scale not in SCALES:
         raise nearest(arguments.scale, SCALES, what="scale")
+    if arguments.experiment == ALL and arguments.family is not None:
+        raise UserError("--family: is for one experiment, such as smac; leave it out")
     if arguments.experiment == ALL:
         return _dry_run_all(arguments) if arguments.dry_run else _reproduce_all(arguments)
     if arguments.experiment not in EXPERIMENTS:
         raise nearest(arguments.experiment, (*EXPERIMENTS, ALL), what="experiment")
     experiment = EXPERIMENTS[arguments.experiment]
+    cells = experiment.cells(arguments.scale, arguments.family)
     if isinstance(experiment, Calculation):
         if arguments.executor != "local":
             raise UserError(
@@ -60,7 +68,7 @@ def reproduce_command(argv: Sequence[str]) -> int:
             say(f"no runs; on two cores {experiment.takes}")
             return 0
     if arguments.dry_run:
-        return suites.dry_run(experiment.cells(arguments.scale))
+        return suites.dry_run(cells)
     return _reproduce(arguments.experiment, experiment, arguments)
 
 
@@ -112,16 +120,16 @@ def _reproduce(
     from perla.experiments.cache import cached
     from perla.experiments.experiment import Experiment, Options
 
-    scale, out = arguments.scale, _folder(arguments)
+    scale, family, out = arguments.scale, arguments.family, _folder(arguments)
     own = make_below(out, Path(name))
     failures: dict[str, str] = {}
     if isinstance(experiment, Experiment):
-        outcome = suites.carry_out(experiment.cells(scale), out, arguments)
+        outcome = suites.carry_out(experiment.cells(scale, family), out, arguments)
         if outcome.pending:
             return suites.leave_to_others(outcome)
         failures = outcome.failures
         suites.name_failures(failures)
-        findings = results.judge(experiment, name, scale, outcome, own)
+        findings = results.judge(experiment, name, scale, outcome, own, family=family)
     else:
         tell = (lambda text: None) if arguments.quiet else say
         parts = make_below(own, Path("parts"))

@@ -49,6 +49,19 @@ TABLE_4: dict[str, Scalar] = {
 }
 """The best settings of the paper's search."""
 
+SMAC_MAPS = tuple(
+    f"skirmish:{name}"
+    for name in (
+        "2m_vs_1z", "2s_vs_1sc", "so_many_baneling", "bane_vs_bane", "1c3s5z", "2s3z", "3m", "8m",
+        "MMM", "2c_vs_64zg", "3s5z", "25m", "3s5z_vs_3s6z", "MMM2", "corridor",
+    )
+)  # fmt: skip
+"""The fifteen maps of the paper's appendix F.1."""
+SMAC_STEPS = 10_000_000
+"""Environment steps of each seed on SMAC's maps at scale `paper`: those of Yu et al. (2022)."""
+WIN_RATE = "win_rate"
+"""The metric on SMAC's maps: the share of greedy episodes that are won."""
+
 PAPER_STEPS = 2_000_000
 """Environment steps of each seed at scale `paper`; the paper does not state its own."""
 
@@ -62,19 +75,20 @@ def suites(
     steps: int,
     quick: Mapping[str, Any] | None = None,
     smoke: Mapping[str, Any] | None = None,
+    paper: Mapping[str, Any] | None = None,
     **grid: Any,
 ) -> dict[Scale, Suite]:
     """Create an experiment's suites, by scale.
 
-    `grid` is that of the scale `paper`. At `quick` each seed has `steps` environment steps. `quick`
-    and `smoke` override entries of the grid at these scales.
+    `grid` is that of the scale `paper`. At `quick` each seed has `steps` environment steps.
+    `quick`, `smoke` and `paper` override entries of the grid at these scales.
     """
     grids: dict[Scale, dict[str, Any]] = {
         "paper": {
             "preset": "paper-lbf", "steps": PAPER_STEPS, "seeds": 3, "num_evaluations": 40,
             "eval_episodes": 100,
             "absolute_episodes": 320,
-        } | grid,
+        } | grid | dict(paper or {}),
         "quick": grid | {
             "steps": steps, "seeds": 5, "num_evaluations": 20, "eval_episodes": 32,
             "absolute_episodes": 320,
@@ -114,6 +128,24 @@ LBF = {"env": MAPS, "algo": FOUR}
 QUICK_MAPS = (MAPS[3], MAPS[4], MAPS[6])
 SMOKE_MAPS = (MAPS[1],)
 
+SMAC = {
+    "env": SMAC_MAPS,
+    "algo": FOUR,
+    "preset": "paper-smac",
+    "seeds": 3,
+    "eval_episodes": 32,
+}
+SMAC_SCALES: dict[str, Any] = {
+    "steps": 500_000,
+    "quick": {
+        "env": tuple(f"skirmish:{name}" for name in ("2s_vs_1sc", "3m", "2s3z", "MMM")),
+        "preset": "skirmish",
+        "seeds": 3,
+    },
+    "smoke": {"env": "skirmish:3m", "preset": "default"},
+    "paper": {"steps": SMAC_STEPS},
+}
+
 EXPERIMENTS: dict[str, Experiment | Calculation] = {
     "lbf": Experiment(
         figure="Fig. 2, 9, 10",
@@ -126,7 +158,7 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
             "lbf", **LBF, steps=150_000, quick={"env": QUICK_MAPS}, smoke={"env": SMOKE_MAPS}
         ),
         judge=verdicts.judge_pairs(verdicts.PAIRS),
-        draw=figures.curves,
+        draw=figures.curves(),
     ),
     "failures": Experiment(
         figure="Fig. 4",
@@ -137,8 +169,35 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
         suites=suites(
             "failures", **LBF, steps=150_000, quick={"env": QUICK_MAPS}, smoke={"env": SMOKE_MAPS}
         ),
-        judge=verdicts.judge_failures,
-        draw=figures.failures,
+        judge=verdicts.judge_failures(),
+        draw=figures.failures(),
+    ),
+    "smac": Experiment(
+        figure="Fig. 3, 11, 12",
+        claim="On SMAC's maps PERLA-IPPO and PERLA-MAPPO learn faster and end better than IPPO and "
+        "MAPPO.",
+        rule="Each PERLA method is ahead of its base in the area under the curve or the final win "
+        "rate, and behind in neither (95% intervals do not overlap, over all maps together). In "
+        "part: one method is ahead, and the other is not behind. The maps are those of skirmish, "
+        "perla's own rules, unless --family smac plays StarCraft II.",
+        suites=suites("smac", **SMAC, **SMAC_SCALES),
+        judge=verdicts.judge_pairs(verdicts.PAIRS, WIN_RATE),
+        draw=figures.curves(WIN_RATE),
+        metric=WIN_RATE,
+        families=("skirmish", "smac"),
+    ),
+    "failures-smac": Experiment(
+        figure="Fig. 4, SMAC",
+        claim="On SMAC's maps PERLA-IPPO fails (final win rate below 0.1) on no map, where IPPO "
+        "fails on some, and on fewer maps than MAPPO.",
+        rule="IPPO fails on at least one map, PERLA-IPPO on none. In part: PERLA-IPPO fails on "
+        "fewer maps than IPPO and on no more than MAPPO. Not tested: IPPO fails on none. The runs "
+        "are those of smac.",
+        suites=suites("failures-smac", **SMAC, **SMAC_SCALES),
+        judge=verdicts.judge_failures(WIN_RATE),
+        draw=figures.failures(WIN_RATE),
+        metric=WIN_RATE,
+        families=("skirmish", "smac"),
     ),
     "full-observability": Experiment(
         figure="Fig. 5",
@@ -154,7 +213,7 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
             smoke={"env": SMOKE_MAPS},
         ),
         judge=verdicts.judge_full_observability,
-        draw=figures.curves,
+        draw=figures.curves(),
     ),
     "scaling": Experiment(
         figure="Fig. 6",

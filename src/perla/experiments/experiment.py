@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from matplotlib.figure import Figure
 
 from perla.analysis.load import Curves
+from perla.errors import UserError, nearest
 from perla.suites.suite import Cell, Suite
 
 Scale = Literal["smoke", "quick", "paper"]
@@ -73,8 +74,10 @@ class Calculation(NamedTuple):
     takes: str
     """Measured duration on two cores, as a clause."""
 
-    def cells(self, scale: Scale) -> list[Cell]:
-        """Return no cells."""
+    def cells(self, scale: Scale, family: str | None = None) -> list[Cell]:
+        """Return no cells. Raises `UserError` if a `family` of environments is named."""
+        if family is not None:
+            raise UserError(f"--family {family}: a calculation has no environments")
         return []
 
 
@@ -95,7 +98,21 @@ class Experiment(NamedTuple):
     """Draws the figures, by name."""
     metric: str = METRIC
     """The metric of the comparison."""
+    families: Sequence[str] = ()
+    """Families of environments that have the same maps; the first is that of the suites."""
 
-    def cells(self, scale: Scale) -> list[Cell]:
-        """Return the runs at a scale."""
-        return self.suites[scale].cells()
+    def cells(self, scale: Scale, family: str | None = None) -> list[Cell]:
+        """Return the runs at a scale, in the environments of a `family` (None: the suites' own).
+
+        Raises `UserError` for a family that does not have the experiment's maps.
+        """
+        suite = self.suites[scale]
+        if family is None:
+            return suite.cells()
+        if family not in self.families:
+            if not self.families:
+                raise UserError(
+                    f"--family {family}: this experiment has one family of environments"
+                )
+            raise nearest(family, self.families, what="family of this experiment")
+        return suite.in_family(family).cells()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from matplotlib.figure import Figure
@@ -12,6 +12,9 @@ from perla.analysis.compare import compare
 from perla.analysis.load import Curves
 from perla.experiments import verdicts
 from perla.experiments.experiment import METRIC
+
+Draw = Callable[[Sequence[Curves]], dict[str, Figure]]
+"""Draws an experiment's figures, by name."""
 
 
 def by_task(runs: Sequence[Curves]) -> dict[str, list[Curves]]:
@@ -27,20 +30,29 @@ def short(task: str) -> str:
     return task.rpartition(":")[2].removeprefix("Foraging-").removesuffix("-v2")
 
 
-def curves(runs: Sequence[Curves]) -> dict[str, Figure]:
-    """Draw the learning curves of all maps together and of each map."""
-    return {
-        "average": figures.comparison(compare(runs, metric=METRIC)),
-        "maps": figures.learning_curves(by_task(runs), metric=METRIC),
-    }
+def curves(metric: str = METRIC) -> Draw:
+    """Return the drawing of the learning curves of all maps together and of each map."""
+
+    def draw(runs: Sequence[Curves]) -> dict[str, Figure]:
+        return {
+            "average": figures.comparison(compare(runs, metric=metric)),
+            "maps": figures.learning_curves(by_task(runs), metric=metric),
+        }
+
+    return draw
 
 
-def failures(runs: Sequence[Curves]) -> dict[str, Figure]:
-    """Draw the number of failures of each method."""
-    methods = list(dict.fromkeys(run.method for run in runs))
-    counts = {"maps": [float(verdicts.failed_maps(runs, name)) for name in methods]}
-    ylabel = "Maps with final return below 0.1"
-    return {"failures": figures.bars(methods, counts, ylabel=ylabel, none="no failures")}
+def failures(metric: str = METRIC) -> Draw:
+    """Return the drawing of the number of failures of each method."""
+
+    def draw(runs: Sequence[Curves]) -> dict[str, Figure]:
+        methods = list(dict.fromkeys(run.method for run in runs))
+        counts = {"maps": [float(verdicts.failed_maps(runs, name, metric)) for name in methods]}
+        word = "win rate" if metric.startswith("win_rate") else "return"
+        ylabel = f"Maps with final {word} below 0.1"
+        return {"failures": figures.bars(methods, counts, ylabel=ylabel, none="no failures")}
+
+    return draw
 
 
 def scaling(runs: Sequence[Curves]) -> dict[str, Figure]:

@@ -15,10 +15,19 @@ from perla.suites.execute import Outcome
 from perla.suites.results import complete, create, draw
 
 
-def judge(experiment: Experiment, name: str, scale: Scale, outcome: Outcome, out: Path) -> Findings:
+def judge(
+    experiment: Experiment,
+    name: str,
+    scale: Scale,
+    outcome: Outcome,
+    out: Path,
+    *,
+    family: str | None = None,
+) -> Findings:
     """Judge an experiment's claim and `publish` it, with summary.json and marl_eval.json.
 
-    The claim is not tested where a cell failed. Raises `UserError` where nothing can be compared.
+    The claim is not tested where a cell failed. `family` is that of the environments, if it was
+    chosen. Raises `UserError` where nothing can be compared.
     """
     runs = complete(outcome.results)
     comparison = compare(runs, metric=experiment.metric)
@@ -27,7 +36,9 @@ def judge(experiment: Experiment, name: str, scale: Scale, outcome: Outcome, out
         findings = Findings(verdict, rows(comparison), {})
     else:
         findings = Findings(experiment.judge(runs), rows(comparison), experiment.draw(runs))
-    more = {"comparison": comparison.verdict, "failures": outcome.failures}
+    more: dict[str, Any] = {"comparison": comparison.verdict, "failures": outcome.failures}
+    if family is not None:
+        more["command"] = f"perla reproduce {name} --scale {scale} --family {family}"
     findings = publish(experiment, name, scale, findings, out, **more)
     write_atomic(out / "summary.json", dump(comparison.as_dict()))
     write_atomic(out / "marl_eval.json", dump(marl_eval(runs)))

@@ -22,34 +22,37 @@ SLOPE = 0.05
 """Tolerance of the slope −1/2 of the sampling error in log K."""
 
 
-def compare_methods(runs: Sequence[Curves], *methods: str) -> Comparison:
+def compare_methods(runs: Sequence[Curves], *methods: str, metric: str = METRIC) -> Comparison:
     """Compare `methods` on all tasks together; the last is the baseline."""
     return compare(
-        [run for name in reversed(methods) for run in runs if run.method == name], metric=METRIC
+        [run for name in reversed(methods) for run in runs if run.method == name], metric=metric
     )
 
 
-def better(runs: Sequence[Curves], x: str, y: str) -> tuple[int, str]:
-    """Compare x with y by the area under the curve and the final return; return (sign, numbers).
+def better(runs: Sequence[Curves], x: str, y: str, metric: str = METRIC) -> tuple[int, str]:
+    """Compare x with y by the area under the curve and the final value; return (sign, numbers).
 
     The sign is 1 where x is ahead in at least one of them and behind in neither, −1 where y is, and
     0 otherwise.
     """
-    b, a = compare_methods(runs, x, y).methods
+    b, a = compare_methods(runs, x, y, metric=metric).methods
+    word = "win rate" if metric.startswith("win_rate") else "return"
     signs = stats.ahead(a.area, b.area), stats.ahead(a.final, b.final)
     sign = max(signs) if min(signs) >= 0 else min(signs) if max(signs) <= 0 else 0
     words = (
         f"{x} against {y}: area under the curve {a.area} against {b.area}, "
-        f"final return {a.final} against {b.final}"
+        f"final {word} {a.final} against {b.final}"
     )
     return sign, words
 
 
-def judge_pairs(pairs: Sequence[tuple[str, str]]) -> Callable[[Sequence[Curves]], Verdict]:
+def judge_pairs(
+    pairs: Sequence[tuple[str, str]], metric: str = METRIC
+) -> Callable[[Sequence[Curves]], Verdict]:
     """Return the judge of the claim that the first method of each pair improves on the second."""
 
     def judge(runs: Sequence[Curves]) -> Verdict:
-        found = [better(runs, x, y) for x, y in pairs]
+        found = [better(runs, x, y, metric) for x, y in pairs]
         signs = [sign for sign, _ in found]
         reason = "; ".join(words for _, words in found)
         if all(sign == 1 for sign in signs):
@@ -61,23 +64,28 @@ def judge_pairs(pairs: Sequence[tuple[str, str]]) -> Callable[[Sequence[Curves]]
     return judge
 
 
-def judge_failures(runs: Sequence[Curves]) -> Verdict:
-    """Judge the claim that PERLA-IPPO does not fail where IPPO does."""
-    failed = {name: failed_maps(runs, name) for name in ("ippo", "mappo", "perla-ippo")}
-    ippo, mappo, perla = failed.values()
-    maps = len({run.task for run in runs})
-    reason = ", ".join(f"{name} fails on {count} of {maps} maps" for name, count in failed.items())
-    if ippo == 0:
-        return Verdict("not tested", f"{reason}: IPPO fails nowhere")
-    if perla == 0:
-        return Verdict("holds", reason)
-    fewer = perla < ippo and perla <= mappo
-    return Verdict("holds in part" if fewer else "does not hold", reason)
+def judge_failures(metric: str = METRIC) -> Callable[[Sequence[Curves]], Verdict]:
+    """Return the judge of the claim that PERLA-IPPO does not fail where IPPO does."""
+
+    def judge(runs: Sequence[Curves]) -> Verdict:
+        methods = ("ippo", "mappo", "perla-ippo")
+        failed = {name: failed_maps(runs, name, metric) for name in methods}
+        ippo, mappo, perla = failed.values()
+        maps = len({run.task for run in runs})
+        reason = ", ".join(f"{name} fails on {n} of {maps} maps" for name, n in failed.items())
+        if ippo == 0:
+            return Verdict("not tested", f"{reason}: IPPO fails nowhere")
+        if perla == 0:
+            return Verdict("holds", reason)
+        fewer = perla < ippo and perla <= mappo
+        return Verdict("holds in part" if fewer else "does not hold", reason)
+
+    return judge
 
 
-def failed_maps(runs: Sequence[Curves], method: str) -> int:
-    """Count the maps on which the mean final return of a method is below 0.1."""
-    finals = [float(np.mean(run.final[METRIC])) for run in runs if run.method == method]
+def failed_maps(runs: Sequence[Curves], method: str, metric: str = METRIC) -> int:
+    """Count the maps on which the mean final `metric` of a method is below 0.1."""
+    finals = [float(np.mean(run.final[metric])) for run in runs if run.method == method]
     return stats.failures(finals)
 
 

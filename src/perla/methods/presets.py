@@ -124,6 +124,26 @@ _MAVA: Settings = {
     "hidden_size": 128,
 } | DENSE
 
+_SKIRMISH: Settings = {
+    "num_envs": 128,
+    "rollout_length": 128,
+    "update_epochs": 4,
+    "num_minibatches": 4,
+    "returns": GAE(gae_lambda=0.95),
+    "value_clip_eps": 0.2,
+    "value_coef": 0.5,
+    "normalize_values": True,
+    "normalize_rewards": False,
+    "ent_coef": 0.0,
+    "ent_coef_final": None,
+    "normalize_advantages": True,
+    "optimizer": Adam(eps=1e-5),
+    "lr": 2e-3,
+    "anneal_lr": True,
+    "max_grad_norm": 0.5,
+    "hidden_size": 128,
+}
+
 _EPYMARL_MADDPG: Settings = {
     "num_envs": 1,
     "rollout_length": None,
@@ -224,6 +244,39 @@ PRESETS: dict[str, Preset] = {
             "critic_model": Network(action_fusion="first"),
             "estimator": Sampled(num_samples=100),
         },
+    ),
+    # Limits of episodes are truncations here, and terminations there.
+    "paper-smac": Preset(
+        "the paper's settings for SMAC, with on-policy's learner",
+        {
+            PPO: _ON_POLICY
+            | {
+                "num_envs": 32,
+                "rollout_length": 100,
+                "update_epochs": 10,
+                "num_minibatches": 1,
+                "ent_coef": 0.01,
+                "lr": 1e-3,
+                "critic_lr": 5e-4,
+                "max_grad_norm": 10.0,
+                "hidden_size": 64,
+                "num_layers": 1,
+                "critic_num_layers": 1,
+            }
+        },
+        embedded={
+            "regress": "marginal",
+            "critic_model": Network(action_fusion="first"),
+            "estimator": Sampled(num_samples=100),
+        },
+    ),
+    "skirmish": Preset(
+        "for skirmish: JaxMARL's settings for SMAX with dense layers and values normalized",
+        {PPO: _SKIRMISH | DENSE},
+    ),
+    "skirmish-gru": Preset(
+        "for skirmish: the same with a recurrent actor",
+        {PPO: _SKIRMISH | RECURRENT},
     ),
     # Returns are normalized by their running mean and deviation; CleanRL normalizes rewards.
     "cleanrl": Preset(

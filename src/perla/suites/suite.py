@@ -113,6 +113,14 @@ class Suite(Config, frozen=True, kw_only=True):
         if not re.search(r"[^.]", self.name) or re.search(r"[/\\]", self.name):
             raise UserError(f"name = {self.name!r}: expected a name that a folder can have")
 
+    def in_family(self, family: str) -> Suite:
+        """Return the suite on maps of the same names of another `family` of environments."""
+        grids = []
+        for grid in self.grids:
+            envs = (f"{family}:{env.partition(':')[2]}" for env in several(grid.env))
+            grids.append(msgspec.structs.replace(grid, env=tuple(envs)))
+        return msgspec.structs.replace(self, grids=tuple(grids))
+
     def cells(self) -> list[Cell]:
         """Return all cells, in order. Raises `UserError` if two have the same name."""
         cells: dict[str, Cell] = {}

@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from perla.envs.battlefield import Battlefield
 from perla.envs.bridges import results
+from perla.envs.bridges.battlefields import read_battlefield
 from perla.envs.options import fit
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.envs.values import Fault, describe_value, to_flag, to_flags, to_numbers
@@ -181,6 +183,13 @@ class SMAC:
             return np.asarray(image, np.uint8).reshape(*np.shape(image)[:2], 3)
         except Exception as error:  # Environments without images raise anything.
             raise UserError(f"{self.spec.id}: cannot be drawn here ({_line(error)})") from None
+
+    def battlefield(self) -> Battlefield:
+        """Both sides of the battle, for [scripted agents][perla.envs.scripts].
+
+        Raises `UserError` if the environment does not show its units as SMAC and SMAClite do.
+        """
+        return read_battlefield(self.spec, self.env)
 
     def close(self) -> None:
         """Close the environment and the game."""

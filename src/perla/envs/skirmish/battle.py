@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from perla.envs.skirmish.maps import Army, Map
@@ -13,6 +14,19 @@ from perla.envs.skirmish.units import Rules, Unit
 from perla.types import Array, Bool, Float, Int
 
 NO_TARGET = -1
+
+EnemyScript = Literal["nearest", "focus-fire", "kite", "mixed"]
+"""Scripts of the enemies. `nearest`: SMAC's, attack the nearest. `focus-fire`: of those in range
+attack the one with the least life and shield. `kite`: as `nearest`, and units that shoot step back
+during the first half of their cooldown. `mixed`: one of the three in each episode, at random."""
+SCRIPTS = ("nearest", "focus-fire", "kite")
+"""The scripts that `mixed` draws from, by the number in `State.script`."""
+
+USUAL_DIFFICULTY, SEES_ALL = 7, 8
+"""SMAC's default, at which enemies neither rest nor see more, and the level at which they see
+everything."""
+REST = 0.1
+"""Probability that an enemy rests during a step, for each level below `USUAL_DIFFICULTY`."""
 
 
 class State(NamedTuple):
@@ -47,6 +61,10 @@ class State(NamedTuple):
     """The agents' last actions; −1 before the first."""
     time: Int[Array, " *copy"]
     """Steps taken in this episode."""
+    script: Int[Array, " *copy"] | None = None
+    """Number of the enemies' script in this episode, if they are `mixed`."""
+    roster: Int[Array, " slot *copy"] | None = None
+    """Number of the unit in each slot, agents first, if teams are random."""
 
 
 class Orders(NamedTuple):
@@ -60,6 +78,8 @@ class Orders(NamedTuple):
     """The point that they walk to."""
     to_y: Float[Array, "agent copy"]
     """The point that they walk to."""
+    rests: Bool[Array, "enemy copy"] | None = None
+    """Enemies that do nothing during this step; none: nobody rests."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +103,19 @@ class Battle:
 
     map: Map
     rules: Rules
+    script: EnemyScript = "nearest"
+    """The script of the enemies."""
+    difficulty: int = USUAL_DIFFICULTY
+    """The level of the enemies, 1 to 8."""
+    slots: Map | None = None
+    """The map before its teams became random: its units are the slots."""
+
+    def plays(self, name: str, state: State) -> bool | Bool[Array, " copy"]:
+        """True where the enemies play the script `name`: everywhere, nowhere or in some copies."""
+        if self.script != "mixed":
+            return self.script == name
+        assert state.script is not None
+        return state.script == SCRIPTS.index(name)
 
     @property
     def agents(self) -> int:
@@ -127,6 +160,36 @@ class Battle:
         armed = np.array([unit.damage > 0 for unit in self.units])[:, None]
         healed = same & self.heals[:, None] & ~self.heals[None, :]
         return reach & np.where(self.heals[:, None], healed, armed & ~same)
+
+    # Slots are the units of the environment's agents and enemies; units are those of the tables.
+
+    @functools.cached_property
+    def starts(self) -> Float[np.ndarray, "slot 2"]:
+        """The map's place for each slot, agents first."""
+        armies = (self.slots or self.map).allies, (self.slots or self.map).enemies
+        return np.concatenate([army.start for army in armies]).astype(np.float32)
+
+    def count(self, enemies: bool) -> int:
+        """Number of slots of one side."""
+        map = self.slots or self.map
+        return len(map.enemies if enemies else map.allies)
+
+    def of_slots(self, state: State, values: Any, enemies: bool) -> Any:
+        """`values` of all units, `[unit, copy or 1]`, of the units in the slots of one side."""
+        if state.roster is None:
+            return values[self.side(enemies)]
+        first = self.count(False)
+        index = state.roster[first:] if enemies else state.roster[:first]
+        values = jnp.broadcast_to(values, (len(self.units), index.shape[-1]))
+        return jnp.take_along_axis(values, index, axis=0)
+
+    def to_units(self, roster: Array | None, values: Array, otherwise: Any) -> Array:
+        """`values` of all slots, `[slot, copy]`, of all units; `otherwise` for absent ones."""
+        if roster is None:
+            return values
+        holds = roster[:, None] == np.arange(len(self.units))[None, :, None]
+        found = jnp.where(holds, values[:, None], 0).sum(0)
+        return jnp.where(holds.any(0), found, otherwise)
 
     def side(self, enemies: bool) -> slice:
         """Numbers of the units of one side."""

@@ -11,15 +11,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from perla.envs.battlefield import FIRST_TARGET, Battlefield
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.envs.render import Field
-from perla.envs.skirmish.battle import Battle, State
+from perla.envs.skirmish.battle import (
+    SEES_ALL,
+    USUAL_DIFFICULTY,
+    Battle,
+    EnemyScript,
+    State,
+)
 from perla.envs.skirmish.copies import over_copies
 from perla.envs.skirmish.draw import battle_scene, draw_battle
-from perla.envs.skirmish.features import FIRST_TARGET, FeatureOptions, Features
+from perla.envs.skirmish.features import FeatureOptions, Features
 from perla.envs.skirmish.maps import Map, load_map
-from perla.envs.skirmish.simulate import simulate
+from perla.envs.skirmish.simulate import rests, simulate
 from perla.envs.skirmish.start import Start, start_battle
+from perla.envs.skirmish.teams import MAP_TEAM, Team, mix, parse_team
 from perla.envs.skirmish.units import RULES, RuleSet
 from perla.errors import UserError, nearest
 from perla.types import Array, Float, Int, PRNGKeyArray, UInt
@@ -50,7 +58,11 @@ EXAMPLES = {
 """Names of maps, with the units of both sides: SMAC's fifteen of the paper, and five more."""
 
 
-_CHOICES = {"rules": get_args(RuleSet), "start": get_args(Start)}
+_CHOICES = {
+    "rules": get_args(RuleSet),
+    "start": get_args(Start),
+    "enemy_script": get_args(EnemyScript),
+}
 """Options that are one of a few words."""
 
 
@@ -69,8 +81,17 @@ class Skirmish:
     rules: RuleSet = "smac"
     """The numbers of units and the rules: those of StarCraft II, or SMAClite's."""
     start: Start = "map"
-    """Start of the units: at the map's places with full life, or jittered by up to 0.75 cells and
-    with 0.6 to 1 of their life."""
+    """Start of the units: at the map's places with full life; jittered by up to 0.75 cells and
+    with 0.6 to 1 of their life; or SMACv2's random places."""
+    team: str = MAP_TEAM
+    """The units of both sides: the map's, or in each episode as many random ones: `terran`,
+    `protoss` or `zerg`, SMACv2's teams, or types with their weights, `marine:2,marauder:1`."""
+    enemy_script: EnemyScript = "nearest"
+    """Script of the enemies: SMAC's `nearest`, `focus-fire`, `kite`, or in each episode one of
+    these, `mixed`."""
+    difficulty: int = USUAL_DIFFICULTY
+    """Level of the enemies: below 7 each rests in a tenth of the steps for every level that is
+    missing; at 8 they see everything."""
     step_mul: int = 8
     """Ticks of a step."""
     reward_sparse: bool = False
@@ -95,15 +116,26 @@ class Skirmish:
     def __post_init__(self) -> None:
         if self.step_mul < 1:
             raise UserError(f"step_mul {self.step_mul}: a step needs at least 1 tick")
+        if not 1 <= self.difficulty <= SEES_ALL:
+            raise UserError(f"difficulty {self.difficulty}: expected 1 to {SEES_ALL}")
         if self.features.move_amount <= 0:
             raise UserError(f"move_amount {self.features.move_amount}: a move needs more than 0")
+        if self.team != MAP_TEAM:
+            parse_team(self.team, self.rules)
         if self.reward_scale_rate <= 0:
             raise UserError(f"reward_scale_rate {self.reward_scale_rate}: expected more than 0")
 
     @functools.cached_property
     def battle(self) -> Battle:
         """The units as tables, and the rules."""
-        return Battle(self.map, RULES[self.rules])
+        more = RULES[self.rules], self.enemy_script, self.difficulty
+        if self._team is None:
+            return Battle(self.map, *more)
+        return Battle(mix(self.map, self._team), *more, slots=self.map)
+
+    @functools.cached_property
+    def _team(self) -> Team | None:
+        return None if self.team == MAP_TEAM else parse_team(self.team, self.rules)
 
     @functools.cached_property
     def _features(self) -> Features:
@@ -112,7 +144,7 @@ class Skirmish:
     @functools.cached_property
     def spec(self) -> Spec:
         """Sizes and rules of the environment."""
-        agents = self.battle.agents
+        agents = self.battle.count(False)
         obs, state = self._features.sizes
         options = {
             each.name: getattr(self, each.name)
@@ -151,7 +183,7 @@ class Skirmish:
     @functools.cached_property
     def _reset(self) -> Any:
         def reset(seed: UInt[Array, " copy"]) -> tuple[State, Observation]:
-            state = start_battle(self.battle, self.start, seed)
+            state = start_battle(self.battle, self.start, seed, self._team)
             return state, self._observe(state)
 
         return over_copies(reset)
@@ -164,6 +196,7 @@ class Skirmish:
             seed: UInt[Array, " copy"], state: State, action: Int[Array, "agent copy"]
         ) -> tuple[State, TimeStep]:
             orders = features.orders(state, action)
+            orders = orders._replace(rests=rests(self.battle, seed))
             after = simulate(self.battle, seed, state, orders, self.step_mul)
             after = after._replace(last_action=action, time=state.time + 1)
             won, lost, over = self._ends(after)
@@ -188,7 +221,7 @@ class Skirmish:
             obs=obs,
             state=self._features.global_state(state, obs),
             avail=mask,
-            alive=(state.hp > 0)[self.battle.side(False)],
+            alive=self.battle.of_slots(state, state.hp, False) > 0,
         )
 
     def _ends(self, state: State) -> tuple[Array, Array, Array]:
@@ -220,15 +253,55 @@ class Skirmish:
             reward -= self.reward_negative_scale * (loss[ally].sum(0) + deaths)
         reward += self.reward_win * won + self.reward_defeat * lost
         if self.reward_scale:
-            reward /= self.max_reward / self.reward_scale_rate
+            reward /= self._max_reward(after) / self.reward_scale_rate
         return reward
 
     @property
     def max_reward(self) -> float:
-        """The unscaled return of an episode in which all enemies die and nothing regenerates."""
-        enemies = self.map.enemies.units
-        health = sum(unit.hp + unit.shield for unit in enemies)
-        return health + self.reward_death_value * len(enemies) + self.reward_win
+        """The unscaled return of an episode in which all enemies of the map die and nothing
+        regenerates."""
+        units = self.map.enemies.units
+        return self._bonuses + sum(unit.hp + unit.shield for unit in units)
+
+    @property
+    def _bonuses(self) -> float:
+        return self.reward_death_value * len(self.map.enemies) + self.reward_win
+
+    def _max_reward(self, state: State) -> float | Float[Array, " copy"]:
+        if state.roster is None:
+            return self.max_reward
+        health = self.battle.table("hp") + self.battle.table("shield")
+        return self._bonuses + self.battle.of_slots(state, health, True).sum(0)
+
+    def battlefield(self, state: State) -> Battlefield:
+        """Both sides of the battle, for [scripted agents][perla.envs.scripts]."""
+        state = jax.tree.map(lambda leaf: leaf[..., None], state)
+        battle = self.battle
+
+        def of(values: Any, enemies: bool) -> Array:
+            return jnp.asarray(battle.of_slots(state, values, enemies))[:, 0]
+
+        life = jnp.where(state.hp > 0, state.hp + state.shield, 0)
+        camp = self.map.enemies.start.mean(0).astype(np.float32)
+        if self.start == "random":  # The map's place is not theirs.
+            there = (state.hp > 0)[battle.side(True)]
+            where = jnp.stack([state.x, state.y])[:, battle.side(True)]
+            camp = (jnp.where(there, where, 0).sum(1) / jnp.maximum(there.sum(0), 1))[:, 0]
+        numbers = np.arange(len(battle.units))[:, None]
+        mine, theirs = of(numbers, False), of(numbers, True)
+        return Battlefield(
+            x=of(state.x, False),
+            y=of(state.y, False),
+            life=of(state.hp, False),
+            hurt=of(state.hp < battle.table("hp"), False),
+            ready=of(state.cooldown, False) <= 0,
+            heals=of(battle.heals[:, None], False),
+            enemy_x=of(state.x, True),
+            enemy_y=of(state.y, True),
+            enemy_life=of(life, True),
+            hittable=jnp.asarray(battle.may_target)[mine[:, None], theirs[None]],
+            camp=jnp.asarray(camp),
+        )
 
     @property
     def action_names(self) -> tuple[str, ...]:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from perla.envs.battlefield import FIRST_TARGET, NOOP, NORTH, SIGHT, WEST
 from perla.envs.skirmish.battle import NO_TARGET, Battle, Orders, State
 from perla.types import Array, Bool, Float, Int
 
-NOOP, STOP, NORTH, SOUTH, EAST, WEST, FIRST_TARGET = range(7)
-"""The actions of every agent; action `FIRST_TARGET + k` attacks enemy k, or for healers heals
-agent k."""
-
-SIGHT = 9.0
-"""Distance between centres below which an agent sees another unit."""
 SHOOT_RANGE = 6.0
 """Distance between centres up to which an agent may attack or heal another unit."""
 
@@ -58,13 +54,15 @@ class Features:
         battle = self.battle
         heals = battle.heals[battle.side(False)]
         patients = np.flatnonzero(~heals).max(initial=-1) + 1 if heals.any() else 0
-        return FIRST_TARGET + max(battle.enemies, int(patients))
+        patients = min(int(patients), battle.count(False))
+        return FIRST_TARGET + max(battle.count(True), patients)
 
     @property
     def sizes(self) -> tuple[int, int]:
         """Features of an observation, and of the state."""
         battle, options = self.battle, self.options
-        agents, enemies, bits = battle.agents, battle.enemies, battle.map.type_bits
+        agents, enemies = battle.count(False), battle.count(True)
+        bits = battle.map.type_bits
         shield = battle.table("shield")[:, 0] > 0
         bars = [1 + bool(shield[battle.side(side)].any()) for side in (False, True)]
         seen = [4 + bits + options.obs_all_health * each for each in bars]
@@ -79,54 +77,69 @@ class Features:
 
     def mask(self, state: State) -> Bool[Array, "agent action copy"]:
         """Available actions. The dead have the no-op alone."""
-        battle = self.battle
-        side, foes = battle.side(False), battle.side(True)
-        alive = state.hp > 0
-        distance = _distances(state, side, slice(None))
-        near = (distance <= SHOOT_RANGE) & alive[None]
-        targets = near[:, foes]
-        extra = self.actions - FIRST_TARGET - battle.enemies
-        targets = jnp.pad(targets, ((0, 0), (0, extra), (0, 0)))
-        heals = battle.heals[side]
-        if heals.any():
-            patients = near[:, side] & ~heals[None, :, None]
-            patients = patients[:, : self.actions - FIRST_TARGET]
-            missing = self.actions - FIRST_TARGET - patients.shape[1]
-            patients = jnp.pad(patients, ((0, 0), (0, missing), (0, 0)))
-            targets = jnp.where(heals[:, None, None], patients, targets)
-        first = [jnp.zeros_like(alive[side]), jnp.ones_like(alive[side]), *self._moves(state)]
+        battle, extra = self.battle, self.actions - FIRST_TARGET
+        agent, enemy = self._life(state, False) > 0, self._life(state, True) > 0
+        targets = (self._distances(state, True) <= SHOOT_RANGE) & enemy[None]
+        targets = _fill(targets, extra)
+        heals = battle.of_slots(state, battle.heals[:, None], False)
+        if battle.heals[battle.side(False)].any():
+            patients = (self._distances(state, False) <= SHOOT_RANGE) & (agent & ~heals)[None]
+            targets = jnp.where(heals[:, None], _fill(patients, extra), targets)
+        first = [jnp.zeros_like(agent), jnp.ones_like(agent), *self._moves(state)]
         mask = jnp.concatenate([jnp.stack(first, 1), targets], 1)
         noop = (np.arange(self.actions) == NOOP)[None, :, None]
-        return jnp.where(alive[side][:, None], mask, noop)
+        return jnp.where(agent[:, None], mask, noop)
+
+    def _life(self, state: State, enemies: bool) -> Float[Array, "slot copy"]:
+        return self.battle.of_slots(state, state.hp, enemies)
+
+    def _place(self, state: State, enemies: bool) -> tuple[Array, Array]:
+        battle = self.battle
+        return battle.of_slots(state, state.x, enemies), battle.of_slots(state, state.y, enemies)
+
+    def _distances(self, state: State, enemies: bool) -> Float[Array, "agent slot copy"]:
+        (x, y), (other_x, other_y) = self._place(state, False), self._place(state, enemies)
+        dx, dy = other_x[None] - x[:, None], other_y[None] - y[:, None]
+        return jnp.sqrt(dx * dx + dy * dy)
 
     def _moves(self, state: State) -> list[Bool[Array, "agent copy"]]:
         """Directions in which the cell half a move ahead is open."""
-        terrain, side = self.battle.map.terrain, self.battle.side(False)
+        terrain, (x, y) = self.battle.map.terrain, self._place(state, False)
         cells = jnp.asarray(terrain.ground.reshape(-1))
         ahead = self.options.move_amount / 2
         moves = []
         for dx, dy in _DIRECTIONS:
             # As in SMAC, coordinates are truncated towards zero.
-            column = (state.x[side] + dx * ahead).astype(jnp.int32)
-            row = (state.y[side] + dy * ahead).astype(jnp.int32)
+            column = (x + dx * ahead).astype(jnp.int32)
+            row = (y + dy * ahead).astype(jnp.int32)
             inside = (column >= 0) & (column < terrain.width) & (row >= 0) & (row < terrain.height)
             cell = jnp.clip(row * terrain.width + column, 0, cells.shape[0] - 1)
             moves.append(inside & cells[cell])
         return moves
 
     def orders(self, state: State, action: Int[Array, "agent copy"]) -> Orders:
-        """The orders that the agents' actions are."""
-        side = self.battle.side(False)
-        heals = self.battle.heals[side][:, None]
-        number = action - FIRST_TARGET + jnp.where(heals, 0, self.battle.agents)
+        """The orders that the agents' actions are, of all units on their side."""
+        battle, (x, y) = self.battle, self._place(state, False)
+        heals = battle.of_slots(state, battle.heals[:, None], False)
+        number = action - FIRST_TARGET + jnp.where(heals, 0, battle.count(False))
+        attacks = action >= FIRST_TARGET
+        if state.roster is not None:
+            number = jnp.take_along_axis(
+                state.roster, jnp.clip(number, 0, len(battle.starts) - 1), 0
+            )
         steps = self.options.move_amount * np.array(_DIRECTIONS, np.float32)
         moves = (action >= NORTH) & (action <= WEST)
         step = jnp.clip(action - NORTH, 0, 3)
+        agents = None if state.roster is None else state.roster[: battle.count(False)]
+
+        def of_units(values: Array, otherwise: int | bool) -> Array:
+            return battle.to_units(agents, values, otherwise)[battle.side(False)]
+
         return Orders(
-            target=jnp.where(action >= FIRST_TARGET, number, NO_TARGET),
-            moves=moves,
-            to_x=state.x[side] + jnp.asarray(steps[:, 0])[step],
-            to_y=state.y[side] + jnp.asarray(steps[:, 1])[step],
+            target=of_units(jnp.where(attacks, number, NO_TARGET), NO_TARGET),
+            moves=of_units(moves, False) > 0,
+            to_x=of_units(x + jnp.asarray(steps[:, 0])[step], 0),
+            to_y=of_units(y + jnp.asarray(steps[:, 1])[step], 0),
         )
 
     # --- Observations ---------------------------------------------------------------------------
@@ -136,63 +149,67 @@ class Features:
     ) -> Float[Array, "agent feature copy"]:
         """The observation of each agent: its moves, the enemies, the other agents, and itself."""
         battle, options = self.battle, self.options
-        allies, enemies = battle.side(False), battle.side(True)
-        alive = (state.hp > 0)[allies][:, None]
-        attackable = mask[:, FIRST_TARGET : FIRST_TARGET + battle.enemies]
-        seen_enemies = self._seen(state, enemies, attackable)
-        seen_allies = self._seen(state, allies, None)
+        agents = battle.count(False)
+        alive = (self._life(state, False) > 0)[:, None]
+        attackable = mask[:, FIRST_TARGET : FIRST_TARGET + battle.count(True)]
+        seen_enemies = self._seen(state, True, attackable)
+        seen_allies = self._seen(state, False, None)
         if options.obs_last_action:
             actions = self._last_actions(state)[None]
             visible = seen_allies[:, :, :1]
             seen_allies = jnp.concatenate([seen_allies, jnp.where(visible > 0, actions, 0)], 2)
         # Slot k of the other agents holds agent k, or k + 1 from the observing agent's on.
-        numbers = np.arange(battle.agents)
+        numbers = np.arange(agents)
         before = (numbers[:, None] > numbers[None, :-1])[:, :, None, None]
         seen_allies = jnp.where(before, seen_allies[:, :-1], seen_allies[:, 1:])
-        own = self._body(state, allies, health=options.obs_own_health or options.obs_all_health)
+        own = self._body(state, False, health=options.obs_own_health or options.obs_all_health)
         blocks = [mask[:, NORTH : WEST + 1].astype(jnp.float32), seen_enemies, seen_allies, own]
-        flat = [block.reshape(battle.agents, -1, block.shape[-1]) for block in blocks]
+        flat = [block.reshape(agents, -1, block.shape[-1]) for block in blocks]
         obs = jnp.where(alive, jnp.concatenate(flat, 1), 0)
         if options.obs_timestep_number:  # As in SMAC, the dead see it too.
             share = state.time / battle.map.limit
-            share = jnp.broadcast_to(share[None, None], (battle.agents, 1, *share.shape))
+            share = jnp.broadcast_to(share[None, None], (agents, 1, *share.shape))
             obs = jnp.concatenate([obs, share], 1)
         return obs
 
     def _seen(
-        self, state: State, units: slice, attackable: Bool[Array, "agent unit copy"] | None
-    ) -> Float[Array, "agent unit feature copy"]:
-        """Features of the living `units` in sight of each agent, 0 for others."""
-        side = self.battle.side(False)
-        dx = state.x[None, units] - state.x[side][:, None]
-        dy = state.y[None, units] - state.y[side][:, None]
+        self, state: State, enemies: bool, attackable: Bool[Array, "agent slot copy"] | None
+    ) -> Float[Array, "agent slot feature copy"]:
+        """Features of the living units of one side in sight of each agent, 0 for others."""
+        (x, y), (other_x, other_y) = self._place(state, False), self._place(state, enemies)
+        dx, dy = other_x[None] - x[:, None], other_y[None] - y[:, None]
         distance = jnp.sqrt(dx * dx + dy * dy)
-        seen = (distance < SIGHT) & (state.hp > 0)[None, units]
+        seen = (distance < SIGHT) & (self._life(state, enemies) > 0)[None]
         first = jnp.ones_like(dx) if attackable is None else attackable.astype(jnp.float32)
-        body = self._body(state, units, health=self.options.obs_all_health)
+        body = self._body(state, enemies, health=self.options.obs_all_health)
         place = jnp.stack([first, distance / SIGHT, dx / SIGHT, dy / SIGHT], 2)
-        body = jnp.broadcast_to(body[None], (self.battle.agents, *body.shape))
+        body = jnp.broadcast_to(body[None], (len(x), *body.shape))
         return jnp.where(seen[:, :, None], jnp.concatenate([place, body], 2), 0)
 
     def _body(
-        self, state: State, units: slice, *, health: bool
-    ) -> Float[Array, "unit feature copy"]:
-        """Life, shield and type of `units`."""
-        battle = self.battle
-        army = battle.map.allies if units.stop else battle.map.enemies
+        self, state: State, enemies: bool, *, health: bool
+    ) -> Float[Array, "slot feature copy"]:
+        """Life, shield and type of the units of one side."""
+        battle, copies = self.battle, state.x.shape[-1]
+        army = battle.map.enemies if enemies else battle.map.allies
         blocks = []
         if health:
-            blocks.append((state.hp / battle.table("hp"))[units])
-            shield = battle.table("shield")
-            if shield[units].any():
-                blocks.append((state.shield / np.maximum(shield, 1e-9))[units])
-        body = jnp.stack(blocks, 1) if blocks else jnp.zeros((len(army), 0, state.x.shape[-1]))
-        types = np.zeros((len(army), battle.map.type_bits, 1), np.float32)
-        for row, name in enumerate(army.names):
-            if battle.map.type_bits:
-                types[row, army.types.index(name)] = 1
-        kinds = jnp.broadcast_to(jnp.asarray(types), (*types.shape[:2], state.x.shape[-1]))
+            blocks.append(self._life(state, enemies) / self._table(state, "hp", enemies))
+            if battle.table("shield")[battle.side(enemies)].any():
+                most = np.maximum(battle.table("shield"), 1e-9)
+                most = battle.of_slots(state, most, enemies)
+                blocks.append(battle.of_slots(state, state.shield, enemies) / most)
+        count = battle.count(enemies)
+        body = jnp.stack(blocks, 1) if blocks else jnp.zeros((count, 0, copies))
+        kind = np.zeros((len(battle.units), 1), int)
+        kind[battle.side(enemies), 0] = [army.types.index(name) for name in army.names]
+        kinds = battle.of_slots(state, kind, enemies)[:, None]
+        kinds = (kinds == np.arange(battle.map.type_bits)[None, :, None]).astype(jnp.float32)
+        kinds = jnp.broadcast_to(kinds, (count, battle.map.type_bits, copies))
         return jnp.concatenate([body, kinds], 1)
+
+    def _table(self, state: State, field: str, enemies: bool) -> Any:
+        return self.battle.of_slots(state, self.battle.table(field), enemies)
 
     def _last_actions(self, state: State) -> Float[Array, "agent action copy"]:
         """Indicators of the agents' last actions; all 0 before the first."""
@@ -209,8 +226,7 @@ class Features:
         copies = state.x.shape[-1]
         if options.obs_instead_of_state:
             return obs.reshape(-1, copies)
-        allies, enemies = battle.side(False), battle.side(True)
-        blocks = [self._rows(state, allies), self._rows(state, enemies)]
+        blocks = [self._rows(state, False), self._rows(state, True)]
         if options.state_last_action:
             blocks.append(self._last_actions(state))
         flat = [block.reshape(-1, copies) for block in blocks]
@@ -218,26 +234,27 @@ class Features:
             flat.append((state.time / battle.map.limit)[None])
         return jnp.concatenate(flat)
 
-    def _rows(self, state: State, units: slice) -> Float[Array, "unit feature copy"]:
+    def _rows(self, state: State, enemies: bool) -> Float[Array, "slot feature copy"]:
         """Rows of the state for the units of one side; those of the dead are 0."""
-        battle = self.battle
-        terrain = battle.map.terrain
-        body = self._body(state, units, health=True)
-        x = (state.x[units] - terrain.width / 2) / terrain.width
-        y = (state.y[units] - terrain.height / 2) / terrain.height
+        battle, terrain = self.battle, self.battle.map.terrain
+        body = self._body(state, enemies, health=True)
+        x, y = self._place(state, enemies)
+        x = (x - terrain.width / 2) / terrain.width
+        y = (y - terrain.height / 2) / terrain.height
         blocks = [body[:, :1], jnp.stack([x, y], 1), body[:, 1:]]
-        if units.stop:
-            heals = battle.heals[:, None]
+        if not enemies:
             energy = np.array([u.heal.energy_max if u.heal else 1.0 for u in battle.units])[:, None]
             wait = jnp.where(
-                heals, state.energy / energy, state.cooldown / battle.table("cooldown_scale")
+                battle.heals[:, None],
+                state.energy / energy,
+                state.cooldown / battle.table("cooldown_scale"),
             )
-            blocks.insert(1, wait[units][:, None])
+            blocks.insert(1, battle.of_slots(state, wait, enemies)[:, None])
         rows = jnp.concatenate(blocks, 1)
-        return jnp.where((state.hp > 0)[units][:, None], rows, 0)
+        return jnp.where((self._life(state, enemies) > 0)[:, None], rows, 0)
 
 
-def _distances(state: State, one: slice, other: slice) -> Float[Array, "one other copy"]:
-    dx = state.x[None, other] - state.x[one][:, None]
-    dy = state.y[None, other] - state.y[one][:, None]
-    return jnp.sqrt(dx * dx + dy * dy)
+def _fill(targets: Bool[Array, "agent slot copy"], count: int) -> Bool[Array, "agent count copy"]:
+    """`targets` cut or padded to `count` slots."""
+    targets = targets[:, :count]
+    return jnp.pad(targets, ((0, 0), (0, count - targets.shape[1]), (0, 0)))

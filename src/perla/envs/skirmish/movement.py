@@ -15,6 +15,9 @@ from perla.types import Array, Bool, Float
 _EDGE = 1e-3
 """Distance that units keep from the end of the map and of a rectangle of open cells."""
 
+_SHOOTS = 2.0
+"""Least range of the units that step back when the enemies `kite`."""
+
 
 def move(battle: Battle, state: State, orders: Orders, aim: Aim) -> State:
     """Move all units for one tick."""
@@ -43,10 +46,24 @@ def _wishes(
     order_dx, order_dy = orders.to_x - state.x[ally], orders.to_y - state.y[ally]
     goal_dx, goal_dy = state.goal[:1] - state.x[enemy], state.goal[1:] - state.y[enemy]
     marches = jnp.full_like(aim.exists[enemy], battle.map.order.command == "attack-move")
+    if orders.rests is not None:
+        marches &= ~orders.rests
     walks = jnp.concatenate([orders.moves, marches])
     dx, dy = jnp.concatenate([order_dx, goal_dx]), jnp.concatenate([order_dy, goal_dy])
-    walks = jnp.where(aim.exists, ~aim.in_range, walks) & (battle.table("speed") > 0)
-    return walks, jnp.where(aim.exists, aim.dx, dx), jnp.where(aim.exists, aim.dy, dy)
+    walks = jnp.where(aim.exists, ~aim.in_range, walks)
+    dx, dy = jnp.where(aim.exists, aim.dx, dx), jnp.where(aim.exists, aim.dy, dy)
+    if (kites := battle.plays("kite", state)) is not False:
+        shoots = np.arange(len(battle.units))[:, None] >= battle.agents
+        shoots &= (battle.table("damage") > 0) & (battle.table("range") >= _SHOOTS)
+        retreats = (
+            jnp.reshape(jnp.asarray(kites), (1, -1))
+            & shoots
+            & aim.in_range
+            & (state.cooldown > battle.table("period") / 2)
+        )
+        walks |= retreats
+        dx, dy = jnp.where(retreats, -aim.dx, dx), jnp.where(retreats, -aim.dy, dy)
+    return walks & (battle.table("speed") > 0), dx, dy
 
 
 def _strides(battle: Battle, aim: Aim) -> Array:

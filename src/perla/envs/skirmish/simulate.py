@@ -7,10 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from perla.envs.skirmish.attacks import Noise, attack, regenerate
-from perla.envs.skirmish.battle import Battle, Orders, State
+from perla.envs.skirmish.battle import REST, USUAL_DIFFICULTY, Battle, Orders, State
 from perla.envs.skirmish.movement import move
 from perla.envs.skirmish.targets import choose_targets
-from perla.types import Array, Float, UInt
+from perla.types import Array, Bool, Float, UInt
+
+_REST_STREAM = np.uint32(1024)
+"""Number of the first stream of the enemies' rests; those of a tick are smaller."""
 
 
 def simulate(
@@ -34,6 +37,15 @@ def tick(battle: Battle, state: State, orders: Orders, noise: Noise) -> State:
     moved = move(battle, state, orders, aim)
     fought = attack(battle, state, moved, aim, noise)
     return regenerate(battle, fought)._replace(target=aim.target)
+
+
+def rests(battle: Battle, seed: UInt[Array, " copy"]) -> Bool[Array, "enemy copy"] | None:
+    """The enemies that rest during the step with this `seed`, by the difficulty; none: nobody."""
+    share = REST * (USUAL_DIFFICULTY - battle.difficulty)
+    if share <= 0:
+        return None
+    streams = _REST_STREAM + np.arange(battle.enemies, dtype=np.uint32)[:, None]
+    return uniform(hash_bits(seed[None], streams)) < share
 
 
 def _noise(battle: Battle, seed: UInt[Array, " copy"], number: Array) -> Noise:

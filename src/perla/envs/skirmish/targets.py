@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from perla.envs.skirmish.battle import NO_TARGET, Battle, Orders, State
+from perla.envs.skirmish.battle import NO_TARGET, SEES_ALL, Battle, Orders, State
 from perla.types import Array, Bool, Float, Int
 
 _INVALID = np.int32(0x7FFFFFFF)
@@ -45,6 +45,8 @@ def choose_targets(battle: Battle, state: State, orders: Orders) -> Aim:
         chosen = jnp.full_like(state.target[battle.side(True)], NO_TARGET)
     else:
         chosen = _choose(battle, state, ordered)
+    if orders.rests is not None:
+        chosen = jnp.where(orders.rests, NO_TARGET, chosen)
     sides = [_aim(battle, state, side, index) for side, index in ((False, ordered), (True, chosen))]
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *sides)
 
@@ -85,11 +87,12 @@ def _choose(battle: Battle, state: State, ordered: Int[Array, "agent copy"]) -> 
 
     An enemy keeps a living target in its range, or one that attacks it. Otherwise it chooses the
     nearest unit in its scan range, or else one that attacks it from farther away. A healer chooses
-    the unit with the least life of those that are hurt or fight.
+    the unit with the least life of those that are hurt or fight. Scripts of the enemies other than
+    `nearest` change the choice.
     """
     rules, side, pool = battle.rules, battle.side(True), battle.pool(True)
     radius, scan = battle.table("radius"), battle.table("scan_range")
-    if battle.map.order.command == "hunt":
+    if battle.map.order.command == "hunt" or battle.difficulty >= SEES_ALL:
         scan = np.full_like(scan, 1e3)
     if rules.scan_own_radius:
         scan = scan + radius
@@ -122,6 +125,8 @@ def _choose(battle: Battle, state: State, ordered: Int[Array, "agent copy"]) -> 
         kept = keeps & ~busy
     else:
         kept = keeps
+    if (focus := battle.plays("focus-fire", state)) is not False:
+        key, kept = _focus(battle, state, focus, distance <= reach**2, key, kept)
     if battle.heals[side].any():
         key, candidate, kept = _choose_patients(battle, state, key, candidate, kept)
     bits = len(battle.units).bit_length()
@@ -131,6 +136,23 @@ def _choose(battle: Battle, state: State, ordered: Int[Array, "agent copy"]) -> 
     best = key.min(0)
     chosen = jnp.where(best == _INVALID, NO_TARGET, best & low)
     return jnp.where(state.hp[side] > 0, chosen, NO_TARGET)
+
+
+def _focus(
+    battle: Battle,
+    state: State,
+    focus: bool | Array,
+    in_range: Array,
+    key: Array,
+    kept: Array,
+) -> tuple[Array, Array]:
+    """Keys and kept targets where the enemies play `focus-fire`: the weakest in range first."""
+    side, pool = battle.side(True), battle.pool(True)
+    life = (state.hp + state.shield)[pool][:, None]
+    weakest = jax.lax.bitcast_convert_type(life * np.float32(2.0**-40), jnp.int32)
+    other = jnp.where(in_range, weakest, key | _SECOND)
+    focus = jnp.reshape(jnp.asarray(focus), (1, 1, -1)) & ~battle.heals[None, side, None]
+    return jnp.where(focus, other, key), kept & ~focus
 
 
 def _choose_patients(
