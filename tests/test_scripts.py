@@ -18,6 +18,7 @@ from perla.envs.protocol import Spec
 from perla.envs.scripts import SCRIPTS, make_script
 from perla.errors import UserError
 from perla.loops.scripted import play, play_host
+from perla.runs.sinks import final_table
 
 ENV = registry.make_env("skirmish:3m")
 
@@ -175,3 +176,21 @@ def test_random_play_needs_no_battle(capsys):
 def test_contradictory_flags_are_refused(capsys, words, message):
     assert main(["evaluate", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_runs_table_begins_with_win_rates_where_there_is_a_winner():
+    def entry(seed, **absolute):
+        last = {"return": 1.0, "step": 10}
+        return {"seed": seed, "final": last, "best": last, "absolute": {"return": 1.0, **absolute}}
+
+    common = {
+        "algo": "mappo", "env": "skirmish:3m", "steps": 10, "wall_seconds": 1.0,
+        "steps_per_second": 10.0, "compile_seconds": 1.0,
+        "iqm": {"final": 1.0, "best": 1.0, "absolute": 1.0},
+        "mean": {"final": 1.0, "best": 1.0, "absolute": 1.0},
+    }  # fmt: skip
+    table = final_table(common | {"seeds": [entry(0, win_rate=0.25), entry(1, win_rate=0.75)]})
+    assert [column.header for column in table.columns][:2] == ["seed", "absolute win rate"]
+    assert list(table.columns[1].cells) == ["0.250", "0.750", "0.500", "0.500"]
+    table = final_table(common | {"seeds": [entry(0, win_rate=float("nan")), entry(1)]})
+    assert "absolute win rate" not in [column.header for column in table.columns]

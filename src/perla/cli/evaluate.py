@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perla.cli import suites
-from perla.cli.parser import convert, trust
+from perla.cli.parser import trust
 from perla.cli.policies import evaluation_parser, seed_of
 from perla.cli.tables import say, words
 from perla.cli.train import option
-from perla.config import Count
+from perla.config import Count, convert
 from perla.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def evaluate_command(argv: Sequence[str]) -> int:
         "evaluate",
         "Play episodes with the policies of a run, and print their returns.\n"
         "With --policy and --env a scripted policy plays instead: a baseline.",
+        " (the default)",
         optional=True,
     )
     parser.add_argument(
@@ -68,22 +69,19 @@ def _play_run(
 ) -> tuple[dict[str, Any], dict[int, Episodes]]:
     seed = seed_of(arguments.seed)
 
-    import jax
-    import jax.numpy as jnp
-
-    from perla.loops.streams import Stream, stream_key
     from perla.runs import execute
+    from perla.runs.play import play
 
     run, env, trainer, exported = execute.load(
         Path(arguments.dir), trust=trust(arguments), say=suites.tell
     )
     how = "sampled" if arguments.sample else "greedy"
     which = "last" if arguments.last else "best"
-    greedy, played = jnp.full(episodes, not arguments.sample), {}
+    played = {}
     with closing(trainer):
         for one in run.seeds if seed is None else (seed,):
             actor = execute.policy(run, trainer, exported, one, best=not arguments.last)
-            played[one] = trainer.play(actor, stream_key(jax.random.key(one), Stream.PLAY), greedy)
+            played[one] = play(trainer, actor, one, episodes, greedy=not arguments.sample)
     policy = f"{run.algo} ({how} actions, {which} parameters)"
     return {"policy": policy, "env": run.env, "rules": dict(env.spec.rules)}, played
 
@@ -154,8 +152,8 @@ def _print_table(title: str, rows: list[dict[str, Any]]) -> None:
         table.add_column(name, justify="right")
     for row in rows:
         error = row["return_std_error"]
-        cells = (row["return"], float("nan") if error is None else error)
-        cells += (row["lowest_return"], row["highest_return"])
+        cells = [row["return"], float("nan") if error is None else error]
+        cells += [row["lowest_return"], row["highest_return"]]
         won = f"{Score(row['win_rate'], *row['win_rate_interval'])}" if wins else None
         table.add_row(
             str(row["seed"]), *(f"{cell:.4f}" for cell in cells), f"{row['length']:.1f}",

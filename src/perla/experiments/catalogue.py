@@ -124,11 +124,11 @@ def compute_aggregators(scale: Scale, options: Options) -> Findings:
     return aggregators.compute(scale, options)
 
 
-LBF = {"env": MAPS, "algo": FOUR}
+LBF: dict[str, Any] = {"env": MAPS, "algo": FOUR}
 QUICK_MAPS = (MAPS[3], MAPS[4], MAPS[6])
 SMOKE_MAPS = (MAPS[1],)
 
-SMAC = {
+SMAC: dict[str, Any] = {
     "env": SMAC_MAPS,
     "algo": FOUR,
     "preset": "paper-smac",

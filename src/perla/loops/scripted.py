@@ -22,15 +22,16 @@ def play(
     key: PRNGKeyArray,
     episodes: int,
     measure: Callable[[Any], Mapping[str, Array]] = lambda state: {},
-) -> tuple[Episodes, dict[str, Array]]:
+) -> tuple[Episodes, Mapping[str, Array]]:
     """`episodes` episodes with a script, and the quantities that `measure` returns of the last
     state of each."""
     limit = episode_limit(env)
     key_reset, key_run = jax.random.split(key)
     state, observation = jax.vmap(env.reset)(jax.random.split(key_reset, episodes))
+    looker: Any = env  # Scripts that look are only made for environments with a battlefield.
 
     def act(key, state, observation):
-        field = env.battlefield(state) if script.looks else None  # type: ignore[attr-defined]
+        field = looker.battlefield(state) if script.looks else None
         return script.act(key, field, observation.avail)
 
     def running(carry):
@@ -72,12 +73,13 @@ def _unless(done: Array, old: Array, new: Array) -> Array:
 def play_host(env: HostEnv, script: Script, key: PRNGKeyArray, episodes: int) -> Episodes:
     """`episodes` episodes with a script in a host environment, one after another."""
     seeds = np.random.SeedSequence(np.asarray(jax.random.key_data(key)).ravel().tolist())
+    looker: Any = env
     act, returns, lengths, wins = jax.jit(script.act), [], [], []
     for episode, seed in enumerate(seeds.generate_state(episodes) >> 1):
         observation, total, time, ended = env.reset(int(seed)), 0.0, 0, False
         key_episode = jax.random.fold_in(key, episode)
         while not ended:
-            field = env.battlefield() if script.looks else None  # type: ignore[attr-defined]
+            field = looker.battlefield() if script.looks else None
             action = act(jax.random.fold_in(key_episode, time), field, observation.avail)
             timestep = env.step(np.asarray(action))
             observation, time = timestep.observation, time + 1

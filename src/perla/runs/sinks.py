@@ -190,7 +190,8 @@ def display(*, quiet: bool = False) -> Display:
 
 def final_table(summary: Mapping[str, Any]) -> Table:
     """A table of the final, best and absolute return of every seed, and over seeds: of the greedy
-    and, behind the stroke, of the sampled policy."""
+    and, behind the stroke, of the sampled policy. In environments with a winner the absolute win
+    rate stands first."""
     table = Table(
         title=Text(visible(f"{summary['algo']} on {summary['env']}"), style="table.title"),
         caption=(
@@ -199,12 +200,17 @@ def final_table(summary: Mapping[str, Any]) -> Table:
             + f"\ncompiled in {summary['compile_seconds']:.1f} s; returns: greedy / sampled"
         ),
     )
+    wins = [entry["absolute"].get("win_rate") for entry in summary["seeds"]]
+    wins = [win for win in wins if win is not None and math.isfinite(win)]
+    won = len(wins) == len(summary["seeds"])
     table.add_column("seed", justify="right")
-    for name in ("final return", "best return", "at step", "absolute return"):
+    names = ("final return", "best return", "at step", "absolute return")
+    for name in ("absolute win rate", *names) if won else names:
         table.add_column(name, justify="right")
     for entry in summary["seeds"]:
         table.add_row(
             str(entry["seed"]),
+            *([format_number(entry["absolute"]["win_rate"])] if won else []),
             _both(entry["final"]),
             _both(entry["best"]),
             f"{entry['best']['step']:,}",
@@ -218,7 +224,8 @@ def final_table(summary: Mapping[str, Any]) -> Table:
                 for kind in ("final", "best", "absolute")
             )
             bold = "bold" if label == "IQM" else ""
-            table.add_row(label, final, best, "", absolute, style=bold)
+            first = [format_number(statistic(wins))] if won else []
+            table.add_row(label, *first, final, best, "", absolute, style=bold)
     return table
 
 

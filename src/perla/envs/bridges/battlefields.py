@@ -21,11 +21,10 @@ def read_battlefield(spec: Spec, env: Any) -> Battlefield:
     Raises `UserError` if there are none.
     """
     env = getattr(env, "env", env)  # SMACv2's wrapper, and the bridge's own of SMAClite.
-    sides = [getattr(env, side, None) for side in ("agents", "enemies")]
-    if not all(isinstance(side, Mapping) for side in sides):
+    agents, enemies = getattr(env, "agents", None), getattr(env, "enemies", None)
+    if not (isinstance(agents, Mapping) and isinstance(enemies, Mapping)):
         raise UserError(f"{spec.id}: does not show its units, so only 'random' can play it")
     targets = spec.max_actions - FIRST_TARGET
-    agents, enemies = sides
     x, y, life, _ = _sheet(agents, spec.agents)
     enemy_x, enemy_y, enemy_life, enemy_shield = _sheet(enemies, targets)
     most = np.array([_most(agents.get(agent)) for agent in range(spec.agents)])

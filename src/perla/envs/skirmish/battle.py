@@ -63,6 +63,8 @@ class State(NamedTuple):
     """Steps taken in this episode."""
     script: Int[Array, " *copy"] | None = None
     """Number of the enemies' script in this episode, if they are `mixed`."""
+    velocity: Float[Array, "2 unit *copy"] | None = None
+    """Velocity in the last tick, in cells a second, if the rules need it."""
     roster: Int[Array, " slot *copy"] | None = None
     """Number of the unit in each slot, agents first, if teams are random."""
 

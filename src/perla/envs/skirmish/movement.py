@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from perla.envs.skirmish.avoidance import avoid
 from perla.envs.skirmish.battle import Battle, Orders, State
 from perla.envs.skirmish.targets import Aim
 from perla.envs.skirmish.terrain import box, find_paths
@@ -25,9 +26,12 @@ def move(battle: Battle, state: State, orders: Orders, aim: Aim) -> State:
     if battle.rules.finds_paths:
         dx, dy = _follow_paths(battle, state, dx, dy)
     stride = _strides(battle, aim)
+    walks &= state.hp > 0
+    if battle.rules.avoids:
+        return _move_apart(battle, state, dx, dy, jnp.where(walks, stride, 0.0))
     distance = dx * dx + dy * dy
     length = jnp.minimum(stride * jax.lax.rsqrt(jnp.maximum(distance, 1e-12)), 1.0)
-    length = jnp.where(walks & (state.hp > 0), length, 0.0)
+    length = jnp.where(walks, length, 0.0)
     x, y = state.x + length * dx, state.y + length * dy
     push_x, push_y = _push_apart(battle, state, x, y, walks)
     dx, dy = x + push_x - state.x, y + push_y - state.y
@@ -36,6 +40,17 @@ def move(battle: Battle, state: State, orders: Orders, aim: Aim) -> State:
     scale = jnp.minimum(most * jax.lax.rsqrt(jnp.maximum(dx * dx + dy * dy, 1e-12)), 1.0)
     x, y = stay_out_of_walls(battle, state.x, state.y, state.x + scale * dx, state.y + scale * dy)
     return state._replace(x=x, y=y)
+
+
+def _move_apart(
+    battle: Battle, state: State, dx: Array, dy: Array, stride: Float[Array, "unit copy"]
+) -> State:
+    """Move all units for one tick, each on the way (dx, dy) or beside it."""
+    scale = TICKS_PER_SECOND * stride * jax.lax.rsqrt(jnp.maximum(dx * dx + dy * dy, 1e-12))
+    vx, vy = avoid(battle, state, scale * dx, scale * dy)
+    x, y = state.x + vx / TICKS_PER_SECOND, state.y + vy / TICKS_PER_SECOND
+    x, y = stay_out_of_walls(battle, state.x, state.y, x, y)
+    return state._replace(x=x, y=y, velocity=jnp.stack([vx, vy]))
 
 
 def _wishes(
@@ -119,8 +134,6 @@ def _push_apart(
         dx, dy = x - x[other][None], y - y[other][None]
         distance = dx * dx + dy * dy
         apart = jnp.asarray(touch)[other][:, None]
-        if battle.rules.steers_early:
-            apart = _early(battle, state, other, apart)
         gap = jnp.maximum(apart - distance, 0)
         # (R² − d²) / 2d² of the way is R − d to first order, without a root, and never less.
         force = gap / (2 * distance + 1e-6) * share[other][None]
@@ -130,20 +143,6 @@ def _push_apart(
     push_x, push_y = jax.lax.fori_loop(0, len(radius), body, (zero, zero))
     pushed = walks & alive
     return jnp.where(pushed, push_x, 0), jnp.where(pushed, push_y, 0)
-
-
-def _early(battle: Battle, state: State, other: Array, touch: Array) -> Array:
-    """Squared distances that units keep from the one with the number `other`.
-
-    As by SMAClite's collision avoidance, a unit that is nearer to another than its radius and the
-    largest on the map approaches it by at most the rest of the way in a second.
-    """
-    radius = battle.table("radius")
-    dx, dy = state.x - state.x[other][None], state.y - state.y[other][None]
-    distance, least = jnp.sqrt(dx * dx + dy * dy), jnp.sqrt(touch)
-    keeps = least + (distance - least) * (1 - 1 / TICKS_PER_SECOND)
-    near = (distance > least) & (distance < radius + radius.max()) & (touch > 0)
-    return jnp.where(near, keeps * keeps, touch)
 
 
 def stay_out_of_walls(

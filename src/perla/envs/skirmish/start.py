@@ -73,6 +73,7 @@ def start_battle(
         last_action=jnp.full((battle.count(False), copies), NO_TARGET, jnp.int32),
         time=jnp.zeros(copies, jnp.int32),
         script=_draw_script(battle, seed),
+        velocity=jnp.zeros((2, units, copies)) if battle.rules.avoids else None,
         roster=roster,
     )
 

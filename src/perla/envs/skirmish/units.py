@@ -152,8 +152,8 @@ class Rules(Config, frozen=True):
     """Agents go on attacking a target that has died until their next action."""
     finds_paths: bool = True
     """Units walk around walls. Otherwise they walk straight, and slide along walls."""
-    steers_early: bool = False
-    """Units slow down before they touch others, as SMAClite's collision avoidance makes them."""
+    avoids: bool = False
+    """Units avoid others before they touch, by SMAClite's ORCA. Otherwise they are pushed apart."""
     healers_fight: bool = False
     """A side of which only healers are left fights on; a mutual kill is a win."""
 
@@ -165,7 +165,7 @@ RULES: dict[str, Rules] = {
         healers_first=True,
         orders_outlive_targets=True,
         finds_paths=False,
-        steers_early=True,
+        avoids=True,
         healers_fight=True,
     ),
 }
