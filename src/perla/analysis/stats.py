@@ -88,7 +88,7 @@ def interval(
     return estimate.low, estimate.high
 
 
-def proportion(successes: float, trials: int, *, level: float = LEVEL) -> Score:
+def proportion(successes: int, trials: int, *, level: float = LEVEL) -> Score:
     """Return the share of successes with Wilson's interval (1927), which is never outside [0, 1]
     nor empty at 0 or 1."""
     # (p̂ + z²/2n ± z √(p̂(1 − p̂)/n + z²/4n²)) / (1 + z²/n)

@@ -135,7 +135,7 @@ def summarise(played: Episodes) -> dict[str, Any]:
         "length": float(np.asarray(played.lengths, float).mean()),
     }
     if not np.isnan(wins).any():
-        score = proportion(float(wins.sum()), len(wins))
+        score = proportion(int(wins.sum()), len(wins))
         row |= {"win_rate": score.point, "win_rate_interval": [score.low, score.high]}
     return row
 

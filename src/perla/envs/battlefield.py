@@ -46,4 +46,4 @@ class Battlefield(NamedTuple):
     hittable: Bool[Array, "agent enemy"]
     """True if the agent's weapon can hit the enemy, if it is alive and near enough."""
     camp: Float[Array, " 2"]
-    """Where to look for enemies of whom none is in sight."""
+    """The point that agents walk to while no enemy is in sight."""

@@ -12,7 +12,7 @@ from perla.envs.protocol import Spec
 from perla.errors import UserError
 
 _CENTRE = 16.0, 16.0
-"""Where to look for enemies before any was seen: the centre of SMAC's maps."""
+"""The centre of SMAC's maps, where agents go while no enemy is known."""
 
 
 def read_battlefield(spec: Spec, env: Any) -> Battlefield:

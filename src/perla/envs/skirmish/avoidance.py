@@ -7,7 +7,7 @@ neighbour, so the nearest one is a linear programme in two dimensions.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,7 @@ def _half_planes(battle: Battle, state: State, walks: Bool[Array, "unit copy"]) 
     vx, vy = state.velocity
     index, square = _neighbours(battle, state)
 
-    def of(values: Array) -> Float[Array, "other unit copy"]:
+    def of(values: Any) -> Float[Array, "other unit copy"]:
         values = jnp.broadcast_to(values, vx.shape)
         flat = jnp.take_along_axis(values, index.reshape(-1, index.shape[-1]), axis=0)
         return flat.reshape(index.shape)
@@ -85,7 +85,7 @@ def _half_planes(battle: Battle, state: State, walks: Bool[Array, "unit copy"]) 
     normal_x, normal_y = jnp.where(on_circle, wx / w, -leg_y), jnp.where(on_circle, wy / w, leg_x)
     ux = jnp.where(on_circle, (touch * rate - w) * wx / w, along * leg_x - rx)
     uy = jnp.where(on_circle, (touch * rate - w) * wy / w, along * leg_y - ry)
-    share = jnp.where(of(walks) > 0, 0.5, 1.0)
+    share = jnp.where(of(walks.astype(jnp.float32)) > 0, 0.5, 1.0)
     return HalfPlanes(normal_x, normal_y, vx[None] + share * ux, vy[None] + share * uy, exists)
 
 
