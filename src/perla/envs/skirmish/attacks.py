@@ -67,7 +67,7 @@ def attack(battle: Battle, before: State, state: State, aim: Aim, noise: Noise) 
     state = _side_attacks(battle, state, aim, (ready & (state.hp > 0)) | doomed, True)
     late = ready & (state.hp > 0) & ~first
     state = _side_attacks(battle, state, aim, late, False)
-    fired = ready & alive
+    fired = ready & alive & (battle.table("damage") > 0)
     period = battle.table("period") + noise.cooldown
     state = state._replace(cooldown=jnp.where(fired, period, state.cooldown))
     suicides = np.array([unit.dies_on_attack for unit in battle.units])[:, None]
