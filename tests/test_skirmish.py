@@ -79,6 +79,15 @@ def test_agents_are_in_smacs_order():
         assert x == sorted(x)
 
 
+@pytest.mark.parametrize("name", SIZES)
+def test_units_start_out_of_walls(name):
+    map = load_map(name, "smac")
+    for army in (map.allies, map.enemies):
+        for unit, (x, y) in zip(army.units, army.start, strict=True):
+            cells = map.terrain.climbable if unit.climbs else map.terrain.ground
+            assert unit.plane == "air" or cells[int(y), int(x)]
+
+
 # --- SMAC's own answers -------------------------------------------------------------------------
 
 ANSWERS = np.load(Path(__file__).parent / "skirmish-smac.npz")

@@ -5,7 +5,7 @@ A map is a TOML file. Those of SMAC come with the package; `docs/skirmish.md` de
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +14,13 @@ from msgspec import Meta
 
 from perla.config import Config, Count
 from perla.envs.skirmish.files import names, read_data, read_file
-from perla.envs.skirmish.terrain import Terrain, parse_terrain, standard_terrain
+from perla.envs.skirmish.terrain import (
+    EDGE,
+    Terrain,
+    nearest_open,
+    parse_terrain,
+    standard_terrain,
+)
 from perla.envs.skirmish.units import RuleSet, Unit, parse, parse_units, standard_units
 from perla.errors import UserError, nearest
 from perla.types import Float
@@ -140,7 +146,7 @@ def parse_map(content: dict[str, Any], rules: RuleSet, *, name: str, source: str
         if point and not (0 <= point[0] < terrain.width and 0 <= point[1] < terrain.height):
             raise UserError(f"{source}: the point {list(point)} is off the map")
     armies = [
-        _army(file, side, order, types, source=source)
+        _out_of_walls(_army(file, side, order, types, source=source), terrain)
         for side, order in (("ally", file.ally_types), ("enemy", file.enemy_types))
     ]
     return Map(name, file.limit, terrain, file.order, *armies)
@@ -177,6 +183,22 @@ def _army(
     sequence = np.lexsort(keys)
     sorted_names = tuple(members[i] for i in sequence)
     return Army(order, sorted_names, tuple(types[name] for name in sorted_names), start[sequence])
+
+
+def _out_of_walls(army: Army, terrain: Terrain) -> Army:
+    """The army with those that walk on open cells: one that is packed into a wall starts at the
+    edge of the nearest open cell."""
+    x, y = army.start.T
+    column = np.clip(x, 0, terrain.width - 1).astype(int)
+    row = np.clip(y, 0, terrain.height - 1).astype(int)
+    start = army.start.copy()
+    for cells, climbs in ((terrain.ground, False), (terrain.climbable, True)):
+        walks = [unit.plane == "ground" and unit.climbs == climbs for unit in army.units]
+        cell = nearest_open(cells)[row * terrain.width + column]
+        corner = np.stack([cell % terrain.width, cell // terrain.width], 1)
+        inside = np.clip(army.start, corner + EDGE, corner + 1 - EDGE)
+        start = np.where(np.array(walks)[:, None], inside, start)
+    return replace(army, start=start)
 
 
 def _pack(radii: Float[np.ndarray, " unit"]) -> Float[np.ndarray, "unit 2"]:

@@ -9,12 +9,9 @@ import numpy as np
 from perla.envs.skirmish.avoidance import avoid
 from perla.envs.skirmish.battle import Battle, Orders, State
 from perla.envs.skirmish.targets import Aim
-from perla.envs.skirmish.terrain import box, find_paths
+from perla.envs.skirmish.terrain import EDGE, box, find_paths
 from perla.envs.skirmish.units import TICKS_PER_SECOND
 from perla.types import Array, Bool, Float
-
-_EDGE = 1e-3
-"""Distance that units keep from the end of the map and of a rectangle of open cells."""
 
 _SHOOTS = 2.0
 """Least range of the units that step back when the enemies `kite`."""
@@ -150,8 +147,8 @@ def stay_out_of_walls(
 ) -> tuple[Array, Array]:
     """Positions after a step; a step into a wall becomes one along it, or none."""
     terrain = battle.map.terrain
-    x = jnp.clip(x, _EDGE, terrain.width - _EDGE)
-    y = jnp.clip(y, _EDGE, terrain.height - _EDGE)
+    x = jnp.clip(x, EDGE, terrain.width - EDGE)
+    y = jnp.clip(y, EDGE, terrain.height - EDGE)
     climbs = np.array([unit.climbs for unit in battle.units])
     kinds = (
         (~climbs & ~battle.flies, terrain.ground),
@@ -163,8 +160,8 @@ def stay_out_of_walls(
         rectangle = box(cells)
         if rectangle:
             west, south, east, north = rectangle
-            new_x = jnp.clip(x, west + _EDGE, east - _EDGE)
-            new_y = jnp.clip(y, south + _EDGE, north - _EDGE)
+            new_x = jnp.clip(x, west + EDGE, east - EDGE)
+            new_y = jnp.clip(y, south + EDGE, north - EDGE)
         else:
             new_x, new_y = _slide(cells, old_x, old_y, x, y)
         x, y = jnp.where(units[:, None], new_x, x), jnp.where(units[:, None], new_y, y)

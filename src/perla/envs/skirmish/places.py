@@ -7,8 +7,8 @@ import numpy as np
 
 from perla.envs.skirmish.battle import Battle
 from perla.envs.skirmish.simulate import hash_bits, uniform
-from perla.envs.skirmish.terrain import Terrain
-from perla.types import Array, Bool, Float, Int, UInt
+from perla.envs.skirmish.terrain import EDGE, Terrain, nearest_open
+from perla.types import Array, Float, UInt
 
 _OFFSET = 2.0
 """Least distance along each axis between the agents and a group that surrounds them."""
@@ -78,24 +78,10 @@ def _bounds(terrain: Terrain) -> tuple[int, int, int, int]:
 
 
 def _snap(battle: Battle, x: Array, y: Array) -> tuple[Array, Array]:
-    """Points on open cells: a point in a wall moves to the middle of the nearest open cell."""
-    terrain = battle.map.terrain
-    x = jnp.clip(x, 0, terrain.width - 1e-3)
-    y = jnp.clip(y, 0, terrain.height - 1e-3)
-    cells = terrain.ground
-    index = y.astype(jnp.int32) * terrain.width + x.astype(jnp.int32)
-    open_ = jnp.asarray(cells.reshape(-1))[index]
-    cell = jnp.asarray(_nearest_open(cells))[index]
-    return (
-        jnp.where(open_, x, cell % terrain.width + 0.5),
-        jnp.where(open_, y, cell // terrain.width + 0.5),
-    )
-
-
-def _nearest_open(cells: Bool[np.ndarray, "height width"]) -> Int[np.ndarray, " cell"]:
-    """Number of the open cell that is nearest to each cell."""
-    rows, columns = np.nonzero(cells)
-    y, x = np.indices(cells.shape).reshape(2, -1)
-    distance = (y[:, None] - rows) ** 2 + (x[:, None] - columns) ** 2
-    nearest = distance.argmin(1)
-    return (rows * cells.shape[1] + columns)[nearest].astype(np.int32)
+    """Points on open cells: a point in a wall moves into the nearest open cell."""
+    width, height = battle.map.terrain.width, battle.map.terrain.height
+    column = jnp.clip(x, 0, width - 1).astype(jnp.int32)
+    row = jnp.clip(y, 0, height - 1).astype(jnp.int32)
+    cell = jnp.asarray(nearest_open(battle.map.terrain.ground))[row * width + column]
+    west, south = cell % width, cell // width
+    return jnp.clip(x, west + EDGE, west + 1 - EDGE), jnp.clip(y, south + EDGE, south + 1 - EDGE)

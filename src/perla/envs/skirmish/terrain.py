@@ -19,6 +19,9 @@ MOST = 256
 MOST_OPEN = 2048
 """Most open cells of a terrain that is no rectangle, for whose paths a table is made."""
 
+EDGE = 1e-3
+"""Distance that units keep from the end of the map and of a rectangle of open cells."""
+
 _STRAIGHT = 1.05
 """A terrain whose shortest paths are all about this much longer than straight lines needs no
 paths: units slide along its walls."""
@@ -61,6 +64,14 @@ def box(cells: Bool[np.ndarray, "height width"]) -> tuple[int, int, int, int] | 
     south, north = int(rows[0]), int(rows[-1]) + 1
     west, east = int(columns[0]), int(columns[-1]) + 1
     return (west, south, east, north) if cells[south:north, west:east].all() else None
+
+
+def nearest_open(cells: Bool[np.ndarray, "height width"]) -> Int[np.ndarray, " cell"]:
+    """The number, row by row, of the open cell that is nearest to each cell."""
+    rows, columns = np.nonzero(cells)
+    y, x = np.indices(cells.shape).reshape(2, -1)
+    distance = (y[:, None] - rows) ** 2 + (x[:, None] - columns) ** 2
+    return (rows * cells.shape[1] + columns)[distance.argmin(1)].astype(np.int32)
 
 
 def parse_terrain(rows: Sequence[str], *, source: str) -> Terrain:
@@ -130,8 +141,7 @@ def find_paths(terrain: Terrain) -> Paths | None:
     while hidden.any():
         via[hidden] = step[start[hidden], via[hidden]]
         hidden &= ~sight[start, via]
-    nearest_open = ((np.indices(cells.shape)[..., None] - [[[rows]], [[columns]]]) ** 2).sum(0)
-    index = nearest_open.argmin(-1).reshape(-1)
+    index = number.reshape(-1)[nearest_open(cells)]
     return Paths(index.astype(np.int16), (rows * terrain.width + columns)[via].astype(np.int16))
 
 
