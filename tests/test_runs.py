@@ -124,7 +124,8 @@ def test_a_run_folder_holds_everything(run, tmp_path):
     }
     assert len(events) == 1
     facts = json.loads((tmp_path / "a/config.json").read_text())
-    assert set(facts) == {"settings_version", "run", "versions", "hardware", "environment"}
+    names = {"settings_version", "run", "evaluations", "versions", "hardware", "environment"}
+    assert set(facts) == names
     assert facts["environment"]["rules"]
     assert facts["versions"]["jax"]
     assert Folder.open(tmp_path / "a").run() == run
