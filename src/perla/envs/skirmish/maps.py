@@ -194,10 +194,11 @@ def _out_of_walls(army: Army, terrain: Terrain) -> Army:
     start = army.start.copy()
     for cells, climbs in ((terrain.ground, False), (terrain.climbable, True)):
         walks = [unit.plane == "ground" and unit.climbs == climbs for unit in army.units]
-        cell = nearest_open(cells)[row * terrain.width + column]
+        cell = nearest_open(cells, row, column)
         corner = np.stack([cell % terrain.width, cell // terrain.width], 1)
         inside = np.clip(army.start, corner + EDGE, corner + 1 - EDGE)
-        start = np.where(np.array(walks)[:, None], inside, start)
+        moves = np.array(walks) & ~cells[row, column]
+        start = np.where(moves[:, None], inside, start)
     return replace(army, start=start)
 
 

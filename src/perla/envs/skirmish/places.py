@@ -79,9 +79,11 @@ def _bounds(terrain: Terrain) -> tuple[int, int, int, int]:
 
 def _snap(battle: Battle, x: Array, y: Array) -> tuple[Array, Array]:
     """Points on open cells: a point in a wall moves into the nearest open cell."""
-    width, height = battle.map.terrain.width, battle.map.terrain.height
+    terrain = battle.map.terrain
+    width, height = terrain.width, terrain.height
+    table = nearest_open(terrain.ground, *np.indices((height, width)).reshape(2, -1))
     column = jnp.clip(x, 0, width - 1).astype(jnp.int32)
     row = jnp.clip(y, 0, height - 1).astype(jnp.int32)
-    cell = jnp.asarray(nearest_open(battle.map.terrain.ground))[row * width + column]
+    cell = jnp.asarray(table)[row * width + column]
     west, south = cell % width, cell // width
     return jnp.clip(x, west + EDGE, west + 1 - EDGE), jnp.clip(y, south + EDGE, south + 1 - EDGE)

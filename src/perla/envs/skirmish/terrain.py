@@ -66,12 +66,21 @@ def box(cells: Bool[np.ndarray, "height width"]) -> tuple[int, int, int, int] | 
     return (west, south, east, north) if cells[south:north, west:east].all() else None
 
 
-def nearest_open(cells: Bool[np.ndarray, "height width"]) -> Int[np.ndarray, " cell"]:
-    """The number, row by row, of the open cell that is nearest to each cell."""
+def nearest_open(
+    cells: Bool[np.ndarray, "height width"],
+    row: Int[np.ndarray, " point"],
+    column: Int[np.ndarray, " point"],
+) -> Int[np.ndarray, " point"]:
+    """The number, row by row, of the open cell that is nearest to each cell (row, column)."""
     rows, columns = np.nonzero(cells)
-    y, x = np.indices(cells.shape).reshape(2, -1)
-    distance = (y[:, None] - rows) ** 2 + (x[:, None] - columns) ** 2
-    return (rows * cells.shape[1] + columns)[distance.argmin(1)].astype(np.int32)
+    found = np.empty(len(row), np.int32)
+    for point, (y, x) in enumerate(zip(row, column, strict=True)):
+        if cells[y, x]:
+            found[point] = y * cells.shape[1] + x
+        else:
+            nearest = ((rows - y) ** 2 + (columns - x) ** 2).argmin()
+            found[point] = rows[nearest] * cells.shape[1] + columns[nearest]
+    return found
 
 
 def parse_terrain(rows: Sequence[str], *, source: str) -> Terrain:
@@ -141,7 +150,7 @@ def find_paths(terrain: Terrain) -> Paths | None:
     while hidden.any():
         via[hidden] = step[start[hidden], via[hidden]]
         hidden &= ~sight[start, via]
-    index = number.reshape(-1)[nearest_open(cells)]
+    index = number.reshape(-1)[nearest_open(cells, *np.indices(cells.shape).reshape(2, -1))]
     return Paths(index.astype(np.int16), (rows * terrain.width + columns)[via].astype(np.int16))
 
 
