@@ -25,6 +25,7 @@ def small(monkeypatch):
     monkeypatch.setattr(marginal, "measure", lambda: measure(rounds=1, agents=(2,)))
 
 
+@pytest.mark.slow
 def test_a_host_environment(monkeypatch):
     monkeypatch.setenv("PERLA_CORES", "2")
     monkeypatch.setattr(env, "_HOST_ROUNDS", 1)

@@ -72,6 +72,7 @@ def test_the_walkers_can_cross(crossing):
     assert world.render().shape == (72, 120, 3)
 
 
+@pytest.mark.slow
 def test_an_environment_on_the_host_is_trained_on(crossing, monkeypatch):
     monkeypatch.setenv("PERLA_CORES", "2")
     returns = crossing.main(steps=4096)

@@ -110,6 +110,7 @@ def test_wrong_flags_of_a_part_are_refused_in_a_line(command):
     assert "such as meeting:5" in refused
 
 
+@pytest.mark.slow
 def test_a_suite_trains_and_compares_all_four(command, tmp_path):
     small = {
         "env": "meeting:3", "env_options": {"limit": 4}, "steps": 256, "seeds": 2,

@@ -188,6 +188,7 @@ def test_of_twelve_cells_on_two_nodes_one_of_which_dies(cluster, node, fakes, tm
     assert "".join(capfd.readouterr()) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "dies"),
     [

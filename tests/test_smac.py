@@ -426,6 +426,7 @@ def test_environments_in_jax_may_say_who_won_as_well():
     assert silent == {name: value for name, value in rates.items() if "win" not in name}
 
 
+@pytest.mark.slow
 def test_train_tells_how_often_it_won(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PERLA_CORES", "2")
     out = tmp_path / "run"
