@@ -205,6 +205,7 @@ def test_every_experiment_is_whole(name):
     assert {cell.run.preset for cell in experiment.cells("paper")} == {preset}
 
 
+@pytest.mark.slow
 def test_the_papers_grid_is_tables_3_and_4():
     cells = EXPERIMENTS["grid"].cells("paper")
     assert len(cells) == 2 * 3 * 2 * 2 * 2 * 3 * 2 * 2 * 2

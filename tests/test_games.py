@@ -125,6 +125,7 @@ def test_vdn_learns_the_means_of_its_data_distribution():
     np.testing.assert_array_equal(earned, [[0.0, 0.0], [8.0, 8.0]])
 
 
+@pytest.mark.slow
 def test_smoke(tmp_path, capsys):
     command = ["reproduce", "matrix", "--scale", "smoke", "--out", str(tmp_path)]
     assert main([*command, "--processes", "1"]) == 0

@@ -167,6 +167,7 @@ def test_with_one_agent_happo_is_mappo(updated):
     assert_close((ours.actor, ours.critic), (theirs.actor, theirs.critic))
 
 
+@pytest.mark.slow
 def test_the_critic_is_mappos(updated):
     (ours, _), (theirs, _) = updated["happo", 2], updated["mappo", 2]
     assert ours.critic.body.parameter_groups is None

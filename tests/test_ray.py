@@ -222,7 +222,7 @@ def test_a_failing_cell_is_named_and_the_rest_goes_on(cluster, fakes, tmp_path, 
     assert "killed by SIGKILL" in end
     assert told[good.folder] == [("finished", "")]
     assert told[busy.folder] == [
-        ("failed", f"{busy.folder}: another process is working on this run")
+        ("skipped", f"{busy.folder}: another process is working on this run")
     ]
     assert "Traceback" in crashing.folder.with_name("1.log").read_text()
     assert not good.folder.with_name("3.log").exists()

@@ -76,6 +76,7 @@ def test_three_shards_give_the_folder_of_one_process(suite, whole, capsys):
     assert names ^ found == events
 
 
+@pytest.mark.slow
 def test_processes_that_meet_share_the_cells(suite):
     """Two processes carry out the same suite at once: nothing fails, and one of them compares."""
     cells = write(algo=["ippo", "mappo"])

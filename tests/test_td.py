@@ -434,6 +434,7 @@ def test_masks_are_never_violated():
 # --- Interruptions ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_restored_learner_goes_on_as_if_never_interrupted():
     config = make(
         "cw-qmix", **SMALL | {"actor_network": "gru", "num_layers": 1, "last_action": True}
