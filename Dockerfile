@@ -1,4 +1,4 @@
-# perla on a CPU:  docker build -t perla . && docker run --rm -v "$PWD/runs:/work/runs" perla train
+# perla on a CPU:  docker build -t perla . && docker run --rm -v "$PWD/runs:/data/runs" perla train
 # On an NVIDIA GPU: docker build -t perla --build-arg EXTRAS=cuda . && docker run --rm --gpus all …
 FROM python:3.12-slim
 
@@ -11,9 +11,9 @@ RUN pip install --no-cache-dir --require-hashes --requirement requirements/run.t
  && pip install --no-cache-dir --no-deps --no-build-isolation . \
  && if [ -n "$EXTRAS" ]; then pip install --no-cache-dir ".[$EXTRAS]"; fi
 
-RUN useradd --create-home perla && mkdir -p /work/runs && chown -R perla /work
+RUN useradd --create-home perla && mkdir -p /data/runs && chown -R perla /data
 USER perla
-WORKDIR /work
-VOLUME /work/runs
+WORKDIR /data
+VOLUME /data/runs
 ENTRYPOINT ["perla"]
 CMD ["--help"]
