@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +12,10 @@ from perla.analysis.compare import Comparison as Statistics
 from perla.analysis.compare import compare as compare_runs
 from perla.analysis.gather import gather, is_source
 from perla.analysis.load import Curves
+from perla.api.execution import count, interruptible
 from perla.api.frames import data_frame
 from perla.api.run import Run
-from perla.config import Count, convert, encode, from_json, to_plain
+from perla.config import convert, encode, from_json, to_plain
 from perla.envs import objects
 from perla.envs.registry import Trust, make_env
 from perla.errors import UserError, nearest
@@ -27,9 +27,10 @@ from perla.runs.spec import Steps, read_seeds
 from perla.suites import execute as suites
 from perla.suites import results
 from perla.suites.display import create_display
+from perla.suites.execute import Outcome
 from perla.suites.executors import Event, Executor, Task
 from perla.suites.local import Local
-from perla.suites.suite import Cell, Grid, Suite, slug
+from perla.suites.suite import Cell, Grid, Suite
 from perla.suites.suite import load as load_suite
 
 if TYPE_CHECKING:
@@ -143,10 +144,12 @@ def compare(
             "steps": convert(to_plain(steps), Steps, name="steps"),
             "seeds": read_seeds(to_plain(seeds)),
             "env_options": to_plain(dict(env_options or {})),
-            "num_evaluations": _count(num_evaluations, "num_evaluations"),
+            "num_evaluations": count(num_evaluations, "num_evaluations"),
             "settings": to_plain(settings),
         }
-        return _train(env, grid, folder, metric, threshold, _count(processes), quiet=quiet)
+        return _train(
+            env, grid, folder, metric, threshold, count(processes, "processes"), quiet=quiet
+        )
     found = gather([_source(name, one) for name, one in named])
     if folder is not None:
         statistics = results.write(found.runs, folder, metric=metric, threshold=threshold)
@@ -176,7 +179,7 @@ def suite(
     else:
         loaded = load_suite(Path(source), trust)
     folder = Path(out) if out is not None else Path("runs", loaded.name)
-    executor = Local(_count(processes))
+    executor = Local(count(processes, "processes"))
     return _carry_out(loaded.cells(), folder, executor, metric, threshold, quiet=quiet)
 
 
@@ -184,37 +187,36 @@ def reproduce(
     experiment: str,
     *,
     scale: Scale = "quick",
+    family: str | None = None,
     out: str | PathLike[str] | None = None,
     processes: Any = None,
     quiet: bool = False,
 ) -> Findings:
     """Repeat an experiment of the paper and check its claim: `perla list experiments` names them.
 
-    `scale` is `smoke`, `quick` or `paper`. Returns the verdict, tables and figures, which are also
-    in the folder `out`, by default `runs/reproduce-SCALE`. Raises `UserError` for an unknown name.
+    `scale` is `smoke`, `quick` or `paper`. `family` is that of the environments, where there are
+    several (`smac`: `skirmish`, or `smac` for the game). Returns the verdict, tables and figures,
+    which are also in the folder `out`, by default `runs/reproduce-SCALE`. Raises `UserError` for an
+    unknown name, and if other processes carry out some of the runs.
     """
     from perla.experiments import results as published
-    from perla.experiments.cache import cached
     from perla.experiments.catalogue import EXPERIMENTS
-    from perla.experiments.experiment import SCALES, Experiment, Options
+    from perla.experiments.experiment import SCALES, Experiment
 
     if experiment not in EXPERIMENTS:
         raise nearest(experiment, EXPERIMENTS, what="experiment")
     if scale not in SCALES:
         raise nearest(scale, SCALES, what="scale")
-    chosen, workers = EXPERIMENTS[experiment], _count(processes)
+    chosen, workers = EXPERIMENTS[experiment], count(processes, "processes")
     base = Path(out) if out is not None else Path("runs", f"reproduce-{scale}")
     own = make_below(base, Path(experiment))
+    cells = chosen.cells(scale, family)
     if isinstance(chosen, Experiment):
-        outcome = suites.carry_out(
-            chosen.cells(scale), base, Local(workers), create_display(quiet=quiet)
-        )
-        return published.judge(chosen, experiment, scale, outcome, own)
+        outcome = suites.carry_out(cells, base, Local(workers), create_display(quiet=quiet))
+        check_complete(outcome)
+        return published.judge(chosen, experiment, scale, outcome, own, family=family)
     say: Callable[[str], None] = (lambda text: None) if quiet else print
-    parts = make_below(own, Path("parts"))
-    compute = partial(cached, folder=parts, processes=workers, say=say)
-    found = chosen.compute(scale, Options(say, compute))
-    return published.publish(chosen, experiment, scale, found, own)
+    return published.calculate(chosen, experiment, scale, own, processes=workers, say=say)
 
 
 # --- Helpers ------------------------------------------------------------------------------------
@@ -232,11 +234,12 @@ class _Here:
             yield Event(task, "started")
             begun = (task.folder / "config.json").exists()
             try:
-                if begun:
-                    execute.resume(task.folder, make_env=self.make_env, pictures=False)
-                else:
-                    task.folder.parent.mkdir(parents=True, exist_ok=True)
-                    execute.train(task.run, task.folder, make_env=self.make_env, pictures=False)
+                with interruptible():
+                    if begun:
+                        execute.resume(task.folder, make_env=self.make_env, pictures=False)
+                    else:
+                        task.folder.parent.mkdir(parents=True, exist_ok=True)
+                        execute.train(task.run, task.folder, make_env=self.make_env, pictures=False)
             except UserError as error:
                 yield Event(task, "failed", str(error))
             else:
@@ -284,16 +287,21 @@ def _carry_out(
 ) -> Comparison:
     """Carry out `cells` below `out`, and compare their methods, on all tasks and on each."""
     outcome = suites.carry_out(cells, out, executor, create_display(quiet=quiet))
+    check_complete(outcome)
     whole = results.complete(outcome.results)
     if len({run.method for run in whole}) < 2:
         return Comparison(None, outcome.results, outcome.failures, out)
-    tasks = list(dict.fromkeys(run.task for run in whole))
-    for task in tasks if len(tasks) > 1 else ():
-        folder = make_below(out, Path("tasks", slug(task)))
-        of_task = [run for run in whole if run.task == task]
-        results.write(of_task, folder, metric=metric, threshold=threshold)
-    statistics = results.write(whole, out, metric=metric, threshold=threshold)
+    *_, statistics = results.write_tasks(whole, out, metric=metric, threshold=threshold)
     return Comparison(statistics, outcome.results, outcome.failures, out)
+
+
+def check_complete(outcome: Outcome) -> None:
+    """Raise `UserError` if other processes carry out some of the cells."""
+    if outcome.pending:
+        raise UserError(
+            f"{len(outcome.pending)} cells are left to other processes, such as "
+            f"{outcome.pending[0]}; the same call compares all when they have finished"
+        )
 
 
 def _source(name: str | None, each: Finished) -> str | Path:
@@ -305,10 +313,6 @@ def _source(name: str | None, each: Finished) -> str | Path:
         methods = nearest(each, RECIPES, what="algorithm")
         raise UserError(f"{path}: no such folder; as a method: {methods}")
     return path if name is None else f"{name}={path}"
-
-
-def _count(value: Any, name: str = "processes") -> int | None:
-    return None if value is None else convert(to_plain(value), Count, name=name)
 
 
 def _tuples(grid: Mapping[str, Any]) -> dict[str, Any]:

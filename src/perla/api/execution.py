@@ -32,6 +32,11 @@ def execution(
     }
 
 
+def count(value: Number | None, name: str) -> int | None:
+    """A whole number that may be left open."""
+    return None if value is None else convert(to_plain(value), Count, name=name)
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Turn the end of a run by a signal into the exception that Python has for it."""

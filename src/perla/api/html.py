@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from perla.analysis import figures
 from perla.errors import visible
-from perla.runs.sinks import format_number
+from perla.runs.sinks import greedy_and_sampled
 
 if TYPE_CHECKING:
     from perla.api.run import Run
@@ -31,12 +31,7 @@ def of_run(run: Run) -> str:
     if run.finished:
         rows = [["seed", *(f"{kind} return" for kind in KINDS)]]
         for entry in run.summary["seeds"]:
-            returns = (
-                " / ".join(
-                    format_number(entry[kind].get(name)) for name in ("return", "return_sampled")
-                )
-                for kind in KINDS
-            )
+            returns = (greedy_and_sampled(entry[kind]) for kind in KINDS)
             rows.append([str(entry["seed"]), *returns])
         parts.append(f"<p>greedy / sampled</p>{_table(rows)}")
     if run.records:

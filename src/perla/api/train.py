@@ -7,9 +7,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-from perla.api.execution import Number, execution, interruptible
+from perla.api.execution import Number, count, execution, interruptible
 from perla.api.run import Run
-from perla.config import Count, convert, to_plain
+from perla.config import convert, to_plain
 from perla.envs import objects
 from perla.envs.registry import Trust
 from perla.errors import UserError
@@ -84,9 +84,9 @@ def train(
         config=configure(algo, preset, to_plain(settings)),
         steps=convert(to_plain(steps), Steps, name="steps"),
         seeds=read_seeds(to_plain(seeds)),
-        num_evaluations=_count(num_evaluations, "num_evaluations"),
-        eval_episodes=_count(eval_episodes, "eval_episodes"),
-        absolute_episodes=_count(absolute_episodes, "absolute_episodes"),
+        num_evaluations=count(num_evaluations, "num_evaluations"),
+        eval_episodes=count(eval_episodes, "eval_episodes"),
+        absolute_episodes=count(absolute_episodes, "absolute_episodes"),
         warm_start=None if source is None else source.describe(part),
     )
     make_env = objects.factory(id, env, options)
@@ -128,7 +128,3 @@ def _source(run: Run | str | PathLike[str] | None) -> Source | None:
     if run is not None and dir is None:
         raise UserError(f"warm_start = {run!r}: has no folder; train it with out=DIR")
     return None if dir is None else read_source(Path(dir))
-
-
-def _count(value: Any, name: str) -> int | None:
-    return None if value is None else convert(to_plain(value), Count, name=name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,8 +116,7 @@ def _reproduce(
     name: str, experiment: Experiment | Calculation, arguments: argparse.Namespace
 ) -> int:
     from perla.experiments import results
-    from perla.experiments.cache import cached
-    from perla.experiments.experiment import Experiment, Options
+    from perla.experiments.experiment import Experiment
 
     scale, family, out = arguments.scale, arguments.family, _folder(arguments)
     own = make_below(out, Path(name))
@@ -131,11 +129,10 @@ def _reproduce(
         suites.name_failures(failures)
         findings = results.judge(experiment, name, scale, outcome, own, family=family)
     else:
-        tell = (lambda text: None) if arguments.quiet else say
-        parts = make_below(own, Path("parts"))
-        compute = partial(cached, folder=parts, processes=arguments.processes, say=tell)
-        found = experiment.compute(scale, Options(tell, compute))
-        findings = results.publish(experiment, name, scale, found, own)
+        findings = results.calculate(
+            experiment, name, scale, own, processes=arguments.processes,
+            say=(lambda text: None) if arguments.quiet else say,
+        )  # fmt: skip
     words = ("method", "regime", "claim", "found")
     say_table(name, findings.rows, left=words)
     if findings.claims:

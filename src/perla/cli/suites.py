@@ -12,7 +12,6 @@ from perla.cli.parser import Parser
 from perla.cli.tables import say, say_table, tell
 from perla.config import Count, NonNegative, Positive, convert
 from perla.errors import UserError, nearest
-from perla.files import make_below
 
 if TYPE_CHECKING:
     from perla.analysis.load import Curves
@@ -168,7 +167,6 @@ def finish(
     the folder `tasks` for each. Names the failures and returns the exit status."""
     from perla.analysis.tables import CHANCES, chances, rows
     from perla.suites import results
-    from perla.suites.suite import slug
 
     name_failures(failures)
     whole = results.complete(runs)
@@ -183,16 +181,8 @@ def finish(
         if id(run) not in kept:
             tell(f"{run.path}: left out, because not every method has a result on {run.task}")
     threshold = convert(arguments.threshold or "none", float | None, name="--threshold")
-    tasks = list(dict.fromkeys(run.task for run in whole))
-    runs_by_folder = {
-        Path("tasks", slug(task)): [run for run in whole if run.task == task]
-        for task in tasks
-        if len(tasks) > 1
-    }
-    runs_by_folder[Path()] = whole
-    for relative, compared in runs_by_folder.items():
-        folder = make_below(out, relative)
-        comparison = results.write(compared, folder, metric=arguments.metric, threshold=threshold)
+    written = results.write_tasks(whole, out, metric=arguments.metric, threshold=threshold)
+    for comparison in written:
         say_table(", ".join(comparison.tasks), rows(comparison), left=("method",))
         if len(comparison.methods) > 2:
             say_table(CHANCES, chances(comparison), left=("method",))

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from perla import machine
 from perla.analysis.compare import compare
 from perla.analysis.tables import marl_eval, rows
-from perla.experiments.experiment import Calculation, Experiment, Findings, Scale, Verdict
-from perla.files import write_atomic
+from perla.experiments.cache import cached
+from perla.experiments.experiment import (
+    Calculation,
+    Experiment,
+    Findings,
+    Options,
+    Scale,
+    Verdict,
+)
+from perla.files import make_below, write_atomic
 from perla.runs.store import dump
 from perla.suites.execute import Outcome
 from perla.suites.results import complete, create, draw
@@ -43,6 +53,22 @@ def judge(
     write_atomic(out / "summary.json", dump(comparison.as_dict()))
     write_atomic(out / "marl_eval.json", dump(marl_eval(runs)))
     return findings
+
+
+def calculate(
+    calculation: Calculation,
+    name: str,
+    scale: Scale,
+    out: Path,
+    *,
+    processes: int | None,
+    say: Callable[[str], None],
+) -> Findings:
+    """Compute what has not been computed yet, in `processes` (None: as many as fit), and `publish`
+    it. `say` is told of the progress."""
+    compute = partial(cached, folder=make_below(out, Path("parts")), processes=processes, say=say)
+    findings = calculation.compute(scale, Options(say, compute))
+    return publish(calculation, name, scale, findings, out)
 
 
 def publish(

@@ -27,6 +27,26 @@ class Episodes(NamedTuple):
     faulty: Bool[Array, " agent"]
     """Agents that received a reward that is not finite."""
 
+    @classmethod
+    def begin(cls, env: Env, episodes: int) -> Episodes:
+        """Episodes before their first step."""
+        return cls(
+            jnp.zeros(episodes),
+            jnp.zeros(episodes, jnp.int32),
+            jnp.full(episodes, jnp.nan),
+            jnp.zeros(env.spec.agents, bool),
+        )
+
+    def add(self, timestep: TimeStep, done: Bool[Array, " episode"]) -> Episodes:
+        """The episodes after one more step of those that are not `done`."""
+        return Episodes(
+            self.returns + jnp.where(done, 0.0, timestep.reward.mean(-1)),
+            self.lengths + ~done,
+            # The last step of the episode counts; later ones are padding.
+            self.wins if timestep.won is None else jnp.where(done, self.wins, timestep.won),
+            self.faulty | (~jnp.isfinite(timestep.reward) & ~done[:, None]).any(0),
+        )
+
 
 class Playing(NamedTuple):
     """Episodes that are being played in parallel."""
@@ -80,12 +100,7 @@ def begin(
     """The key of all steps, and as many new episodes."""
     key_reset, key_run = jax.random.split(key)
     state, observation = jax.vmap(env.reset)(jax.random.split(key_reset, episodes))
-    result = Episodes(
-        jnp.zeros(episodes),
-        jnp.zeros(episodes, jnp.int32),
-        jnp.full(episodes, jnp.nan),
-        jnp.zeros(env.spec.agents, bool),
-    )
+    result = Episodes.begin(env, episodes)
     hidden_state = actor.initial_state((episodes,))
     done = jnp.zeros(episodes, bool)
     return key_run, Playing(jnp.int32(0), done, state, observation, hidden_state, result)
@@ -109,13 +124,7 @@ def play_step(
     action = jnp.where(is_greedy, mode, policy.sample(key_action))
     keys = jax.random.split(key_env, episodes)
     state, timestep = jax.vmap(env.step)(keys, state, env.spec.bounded(action))
-    result = Episodes(
-        result.returns + jnp.where(done, 0.0, timestep.reward.mean(-1)),
-        result.lengths + ~done,
-        # The last step of the episode counts; later ones are padding.
-        result.wins if timestep.won is None else jnp.where(done, result.wins, timestep.won),
-        result.faulty | (~jnp.isfinite(timestep.reward) & ~done[:, None]).any(0),
-    )
+    result = result.add(timestep, done)
     done = done | timestep.terminated | timestep.truncated
     hidden_state = actor.update_state(hidden_state, action)
     after = Playing(time + 1, done, state, timestep.observation, hidden_state, result)

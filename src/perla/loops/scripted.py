@@ -45,21 +45,11 @@ def play(
         state, timestep = jax.vmap(env.step)(keys, state, action)
         now = jax.vmap(measure)(state)
         measured = jax.tree.map(partial(_unless, done), measured, now)
-        result = Episodes(
-            result.returns + jnp.where(done, 0.0, timestep.reward.mean(-1)),
-            result.lengths + ~done,
-            result.wins if timestep.won is None else jnp.where(done, result.wins, timestep.won),
-            result.faulty | (~jnp.isfinite(timestep.reward) & ~done[:, None]).any(0),
-        )
+        result = result.add(timestep, done)
         done = done | timestep.terminated | timestep.truncated
         return time + 1, done, state, timestep.observation, result, measured
 
-    empty = Episodes(
-        jnp.zeros(episodes),
-        jnp.zeros(episodes, jnp.int32),
-        jnp.full(episodes, jnp.nan),
-        jnp.zeros(env.spec.agents, bool),
-    )
+    empty = Episodes.begin(env, episodes)
     start = (jnp.int32(0), jnp.zeros(episodes, bool), state, observation, empty)
     *_, result, measured = jax.lax.while_loop(running, step, (*start, jax.vmap(measure)(state)))
     return result, measured

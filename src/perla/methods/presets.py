@@ -86,6 +86,12 @@ _PYMARL: Settings = {
     "last_action": True,
 }
 
+_PAPER_EMBEDDED: Settings = {
+    "regress": "marginal",
+    "critic_model": Network(action_fusion="first"),
+    "estimator": Sampled(num_samples=100),
+}
+"""Of the paper's embedded critics on every suite."""
 _ON_POLICY: Settings = {
     "num_envs": 32,
     "rollout_length": 200,
@@ -215,11 +221,7 @@ PRESETS: dict[str, Preset] = {
     "paper-lbf": Preset(
         "the paper's settings for foraging (Table 4), with EPyMARL's learner",
         {PPO: _EPYMARL | {"hidden_size": 256, "lr": 5e-4, "returns": NStep(n_step=10)}},
-        embedded={
-            "regress": "marginal",
-            "critic_model": Network(action_fusion="first"),
-            "estimator": Sampled(num_samples=100),
-        },
+        embedded=_PAPER_EMBEDDED,
     ),
     # Observations are normalized by a layer, and returns by their running mean and deviation.
     "paper-mujoco": Preset(
@@ -239,11 +241,7 @@ PRESETS: dict[str, Preset] = {
                 "hidden_size": 128,
             }
         },
-        embedded={
-            "regress": "marginal",
-            "critic_model": Network(action_fusion="first"),
-            "estimator": Sampled(num_samples=100),
-        },
+        embedded=_PAPER_EMBEDDED,
     ),
     # Limits of episodes are truncations here, and terminations there.
     "paper-smac": Preset(
@@ -264,11 +262,7 @@ PRESETS: dict[str, Preset] = {
                 "critic_num_layers": 1,
             }
         },
-        embedded={
-            "regress": "marginal",
-            "critic_model": Network(action_fusion="first"),
-            "estimator": Sampled(num_samples=100),
-        },
+        embedded=_PAPER_EMBEDDED,
     ),
     "skirmish": Preset(
         "for skirmish: JaxMARL's settings for SMAX with dense layers and values normalized",

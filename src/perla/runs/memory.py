@@ -33,7 +33,8 @@ MAX_STEPS = 2**31 - 1
 
 
 def check_memory(run: Run, env: Env | HostEnv) -> None:
-    """Raise `UserError`, naming the settings, if the run needs more than this machine's memory.
+    """Raise `UserError`, naming the settings, if the run needs more than this machine's memory, or
+    more steps than are counted.
 
     The estimates are lower bounds, so that only runs too large by orders of magnitude are refused,
     before anything is allocated.

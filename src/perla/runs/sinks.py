@@ -211,16 +211,16 @@ def final_table(summary: Mapping[str, Any]) -> Table:
         table.add_row(
             str(entry["seed"]),
             *([format_number(entry["absolute"]["win_rate"])] if won else []),
-            _both(entry["final"]),
-            _both(entry["best"]),
+            greedy_and_sampled(entry["final"]),
+            greedy_and_sampled(entry["best"]),
             f"{entry['best']['step']:,}",
-            _both(entry["absolute"]),
+            greedy_and_sampled(entry["absolute"]),
         )
     if len(summary["seeds"]) > 1:
         table.add_section()
         for label, statistic in (("IQM", iqm), ("mean", mean)):
             final, best, absolute = (
-                _both(_over_seeds(statistic, summary, kind))
+                greedy_and_sampled(_over_seeds(statistic, summary, kind))
                 for kind in ("final", "best", "absolute")
             )
             bold = "bold" if label == "IQM" else ""
@@ -250,8 +250,8 @@ def _over_seeds(
     return {name: float(statistic(each)) for name, each in whole.items()}
 
 
-def _both(metrics: Mapping[str, Any]) -> str:
-    """The greedy and the sampled return."""
+def greedy_and_sampled(metrics: Mapping[str, Any]) -> str:
+    """The greedy and the sampled return, as `1.00 / 0.97`."""
     return " / ".join(format_number(metrics.get(name)) for name in ("return", "return_sampled"))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from perla.analysis import figures, tables
 from perla.analysis.compare import Comparison, compare
 from perla.analysis.load import Curves
-from perla.files import explained, write_atomic
+from perla.files import explained, make_below, write_atomic
 from perla.runs.store import dump
+from perla.suites.suite import slug
 
 
 def write(
@@ -36,6 +37,23 @@ def write(
     draw(figures.comparison(comparison), out / "comparison")
     draw(figures.compared_profiles(comparison), out / "profiles")
     return comparison
+
+
+def write_tasks(
+    runs: Sequence[Curves],
+    out: Path,
+    *,
+    metric: str | None = None,
+    threshold: float | None = None,
+) -> Iterator[Comparison]:
+    """`write` the comparison on each task into the folder `tasks`, if there are several, and last
+    that on all tasks together into `out`."""
+    tasks = list(dict.fromkeys(run.task for run in runs))
+    for task in tasks if len(tasks) > 1 else ():
+        folder = make_below(out, Path("tasks", slug(task)))
+        own = [run for run in runs if run.task == task]
+        yield write(own, folder, metric=metric, threshold=threshold)
+    yield write(runs, out, metric=metric, threshold=threshold)
 
 
 def draw(figure: Figure, path: Path) -> None:
