@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from perla.cli import suites
 from perla.cli.parser import trust
 from perla.cli.policies import evaluation_parser, seed_of
-from perla.cli.tables import say, words
+from perla.cli.tables import say_table
 from perla.cli.train import option
 from perla.config import Count, convert
 from perla.errors import UserError
@@ -141,25 +141,23 @@ def summarise(played: Episodes) -> dict[str, Any]:
 
 
 def _print_table(title: str, rows: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-
     from perla.analysis.stats import Score, iqm
 
-    table = Table(title=words(title, style="table.title"))
-    names = ["seed", "return", "± std. error", "lowest", "highest", "length"]
-    wins = "win_rate" in rows[0]
-    for name in [*names, "won"] if wins else names:
-        table.add_column(name, justify="right")
+    cells = []
     for row in rows:
         error = row["return_std_error"]
-        cells = [row["return"], float("nan") if error is None else error]
-        cells += [row["lowest_return"], row["highest_return"]]
-        won = f"{Score(row['win_rate'], *row['win_rate_interval'])}" if wins else None
-        table.add_row(
-            str(row["seed"]), *(f"{cell:.4f}" for cell in cells), f"{row['length']:.1f}",
-            *([won] if won else []),
-        )  # fmt: skip
+        shown = {
+            "seed": str(row["seed"]),
+            "return": f"{row['return']:.4f}",
+            "± std. error": "–" if error is None else f"{error:.4f}",
+            "lowest": f"{row['lowest_return']:.4f}",
+            "highest": f"{row['highest_return']:.4f}",
+            "length": f"{row['length']:.1f}",
+        }
+        if "win_rate" in row:
+            shown["won"] = f"{Score(row['win_rate'], *row['win_rate_interval'])}"
+        cells.append(shown)
     if len(rows) > 1:
-        table.add_section()
-        table.add_row("IQM", f"{iqm([row['return'] for row in rows]):.4f}", style="bold")
-    say(table)
+        whole = {"seed": "IQM", "return": f"{iqm([row['return'] for row in rows]):.4f}"}
+        cells.append(dict.fromkeys(cells[0], "") | whole)
+    say_table(title, cells)
