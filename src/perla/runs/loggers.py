@@ -59,8 +59,17 @@ class Logger(Protocol):
 class Loggers:
     """Several loggers as one."""
 
-    def __init__(self, loggers: Sequence[Logger]) -> None:
-        self.loggers = loggers
+    def __init__(self) -> None:
+        self.loggers: list[Logger] = []
+
+    def open(
+        self, names: Sequence[str], folder: Folder, run: Run, latest: Sequence[Record]
+    ) -> None:
+        """Open the loggers `names` of the run in `folder`, from its records `latest` on."""
+        for name in names:
+            module, _, kind = LOGGERS[name].partition(":")
+            make = getattr(importlib.import_module(module), kind)
+            self.loggers.append(make(folder, run, latest))
 
     def consume(self, records: Sequence[Record]) -> None:
         """Pass on one evaluation of every seed."""
@@ -87,17 +96,6 @@ def check_loggers(names: Sequence[str]) -> tuple[str, ...]:
         if name in EXTRAS:
             import_extra(name)
     return tuple(dict.fromkeys(names))
-
-
-def open_loggers(
-    names: Sequence[str], folder: Folder, run: Run, latest: Sequence[Record]
-) -> Loggers:
-    """The loggers `names` of the run in `folder`, from its records `latest` on."""
-    loggers: list[Logger] = []
-    for name in names:
-        module, _, kind = LOGGERS[name].partition(":")
-        loggers.append(getattr(importlib.import_module(module), kind)(folder, run, latest))
-    return Loggers(loggers)
 
 
 def import_extra(name: str) -> Any:

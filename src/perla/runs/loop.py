@@ -21,7 +21,7 @@ from perla.loops.seeds import MAX_UPDATES
 from perla.runs import checkpoint, pictures, resume_point
 from perla.runs.callbacks import Callback, Progress
 from perla.runs.interrupt import Interrupted, Requests, listening
-from perla.runs.loggers import DEFAULT, Loggers, open_loggers
+from perla.runs.loggers import DEFAULT, Loggers
 from perla.runs.memory import explain_out_of_memory
 from perla.runs.resume_point import ResumePoint
 from perla.runs.sinks import Display
@@ -99,13 +99,14 @@ class RunLoop:
         Ctrl-C.
         """
         display = self.options.display
-        sinks, loggers = [display.consume], Loggers([])
+        sinks, loggers = [display.consume], Loggers()
         if self.folder is not None:
-            loggers = open_loggers(self.options.log, self.folder, self.run, self.latest)
             sinks = [self.folder.append, loggers.consume, display.consume]
         evaluations = describe_evaluations(self.run, self.env)
         display.begin(self.run, evaluations, 0 if self.point is None else self.point.step)
         try:
+            if self.folder is not None:
+                loggers.open(self.options.log, self.folder, self.run, self.latest)
             with explain_out_of_memory(), self._listening():
                 states = self._start()
                 self._call("on_start")
