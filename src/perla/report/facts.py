@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from perla.analysis.load import flatten
 from perla.report.html import Markup, element
-from perla.report.sources import Entry, Sources, flat, words
+from perla.report.sources import Entry, Sources, words
 
 ABSENT = "–"
 """A setting that a method does not have."""
@@ -82,7 +83,7 @@ def environment_table(entries: Sequence[Entry]) -> list[Markup]:
         element(
             "details",
             element("summary", task),
-            _pairs(f"rules of {task}", flat(facts)),
+            _pairs(f"rules of {task}", flatten(facts)),
             open=len(tasks) == 1,
         )
         for task, facts in tasks.items()

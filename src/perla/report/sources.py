@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from perla.analysis.load import Curves, find, load, read_summary
+from perla.analysis.labels import label
+from perla.analysis.load import Curves, find, flatten, load, read_summary
 from perla.errors import UserError
 from perla.files import decode, explained, read_regular
 
@@ -105,17 +107,6 @@ def find_verdicts(path: Path) -> list[Path]:
     return sorted(each for each in path.rglob("verdict.json") if not each.is_symlink())
 
 
-def flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested facts by dotted name."""
-    found: dict[str, Any] = {}
-    for name, fact in facts.items():
-        if isinstance(fact, Mapping) and fact:
-            found |= flat(fact, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = fact
-    return found
-
-
 def words(value: Any) -> str:
     """A setting or a fact as people write it."""
     match value:
@@ -137,12 +128,9 @@ def words(value: Any) -> str:
 def _entry(folder: Path) -> Entry:
     curves = load(folder)
     facts = decode(read_regular(folder / "config.json"), _Configuration, source=folder)
-    run = dict(facts.run)
-    config = run.pop("config", {})
     kept = ("preset", "steps", "num_evaluations", "eval_episodes", "absolute_episodes")
-    settings = flat(config if isinstance(config, Mapping) else {})
-    settings |= {name: run.get(name) for name in kept}
-    return Entry(curves, settings, facts.versions, flat(facts.hardware), _dropped(curves))
+    settings = curves.settings | {name: facts.run.get(name) for name in kept}
+    return Entry(curves, settings, facts.versions, flatten(facts.hardware), _dropped(curves))
 
 
 def _dropped(curves: Curves) -> int:
@@ -153,34 +141,18 @@ def _dropped(curves: Curves) -> int:
 
 
 def _named(entries: list[Entry]) -> list[Entry]:
-    """The entries with method names that tell apart the runs of one algorithm on a task.
-
-    Such runs are named by the settings in which they differ, or by their folders.
-    """
-    labels: dict[int, str] = {}
-    for method in dict.fromkeys(entry.curves.method for entry in entries):
-        own = [entry for entry in entries if entry.curves.method == method]
-        tasks = [entry.curves.task for entry in own]
-        if len(set(tasks)) == len(tasks):
-            continue
-        varied = [name for name in own[0].settings if len({_key(e, name) for e in own}) > 1]
-        for entry in own:
-            values = [f"{name}={words(entry.settings.get(name))}" for name in varied]
-            labels[id(entry)] = " ".join([method, *values])
-        taken = [(labels[id(entry)], entry.curves.task) for entry in own]
-        for entry, label in zip(own, taken, strict=True):
-            if taken.count(label) > 1:
-                labels[id(entry)] += f" ({entry.curves.path.name})"
-    return [
-        replace(entry, curves=replace(entry.curves, method=labels[id(entry)]))
-        if id(entry) in labels
-        else entry
-        for entry in entries
+    """The entries with names that tell different settings apart; equal runs on a task are told
+    apart by their folders."""
+    runs = label([entry.curves for entry in entries])
+    counts = Counter((run.method, run.task) for run in runs)
+    names = [
+        f"{run.method} ({run.path.name})" if counts[run.method, run.task] > 1 else run.method
+        for run in runs
     ]
-
-
-def _key(entry: Entry, name: str) -> str:
-    return words(entry.settings.get(name))
+    return [
+        replace(entry, curves=replace(run, method=name))
+        for entry, run, name in zip(entries, runs, names, strict=True)
+    ]
 
 
 def _reproduction(path: Path) -> Reproduction:
