@@ -103,7 +103,7 @@ def test_mistakes_and_missing_packages_end_in_one_line(tmp_path, monkeypatch, ca
         monkeypatch.setitem(sys.modules, name, None)
         argv = ["train", "ippo", "--env", ENV, "--steps", "100", "--out", "x", "--log", name]
         assert main(argv) == 2
-        line = f"perla: --log {name}: is not installed; {install_command(name)}\n"
+        line = f"perla: {name} is not installed: {install_command(name)}\n"
         assert capsys.readouterr().err == line
     assert not (tmp_path / "x").exists()
 

@@ -194,7 +194,10 @@ def test_without_slurm_or_submitit_a_line_says_so(suite, monkeypatch, capsys):
     assert error.count("\n") == 1
     monkeypatch.setitem(sys.modules, "submitit", None)
     assert main(["suite", "s.json", "--executor", "slurm", "--quiet", "--out", "jobs"]) == 2
-    assert capsys.readouterr().err == f"perla: this needs submitit: {install_command('slurm')}\n"
+    line = f"perla: submitit is not installed: {install_command('slurm')}\n"
+    assert capsys.readouterr().err == line
+        capsys.readouterr().err == f"perla: submitit is not installed: {install_command('slurm')}\n"
+    )
 
 
 @pytest.mark.parametrize(

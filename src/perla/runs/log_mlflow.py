@@ -6,12 +6,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from perla.envs.bridges.optional import import_optional
 from perla.runs.loggers import (
     drawn,
     explained_logger,
     hyperparameters,
     identifier,
-    import_extra,
     results,
     scalars,
 )
@@ -32,7 +32,7 @@ class MLflow:
 
     def __init__(self, folder: Folder, run: Run, latest: Sequence[Record]) -> None:
         self.path = folder.path
-        mlflow = import_extra(NAME)
+        mlflow = import_optional(NAME)
         from mlflow.entities import Metric, Param
         from mlflow.environment_variables import MLFLOW_EXPERIMENT_NAME
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from perla.envs.bridges.optional import import_optional
 from perla.runs.loggers import (
     drawn,
     explained_logger,
     hyperparameters,
     identifier,
-    import_extra,
     results,
     scalars,
 )
@@ -30,7 +30,7 @@ class WandB:
 
     def __init__(self, folder: Folder, run: Run, latest: Sequence[Record]) -> None:
         self.path = folder.path
-        self.wandb = import_extra(NAME)
+        self.wandb = import_optional(NAME)
         with explained_logger(NAME, self.path):
             settings = self.wandb.Settings(silent=True, console="off")
             self.run = self.wandb.init(

@@ -17,9 +17,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from perla.analysis.load import flatten
 from perla.config import to_json
+from perla.envs.bridges.optional import import_optional
 from perla.errors import UserError, nearest, resume_command
 from perla.files import decode, write_atomic
-from perla.plugins import install_command
 from perla.runs.pictures import CURVES, REPLAY
 from perla.runs.spec import Run
 from perla.runs.store import Folder, Record, finite_values, mean, metrics
@@ -94,16 +94,8 @@ def check_loggers(names: Sequence[str]) -> tuple[str, ...]:
         if name not in LOGGERS:
             raise nearest(name, LOGGERS, what="logger")
         if name in EXTRAS:
-            import_extra(name)
+            import_optional(name)
     return tuple(dict.fromkeys(names))
-
-
-def import_extra(name: str) -> Any:
-    """Import the package of a logger. Raises `UserError` if it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise UserError(f"--log {name}: is not installed; {install_command(name)}") from None
 
 
 @contextmanager

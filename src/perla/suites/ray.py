@@ -24,6 +24,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeAlias
 
 from perla import machine
+from perla.envs.bridges.optional import import_optional
 from perla.errors import UserError
 from perla.files import (
     check_run_folder,
@@ -34,7 +35,6 @@ from perla.files import (
     remove_temporaries,
     write_atomic,
 )
-from perla.plugins import install_command
 from perla.runs.store import FolderBusy
 from perla.suites.executors import Event, Task
 from perla.suites.local import PROGRAM, log_of, start
@@ -95,7 +95,7 @@ class Ray:
             raise UserError(f"cpus = {cpus}: a cell needs at least one")
         if gpus < 0 or (gpus > 1 and gpus % 1):
             raise UserError(f"gpus = {gpus:g}: expected a fraction of one, or a whole number")
-        import_ray()
+        import_optional("ray")
         self.address, self.cpus, self.gpus, self.retries = address, cpus, gpus, retries
 
     def carry_out(self, tasks: Sequence[Task]) -> Generator[Event, None, None]:
@@ -147,7 +147,7 @@ class Ray:
     @contextmanager
     def _connected(self) -> Iterator[Any]:
         """Connect Ray to the cluster, without its own output, as events report everything."""
-        ray = import_ray()
+        ray = import_optional("ray")
         if ray.is_initialized():
             yield ray
             return
@@ -251,7 +251,7 @@ def attempt(
 
     `program` is what Python runs, and `versions` are those of the machine that submitted the task.
     """
-    ray = import_ray()
+    ray = import_optional("ray")
     identity = ray.get_runtime_context().get_node_id()
     node = f"node {ray.util.get_node_ip_address()} ({identity[:6]})"
     yield Started(node)
@@ -375,15 +375,6 @@ def locked(folder: Path) -> Iterator[None]:
         lock.unlock()
         with suppress(OSError):
             folder.rmdir()  # Only if it is still empty.
-
-
-def import_ray() -> Any:
-    """Import the package `ray`. Raises `UserError` if it is not installed."""
-    try:
-        import ray
-    except ImportError:
-        raise UserError(f"this needs Ray: {install_command('ray')}") from None
-    return ray
 
 
 def check_address(address: str) -> None:

@@ -18,9 +18,9 @@ from typing import Any
 
 import msgspec
 
+from perla.envs.bridges.optional import import_optional
 from perla.errors import UserError
 from perla.files import decode, explained, read_regular, write_atomic
-from perla.plugins import install_command
 from perla.suites import local
 from perla.suites.executors import Event, Task
 from perla.suites.local import attempt_log, log_of, start
@@ -62,7 +62,7 @@ class Attempt:
 
     def checkpoint(self) -> Any:
         """The job that continues this one, after a time limit or a preemption."""
-        return import_submitit().helpers.DelayedSubmission(self)
+        return import_optional("submitit", extra="slurm").helpers.DelayedSubmission(self)
 
 
 @dataclass
@@ -84,7 +84,7 @@ class Slurm:
     def __post_init__(self) -> None:
         if self.gpus % 1:
             raise UserError(f"gpus = {self.gpus:g}: SLURM gives whole ones to a job")
-        import_submitit()
+        import_optional("submitit", extra="slurm")
 
     def carry_out(self, tasks: Sequence[Task]) -> Generator[Event, None, None]:
         """Carry out `tasks`; closing the generator cancels their jobs, resumable.
@@ -118,7 +118,7 @@ class Slurm:
                 job.cancel(check=False)
 
     def _submit(self, attempts: Sequence[Attempt]) -> list[Any]:
-        submitit = import_submitit()
+        submitit = import_optional("submitit", extra="slurm")
         folder = attempts[0].task.folder.parents[2] / "slurm"
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -166,12 +166,3 @@ def outcome(task: Task, job: Any) -> Event:
 def status_of(folder: Path) -> Path:
     """The file with the outcome of a run folder's job."""
     return folder.with_name(f"{folder.name}.job.json")
-
-
-def import_submitit() -> Any:
-    """Import the package `submitit`. Raises `UserError` if it is not installed."""
-    try:
-        import submitit
-    except ImportError:
-        raise UserError(f"this needs submitit: {install_command('slurm')}") from None
-    return submitit
