@@ -196,8 +196,6 @@ def test_without_slurm_or_submitit_a_line_says_so(suite, monkeypatch, capsys):
     assert main(["suite", "s.json", "--executor", "slurm", "--quiet", "--out", "jobs"]) == 2
     line = f"perla: submitit is not installed: {install_command('slurm')}\n"
     assert capsys.readouterr().err == line
-        capsys.readouterr().err == f"perla: submitit is not installed: {install_command('slurm')}\n"
-    )
 
 
 @pytest.mark.parametrize(

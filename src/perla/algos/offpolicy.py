@@ -74,7 +74,8 @@ class ReplayState(NamedTuple):
 
 @runtime_checkable
 class UtilitySettings(Protocol):
-    """The settings of the agents' networks, which every learner of utilities has."""
+    """The settings of the agents' networks, which every learner of utilities has. They are
+    documented where they are set: `methods.offpolicy`, `algos.pqn`."""
 
     # fmt: off
     @property

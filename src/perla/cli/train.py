@@ -89,13 +89,13 @@ def _numbers(arguments: argparse.Namespace) -> dict[str, Any]:
     """Steps, seeds and numbers of evaluations and episodes."""
     from perla.runs.spec import Steps
 
-    counts = {"num_evaluations", "eval_episodes", "absolute_episodes"}
+    counts = ("num_evaluations", "eval_episodes", "absolute_episodes")
     return {
         "steps": convert(arguments.steps, Steps, name="--steps"),
         "seeds": seeds(arguments.seeds),
     } | {
         name: convert(getattr(arguments, name), Count | None, name=f"--{name.replace('_', '-')}")
-        for name in sorted(counts)
+        for name in counts
     }
 
 
