@@ -130,6 +130,7 @@ _MAVA: Settings = {
     "hidden_size": 128,
 } | DENSE
 
+# JaxMARL ea4733c, baselines/MAPPO, for SMAX; values are normalized here.
 _SKIRMISH: Settings = {
     "num_envs": 128,
     "rollout_length": 128,
@@ -146,7 +147,7 @@ _SKIRMISH: Settings = {
     "optimizer": Adam(eps=1e-5),
     "lr": 2e-3,
     "anneal_lr": True,
-    "max_grad_norm": 0.5,
+    "max_grad_norm": 0.25,
     "hidden_size": 128,
 }
 
