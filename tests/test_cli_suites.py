@@ -1,7 +1,10 @@
 """`perla compare`, `perla suite` and `perla reproduce`: answers, pictures, and exit codes."""
 
+import contextlib
+import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -34,10 +37,23 @@ def refused(capsys, *argv):
     return error
 
 
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+    """A folder with the comparison `both`, which is made once, and its output."""
+    folder, output = tmp_path_factory.mktemp("comparison"), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output):
+        patch.setattr(local, "PROGRAM", FAKE)
+        patch.chdir(folder)
+        assert main(["compare", "ippo", "perla-ippo", *TINY, "--out", "both"]) == 0
+    return folder, output.getvalue()
+
+
 @pytest.fixture
-def compared(tmp_path, capsys):
-    assert main(["compare", "ippo", "perla-ippo", *TINY, "--out", "both"]) == 0
-    return capsys.readouterr().out
+def compared(comparison):
+    """The output of the comparison, of which the present folder has a copy."""
+    folder, output = comparison
+    shutil.copytree(folder / "both", "both")
+    return output
 
 
 def test_compare_ends_in_a_table_a_picture_and_a_sentence(compared):

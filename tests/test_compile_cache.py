@@ -104,6 +104,6 @@ def test_a_run_of_another_length_is_the_same_program():
         env = perla.make("lbf:Foraging-5x5-2p-1f-v2")
         trainer = Trainer(env, make("ippo", num_envs=2, rollout_length=2), seeds=(0,), steps=steps)
         count = jax.ShapeDtypeStruct((), jnp.int32)
-        return trainer._train.lower(trainer._state_shapes(), count, count, count).as_text()
+        return trainer._train.lower(trainer._state_shapes, count, count, count).as_text()
 
     assert program(100) == program(10**6)

@@ -14,6 +14,7 @@ from perla.errors import UserError
 from perla.experiments import catalogue, verdicts
 from perla.experiments.catalogue import EXPERIMENTS, MAPS
 from perla.experiments.experiment import SCALES, Calculation, Experiment, Findings, Verdict
+from perla.suites.cost import Costs
 
 TRAINED = [name for name, found in EXPERIMENTS.items() if isinstance(found, Experiment)]
 STEPS = np.array([0.0, 50.0, 100.0])
@@ -326,7 +327,8 @@ def test_all_experiments_end_in_one_page_and_a_failure_stops_none(monkeypatch, t
     assert "failed: no memory" in page
 
 
-def test_the_runs_of_all_experiments_are_listed_once(capsys):
+def test_the_runs_of_all_experiments_are_listed_once(capsys, monkeypatch):
+    monkeypatch.setattr(Costs, "seconds", lambda self, run: 60.0)
     assert main(["reproduce", "all", "--scale", "smoke", "--dry-run"]) == 0
     said = capsys.readouterr().out
     cells = {c.folder for each in EXPERIMENTS.values() for c in each.cells("smoke")}

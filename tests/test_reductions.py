@@ -299,7 +299,7 @@ def test_an_interval_leaves_the_types_that_a_seed_begins_with():
     """A type that is weak at first, as in the state of a game, would compile all once more."""
     game = make_env("matrix:climbing")
     made = Trainer(game, make("ippo"), seeds=(0,), steps=100)
-    begun = made._state_shapes()
+    begun = made._state_shapes
     until = jax.ShapeDtypeStruct((), jnp.int32)
     trained = jax.eval_shape(made._train_seed, begun, until, until, until)
     assert jax.tree.leaves(begun) == jax.tree.leaves(trained)

@@ -60,11 +60,23 @@ def record(battle, ticks, copies=1, target=None, change=lambda state: state):
 
 SPACE = 22
 """Distance between duels that are fought side by side, in which nobody notices another."""
+TOGETHER = 27
+"""Duels of one battle: it costs as the square of its units, and a program."""
 
 
-def fight_all(command, distance, ticks, copies):
-    """All recorded duels, side by side: states, and the numbers of each duel's two units."""
-    names = [name.split(" > ") for name in RECORD["duels"]]
+def fights(command, distance, ticks, copies=1):
+    """All recorded duels: the name, states, and the numbers of the two units of each."""
+    names = list(RECORD["duels"])
+    for first in range(0, len(names), TOGETHER):
+        some = names[first : first + TOGETHER]
+        states, pairs = fight(some, command, distance, ticks, copies)
+        for name, pair in zip(some, pairs, strict=True):
+            yield name, states, pair
+
+
+def fight(duels, command, distance, ticks, copies):
+    """These duels, side by side: states, and the numbers of each duel's two units."""
+    names = [name.split(" > ") for name in duels]
     side = int(np.ceil(np.sqrt(len(names))))
     places = [(SPACE * (i % side) + 9.0, SPACE * (i // side) + 9.0) for i in range(len(names))]
     groups = []
@@ -98,8 +110,8 @@ def life(states, tick, unit, copy=0):
 
 def test_an_attacker_wears_its_target_down_hit_by_hit_as_in_smaclite():
     ticks = max(each["passive"]["ticks"] for each in RECORD["duels"].values() if each["passive"])
-    states, pairs = fight_all("passive", reach, ticks, 1)
-    for (name, duel), (one, other) in zip(RECORD["duels"].items(), pairs, strict=True):
+    for name, states, (one, other) in fights("passive", reach, ticks):
+        duel = RECORD["duels"][name]
         if not duel["passive"]:  # It cannot hit the other's plane.
             assert (states.hp[:, other] == states.hp[0, other]).all(), name
             continue
@@ -124,9 +136,8 @@ def test_an_attacker_wears_its_target_down_hit_by_hit_as_in_smaclite():
 def test_a_duel_ends_in_one_of_the_ways_it_ended_in_smaclite():
     fought = {name: duel["mutual"] for name, duel in RECORD["duels"].items() if duel["mutual"]}
     ticks = max(end["ticks"] for ends in fought.values() for end in ends)
-    copies = 6
-    states, pairs = fight_all("hold", shortest, ticks, copies)
-    for name, (one, other) in zip(RECORD["duels"], pairs, strict=True):
+    copies = 4
+    for name, states, (one, other) in fights("hold", shortest, ticks, copies):
         if name not in fought:
             continue
         fields = ("ticks", "attacker_hp", "attacker_shield", "target_hp", "target_shield")

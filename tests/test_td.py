@@ -181,7 +181,7 @@ def test_an_update_copies_nothing_of_the_ring(num_envs):
     config = make("qmix", **SMALL | {"num_envs": num_envs, "rollout_length": None,
                                      "buffer_size": 173, "updates_per_rollout": 1})  # fmt: skip
     trainer = Trainer(probes.PATIENCE, config, seeds=(0,), steps=1000)
-    state, count = trainer._state_shapes(), jax.ShapeDtypeStruct((), jnp.int32)
+    state, count = trainer._state_shapes, jax.ShapeDtypeStruct((), jnp.int32)
     text = trainer._train.lower(state, count, count, count).compile().as_text()
     assert re.search(r"\[173,[\d,]+\]\S* (fusion|scatter)\(", text)
     copies = re.findall(r"\S+ = \w+\[173,[\d,]+\]\S* copy\([^)]*\)", text)

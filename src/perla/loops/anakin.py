@@ -65,7 +65,9 @@ class Trainer:
         self._actor = over_seeds(lambda learner: learner.actor)
         self._end_interval = jax.jit(over_seeds(self._end_seed), donate_argnums=0)
         self._play = jax.jit(partial(evaluate, env))
-        self._collect_and_learn = jax.jit(self._collect_and_learn_seed)  # Traced once for all uses.
+        # Traced once for all uses.
+        self._begin = jax.jit(self._begin_seed)
+        self._collect_and_learn = jax.jit(self._collect_and_learn_seed)
 
     # All seeds. A population is a list of `SeedState`: one for each seed, or a single one with a
     # leading seed axis if the seeds are vectorised.
@@ -82,7 +84,7 @@ class Trainer:
         If whole episodes are collected, every episode counts as long as the step limit.
         """
         steps = self.config.num_envs * self.config.length(self.env.spec.limit)
-        return work(self._update, self._state_shapes(), jnp.int32(0)).times(1 / steps)
+        return work(self._update, self._state_shapes, jnp.int32(0)).times(1 / steps)
 
     def work_per_evaluation(self, episodes: int) -> Work:
         """An upper bound of the work of evaluating one seed."""
@@ -92,12 +94,12 @@ class Trainer:
             return evaluate(self.env, state.best_actor, state.key, greedy)
 
         # `work` counts the evaluation's loop once; it runs until the longest episode ends.
-        return work(evaluation, self._state_shapes()).times(episode_limit(self.env))
+        return work(evaluation, self._state_shapes).times(episode_limit(self.env))
 
     def footprint(self, absolute_episodes: int = 320) -> Footprint:
         """The memory of training and of all evaluations, estimated before anything is compiled."""
         seeds_together = len(self.seeds) if self.vectorised else 1
-        state = self._state_shapes()
+        state = self._state_shapes
         stacked = jax.eval_shape(self._init, self._keys()[0])
         count = jax.ShapeDtypeStruct((), jnp.int32)
         training = self._train.trace(stacked, count, count, count)
@@ -214,7 +216,7 @@ class Trainer:
 
     def template(self) -> SeedState:
         """Shapes and types of the result of `export`, without computing it."""
-        return seeds.template(self._state_shapes(), len(self.seeds))
+        return seeds.template(self._state_shapes, len(self.seeds))
 
     def actor(self, exported: SeedState, index: int, *, best: bool = True) -> AnyActor:
         """The best actor of the seed at position `index`, or its last one."""
@@ -261,27 +263,31 @@ class Trainer:
 
     # One seed.
 
+    @cached_property
     def _state_shapes(self) -> SeedState:
         return jax.eval_shape(self._init_seed, jax.random.key(0))
 
     @cached_property
     def _names(self) -> list[str]:
         """The names of an update's metrics."""
-        state = jax.eval_shape(partial(self._begin_seed, metric_names=()), jax.random.key(0))
+        begun = partial(self._initial, metric_names=())
+        state = jax.eval_shape(begun, jax.random.key(0))
         return list(jax.eval_shape(self._update, state, jnp.int32(0))[1])
 
     def _metric_names(self) -> list[str]:
         return self._names
 
     def _init_seed(self, key: PRNGKeyArray) -> SeedState:
-        return self._begin_seed(key, self._names)
+        return self._initial(key, self._names)
 
-    def _begin_seed(self, key: PRNGKeyArray, metric_names: Iterable[str]) -> SeedState:
+    def _initial(self, key: PRNGKeyArray, metric_names: Iterable[str]) -> SeedState:
+        state = SeedState.initial(*self._begin(key), metric_names)
+        return jax.tree.map(seeds.strongly_typed, state)
+
+    def _begin_seed(self, key: PRNGKeyArray) -> tuple[LearnerState, RunnerState, PRNGKeyArray]:
         key_learner, key_envs, key = jax.random.split(key, 3)
         learner = self.algorithm.init(key_learner)
-        runner_state = begin(self.envs, learner.actor, key_envs)
-        state = SeedState.initial(learner, runner_state, key, metric_names)
-        return jax.tree.map(seeds.strongly_typed, state)
+        return learner, begin(self.envs, learner.actor, key_envs), key
 
     def _train_seed(
         self,

@@ -275,7 +275,7 @@ class Trainer:
 
     def template(self) -> SeedState:
         """Shapes and types of the result of `export`, without computing it."""
-        return seeds.template(self._state_shapes(), len(self.seeds))
+        return seeds.template(self._state_shapes, len(self.seeds))
 
     def actor(self, exported: SeedState, index: int, *, best: bool = True) -> AnyActor:
         """The best actor of the seed at position `index`, or its last one."""
@@ -367,12 +367,13 @@ class Trainer:
 
     # Shapes.
 
+    @cached_property
     def _state_shapes(self) -> SeedState:
         return jax.eval_shape(self._init_seed, jax.random.key(0))
 
     def _update_shapes(self) -> tuple[Any, ...]:
         """The shapes of the arguments of `_update_seed`."""
-        state = self._state_shapes()
+        state = self._state_shapes
         trajectory = self._trajectory_shapes(state.learner)
         zero = jnp.float32(0.0)
         return state, trajectory, state.key, zero, zero, jnp.int32(0)
@@ -392,7 +393,7 @@ class Trainer:
         return self._names
 
     def _work_per_action(self) -> Work:
-        state = self._state_shapes()
+        state = self._state_shapes
         actor, zero = state.learner.actor, np.int32(0)
         inputs = jax.eval_shape(lambda actor: self._empty_inputs(actor, 1), actor)
         return work(self._act_seed, actor, *inputs, state.key, zero, zero)

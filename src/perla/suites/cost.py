@@ -76,14 +76,12 @@ class Costs:
         else:
             trainer = Trainer(env, run.config, **options)
 
-        def evaluation(episodes: int) -> float:
-            stepping = step * 2 * episodes * (env.spec.limit or 0)
-            return self.machine.seconds(trainer.work_per_evaluation(episodes)) + stepping
-
+        stepping = step * 2 * plan.episodes * (env.spec.limit or 0)
+        evaluation = self.machine.seconds(trainer.work_per_evaluation(plan.episodes)) + stepping
         return (
             self.machine.seconds(trainer.work_per_step()) + step,
-            evaluation(plan.episodes),
-            evaluation(plan.absolute),
+            evaluation,
+            evaluation * plan.absolute / plan.episodes,
         )
 
 
