@@ -22,6 +22,7 @@ from perla.runs import backend  # noqa: E402 (after the hook that checks shapes)
 # A program is compiled once for all tests, workers and processes, and for later runs of the tests.
 CACHE = Path(__file__).parents[1] / ".cache" / "xla"
 MOST_BYTES = 2**30
+MOST_RESIDENT_BYTES = 2.5e9
 os.environ["PERLA_CACHE"] = str(CACHE)
 CACHE.mkdir(parents=True, exist_ok=True)
 backend.use_cache(CACHE)
@@ -45,7 +46,16 @@ def pytest_itemcollected(item):
 
 @pytest.fixture(autouse=True, scope="module")
 def free_programs():
-    """Free the programs of a file's tests when they have run: together they fill the memory."""
+    """Free the programs of a file's tests where they begin to fill the memory."""
     yield
-    jax.clear_caches()
-    gc.collect()
+    if resident_bytes() > MOST_RESIDENT_BYTES:
+        jax.clear_caches()
+        gc.collect()
+
+
+def resident_bytes() -> float:
+    """The memory of this process; infinite where it is not known."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return float("inf")

@@ -21,6 +21,7 @@ def made_up(
     env=TASK,
     steps=100_000,
     seeds=3,
+    first_seed=0,
     evaluations=10,
     finished=True,
     gain=0.0,
@@ -33,7 +34,7 @@ def made_up(
         algo=algo,
         config=configure(algo, "default", settings),
         steps=steps,
-        seeds=tuple(range(seeds)),
+        seeds=tuple(range(first_seed, first_seed + seeds)),
         num_evaluations=evaluations,
         eval_episodes=4,
         absolute_episodes=8,
@@ -43,7 +44,7 @@ def made_up(
     pace = rng.uniform(1, 3, seeds) + gain
     records = [
         {
-            "seed": seed,
+            "seed": first_seed + seed,
             "evaluation": number,
             "step": number * run.steps // evaluations,
             "dropped_episodes": 0,

@@ -77,6 +77,7 @@ def test_only_environments_are_measured_by_name(capsys):
     assert "for `perla bench env`, not train" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_marginal(small, tmp_path, capsys):
     assert main(["bench", "marginal", "--out", str(tmp_path / "marginal.json")]) == 0
     assert "analytic" in capsys.readouterr().out

@@ -431,6 +431,7 @@ def test_what_is_not_installed_is_told_with_the_cure(id, package, monkeypatch):
 # --- They are trained on ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*map(alone, ["SMAX-3s5z", "spread", "warehouse"])])
 def test_agents_train(name):
     env = get_env(name)

@@ -266,6 +266,7 @@ def test_an_unknown_seed_of_a_run(refused, finished):
     assert "seed 7" in refused("render", str(finished), "--seed", "7")
 
 
+@pytest.mark.slow
 def test_a_full_disk(tmp_path):
     """No file may grow beyond 16 KiB, which is what a full disk looks like to a plain user."""
     script = (

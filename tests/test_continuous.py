@@ -328,6 +328,7 @@ CASES = {
 
 
 LONG = (
+    "aim, squashed",
     "meet, as many draws as it takes",
     "meet, 17 draws",
     "aim, A2C",
@@ -368,6 +369,7 @@ def test_learns_the_known_values_and_actions(case):
         assert ("gradient_variance_decentralised" in metrics) == closed_form
 
 
+@pytest.mark.slow
 def test_maddpg_learns_the_known_values_and_actions():
     world = probes.WAIT
     _, learner, _ = train(world, "maddpg", 200, **DDPG_SMALL, last_action=True)

@@ -9,8 +9,6 @@ import jax
 import numpy as np
 import pytest
 
-from marks import slow
-
 EXAMPLES = Path(__file__).parent.parent / "examples" / "plug_in"
 
 
@@ -30,7 +28,8 @@ def test_plugging_in_is_a_diff_of_fifteen_lines_at_most():
     assert 0 < len([line for line in changes if line[1:].strip()]) <= 15
 
 
-@pytest.mark.parametrize("name", [*slow("ippo"), "ippo_perla"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ippo", "ippo_perla"])
 def test_both_learn(name):
     returns = runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]()
     # Random actions earn less than 0.8.
@@ -43,6 +42,7 @@ def test_coma_keeps_to_the_safe_side_of_its_threshold():
     assert float(main(0.6)) == pytest.approx(8.0, abs=0.2)
 
 
+@pytest.mark.slow
 def test_maddpg_finds_the_best_actions():
     module = runpy.run_path(str(EXAMPLES / "maddpg.py"))
     best = module["TARGET"] / (module["N"] + 0.1)

@@ -275,6 +275,7 @@ def test_what_kinds_must_do_agents_that_are_one_cannot(seed):
         assert best.prod() <= 4 / 27 + 1e-5  # max p² (1 − p)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_goes_on_as_if_never_interrupted(tmp_path):
     config = make("ippo", **SMALL, parameter_groups=GROUPS, num_envs=4, rollout_length=4)
     trainer = Trainer(probes.KINDS, config, seeds=(0,), steps=10**3, eval_episodes=2)

@@ -9,6 +9,7 @@ import pytest
 import rware  # noqa: F401  So does this.
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Sequence, Tuple
 
+from marks import slow
 from perla.analysis.load import load
 from perla.analysis.stats import interval
 from perla.cli import main
@@ -134,7 +135,7 @@ def test_it_is_the_same_problem_as_our_own_foraging():
     np.testing.assert_array_equal(common.reward, [3, 3])
 
 
-@pytest.mark.parametrize("id", [LBF, RWARE])
+@pytest.mark.parametrize("id", [LBF, *slow(RWARE)])
 def test_it_is_trained_on(id):
     made = env_factory(id, limit=6)
     config = recipes.make("ippo", **SMALL)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -120,37 +122,33 @@ def test_an_agent_moves_only_in_its_own_turn(sequential):
     np.testing.assert_array_equal(counts, [0, EPOCHS, 0])
 
 
-@pytest.fixture(scope="module")
-def updated():
-    """(method, agents) → a learner of one key, and what updates by several others make of it."""
-    done = {}
-    for algo, world, minibatches in (
-        ("happo", probes.MATCH, 2),
-        ("mappo", probes.MATCH, 2),
-        ("happo", probes.TOGETHER, 1),
-        ("mappo", probes.TOGETHER, 1),
-    ):
-        config = make(
-            algo, **SMALL, num_envs=6, rollout_length=4, num_minibatches=minibatches,
-            parameter_sharing="critic", refresh_advantages=True,
-        )  # fmt: skip
-        algorithm = ppo.Algorithm(config, world.spec)
-        copies = AutoReset(world, config.num_envs)
+@functools.cache
+def updated(algo, world, num_minibatches):
+    """A learner of one key, and what updates by several others make of it."""
+    config = make(
+        algo, **SMALL, num_envs=6, rollout_length=4, num_minibatches=num_minibatches,
+        parameter_sharing="critic", refresh_advantages=True,
+    )  # fmt: skip
+    algorithm = ppo.Algorithm(config, world.spec)
+    copies = AutoReset(world, config.num_envs)
 
-        @jax.jit
-        def run(keys, algorithm=algorithm, copies=copies):
-            key = jax.random.key(0)
-            learner = algorithm.init(key)
-            scene = begin(copies, learner.actor, key)
-            _, steps, _ = rollout(
-                copies, learner.actor, scene, key, algorithm.config.rollout_length
-            )
-            return jax.lax.map(
-                lambda key: algorithm.update(learner, steps, key, jnp.zeros(())), keys
-            )
+    @jax.jit
+    def run(keys):
+        key = jax.random.key(0)
+        learner = algorithm.init(key)
+        scene = begin(copies, learner.actor, key)
+        _, steps, _ = rollout(copies, learner.actor, scene, key, config.rollout_length)
+        return jax.lax.map(lambda key: algorithm.update(learner, steps, key, jnp.zeros(())), keys)
 
-        done[algo, world.agents] = run(jax.random.split(jax.random.key(1), 6))
-    return done
+    return run(jax.random.split(jax.random.key(1), 6))
+
+
+def alone(algo):
+    return updated(algo, probes.MATCH, 2)
+
+
+def together(algo):
+    return updated(algo, probes.TOGETHER, 1)
 
 
 def assert_close(ours, theirs):
@@ -159,8 +157,8 @@ def assert_close(ours, theirs):
 
 
 @pytest.mark.slow
-def test_with_one_agent_happo_is_mappo(updated):
-    (ours, metrics), (theirs, expected) = updated["happo", 1], updated["mappo", 1]
+def test_with_one_agent_happo_is_mappo():
+    (ours, metrics), (theirs, expected) = alone("happo"), alone("mappo")
     assert set(metrics) == set(expected)
     for name, value in expected.items():
         np.testing.assert_allclose(metrics[name], value, atol=1e-4, err_msg=name)
@@ -168,15 +166,15 @@ def test_with_one_agent_happo_is_mappo(updated):
 
 
 @pytest.mark.slow
-def test_the_critic_is_mappos(updated):
-    (ours, _), (theirs, _) = updated["happo", 2], updated["mappo", 2]
+def test_the_critic_is_mappos():
+    (ours, _), (theirs, _) = together("happo"), together("mappo")
     assert ours.critic.body.parameter_groups is None
     assert_close(ours.critic, theirs.critic)
 
 
-def test_either_order_comes(updated):
+def test_either_order_comes():
     """Nothing else in these updates is random."""
-    actors = jax.tree.leaves(updated["happo", 2][0].actor)
+    actors = jax.tree.leaves(together("happo")[0].actor)
     outcomes = {b"".join(np.asarray(x[key]).tobytes() for x in actors) for key in range(6)}
     assert len(outcomes) == 2
 

@@ -281,6 +281,7 @@ def test_no_more_worlds_are_held_than_are_asked_for(trainer, monkeypatch):
     monkeypatch.undo()
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_the_learner_goes_on(tmp_path):
     """The process is killed outright in the middle; what it left goes on to the same schedule."""
     out, script = tmp_path / "run", tmp_path / "start.py"

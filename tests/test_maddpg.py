@@ -278,6 +278,7 @@ def test_learns_the_known_values_and_actions(case):
 # --- Seeds and interruptions --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_restored_learners_go_on_as_if_never_interrupted():
     config = make("maddpg", **SMALL | {"actor_network": "gru"})
     trainer = Trainer(

@@ -308,6 +308,7 @@ def same(a, b) -> bool:
     return all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
 
 
+@pytest.mark.slow
 def test_a_restored_population_goes_on_as_if_it_had_not_been_interrupted():
     config = MAT(**SMALL)
     trainer = anakin.Trainer(probes.PATIENCE, config, seeds=(0,), steps=144, eval_episodes=2)

@@ -168,7 +168,8 @@ def test_seeds_that_are_one_computation_stop_each_for_itself():
     assert after[0].steps.tolist() == [96, 16]
 
 
-@pytest.mark.parametrize("algo", ["qmix", *slow("perla-ippo", "maddpg")])
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ["qmix", "perla-ippo", "maddpg"])
 def test_a_step_that_is_far_too_long_is_found_in_the_parameters(algo):
     trainer = Trainer(
         Faulty(), make(algo, **(ALGOS[algo] | {"lr": 1e30})), seeds=(0,), steps=96, eval_episodes=2

@@ -13,6 +13,7 @@ from mpe2 import simple_speaker_listener_v4, simple_spread_v3
 from pettingzoo import ParallelEnv
 from pettingzoo.utils.conversions import parallel_to_aec
 
+from marks import slow
 from perla.cli import main
 from perla.envs.bridges.pettingzoo import PettingZoo
 from perla.envs.bridges.to_pettingzoo import parallel
@@ -190,7 +191,7 @@ def check(observation, seen, living, original, spec):
 
 @pytest.mark.parametrize(("id", "options", "algo"), [
     (SPEAKER, CONTINUOUS, "perla-mappo"),
-    (KNIGHTS, {}, "ippo"),
+    *slow((KNIGHTS, {}, "ippo")),
 ])  # fmt: skip
 def test_it_is_trained_on(id, options, algo):
     made = env_factory(id, limit=6, **options)

@@ -250,6 +250,7 @@ CASES = {
 
 
 SLOW = (
+    "endless, cut at three steps",
     "patience, whole episodes, GRU",
     "mortal",
     "kinds, in groups",

@@ -213,6 +213,8 @@ CASES = {
 
 
 SLOW = (
+    "one step, always 1",
+    "matrix, COMA",
     "choice, A2C",
     "finite, over at three steps",
     "forbidden temptation",

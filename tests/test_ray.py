@@ -254,6 +254,7 @@ def hearing():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 def test_an_interruption_leaves_what_can_be_gone_on_with(
     hearing, fakes, tmp_path, monkeypatch, capfd
 ):

@@ -158,10 +158,39 @@ def test_runs_of_one_method_are_named_by_the_settings_in_which_they_differ(tmp_p
     assert sorted(methods) == ["ippo lr=0.0003", "ippo lr=0.001"]
 
 
-def test_equal_runs_are_named_by_their_folders(tmp_path):
-    for name in ("one", "two"):
-        made_up(tmp_path / name, "ippo")
-    assert page_data(report(tmp_path))["methods"] == ["ippo (one)", "ippo (two)"]
+def test_seeds_of_equal_runs_are_joined(tmp_path):
+    made_up(tmp_path / "one", "ippo")
+    made_up(tmp_path / "two", "ippo", first_seed=2)
+    made_up(tmp_path / "other", "mappo", seeds=5)
+    page = report(tmp_path)
+    document = Document(page)
+    assert page_data(page)["methods"] == ["ippo", "mappo"]
+    (verdict,) = document.texts("p", class_="verdict")
+    assert "in 5 seeds" in verdict
+    assert any(text.startswith("3 runs, 10 seeds, 1 task") for text in document.texts("p"))
+    assert any("seed 2 left out" in text for text in document.texts("li"))
+
+
+def test_equal_runs_that_cannot_be_joined_are_named_by_their_folders(tmp_path):
+    made_up(tmp_path / "one", "ippo")
+    made_up(tmp_path / "two", "ippo", first_seed=3, steps=50_000)
+    page = report(tmp_path)
+    assert page_data(page)["methods"] == ["ippo (one)", "ippo (two)"]
+    assert any("no runs are joined" in text for text in Document(page).texts("li"))
+
+
+def test_results_of_other_programs_stand_beside_ours(tmp_path):
+    made_up(tmp_path / "ours", "ippo")
+    rows = [f"{step},{0.1 * step / 10_000},{seed}" for seed in range(3)
+            for step in range(0, 100_001, 10_000)]  # fmt: skip
+    (tmp_path / "theirs.csv").write_text("\n".join(["step,return,seed", *rows]))
+    page, (section,) = build.build(
+        [tmp_path / "ours", f"theirs={tmp_path / 'theirs.csv'}"], version="test"
+    )
+    assert page_data(page)["methods"] == ["ippo", "theirs"]
+    assert section.comparison is not None
+    assert len(page_data(page)["charts"][0]["series"]) == 2
+    assert any("names no environment; taken for" in text for text in Document(page).texts("li"))
 
 
 def verdict_file(folder, **facts):
@@ -266,7 +295,7 @@ def test_the_command_writes_the_page_and_says_where(compared, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["{}/none"], "none: not a run folder (config.json: no such file or directory)"),
+        (["{}/none"], "none: no such file or folder"),
         (["{}/empty"], "empty: no run folder, nor is there one below"),
         (["{}/run", "--out", "{}/page.pdf"], "page.pdf: expected a name that ends in .html"),
         (["{}/run", "--out", "{}/no/page.html"], "no/page.html: there is no folder"),

@@ -9,7 +9,6 @@ import pytest
 import submitit  # noqa: F401 (its log goes where standard output is when it is imported)
 
 from fake_worker import BROKEN, CRASHING
-from marks import slow
 from perla.cli import main
 from perla.cli.suite import part
 from perla.errors import UserError
@@ -153,7 +152,8 @@ def test_a_pipe_has_a_line_for_each_evaluation(suite, monkeypatch, capsys):
 # --- SLURM --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cluster", ["local", *slow("debug")])
+@pytest.mark.slow
+@pytest.mark.parametrize("cluster", ["local", "debug"])
 def test_submitit_s_jobs_give_the_folder_of_one_process(suite, whole, cluster):
     pytest.importorskip("submitit")
 

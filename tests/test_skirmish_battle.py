@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import skirmish_laws
+from marks import slow
 from perla.envs.skirmish.battle import Battle, Orders
 from perla.envs.skirmish.env import EXAMPLES, make_env
 from perla.envs.skirmish.maps import parse_map
@@ -257,12 +258,20 @@ def test_a_side_is_hurt_by_either_side_first():
 # --- Laws of every battle -----------------------------------------------------------------------
 
 
+START_AND_SCRIPT = {"start": "random", "team": "zerg", "enemy_script": "mixed", "difficulty": 5}
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
         ("MMM2", {"start": "jittered"}),
-        ("5m_vs_6m", {"start": "random", "team": "zerg", "enemy_script": "mixed", "difficulty": 5}),
-        pytest.param("corridor", {"start": "random"}, marks=pytest.mark.slow),
+        *slow(
+            (
+                "5m_vs_6m",
+                {"start": "random", "team": "zerg", "enemy_script": "mixed", "difficulty": 5},
+            ),
+            ("corridor", {"start": "random"}),
+        ),
     ],
 )
 def test_laws_hold_under_random_actions(name, options):

@@ -175,7 +175,7 @@ def test_the_ring_keeps_the_newest():
     assert replay.ring.action.dtype == jnp.int8
 
 
-@pytest.mark.parametrize("num_envs", [1, 4])
+@pytest.mark.parametrize("num_envs", [1, *slow(4)])
 def test_an_update_copies_nothing_of_the_ring(num_envs):
     """In the text of the compiled program no copy has the ring's capacity as its first axis."""
     config = make("qmix", **SMALL | {"num_envs": num_envs, "rollout_length": None,
@@ -310,6 +310,7 @@ CASES = {
 
 SLOW = (
     "delayed reward",
+    "endless, cut at three steps",
     "endless, whole episodes",
     "finite, over at three steps",
     "forbidden temptation",

@@ -12,6 +12,7 @@ import pytest
 TUTORIALS = Path(__file__).parent.parent / "docs" / "tutorials"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(TUTORIALS.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_a_notebook_runs_from_its_first_cell_to_its_last(path, tmp_path, monkeypatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))

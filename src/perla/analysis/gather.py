@@ -73,10 +73,9 @@ def gather(sources: Sequence[str | Path], options: Options | None = None) -> Gat
     if not runs:
         first, *others = failures.values()
         raise UserError(first + (f" (and {len(others)} more such sources)" if others else ""))
-    meaning = _meaning(runs)
-    runs, assumed = _with_task(runs)
+    runs, notes = in_words(runs)
     runs, joined = labels.merge(labels.label(runs))
-    return Gathered(runs, [*meaning, *assumed, *joined], failures)
+    return Gathered(runs, [*notes, *joined], failures)
 
 
 def read(source: Source, options: Options) -> list[Curves]:
@@ -176,6 +175,14 @@ def _of_file(path: Path) -> Source:
 
 
 # --- Words --------------------------------------------------------------------------------------
+
+
+def in_words(runs: Sequence[Curves]) -> tuple[list[Curves], list[str]]:
+    """`runs`, each with its task, and lines on the meaning of imported numbers and on tasks that
+    are assumed. Raises `UserError` if a run's task cannot be told."""
+    meaning = _meaning(runs)
+    found, assumed = _with_task(runs)
+    return found, [*meaning, *assumed]
 
 
 def _with_task(runs: Sequence[Curves]) -> tuple[list[Curves], list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from perla.cli import suites
+from perla.cli import importing, suites
 from perla.cli.parser import Parser, add_trust, trust
 from perla.cli.tables import say
 from perla.config import convert
@@ -22,9 +22,11 @@ def report_command(argv: Sequence[str]) -> int:
         "Write one page about runs, comparisons and reproductions: verdict, interactive curves,\n"
         "tables, settings, replays of learned policies. The page needs no network.\n\n"
         "A folder is a run, or holds some below it, such as the --out of compare, suite or\n"
-        "reproduce.",
+        "reproduce. Results of other programs are read as compare reads them.",
     )
-    parser.add_argument("dirs", metavar="DIR", nargs="+", help="folders of runs")
+    parser.add_argument(
+        "dirs", metavar="DIR", nargs="+", help="folders of runs, also as NAME=DIR, or files"
+    )
     parser.add_argument("--out", metavar="FILE", default=OUT, help=f"the page [{OUT}]")
     parser.add_argument("--title", metavar="TEXT", help="the page's title [methods and task]")
     suites.add_results(parser)
@@ -36,6 +38,7 @@ def report_command(argv: Sequence[str]) -> int:
         "--figures", metavar="DIR", help="also write the figures as SVG and PDF into this folder"
     )
     parser.add_argument("--quiet", action="store_true", help="print the verdict and errors only")
+    importing.add_reading(parser)
     add_trust(parser)
     arguments = parser.parse(argv)
     out = Path(arguments.out)
@@ -51,7 +54,8 @@ def report_command(argv: Sequence[str]) -> int:
     from perla.report import build
 
     content, sections = build.build(
-        [Path(folder) for folder in arguments.dirs],
+        arguments.dirs,
+        options=importing.options(arguments),
         version=__version__,
         title=arguments.title,
         metric=arguments.metric,

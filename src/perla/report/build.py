@@ -10,6 +10,7 @@ from types import MappingProxyType
 import numpy as np
 
 from perla.analysis import figures
+from perla.analysis.importers.series import Options
 from perla.analysis.load import Curves
 from perla.envs.registry import Trust
 from perla.errors import UserError
@@ -28,8 +29,9 @@ Say = Callable[[str], None]
 
 
 def build(
-    paths: Sequence[Path],
+    paths: Sequence[str | Path],
     *,
+    options: Options | None = None,
     version: str,
     title: str | None = None,
     metric: str | None = None,
@@ -39,15 +41,16 @@ def build(
     trust: Trust = (),
     say: Say = lambda text: None,
 ) -> tuple[bytes, list[Section]]:
-    """The page of the runs and verdicts in `paths`, and the sections that it shows.
+    """The page of the runs and verdicts in `paths`, and the sections that it shows. `options` are
+    for other programs' files.
 
     At most `replays` episodes are recorded, which takes the run's environment: that of a run whose
     environment is code only if it is in `trust`. `failures` are reasons by name, which the page
     lists with those of its own. Raises `UserError` as `sources.read` does.
     """
-    found = reading.read(paths)
+    found = reading.read(paths, options)
     found = replace(found, failures={**failures, **found.failures})
-    runs = [entry.curves for entry in found.entries]
+    runs = found.runs
     shown = sections(runs, metric=metric, threshold=threshold) if runs else []
     recorded, notes = _record(runs, replays, trust, say)
     report = Report(title or _title(found), found, shown, recorded, notes, version)
@@ -74,8 +77,8 @@ def draw(shown: Sequence[Section], folder: Path) -> list[Path]:
 
 
 def _title(found: Sources) -> str:
-    tasks = list(dict.fromkeys(entry.curves.task for entry in found.entries))
-    methods = list(dict.fromkeys(entry.curves.method for entry in found.entries))
+    tasks = list(dict.fromkeys(run.task for run in found.runs))
+    methods = list(dict.fromkeys(run.method for run in found.runs))
     if not methods:
         return "The paper's claims"
     who = ", ".join(methods) if len(methods) <= 4 else f"{len(methods)} methods"
@@ -98,22 +101,26 @@ def _record(
             recorded.append(Shown(name, caption(episode), replay(episode)))
         except UserError as error:
             notes.append(f"{name}: no replay ({error}).")
-    finished = sum(run.finished for run in runs)
-    if most and finished > most:
-        notes.append(f"Replays of {most} of {finished} runs; `--replays N` records others too.")
+    possible = sum(map(_can_be_replayed, runs))
+    if most and possible > most:
+        notes.append(f"Replays of {most} of {possible} runs; `--replays N` records others too.")
     return recorded, notes
 
 
 def chosen(runs: Sequence[Curves]) -> list[Curves]:
-    """The finished runs in the order in which they are recorded: the best method of each task, then
+    """perla's finished runs in the order in which they are recorded: the best method of each task, then
     the second best of each, and so on."""
     ranks: list[tuple[int, int, Curves]] = []
     tasks = list(dict.fromkeys(run.task for run in runs))
     for place, task in enumerate(tasks):
-        own = [run for run in runs if run.task == task and run.finished]
+        own = [run for run in runs if run.task == task and _can_be_replayed(run)]
         own.sort(key=_score, reverse=True)
         ranks += [(rank, place, run) for rank, run in enumerate(own)]
     return [run for _, _, run in sorted(ranks, key=lambda entry: entry[:2])]
+
+
+def _can_be_replayed(run: Curves) -> bool:
+    return run.finished and run.source == "perla"
 
 
 def _score(run: Curves) -> float:

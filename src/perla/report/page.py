@@ -48,7 +48,7 @@ class Report:
     @property
     def methods(self) -> list[str]:
         """The names of all methods; a method's place here is its colour and marker."""
-        return list(dict.fromkeys(entry.curves.method for entry in self.sources.entries))
+        return list(dict.fromkeys(run.method for run in self.sources.runs))
 
 
 def page(report: Report) -> bytes:
@@ -147,8 +147,8 @@ def _header(title: str, sources: Sources, sections: Sequence[Section]) -> Markup
         if section is not None
     ]
     runs = len(sources.entries)
-    seeds = sum(len(entry.curves.seeds) for entry in sources.entries)
-    tasks = len({entry.curves.task for entry in sources.entries})
+    seeds = sum(len(run.seeds) for run in sources.runs)
+    tasks = len({run.task for run in sources.runs})
     scope = f"{_count(runs, 'run')}, {_count(seeds, 'seed')}, {_count(tasks, 'task')}"
     if sources.verdicts:
         claims = f"{_count(len(sources.verdicts), 'claim')} of the paper"
@@ -162,7 +162,7 @@ def _header(title: str, sources: Sources, sections: Sequence[Section]) -> Markup
             class_="title",
         ),
         verdict or _claims(sources.verdicts),
-        _notes(sections),
+        _notes(sources, sections),
         element(
             "details",
             element("summary", f"The verdict on {_count(len(per_task), 'more task')}"),
@@ -174,10 +174,11 @@ def _header(title: str, sources: Sources, sections: Sequence[Section]) -> Markup
     )
 
 
-def _notes(sections: Sequence[Section]) -> Markup | None:
+def _notes(sources: Sources, sections: Sequence[Section]) -> Markup | None:
     """Lines on what was done to make the runs comparable."""
     compared = [each.comparison for each in sections if each.comparison is not None]
-    lines = dict.fromkeys(note for each in compared for note in each.notes)
+    made = [note for each in compared for note in each.notes]
+    lines = dict.fromkeys([*sources.notes, *made])
     return element("ul", [element("li", line) for line in lines], class_="notes") if lines else None
 
 

@@ -10,15 +10,18 @@ from typing import Any
 
 import msgspec
 
-from perla.analysis.labels import label
-from perla.analysis.load import Curves, find, flatten, load, read_summary
+from perla.analysis import gather
+from perla.analysis.gather import Source
+from perla.analysis.importers.series import Options
+from perla.analysis.labels import label, merge
+from perla.analysis.load import Curves, flatten, read_summary
 from perla.errors import UserError
 from perla.files import decode, explained, read_regular
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A run with its configuration."""
+    """A run with its configuration, of which other programs' results have little."""
 
     curves: Curves
     """Its results. The method's name tells it from the other runs of the report."""
@@ -35,10 +38,15 @@ class Sources:
     """Everything that a report shows."""
 
     entries: list[Entry]
+    """Every run for itself."""
+    runs: list[Curves]
+    """The results of the entries, in which runs that differ in their seeds alone are one."""
     verdicts: list[Reproduction]
     """Verdicts of reproductions of the paper."""
     failures: dict[str, str] = field(default_factory=dict)
     """Reasons why a run cannot be shown, by its folder."""
+    notes: list[str] = field(default_factory=list)
+    """Lines on what was joined, left out or assumed, and on the meaning of imported numbers."""
 
 
 class _Verdict(msgspec.Struct):
@@ -71,33 +79,38 @@ class _Configuration(msgspec.Struct):
     hardware: dict[str, Any] = {}
 
 
-def read(paths: Sequence[Path]) -> Sources:
-    """Read all runs and verdicts in `paths`, each a run folder or a folder with some below it.
+def read(words: Sequence[str | Path], options: Options | None = None) -> Sources:
+    """Read all runs and verdicts in `words`: paths, or `name=PATH`, as `gather.find` takes them.
 
-    Raises `UserError` if one of `paths` has neither, or if no run can be read and there is no
-    verdict.
+    Raises `UserError` if one of them has neither, or if no run can be read and there is no verdict.
     """
-    folders: dict[Path, Path] = {}
+    found: list[Source] = []
     verdicts: dict[Path, Path] = {}
-    for path in paths:
-        below = find_verdicts(path)
+    for word in words:
+        below = find_verdicts(gather.named_path(word)[1])
         verdicts |= {each.resolve(): each for each in below}
         try:
-            folders |= {each.resolve(): each for each in find(path)}
+            found += gather.find(word)
         except UserError:
             if not below:
                 raise
-    entries, failures = [], {}
-    for folder in folders.values():
+    entries: list[Entry] = []
+    failures: dict[str, str] = {}
+    for source in gather.unique(found):
         try:
-            entries.append(_entry(folder))
+            entries += map(_entry, gather.read(source, options or Options()))
         except UserError as error:
-            failures[str(folder)] = str(error)
+            failures[str(source.path)] = str(error)
     if failures and not entries and not verdicts:
         first, *others = failures.values()
         raise UserError(first + (f" (and {len(others)} more such runs)" if others else ""))
-    found = [_reproduction(each) for each in verdicts.values()]
-    return Sources(_named(entries), found, failures)
+    curves, notes = gather.in_words([entry.curves for entry in entries])
+    entries = [
+        replace(entry, curves=each) for entry, each in zip(entries, label(curves), strict=True)
+    ]
+    runs, joined = _joined([entry.curves for entry in entries])
+    reproductions = [_reproduction(each) for each in verdicts.values()]
+    return Sources(entries, runs, reproductions, failures, [*notes, *joined])
 
 
 def find_verdicts(path: Path) -> list[Path]:
@@ -125,10 +138,11 @@ def words(value: Any) -> str:
     return str(value)
 
 
-def _entry(folder: Path) -> Entry:
-    curves = load(folder)
-    facts = decode(read_regular(folder / "config.json"), _Configuration, source=folder)
+def _entry(curves: Curves) -> Entry:
     kept = ("preset", "steps", "num_evaluations", "eval_episodes", "absolute_episodes")
+    if curves.source != "perla":
+        return Entry(curves, curves.settings, {"program": curves.source}, {}, 0)
+    facts = decode(read_regular(curves.path / "config.json"), _Configuration, source=curves.path)
     settings = curves.settings | {name: facts.run.get(name) for name in kept}
     return Entry(curves, settings, facts.versions, flatten(facts.hardware), _dropped(curves))
 
@@ -140,19 +154,19 @@ def _dropped(curves: Curves) -> int:
     return sum(int(count) for count in counts if isinstance(count, int | float))
 
 
-def _named(entries: list[Entry]) -> list[Entry]:
-    """The entries with names that tell different settings apart; equal runs on a task are told
-    apart by their folders."""
-    runs = label([entry.curves for entry in entries])
+def _joined(runs: list[Curves]) -> tuple[list[Curves], list[str]]:
+    """The runs with those joined that differ in their seeds alone, and lines on it. Equal runs on a
+    task that cannot be joined are told apart by their folders."""
+    try:
+        runs, notes = merge(runs)
+    except UserError as error:
+        notes = [f"no runs are joined: {error}"]
     counts = Counter((run.method, run.task) for run in runs)
     names = [
         f"{run.method} ({run.path.name})" if counts[run.method, run.task] > 1 else run.method
         for run in runs
     ]
-    return [
-        replace(entry, curves=replace(run, method=name))
-        for entry, run, name in zip(entries, runs, names, strict=True)
-    ]
+    return [replace(run, method=name) for run, name in zip(runs, names, strict=True)], notes
 
 
 def _reproduction(path: Path) -> Reproduction:
