@@ -108,8 +108,8 @@ def _record(
 
 
 def chosen(runs: Sequence[Curves]) -> list[Curves]:
-    """perla's finished runs in the order in which they are recorded: the best method of each task, then
-    the second best of each, and so on."""
+    """perla's finished runs in the order in which they are recorded: the best method of each task,
+    then the second best of each, and so on."""
     ranks: list[tuple[int, int, Curves]] = []
     tasks = list(dict.fromkeys(run.task for run in runs))
     for place, task in enumerate(tasks):
