@@ -1,6 +1,7 @@
 """Loggers: the same numbers as the run folder has, wherever they go."""
 
 import csv
+import functools
 import json
 import struct
 import sys
@@ -8,6 +9,7 @@ import sys
 import pytest
 
 import fake_loop
+import perla
 from perla.analysis.gather import gather
 from perla.cli import main
 from perla.errors import UserError
@@ -115,6 +117,19 @@ def test_commands_take_the_loggers(tmp_path):
     assert list((tmp_path / "a").glob("*.tfevents.*"))
     assert main([*argv, "--rollout-length", "5", "--out", "b", "--log", "none"]) == 0
     assert not list((tmp_path / "b").glob("*.tfevents.*"))
+
+
+def test_python_takes_the_loggers(tmp_path):
+    small = {"env": ENV, "algo": "ippo", "steps": 100, "quiet": True, "num_envs": 2}
+    train = functools.partial(perla.train, **small, rollout_length=5)
+    trained = train(out="a", log="csv")
+    assert (tmp_path / "a/metrics.csv").exists()
+    assert not list((tmp_path / "a").glob("*.tfevents.*"))
+    trained.resume(200, quiet=True, log=["csv", "tensorboard"])
+    assert list((tmp_path / "a").glob("*.tfevents.*"))
+    with pytest.raises(UserError, match="unknown logger 'wandbb'; did you mean 'wandb'"):
+        train(out="b", log=["wandbb"])
+    assert not (tmp_path / "b").exists()
 
 
 # --- MLflow -------------------------------------------------------------------------------------

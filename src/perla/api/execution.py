@@ -11,6 +11,7 @@ from perla.config import Count, NonNegative, convert, to_plain
 from perla.runs import notebook
 from perla.runs.callbacks import read_callbacks
 from perla.runs.interrupt import Interrupted
+from perla.runs.loggers import read_loggers
 from perla.runs.spec import OnNonFinite
 
 Number: TypeAlias = Any
@@ -18,10 +19,16 @@ Number: TypeAlias = Any
 
 
 def execution(
-    quiet: bool, callbacks: Iterable[Any], checkpoint_seconds: Any, keep: Any, on_nonfinite: Any
+    *,
+    quiet: bool,
+    callbacks: Iterable[Any],
+    checkpoint_seconds: Any,
+    keep_checkpoints: Any,
+    on_nonfinite: Any,
+    log: str | Iterable[str],
 ) -> dict[str, Any]:
     """The arguments of `execute.train` and `execute.resume` that change no number."""
-    kept = convert(to_plain(keep), Count | Literal["all"], name="keep_checkpoints")
+    kept = convert(to_plain(keep_checkpoints), Count | Literal["all"], name="keep_checkpoints")
     seconds = convert(to_plain(checkpoint_seconds), NonNegative, name="checkpoint_seconds")
     return {
         "display": notebook.display(quiet=quiet),
@@ -29,6 +36,7 @@ def execution(
         "checkpoint_seconds": float(seconds),
         "keep_checkpoints": None if kept == "all" else kept,
         "on_nonfinite": convert(on_nonfinite, OnNonFinite, name="on_nonfinite"),
+        "log": read_loggers(log),
     }
 
 

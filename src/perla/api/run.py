@@ -23,6 +23,7 @@ from perla.loops.protocol import AnyTrainer
 from perla.policies.policy import Policy
 from perla.runs import execute, exports, play, replay
 from perla.runs.callbacks import Callback, Progress
+from perla.runs.loggers import DEFAULT
 from perla.runs.spec import Run as RunData
 from perla.runs.spec import Seed, Steps
 from perla.runs.store import Record
@@ -217,6 +218,7 @@ class Run:
         checkpoint_seconds: Number = execute.CHECKPOINT_SECONDS,
         keep_checkpoints: Number | Literal["all"] = 2,
         on_nonfinite: Literal["stop", "drop-seed"] = "stop",
+        log: str | Iterable[str] = DEFAULT,
     ) -> Run:
         """Go on with the run in its folder, to its end or to `steps` in all; the schedules then
         follow the new number. The other arguments are those of `perla.train`.
@@ -232,7 +234,14 @@ class Run:
                 steps=total,
                 trust=self._trust,
                 make_env=self._result.make_env,
-                **execution(quiet, callbacks, checkpoint_seconds, keep_checkpoints, on_nonfinite),
+                **execution(
+                    quiet=quiet,
+                    callbacks=callbacks,
+                    checkpoint_seconds=checkpoint_seconds,
+                    keep_checkpoints=keep_checkpoints,
+                    on_nonfinite=on_nonfinite,
+                    log=log,
+                ),
             )
         return Run(result, trust=self._trust)
 

@@ -16,6 +16,7 @@ from perla.errors import UserError
 from perla.methods.settings import configure
 from perla.runs import execute
 from perla.runs.callbacks import Callback, Progress
+from perla.runs.loggers import DEFAULT
 from perla.runs.spec import Run as RunData
 from perla.runs.spec import Steps, read_seeds
 from perla.runs.store import Folder
@@ -42,6 +43,7 @@ def train(
     checkpoint_seconds: Number = execute.CHECKPOINT_SECONDS,
     keep_checkpoints: Number | Literal["all"] = 2,
     on_nonfinite: Literal["stop", "drop-seed"] = "stop",
+    log: str | Iterable[str] = DEFAULT,
     **settings: Any,
 ) -> Run:
     """Train `algo` on `env` for `steps` environment steps per seed, and return the run.
@@ -69,7 +71,8 @@ def train(
     are called with the run's `Progress` after each evaluation; `progress.stop()` ends the run.
     Ctrl-C saves a checkpoint in `out` and raises `KeyboardInterrupt`; `perla.load(out).resume()`
     goes on. If a seed has NaN or infinite values, the run stops, or continues without that seed if
-    `on_nonfinite` is "drop-seed".
+    `on_nonfinite` is "drop-seed". `log` names the loggers of a run with a folder: "tensorboard",
+    "csv", "wandb", "mlflow", a list of these, or "none".
 
     Raises `UserError` for an unknown name, a value out of range, or a folder that is in use.
     """
@@ -96,7 +99,14 @@ def train(
             None if out is None else Path(out),
             make_env=make_env,
             source=source,
-            **execution(quiet, callbacks, checkpoint_seconds, keep_checkpoints, on_nonfinite),
+            **execution(
+                quiet=quiet,
+                callbacks=callbacks,
+                checkpoint_seconds=checkpoint_seconds,
+                keep_checkpoints=keep_checkpoints,
+                on_nonfinite=on_nonfinite,
+                log=log,
+            ),
         )
     return Run(result, trust=(id,))
 

@@ -10,7 +10,7 @@ import csv
 import hashlib
 import importlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -96,6 +96,14 @@ def check_loggers(names: Sequence[str]) -> tuple[str, ...]:
         if name in EXTRAS:
             import_optional(name)
     return tuple(dict.fromkeys(names))
+
+
+def read_loggers(names: str | Iterable[str]) -> tuple[str, ...]:
+    """The names of loggers, also from text such as `csv,wandb`, or `none`. Raises `UserError` as
+    `check_loggers` does."""
+    if isinstance(names, str):
+        names = () if names == "none" else names.split(",")
+    return check_loggers(tuple(names))
 
 
 @contextmanager
