@@ -238,8 +238,8 @@ def test_another_family_has_the_same_maps_and_no_other_experiment_has_one(capsys
     assert len({cell.run.env for cell in ours}) == 15
     for name, family, message in (
         ("smac", "smax", "unknown family of this experiment 'smax'; did you mean 'smac'?"),
-        ("lbf", "smac", "--family smac: this experiment has one family"),
-        ("theory", "smac", "--family smac: a calculation has no environments"),
+        ("lbf", "smac", "family smac: this experiment has one family"),
+        ("theory", "smac", "family smac: a calculation has no environments"),
     ):
         assert main(["reproduce", name, "--family", family, "--dry-run"]) == 2
         assert message in capsys.readouterr().err

@@ -77,7 +77,7 @@ class Calculation(NamedTuple):
     def cells(self, scale: Scale, family: str | None = None) -> list[Cell]:
         """Return no cells. Raises `UserError` if a `family` of environments is named."""
         if family is not None:
-            raise UserError(f"--family {family}: a calculation has no environments")
+            raise UserError(f"family {family}: a calculation has no environments")
         return []
 
 
@@ -111,8 +111,6 @@ class Experiment(NamedTuple):
             return suite.cells()
         if family not in self.families:
             if not self.families:
-                raise UserError(
-                    f"--family {family}: this experiment has one family of environments"
-                )
+                raise UserError(f"family {family}: this experiment has one family of environments")
             raise nearest(family, self.families, what="family of this experiment")
         return suite.in_family(family).cells()

@@ -102,8 +102,9 @@ def judge(shares: dict[str, list[float]], size: Size) -> Verdict:
     optimists_find = min(optimistic) >= MOST
     both, either = mean_stays and optimists_find, mean_stays or optimists_find
     status: Status = "holds" if both else "holds in part" if either else "does not hold"
+    games = f"{len(size.games)} game{'s' * (len(size.games) > 1)}"
     reason = (
-        f"on {len(size.games)} games the mean reaches {BEST:g} in at most "
+        f"on {games} the mean reaches {BEST:g} in at most "
         f"{max(shares['mean']):.0%} of {size.seeds} seeds, max and entropic in at least "
         f"{min(optimistic):.0%}"
     )
