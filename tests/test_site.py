@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -28,8 +29,6 @@ from perla.methods.settings import configure
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
-
-mkdocs = pytest.importorskip("mkdocs")
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +92,30 @@ def test_pages_request_nothing_from_elsewhere(site):
 @pytest.mark.xdist_group("site")
 def test_links_out_of_the_docs_lead_to_pages_of_the_site(site):
     assert "source/examples/crossing.py.html" in (site / "host-environments.html").read_text()
-    assert "def make" in (site / "source/examples/crossing.py.html").read_text()
-    assert (site / "source/benchmarks/marginal.png").exists()
+    assert (site / "source" / "examples" / "crossing.py.html").exists()
+    assert 'href="glossary.html"' in (site / "contributing.html").read_text()
+    assert (site / "source" / "benchmarks" / "marginal.png").exists()
+
+
+@pytest.mark.xdist_group("site")
+def test_the_search_works_in_a_page_that_is_a_file(site):
+    playwright = pytest.importorskip("playwright.sync_api")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    with playwright.sync_playwright() as engine:
+        try:
+            browser = engine.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        except playwright.Error as error:
+            pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
+        page, requested, faults = browser.new_page(), [], []
+        page.on("request", lambda request: requested.append(request.url))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.goto((site / "index.html").as_uri())
+        page.locator(".md-search__input").press_sequentially("gae_lambda")
+        result = page.locator(".md-search-result__link[href$='#gae_lambda']")
+        result.first.wait_for(state="attached", timeout=60_000)
+        assert [url for url in requested if not url.startswith(("file:", "data:"))] == []
+        assert faults == []
+        browser.close()
 
 
 # --- Reference ----------------------------------------------------------------------------------
@@ -212,7 +233,7 @@ def test_a_command_on_a_page_is_one(words, error, capsys):
         parse(words)
 
 
-@pytest.mark.parametrize("words", [["train", "ippo", "--lrr", "1"], ["evaluate"], ["trian"]])
+@pytest.mark.parametrize("words", [["train", "ippo", "--lrr", "1"], ["resume"], ["trian"]])
 def test_a_wrong_command_is_noticed(words):
     with pytest.raises((UserError, AssertionError)):
         parse(words)

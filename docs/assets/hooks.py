@@ -1,4 +1,5 @@
-"""Hooks of the documentation's site: generated pages, links out of `docs/`, the reference's rule."""
+"""Hooks of the documentation's site: generated pages, links out of `docs/`, and the rule of the
+reference."""
 
 from __future__ import annotations
 
@@ -90,11 +91,24 @@ def _read(path: Path) -> str:
     """A file as Markdown; of a notebook its texts and its code."""
     if path.suffix != ".ipynb":
         return path.read_text()
-    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(path.read_text())["cells"]]
-    return "\n\n".join(f"```python\n{text}\n```" if kind == "code" else text for kind, text in cells)
+    cells = [
+        (cell["cell_type"], "".join(cell["source"]))
+        for cell in json.loads(path.read_text())["cells"]
+    ]
+    return "\n\n".join(
+        f"```python\n{text}\n```" if kind == "code" else text for kind, text in cells
+    )
 
 
 # --- Settings -----------------------------------------------------------------------------------
+
+
+INTRODUCTION = """# Every setting
+
+A setting is a flag of `perla train` and `perla compare`, an argument of `perla.train`, and a key of a run's JSON. It means
+the same in every method. This page is made of the settings themselves. `perla train ALGO --help` prints those of one
+method; [learning.md](learning.md) and the pages of the methods give the reasons for the defaults.
+"""  # noqa: E501
 
 
 def settings_page() -> str:
@@ -105,30 +119,27 @@ def settings_page() -> str:
         for setting in available(config).values():
             _, defaults = found.setdefault(setting.name, (setting, {}))
             defaults.setdefault(_default(config, setting), []).append(algo)
-    sections = [_section(*found[name]) for name in sorted(found)]
-    return "\n\n".join([
-        "# Every setting",
-        "A setting is a flag of `perla train` and `perla compare`, an argument of `perla.train`, and a key of a "
-        "run's JSON. It means the same in every method. This page is made of the settings themselves; "
-        "`perla train ALGO --help` prints those of one method, and "
-        "[learning.md](learning.md) and the pages of the methods give the reasons for the defaults.",
-        *sections,
-    ])  # fmt: skip
+    return "\n\n".join([INTRODUCTION, *(_section(*found[name]) for name in sorted(found))])
 
 
 def _section(setting: Setting, defaults: dict[str, list[str]]) -> str:
-    flag = "--" + setting.name.replace("_", "-")
-    choices = variants(setting.type)
+    """The section of a setting; `defaults`: value → the methods that have it."""
+    flag, choices = _flag(setting.name), variants(setting.type)
     values = "yes or no" if setting.type is bool else describe(setting.type)
-    rows = [f"`{flag}`: " + (", ".join(f"`{each}`" for each in choices) if choices else values)]
-    rows += [f"with `--{name.replace('_', '-')} {each}`" for name, each in setting.within[-1:]]
+    rows = [f"`{flag}`: " + (", ".join(f"`{each}`" for each in choices) or values)]
+    rows += [f"with `{_flag(name)} {chosen}`" for name, chosen in setting.within[-1:]]
     most, *others = sorted(defaults, key=lambda value: -len(defaults[value]))
-    rows += [f"default: `{most}`", *(f"of {', '.join(defaults[each])}: `{each}`" for each in others)]
+    rows += [f"default: `{most}`"]
+    rows += [f"default of {', '.join(defaults[each])}: `{each}`" for each in others]
     owners = [algo for algo in RECIPES if any(algo in algos for algos in defaults.values())]
-    rows.append("methods: " + ("all" if len(owners) == len(RECIPES) else ", ".join(owners)))
-    names = [theirs for theirs, ours in PEERS.items() if ours.split()[0] == setting.name]
-    rows += [f"elsewhere called: {', '.join(f'`{name}`' for name in names)}"] if names else []
-    return f"## {setting.name}\n\n{setting.help}\n\n" + "\n".join(f"- {row}" for row in rows)
+    rows += [f"methods: {'all' if len(owners) == len(RECIPES) else ', '.join(owners)}"]
+    names = [f"`{theirs}`" for theirs, ours in PEERS.items() if ours.split()[0] == setting.name]
+    rows += [f"elsewhere called: {', '.join(names)}"] if names else []
+    return "\n".join([f"## {setting.name}\n\n{setting.help}\n", *(f"- {row}" for row in rows)])
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _default(config: Config, setting: Setting) -> str:
@@ -157,15 +168,15 @@ def public() -> list[str]:
 
 def undocumented(names: list[str], sources: Path = ROOT / "src") -> list[str]:
     """A line about each lack of the public names: see `_lacks`."""
-    loader = griffe.GriffeLoader(search_paths=[sources])
-    packages = {name: loader.load(name) for name in {name.split(".")[0] for name in names}}
     found = []
     for name in names:
-        package, _, rest = name.partition(".")
-        try:
-            found += _lacks(packages[package][rest])
-        except KeyError:
-            found.append(f"{name} does not exist")
+        module, _, last = name.rpartition(".")
+        base = sources.joinpath(*module.split("."))
+        path = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+        code, lines = path.read_text(), griffe.LinesCollection()
+        lines[path] = code.splitlines()
+        members = griffe.visit(module, path, code, lines_collection=lines).members
+        found += _lacks(members[last]) if last in members else [f"{name} does not exist"]
     return found
 
 
@@ -177,7 +188,9 @@ def _lacks(thing: griffe.Object | griffe.Alias) -> Iterator[str]:
         yield f"{thing.path} has no docstring"
     if thing.is_class:
         for name, member in thing.members.items():
-            derived = member.is_attribute and (member.annotation is None or "ClassVar" in str(member.annotation))
+            derived = member.is_attribute and (
+                member.annotation is None or "ClassVar" in str(member.annotation)
+            )
             hidden = name.startswith("_") or member.is_alias or derived
             if not hidden and not (member.is_attribute and "__init__" in thing.members):
                 yield from _lacks(member)

@@ -167,7 +167,8 @@ class PettingZoo:
         return terminated, truncated
 
     def render(self) -> np.ndarray:
-        """The environment's own image, uint8 `[height, width, 3]`. Raises `UserError` if it has none."""
+        """The environment's own image: uint8 `[height, width, 3]`. Raises `UserError` if there is
+        none."""
         return spaces.check_picture(self.spec.id, self.env.render)
 
     def close(self) -> None:
