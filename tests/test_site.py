@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 import perla
+from perla import errors
 from perla.cli import COMMANDS, home, main
 from perla.cli.flags import given
 from perla.cli.parser import collect
@@ -126,8 +127,8 @@ def test_the_reference_has_every_public_name(hooks):
     assert set(perla.__all__) - described == set()
     imported = {
         (node.module, alias.name)
-        for page in PAGES
-        for code in python_blocks(page)
+        for path in PAGES
+        for code in python_blocks(path)
         for node in ast.walk(ast.parse(code))
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("perla.")
         for alias in node.names
@@ -170,6 +171,39 @@ def test_a_public_name_without_its_docstring_fails_the_build(hooks, tmp_path):
 def test_the_page_of_methods_has_every_method():
     table = re.findall(r"^\| `([\w-]+)` \|", (DOCS / "methods.md").read_text(), re.M)
     assert table == list(RECIPES)
+
+
+# --- Pages that messages name -------------------------------------------------------------------
+
+
+def named_pages() -> set[str]:
+    """The pages that the sources name by `perla.errors.page`."""
+    sources = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    return set(re.findall(r"page\('([\w-]+\.md)'\)", sources))
+
+
+def test_pages_that_messages_name_are_there():
+    assert {"smac.md", "your-own-environment.md", "learning.md"} <= named_pages()
+    assert [name for name in named_pages() if errors.page(name) != str(DOCS / name)] == []
+    assert errors.page("none.md") == "docs/none.md in perla's repository"
+
+
+@pytest.mark.slow
+def test_a_wheel_has_the_pages_that_messages_name(tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "runs", "build", "tests"))
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    target = str(tmp_path / "to")
+    subprocess.run(
+        [*pip, "--no-build-isolation", "--target", target, str(source)], check=True, cwd=tmp_path
+    )
+    asked = f"from perla.errors import page; print(*map(page, {sorted(named_pages())}))"
+    shown = subprocess.run(
+        [sys.executable, "-c", asked], env=os.environ | {"PYTHONPATH": target}, text=True,
+        capture_output=True, check=True, cwd=tmp_path,
+    ).stdout.split()  # fmt: skip
+    assert len(shown) == len(named_pages())
+    assert all(path.startswith(target) and Path(path).is_file() for path in shown)
 
 
 # --- Commands and code --------------------------------------------------------------------------
