@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup train report test test-all test-faults lint bench lock clean
+.PHONY: help setup train report docs test test-all test-faults lint bench lock clean
 
 help:
 	@echo "make train     set up, then train PERLA on a foraging map: table, curve and replay"
 	@echo "make report    set up, then compare two methods in two minutes: a page with curves and replays"
+	@echo "make docs      set up, then build the documentation as a site: site/index.html"
 	@echo "make test      set up, then lint, types and tests"
 	@echo "make test-all  the same with the long learning tests"
 	@echo "make test-faults  set up, then 200 kills, full disks, read-only folders"
@@ -39,6 +40,11 @@ report: $(VENV)/.run
 	  --num-evaluations 10 --out runs/report --quiet
 	$(BIN)/perla report runs/report --out runs/report/report.html
 
+# Strict: a broken link and a public name without its docstring are errors.
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "the site is site/index.html; it needs no network"
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -68,4 +74,4 @@ lock:
 	  pyproject.toml requirements/build.in --output-file requirements/dev.txt --constraint requirements/run.txt
 
 clean:
-	rm -rf $(VENV) .cache build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .cache build dist site .pytest_cache .ruff_cache .mypy_cache

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from perla.runs.callbacks import Callback, Progress
 
 __version__ = "0.1.0"
+"""The version of perla."""
 __all__ = [
     "Callback",
     "Comparison",

@@ -36,9 +36,13 @@ VERSION = 2
 """Version of the settings' names, stored in run folders. Version 1: perla's first names."""
 
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+"""A whole number from 1 on."""
 Positive = Annotated[float, Meta(gt=0)]
+"""A number > 0."""
 NonNegative = Annotated[float, Meta(ge=0)]
+"""A number ≥ 0."""
 Fraction = Annotated[float, Meta(ge=0, le=1)]
+"""A number from 0 to 1."""
 Groups = Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(min_length=1)] | None
 """Group of each agent, numbered from 0 on; agents of a group share parameters. None: all do."""
 

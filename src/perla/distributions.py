@@ -49,6 +49,7 @@ class Categorical(NamedTuple):
     """A distribution over discrete actions, with normalised log-probabilities."""
 
     log_probs: Float[Array, "*batch action"]
+    """log π(a), whose exponentials add up to 1."""
 
     @classmethod
     def masked(
@@ -196,7 +197,9 @@ class Gaussian(NamedTuple):
     """
 
     mean: Float[Array, "*batch dimension"]
+    """Its mean, which is its mode too."""
     deviation: Float[Array, "*batch dimension"]
+    """Its standard deviation."""
 
     @classmethod
     def masked(
@@ -364,6 +367,7 @@ def log_slope(u: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
 
 
 Policy = Categorical | Gaussian | Squashed
+"""The agents' distributions over actions, `[*batch, agent, ...]`."""
 
 
 def encode(actions: Array, size: int) -> Float[Array, "*batch feature"]:

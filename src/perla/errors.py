@@ -6,6 +6,7 @@ import difflib
 import shlex
 import unicodedata
 from collections.abc import Container, Iterable
+from pathlib import Path
 
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode categories of invisible characters that act on the terminal or on other characters:
@@ -40,6 +41,15 @@ def _escape(character: str) -> str:
 def resume_command(folder: object) -> str:
     """The command that continues the run in `folder`, quoted for a shell."""
     return f"perla resume {shlex.quote(str(folder))}"
+
+
+def page(name: str) -> str:
+    """The path of a page of the documentation, such as `smac.md`: in a clone, or where the wheel
+    put it, in a folder above the package. Without the file, its place in the repository."""
+    package = Path(__file__).parent
+    folders = (folder / "share" / "doc" / "perla" for folder in package.parents)
+    found = [folder / name for folder in (package.parents[1] / "docs", *folders)]
+    return str(next(filter(Path.is_file, found), f"docs/{name} in perla's repository"))
 
 
 def nearest(

@@ -29,7 +29,9 @@ class RunningMeanStd(NamedTuple):
     seen: Float[Array, ""]
     """Number of steps seen."""
     mean: Float[Array, ""]
+    """Their mean."""
     variance: Float[Array, ""]
+    """Their variance."""
 
     @classmethod
     def create(cls) -> RunningMeanStd:

@@ -21,18 +21,24 @@ class Trajectory(NamedTuple):
     hidden_state: Float[Array, "time env agent hidden"]
     """The actor's hidden state before each step."""
     action: Int[Array, "time env agent"] | Float[Array, "time env agent dimension"]
+    """The actions taken: discrete, or continuous in [-1, 1]."""
     policy: Any
     """The distributions `[time, env, agent, ...]` that the actions were sampled from: the actor's
     policies `given` the actions."""
     reward: Float[Array, "time env agent"]
+    """The reward of each step."""
     terminated: Bool[Array, "time env"]
+    """True where the step ended the episode, and nothing follows."""
     truncated: Bool[Array, "time env"]
+    """True where the episode was cut short, and returns bootstrap."""
     final: Observation
     """`[time, env, ...]`, the successor of each step: the episode's last one where it ended."""
     last: Observation
     """`[env, ...]`, the observation that the next action will be chosen from."""
     last_is_first: Bool[Array, " env"]
+    """True where `last` begins an episode."""
     last_hidden_state: Float[Array, "env agent hidden"]
+    """The actor's hidden state before `last`."""
 
 
 @runtime_checkable

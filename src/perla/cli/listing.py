@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from perla.cli.parser import Parser
-from perla.errors import nearest
+from perla.errors import nearest, page
 
 
 def list_command(argv: Sequence[str]) -> int:
@@ -34,7 +34,7 @@ def _envs() -> Iterator[tuple[str, str]]:
         requires = getattr(family, "REQUIRES", None)
         for name, about in {**family.EXAMPLES, **getattr(family, "PATTERNS", {})}.items():
             yield f"{prefix}:{name}", f"{about} ({requires})" if requires else about
-    yield "package.module:function", "your own environment: docs/your-own-environment.md"
+    yield "package.module:function", f"your own environment: {page('your-own-environment.md')}"
 
 
 def _algos() -> Iterator[tuple[str, str]]:

@@ -76,6 +76,7 @@ class Spec:
     id: str
     """The environment's name with its family: `lbf:Foraging-8x8-2p-2f-coop-v2`."""
     agents: int
+    """Number of agents."""
     obs: int
     """Features of one agent's observation."""
     state: int
@@ -85,6 +86,7 @@ class Spec:
     limit: int | None
     """Steps after which an episode is truncated if it has not ended; None if there is no limit."""
     reward: Literal["common", "individual"]
+    """`common`: every agent gets the same reward; `individual`: its own."""
     rules: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Everything that changes the dynamics or the reward; written into every result."""
     continuous: bool = False

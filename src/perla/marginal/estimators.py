@@ -201,7 +201,9 @@ class Samples(JointActions):
     """K draws from the joint policy, weighted equally."""
 
     num_samples: int
+    """K."""
     gradient_samples: int | None = None
+    """Samples through which the critic's gradient flows; None: through all."""
 
     @property
     def num_joint_actions(self) -> int:

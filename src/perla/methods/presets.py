@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from perla.config import Config
+from perla.errors import page
 from perla.methods.estimators import Sampled
 from perla.methods.maddpg import DDPG
 from perla.methods.parts import Adam, Hard, Huber, RMSProp, Soft
@@ -174,7 +175,7 @@ _EPYMARL_MADDPG: Settings = {
 
 PRESETS: dict[str, Preset] = {
     "default": Preset(
-        "perla's own defaults; docs/learning.md, value-decomposition.md and maddpg.md give reasons",
+        f"perla's own defaults; {page('learning.md')} gives reasons",
         {},
         counterfactual={
             "rollout_length": 8,

@@ -35,7 +35,9 @@ class Recipe:
     def __init__(self, learner: type[Method] | str, *, about: str, **settings: Any) -> None:
         self._learner = learner
         self.about = about
+        """One line about the method, for lists and help."""
         self.settings: Mapping[str, Any] = settings
+        """The settings that define the method."""
 
     @property
     def learner(self) -> type[Method]:

@@ -41,6 +41,7 @@ class Actor(eqx.Module):
     """
 
     body: Body
+    """The network of all agents."""
     log_std: Float[Array, "*net dimension"] | None = None
     """log σ of continuous actions, independent of the state, one row for each parameter set; none:
     the actions are discrete."""

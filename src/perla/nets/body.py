@@ -61,7 +61,9 @@ class Body(eqx.Module):
     """
 
     net: Net
+    """The parameters, stacked by group if there are groups."""
     agents: int = eqx.field(static=True)
+    """Number of agents."""
     ids: int = eqx.field(static=True)
     """Width of the one-hot agent id; 0 without ids."""
     parameter_groups: Groups = eqx.field(static=True)
@@ -168,7 +170,8 @@ class Body(eqx.Module):
         return replace(self, net=self.gather(self.net), parameter_groups=groups)
 
     def apply(self, f: Callable, *arrays: Array) -> Any:
-        """`f(net, *arrays)`, vectorised over agents and parameters where these are stacked."""
+        """`f(net, *arrays)` of arrays `[*batch, agent, feature]`, vectorised over agents and
+        parameters where these are stacked."""
         if self.parameter_groups is None:
             return f(self.net, *arrays)
         nets = self.gather(self.net)

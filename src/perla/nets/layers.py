@@ -197,6 +197,7 @@ class MLP(eqx.Module):
     """
 
     layers: tuple[Linear, ...]
+    """The dense layers, the first one first."""
     norms: tuple[LayerNorm | None, ...] | None
     """Of the inputs, none if these are not normalised, and of the hidden layers."""
     features: int = eqx.field(static=True)

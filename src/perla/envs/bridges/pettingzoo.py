@@ -116,7 +116,7 @@ class PettingZoo:
         return self._observation(observations, infos)
 
     def step(self, action: np.ndarray) -> TimeStep:
-        """One step of the environment."""
+        """One step of the environment: `[agent]`, or `[agent, dimension]` if continuous."""
         actions = {
             agent: act.to_native(a)
             for agent, act, a in zip(self.agents, self.spaces.agent_actions, action, strict=True)
@@ -167,7 +167,8 @@ class PettingZoo:
         return terminated, truncated
 
     def render(self) -> np.ndarray:
-        """The environment's own image. Raises `UserError` if it has none."""
+        """The environment's own image: uint8 `[height, width, 3]`. Raises `UserError` if there is
+        none."""
         return spaces.check_picture(self.spec.id, self.env.render)
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ from perla.envs.bridges.battlefields import read_battlefield
 from perla.envs.options import fit
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.envs.values import Fault, describe_value, to_flag, to_flags, to_numbers
-from perla.errors import UserError, nearest
+from perla.errors import UserError, nearest, page
 
 EXAMPLES = {
     "2m_vs_1z": "2 marines against 1 zealot",
@@ -45,7 +45,7 @@ EXAMPLES = {
 """Maps of SMAC, with the units of both sides."""
 PATTERNS = {"v2-MAP, smac:lite-MAP": "SMACv2 and SMAClite"}
 """Names of other games."""
-REQUIRES = "StarCraft II or SMAClite: docs/smac.md"
+REQUIRES = f"StarCraft II or SMAClite: {page('smac.md')}"
 
 TEAMS: dict[str, dict[str, Any]] = {
     "10gen_terran": {
