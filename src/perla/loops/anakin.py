@@ -281,7 +281,8 @@ class Trainer:
         return self._initial(key, self._names)
 
     def _initial(self, key: PRNGKeyArray, metric_names: Iterable[str]) -> SeedState:
-        state = SeedState.initial(*self._begin(key), metric_names)
+        learner, runner_state, key = self._begin(key)
+        state = SeedState.initial(learner, runner_state, key, metric_names)
         return jax.tree.map(seeds.strongly_typed, state)
 
     def _begin_seed(self, key: PRNGKeyArray) -> tuple[LearnerState, RunnerState, PRNGKeyArray]:
