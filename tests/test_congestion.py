@@ -112,6 +112,24 @@ def test_greedy_allocations_are_the_best_of_all_for_uneven_homes():
         assert best[0] == pytest.approx(shared.sum(-1).max())
 
 
+@pytest.mark.parametrize(("agents", "home", "shared"), [(2, 0.30, 0.91), (20, 0.63, 0.70)])
+def test_neither_homes_nor_values_alone_say_what_is_best(agents, home, shared):
+    game = Congestion(agents, 0.5)
+    homes, q = np.bincount(np.arange(agents) % 4, minlength=4), np.exp(-4 / agents)
+    value = np.array(VALUES)[np.indices((3,) * 4).reshape(4, -1).T]
+
+    def reward(counts, at_home):
+        """The mean reward over states."""
+        welfare = (value * (1 - q**counts) / (1 - q)).sum(-1) + HOME * at_home
+        uniform, best = game.tables[:2]
+        return ((welfare - uniform) / (best - uniform)).mean()
+
+    # Beside values a million times as large homes only break ties.
+    counts, _ = best_allocations(value * 1e6, homes, q)
+    assert reward(homes, agents) == pytest.approx(home, abs=0.01)
+    assert reward(counts, agents / 4) == pytest.approx(shared, abs=0.01)
+
+
 def test_every_agent_earns_the_same_and_sees_the_noise_it_should():
     game = make_env("n10-others0.3")
     state, _ = game.reset(KEY)
@@ -315,6 +333,7 @@ def test_pictures_show_values_agents_and_the_best_allocation():
     assert (before != then).any()
 
 
+@pytest.mark.slow
 def test_a_whole_run(tmp_path):
     out = tmp_path / "run"
     small = ["--num-envs", "4", "--rollout-length", "8", "--hidden-size", "8", "--num-layers", "1"]

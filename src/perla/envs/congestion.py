@@ -32,9 +32,9 @@ PATTERNS = {
 }
 """All names, with placeholders."""
 
-VALUES = (0.5, 1.0, 2.0)
+VALUES = (0.25, 1.0, 4.0)
 """A resource's value at each level: the payoff of its first agent."""
-HOME = 0.5
+HOME = 0.2
 """Payoff of an agent that chooses its home."""
 AGENTS, RESOURCES = (2, 50), (2, 6)
 """Smallest and largest number."""
