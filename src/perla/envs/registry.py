@@ -17,6 +17,7 @@ from perla.plugins import Registry
 OWN = {
     "lbf": "perla.envs.foraging",
     "matrix": "perla.envs.matrix",
+    "congestion": "perla.envs.congestion",
     "mamujoco": "perla.envs.bridges.mujoco",
     "jaxmarl": "perla.envs.bridges.jaxmarl",
     "jumanji": "perla.envs.bridges.jumanji",
