@@ -37,13 +37,14 @@ def tune_command(argv: Sequence[str]) -> int:
 
     from perla.tuning import report
     from perla.tuning.search import load_optuna
+    from perla.tuning.space import check_trials
     from perla.tuning.study import check_seeds, open_study
 
     trials = convert(arguments.trials, Count, name="--trials")
     reporting = seeds(arguments.seeds)
     plan = _plan(arguments)
     check_seeds(plan.tuning_seeds, reporting)
-    _check_trials(plan, trials)
+    check_trials(plan.space, trials, name="--trials")
     if arguments.dry_run:
         return _dry_run(plan, trials, reporting)
     load_optuna()
@@ -170,17 +171,6 @@ def _tuning_seeds(text: str) -> tuple[int, ...]:
     from perla.runs.spec import read_seeds
 
     return read_seeds(text, name="--tuning-seeds")
-
-
-def _check_trials(plan: Plan, trials: int) -> None:
-    """Raise `UserError` if the space has fewer different settings than there are to be trials."""
-    from perla.tuning.space import combinations
-
-    most = combinations(plan.space)
-    if most is not None and trials > most:
-        raise UserError(
-            f"--trials {trials}: the space has {most} different settings; --trials {most} tries all"
-        )
 
 
 def _search(study: Study, trials: int, out: Path, arguments: argparse.Namespace) -> list[Trial]:

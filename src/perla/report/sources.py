@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from perla.analysis.labels import label
-from perla.analysis.load import Curves, find, flatten, load, read_summary
+from perla.analysis.load import STUDY, Curves, find, flatten, load, read_summary
 from perla.errors import UserError
 from perla.files import decode, explained, read_regular
 
@@ -39,6 +39,8 @@ class Sources:
     """Verdicts of reproductions of the paper."""
     failures: dict[str, str] = field(default_factory=dict)
     """Reasons why a run cannot be shown, by its folder."""
+    tuned: list[Tuned] = field(default_factory=list)
+    """The searches that the runs' settings come from."""
 
 
 class _Verdict(msgspec.Struct):
@@ -63,6 +65,31 @@ class Reproduction:
     facts: _Verdict
     figures: dict[str, bytes]
     """The PNG files of its figures, by name."""
+
+
+class Tuned(msgspec.Struct):
+    """The search of a method's settings, from the `best.json` of its study."""
+
+    algo: str
+    env: str
+    metric: str
+    tuning_seeds: list[int]
+    trials: int
+    complete: int
+    pruned: int
+    failed: int
+    steps: int
+    seconds: float
+    best_trial: int
+    best_value: float
+    settings: dict[str, Any]
+    space: dict[str, dict[str, Any]]
+    search: str
+    pruner: str
+
+
+class _Best(msgspec.Struct):
+    tuning: Tuned
 
 
 class _Configuration(msgspec.Struct):
@@ -97,7 +124,7 @@ def read(paths: Sequence[Path]) -> Sources:
         first, *others = failures.values()
         raise UserError(first + (f" (and {len(others)} more such runs)" if others else ""))
     found = [_reproduction(each) for each in verdicts.values()]
-    return Sources(_named(entries), found, failures)
+    return Sources(_named(entries), found, failures, _tuned(list(folders)))
 
 
 def find_verdicts(path: Path) -> list[Path]:
@@ -105,6 +132,15 @@ def find_verdicts(path: Path) -> list[Path]:
     if not path.is_dir():
         return []
     return sorted(each for each in path.rglob("verdict.json") if not each.is_symlink())
+
+
+def _tuned(folders: Sequence[Path]) -> list[Tuned]:
+    """The searches to whose studies the run `folders` belong: `STUDY/cells/ENV/RUN`."""
+    studies = dict.fromkeys(parent for each in folders for parent in each.parents[:3])
+    paths = [each / "best.json" for each in studies if (each / STUDY).exists()]
+    return [
+        decode(read_regular(path), _Best, source=path).tuning for path in paths if path.exists()
+    ]
 
 
 def words(value: Any) -> str:

@@ -37,7 +37,7 @@ PAPER: Mapping[str, Any] = {
 "number of PERLA samples" belongs to the sampled estimator."""
 NAMED: Mapping[str, Mapping[str, Any]] = {"paper": PAPER}
 """Spaces by name."""
-MOST_COMBINATIONS = 10**6
+MOST_COMBINATIONS = 10_000
 """Combinations of choices that are counted; a larger space counts as infinite."""
 
 
@@ -145,8 +145,8 @@ def _space(plain: Any, source: str) -> Space:
                 "other settings of the space, without a circle"
             )
         ordered[ready[0]] = named[ready[0]]
-    for name, each in ordered.items():
-        for other, value in each.when.items():
+    for name, dimension in ordered.items():
+        for other, value in dimension.when.items():
             if not any(same(value, choice) for choice in ordered[other].choices or ()):
                 raise UserError(f"{source}: {name}: `when` {other} is {value!r}, no choice of it")
     return ordered
@@ -236,7 +236,7 @@ def combinations(space: Space) -> int | None:
         if dimension.choices is None:
             return None
         partial = list(_extended(partial, name, dimension))
-        if len(partial) > MOST_COMBINATIONS // 100:
+        if len(partial) > MOST_COMBINATIONS:
             return None
     return len(partial)
 
@@ -254,3 +254,12 @@ def takes_floats(name: str) -> bool:
     """True if the setting `name` is any number, and not a whole one."""
     kinds = members(every_setting()[name].type)
     return any(float in (kind, getattr(kind, "__origin__", None)) for kind in kinds)
+
+
+def check_trials(space: Space, trials: int, *, name: str = "trials") -> None:
+    """Raise `UserError` if `space` has fewer different settings than `trials`."""
+    most = combinations(space)
+    if most is not None and trials > most:
+        raise UserError(
+            f"{name} {trials}: the space has {most} different settings; {name} {most} tries all"
+        )
