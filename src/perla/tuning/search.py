@@ -29,9 +29,9 @@ STARTUP_TRIALS = 10
 """Random trials before the estimator chooses."""
 STARTUP_COMPLETE = 4
 """Complete trials before any is pruned."""
-TRIES = 20
-"""Draws of settings that no trial had yet, by the search, and five times as many at
-random, before settings are repeated."""
+TRIES, RANDOM_TRIES = 4, 100
+"""Draws by the search, and then at random, of settings that no trial has had, before settings are
+repeated."""
 
 
 class Trial(Config, frozen=True, kw_only=True):
@@ -78,7 +78,7 @@ def ask(
         study = _study(optuna, space, history)
         for number in range(len(history), len(history) + count):
             params: dict[str, int | float] = {}
-            for attempt in range(6 * TRIES):
+            for attempt in range(TRIES + RANDOM_TRIES):
                 own = int(np.random.SeedSequence([seed, number, attempt]).generate_state(1)[0])
                 study.sampler = _sampler(optuna, search if attempt < TRIES else "random", own)
                 draw = study.ask()
@@ -170,7 +170,7 @@ def _sampler(optuna: Any, name: Search, seed: int) -> Any:
     if name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     return optuna.samplers.TPESampler(
-        seed=seed, n_startup_trials=STARTUP_TRIALS, constant_liar=True, multivariate=False
+        seed=seed, n_startup_trials=STARTUP_TRIALS, constant_liar=True, multivariate=True
     )
 
 

@@ -199,25 +199,30 @@ def check_space(space: Space, algo: str, base: Method, given: Iterable[str] = ()
     first = {name: dimension.ends()[0] for name, dimension in space.items()}
     for name, dimension in space.items():
         for value in dimension.ends():
-            _check_value(space, {**first, **dimension.when, name: value}, name, algo, base)
-    for (name, one), (other, two) in itertools.permutations(space.items(), 2):
-        if other not in one.when and two.choices is not None:
-            for value in two.choices[1:]:
-                _check_value(space, {**first, **one.when, other: value}, name, algo, base)
+            _check_values(space, {**first, **dimension.when, name: value}, algo, base)
+    deciding = {field for each in every_setting().values() for field, _ in each.within}
+    for (_, one), (other, two) in itertools.permutations(space.items(), 2):
+        if other in deciding and other not in one.when:
+            for value in (two.choices or ())[1:]:
+                _check_values(space, {**first, **one.when, other: value}, algo, base)
 
 
-def _check_value(
-    space: Space, chosen: Mapping[str, Any], name: str, algo: str, base: Method
-) -> None:
+def _check_values(space: Space, chosen: Mapping[str, Any], algo: str, base: Method) -> None:
     """Configure the method with those of the `chosen` settings that apply."""
+    settings = consistent(space, chosen)
     try:
-        override(algo, base, consistent(space, chosen))
+        override(algo, base, settings)
     except UserError as error:
-        choice = next(iter(every_setting()[name].within), None)
-        hint = ""
-        if choice is not None and choice[0] in space and choice[0] not in space[name].when:
-            hint = f'; add "when": {{"{choice[0]}": "{choice[1]}"}} to {name}'
-        raise UserError(f"space: {error}{hint}") from None
+        raise UserError(f"space: {error}{_hint(space, settings)}") from None
+
+
+def _hint(space: Space, settings: Mapping[str, Any]) -> str:
+    """The `when` that a setting of a variant needs, if one lacks it."""
+    for name in settings:
+        for field, variant in every_setting()[name].within:
+            if field in settings and settings[field] != variant and field not in space[name].when:
+                return f'; add "when": {{"{field}": "{variant}"}} to {name}'
+    return ""
 
 
 def consistent(space: Space, chosen: Mapping[str, Any]) -> dict[str, Any]:

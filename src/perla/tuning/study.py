@@ -26,6 +26,7 @@ from perla.files import decode, explained, make_below, read_regular, write_atomi
 from perla.methods.method import Method
 from perla.methods.settings import override
 from perla.runs.spec import Run, Seed, Steps
+from perla.runs.store import CLOCKS
 from perla.suites.display import Display
 from perla.suites.execute import mark_of
 from perla.suites.executors import Executor, Stop, Task
@@ -260,13 +261,13 @@ class Study:
         trial = trial.replace(values=tuple(self._values(folder)))
         value = None if curves is None or reason else self._objective(curves)
         if value is None:
-            return trial.replace(state="failed", reason=reason or f"no finite {self.plan.metric}")
+            return trial.replace(state="failed", reason=reason or f"no absolute {self.plan.metric}")
         return trial.replace(state="complete", value=value)
 
     def _objective(self, curves: Curves) -> float | None:
         """The objective of a finished run; None if it is not finite."""
         if self.plan.metric not in curves.absolute:
-            raise nearest(self.plan.metric, curves.absolute, what="metric")
+            return None
         return _finite(curves.absolute[self.plan.metric].mean())
 
     def _pruned(self, run: Run, folder: Path, rule: Rule) -> int | None:
@@ -282,10 +283,12 @@ class Study:
 
     def _values(self, folder: Path) -> list[float | None]:
         """The metric of a trial at every evaluation so far, averaged over its seeds."""
-        curves = self._curves(folder)
-        if curves is None or self.plan.metric not in curves.metrics:
+        curves, metric = self._curves(folder), self.plan.metric
+        if curves is None:
             return []
-        return [_finite(value) for value in curves.metrics[self.plan.metric].mean(axis=0)]
+        if metric not in curves.metrics:
+            raise nearest(metric, set(curves.metrics) - set(CLOCKS), what="metric")
+        return [_finite(value) for value in curves.metrics[metric].mean(axis=0)]
 
     def _curves(self, folder: Path) -> Curves | None:
         """The results of a trial so far; None before its first evaluation."""
