@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from perla.tuning.search import Trial
     from perla.tuning.study import Plan, Study
 
-ALGO = "perla-ippo"
 TRIALS, TUNING_SEEDS = 20, "100,101,102"
 
 
@@ -80,9 +79,7 @@ def _parser() -> Parser:
         "Settings outside of the space are flags (`perla train ALGO --help`) and apply to all\n"
         "runs.",
     )
-    parser.add_argument(
-        "algo", metavar="ALGO", nargs="?", default=ALGO, help=f"the method [{ALGO}]"
-    )
+    parser.add_argument("algo", metavar="ALGO", help="the method")
     parser.add_argument("--env", metavar="ENV", default=ENV, help=f"the environment [{ENV}]")
     parser.add_argument(
         "--env-option", metavar="NAME=VALUE", action="append", default=[],
