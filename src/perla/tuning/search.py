@@ -29,7 +29,7 @@ STARTUP_TRIALS = 10
 """Random trials before the estimator chooses."""
 STARTUP_COMPLETE = 4
 """Complete trials before any is pruned."""
-TRIES, RANDOM_TRIES = 4, 100
+TRIES, RANDOM_TRIES = 20, 100
 """Draws by the search, and then at random, of settings that no trial has had, before settings are
 repeated."""
 
