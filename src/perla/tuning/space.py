@@ -130,7 +130,7 @@ def _space(plain: Any, source: str) -> Space:
     if not isinstance(plain, Mapping) or not plain:
         raise UserError(f'{source}: expected settings and their values, such as {{"lr": [1e-3]}}')
     named = {
-        ALIASES.get(name, name): _dimension(each, name, source) for name, each in plain.items()
+        str(ALIASES.get(name, name)): _dimension(each, name, source) for name, each in plain.items()
     }
     if len(named) < len(plain):
         raise UserError(f"{source}: a setting occurs twice, also by its second name")
