@@ -229,12 +229,13 @@ def test_mistakes_in_a_space_are_named(space, message):
         ({"actor_network": {"low": 1, "high": 4}}, "actor_network 1: expected one of mlp, gru"),
         ({"normalize_rewards": [0, 1]}, "normalize_rewards 0: expected true or false"),
         ({"returns": ["gae", "n-step"], "n_step": [5]}, 'add "when": {"returns": "n-step"}'),
+        ({"num_samples": [1, 2]}, "num_samples: is in the space, and is given beside it"),
         ({"gamma": [0.9]}, "gamma: is in the space, and is given beside it"),
     ],
 )
 def test_values_that_the_method_refuses_are_named(space, message):
     with pytest.raises(UserError, match=message):
-        check_space(read_space(space, "perla-ippo")[0], "perla-ippo", BASE, ["gamma"])
+        check_space(read_space(space, "perla-ippo")[0], "perla-ippo", BASE, ["gamma", "k"])
 
 
 def test_a_setting_of_a_variant_is_drawn_with_the_variant_only():

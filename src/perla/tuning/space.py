@@ -191,10 +191,11 @@ def _lists(value: Any) -> Any:
 def check_space(space: Space, algo: str, base: Method, given: Iterable[str] = ()) -> None:
     """Raise `UserError` if `algo` refuses a value of `space` on top of the settings `base`: one at
     a time, and beside each choice of another setting; or if the user has `given` one of them."""
+    fixed = {ALIASES.get(name, name) for name in given}
     for name in space:
         if name not in every_setting():
             raise unknown(name, [algo], every_setting(), what="setting")
-        if name in given:
+        if name in fixed:
             raise UserError(f"{name}: is in the space, and is given beside it; leave one out")
     first = {name: dimension.ends()[0] for name, dimension in space.items()}
     for name, dimension in space.items():
