@@ -211,7 +211,7 @@ class Study:
                 tasks[self.trial_folder(trial)] = trial, Cell(name, trial.settings, run)
 
         def stop(task: Task) -> bool:
-            return self._pruned(task.run, task.folder, rule) is not None
+            return self._pruned(task.run, self._curves(task.folder), rule) is not None
 
         while True:
             for folder, (trial, cell) in tasks.items():
@@ -245,11 +245,12 @@ class Study:
     def _ended(self, trial: Trial, cell: Cell, folder: Path, rule: Rule) -> Trial | None:
         """The trial with its result; None if its run goes on."""
         curves, reason = self._curves(folder), ""
-        pruned = self._pruned(cell.run, folder, rule)
+        pruned = self._pruned(cell.run, curves, rule)
         if os.path.lexists(mark_of(folder)):
             with explained(mark_of(folder)):
                 reason = read_regular(mark_of(folder)).decode(errors="replace") or "failed"
-        if not (reason or pruned is not None or is_finished(folder)):
+        finished = curves is not None and curves.finished
+        if not (reason or pruned is not None or finished):
             return None
         if curves is not None:
             trial = trial.replace(
@@ -257,8 +258,8 @@ class Study:
                 seconds=float(curves.wall_seconds[-1]),
             )
         if pruned is not None:
-            return trial.replace(state="pruned", values=tuple(self._values(folder)[: pruned + 1]))
-        trial = trial.replace(values=tuple(self._values(folder)))
+            return trial.replace(state="pruned", values=tuple(self._values(curves)[: pruned + 1]))
+        trial = trial.replace(values=tuple(self._values(curves)))
         value = None if curves is None or reason else self._objective(curves)
         if value is None:
             return trial.replace(state="failed", reason=reason or f"no absolute {self.plan.metric}")
@@ -270,20 +271,19 @@ class Study:
             return None
         return _finite(curves.absolute[self.plan.metric].mean())
 
-    def _pruned(self, run: Run, folder: Path, rule: Rule) -> int | None:
-        """The evaluation at which a trial is pruned; None if none yet."""
-        curves = self._curves(folder)
+    def _pruned(self, run: Run, curves: Curves | None, rule: Rule) -> int | None:
+        """The evaluation at which a trial with these results is pruned; None if none yet."""
         if curves is None:
             return None
         late = [
             value if step >= WARMUP_SHARE * run.steps else None
-            for value, step in zip(self._values(folder), curves.steps, strict=True)
+            for value, step in zip(self._values(curves), curves.steps, strict=True)
         ]
         return rule.pruned_at(late)
 
-    def _values(self, folder: Path) -> list[float | None]:
+    def _values(self, curves: Curves | None) -> list[float | None]:
         """The metric of a trial at every evaluation so far, averaged over its seeds."""
-        curves, metric = self._curves(folder), self.plan.metric
+        metric = self.plan.metric
         if curves is None:
             return []
         if metric not in curves.metrics:
