@@ -70,6 +70,7 @@ MAY_IMPORT = {
         "policies",
     },
     "suites": {"methods", "envs", "flops", "loops", "runs", "machine", "analysis"},
+    "tuning": {"methods", "envs", "runs", "suites", "analysis"},
     "experiments": {
         "methods",
         "distributions",
@@ -105,6 +106,7 @@ MAY_IMPORT = {
         "runs",
         "suites",
         "experiments",
+        "tuning",
     },
     "cli": {
         "methods",
@@ -117,6 +119,7 @@ MAY_IMPORT = {
         "experiments",
         "report",
         "bench",
+        "tuning",
     },
 }
 """Package or module → the others that it may import."""

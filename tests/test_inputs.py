@@ -288,8 +288,8 @@ FLAGS = ("--steps", "--seeds", "--num-evaluations", "--eval-episodes", "--absolu
          "--dry-run", "--help")  # fmt: skip
 
 
-LONG = ("bench", "doctor", "reproduce")
-"""Commands that measure."""
+LONG = ("bench", "doctor", "reproduce", "tune")
+"""Commands that measure, or train where little is named."""
 
 
 def try_lines(inputs: int) -> None:
@@ -297,9 +297,7 @@ def try_lines(inputs: int) -> None:
 
     @campaign(inputs)
     @given(
-        st.sampled_from(
-            [*(name for name in COMMANDS if name not in ("bench", "doctor", "reproduce"))]
-        ),
+        st.sampled_from([name for name in COMMANDS if name not in LONG]),
         st.lists(WORDS, max_size=2),
         st.lists(st.tuples(flags, WORDS), max_size=3),
     )

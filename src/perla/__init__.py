@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from perla.api.compare import Comparison, compare, reproduce, suite
     from perla.api.run import Run
     from perla.api.train import load, train
+    from perla.api.tune import Tuning, tune
     from perla.envs.protocol import Env, HostEnv
     from perla.marginal.plug_in import marginalise
     from perla.methods.estimators import Estimator
@@ -31,6 +32,7 @@ __all__ = [
     "Policy",
     "Progress",
     "Run",
+    "Tuning",
     "UserError",
     "__version__",
     "compare",
@@ -44,6 +46,7 @@ __all__ = [
     "reproduce",
     "suite",
     "train",
+    "tune",
 ]
 
 _HOMES = {
@@ -52,12 +55,14 @@ _HOMES = {
     "Policy": "perla.policies.policy",
     "Progress": "perla.runs.callbacks",
     "Run": "perla.api.run",
+    "Tuning": "perla.api.tune",
     "compare": "perla.api.compare",
     "load": "perla.api.train",
     "marginalise": "perla.marginal.plug_in",
     "reproduce": "perla.api.compare",
     "suite": "perla.api.compare",
     "train": "perla.api.train",
+    "tune": "perla.api.tune",
 }
 """Names that are imported on first use: importing perla alone does not import JAX."""
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from perla.analysis import labels
 from perla.analysis.importers import marl_eval, sacred, table, tensorboard
 from perla.analysis.importers.series import UNKNOWN_TASK, Options
-from perla.analysis.load import Curves, load
+from perla.analysis.load import Curves, check_no_trial, load, study_of
 from perla.errors import UserError
 
 OWN_MEANING = (
@@ -117,12 +117,14 @@ def find(word: str | Path) -> list[Source]:
     name, path = named_path(word)
     if not os.path.lexists(path):
         raise UserError(f"{path}: no such file or folder")
+    check_no_trial(path)
     if not path.is_dir():
         return [_of_file(path)._replace(name=name)]
     found = list(_below(path)) or [
         Source("marl-eval", file)
         for pattern in marl_eval.NAMES
         for file in sorted(path.rglob(pattern))
+        if study_of(file) is None
     ]
     if not found:
         raise UserError(
@@ -158,6 +160,8 @@ def _below(folder: Path) -> Iterator[Source]:
         yield Source(kind, folder)
         return
     for child in sorted(folder.iterdir()):
+        if study_of(child) is not None:
+            continue
         if child.is_dir() and not child.is_symlink():
             yield from _below(child)
 

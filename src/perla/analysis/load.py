@@ -189,14 +189,39 @@ def read_summary(path: Path) -> dict[str, Any]:
 def find(path: Path) -> list[Path]:
     """Return `path` if it is a run folder, and otherwise the run folders below it, sorted.
 
-    Raises `UserError` if there is none.
+    Trials of `perla tune` below it are left out. Raises `UserError` if there is none, or if `path`
+    is a trial.
     """
+    check_no_trial(path)
     if not path.is_dir() or os.path.lexists(path / "config.json"):
         return [path]
     below = sorted(config.parent for config in path.rglob("config.json"))
+    below = [folder for folder in below if study_of(folder) is None]
     if not below:
         raise UserError(f"{path}: no run folder, nor is there one below (no config.json)")
     return below
+
+
+STUDY, TRIALS = "study.json", "trials"
+"""The file that marks the folder of a study of `perla tune`, and its folder of trials."""
+
+
+def study_of(path: Path) -> Path | None:
+    """The study whose trials `path` belongs to; None if there is none."""
+    parts = (path.absolute(), *path.absolute().parents)
+    folders = (each.parent for each in parts if each.name == TRIALS)
+    return next((each for each in folders if os.path.lexists(each / STUDY)), None)
+
+
+def check_no_trial(path: Path) -> None:
+    """Raise `UserError` if `path` belongs to the trials of a study: their seeds chose settings, and
+    results on these seeds are too good."""
+    study = study_of(path.resolve())
+    if study is not None:
+        raise UserError(
+            f"{path}: is a trial of perla tune, whose seeds chose the settings; {study} has the "
+            "results of the reporting seeds"
+        )
 
 
 # --- The parts of the files that are read here --------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from perla.analysis import figures
@@ -180,7 +181,7 @@ def suite(
         loaded = load_suite(Path(source), trust)
     folder = Path(out) if out is not None else Path("runs", loaded.name)
     executor = Local(count(processes, "processes"))
-    return _carry_out(loaded.cells(), folder, executor, metric, threshold, quiet=quiet)
+    return carry_out(loaded.cells(), folder, executor, metric, threshold, quiet=quiet)
 
 
 def reproduce(
@@ -222,7 +223,7 @@ def reproduce(
 # --- Helpers ------------------------------------------------------------------------------------
 
 
-class _Here:
+class Here:
     """Executor of this process, for environments that no other process can make."""
 
     def __init__(self, make_env: Callable[[], Any]) -> None:
@@ -271,12 +272,12 @@ def _train(
         elif len(envs) > 1:
             raise UserError(f"{id}: objects are compared on one environment at a time")
         else:
-            executor = _Here(make)
+            executor = Here(make)
     cells = Suite(name="comparison", grids=(Grid(env=tuple(ids), **_tuples(grid)),)).cells()
-    return _carry_out(cells, out, executor, metric, threshold, quiet=quiet)
+    return carry_out(cells, out, executor, metric, threshold, quiet=quiet)
 
 
-def _carry_out(
+def carry_out(
     cells: Sequence[Cell],
     out: Path,
     executor: Executor,
@@ -284,14 +285,18 @@ def _carry_out(
     threshold: float | None,
     *,
     quiet: bool,
+    facts: Mapping[str, Any] = MappingProxyType({}),
 ) -> Comparison:
-    """Carry out `cells` below `out`, and compare their methods, on all tasks and on each."""
+    """Carry out `cells` below `out`, and compare their methods, on all tasks and on each. The
+    summaries have the further `facts`."""
     outcome = suites.carry_out(cells, out, executor, create_display(quiet=quiet))
     check_complete(outcome)
     whole = results.complete(outcome.results)
     if len({run.method for run in whole}) < 2:
         return Comparison(None, outcome.results, outcome.failures, out)
-    *_, statistics = results.write_tasks(whole, out, metric=metric, threshold=threshold)
+    *_, statistics = results.write_tasks(
+        whole, out, metric=metric, threshold=threshold, facts=facts
+    )
     return Comparison(statistics, outcome.results, outcome.failures, out)
 
 

@@ -24,6 +24,7 @@ OPTIONAL = {
     "jumanji": "the environments jumanji:…, and its foraging for `perla bench env`",
     "ray": "suites on Ray",
     "submitit": "suites on SLURM",
+    "optuna": "`perla tune`",
     "wandb": "the logger wandb",
     "mlflow-skinny": "the logger mlflow",
 }

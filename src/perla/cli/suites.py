@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from perla.cli.parser import Parser
 from perla.cli.tables import say, say_table, tell
@@ -16,7 +17,7 @@ from perla.errors import UserError, nearest
 if TYPE_CHECKING:
     from perla.analysis.load import Curves
     from perla.suites.execute import Outcome
-    from perla.suites.executors import Executor
+    from perla.suites.executors import Executor, Stop
     from perla.suites.suite import Cell
 
 EXECUTORS = {
@@ -94,12 +95,13 @@ def settle(arguments: argparse.Namespace) -> None:
             raise UserError(f"--sbatch {text}: expected NAME=VALUE")
 
 
-def executor(arguments: argparse.Namespace) -> Executor:
-    """The executor that the converted flags choose."""
+def executor(arguments: argparse.Namespace, stop: Stop | None = None) -> Executor:
+    """The executor that the converted flags choose. `stop` stops single tasks, except on SLURM."""
+    stopping: dict[str, Any] = {} if stop is None else {"stop": stop}
     if arguments.executor == "ray":
         from perla.suites.ray import Ray
 
-        return Ray(arguments.address, cpus=arguments.cpus, gpus=arguments.gpus)
+        return Ray(arguments.address, cpus=arguments.cpus, gpus=arguments.gpus, **stopping)
     if arguments.executor == "slurm":
         from perla.suites.slurm import Slurm
 
@@ -112,7 +114,7 @@ def executor(arguments: argparse.Namespace) -> Executor:
         )
     from perla.suites.local import Local
 
-    return Local(arguments.processes)
+    return Local(arguments.processes, **stopping)
 
 
 def carry_out(cells: Sequence[Cell], out: Path, arguments: argparse.Namespace) -> Outcome:
@@ -162,9 +164,11 @@ def finish(
     failures: Mapping[str, str],
     out: Path,
     arguments: argparse.Namespace,
+    facts: Mapping[str, Any] = MappingProxyType({}),
 ) -> int:
     """Compare the methods of `runs`: a table, a figure and a verdict for all tasks together, and in
-    the folder `tasks` for each. Names the failures and returns the exit status."""
+    the folder `tasks` for each. The summaries have the further `facts`. Names the failures and
+    returns the exit status."""
     from perla.analysis.tables import CHANCES, chances, rows
     from perla.suites import results
 
@@ -181,7 +185,9 @@ def finish(
         if id(run) not in kept:
             tell(f"{run.path}: left out, because not every method has a result on {run.task}")
     threshold = convert(arguments.threshold or "none", float | None, name="--threshold")
-    written = results.write_tasks(whole, out, metric=arguments.metric, threshold=threshold)
+    written = results.write_tasks(
+        whole, out, metric=arguments.metric, threshold=threshold, facts=facts
+    )
     for comparison in written:
         say_table(", ".join(comparison.tasks), rows(comparison), left=("method",))
         if len(comparison.methods) > 2:

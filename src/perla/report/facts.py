@@ -74,6 +74,29 @@ def _grid(
     )
 
 
+def tuning_tables(sources: Sources) -> list[Markup]:
+    """The budget, the seeds, the space and the result of every search of settings."""
+    return [
+        _pairs(
+            f"Tuning of {each.algo} on {each.env}",
+            {
+                "trials": f"{words(each.trials)} ({each.complete} complete, {each.pruned} pruned, "
+                f"{each.failed} failed)",
+                "environment steps of all trials": each.steps,
+                "seconds of all trials": round(each.seconds),
+                "tuning seeds, of no result above": each.tuning_seeds,
+                "objective": f"absolute {each.metric}, mean over the tuning seeds",
+                "search": each.search,
+                "pruner": each.pruner,
+                "space": "; ".join(f"{name} ({words(one)})" for name, one in each.space.items()),
+                "best trial": f"{each.best_trial}, {each.metric} {each.best_value:.4g}",
+                "best settings": each.settings,
+            },
+        )
+        for each in sources.tuned
+    ]
+
+
 def environment_table(entries: Sequence[Entry]) -> list[Markup]:
     """Every environment's sizes and rules."""
     tasks: dict[str, dict[str, Any]] = {}

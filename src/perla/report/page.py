@@ -12,7 +12,13 @@ from typing import Any, NamedTuple
 
 from perla.analysis.style import COLOURS, DARK_COLOURS, MARKERS
 from perla.report.content import Section, curves_chart, profile_chart
-from perla.report.facts import environment_table, machine_table, problems, settings_tables
+from perla.report.facts import (
+    environment_table,
+    machine_table,
+    problems,
+    settings_tables,
+    tuning_tables,
+)
 from perla.report.html import Markup, data, element
 from perla.report.replays import png
 from perla.report.sources import Reproduction, Sources
@@ -70,6 +76,7 @@ def page(report: Report) -> bytes:
         _profiles(charts, profiles),
         _replays(report.replays, report.notes),
         _part("Settings", settings_tables(sources.entries)) if sources.entries else None,
+        _part("Tuning", tuning_tables(sources)) if sources.tuned else None,
         _part("Environments", environment_table(sources.entries)) if sources.entries else None,
         _part("Failures and retries", problems(sources)),
         _part("Versions and hardware", machine_table(sources.entries)) if sources.entries else None,

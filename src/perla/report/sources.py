@@ -14,7 +14,7 @@ from perla.analysis import gather
 from perla.analysis.gather import Source
 from perla.analysis.importers.series import Options
 from perla.analysis.labels import label, merge
-from perla.analysis.load import Curves, flatten, read_summary
+from perla.analysis.load import STUDY, Curves, flatten, read_summary
 from perla.errors import UserError
 from perla.files import decode, explained, read_regular
 
@@ -47,6 +47,8 @@ class Sources:
     """Reasons why a run cannot be shown, by its folder."""
     notes: list[str] = field(default_factory=list)
     """Lines on what was joined, left out or assumed, and on the meaning of imported numbers."""
+    tuned: list[Tuned] = field(default_factory=list)
+    """The searches that the runs' settings come from."""
 
 
 class _Verdict(msgspec.Struct):
@@ -71,6 +73,31 @@ class Reproduction:
     facts: _Verdict
     figures: dict[str, bytes]
     """The PNG files of its figures, by name."""
+
+
+class Tuned(msgspec.Struct):
+    """The search of a method's settings, from the `best.json` of its study."""
+
+    algo: str
+    env: str
+    metric: str
+    tuning_seeds: list[int]
+    trials: int
+    complete: int
+    pruned: int
+    failed: int
+    steps: int
+    seconds: float
+    best_trial: int
+    best_value: float
+    settings: dict[str, Any]
+    space: dict[str, dict[str, Any]]
+    search: str
+    pruner: str
+
+
+class _Best(msgspec.Struct):
+    tuning: Tuned
 
 
 class _Configuration(msgspec.Struct):
@@ -110,7 +137,8 @@ def read(words: Sequence[str | Path], options: Options | None = None) -> Sources
     ]
     runs, joined = _joined([entry.curves for entry in entries])
     reproductions = [_reproduction(each) for each in verdicts.values()]
-    return Sources(entries, runs, reproductions, failures, [*notes, *joined])
+    tuned = _tuned([source.path.resolve() for source in gather.unique(found)])
+    return Sources(entries, runs, reproductions, failures, [*notes, *joined], tuned)
 
 
 def find_verdicts(path: Path) -> list[Path]:
@@ -118,6 +146,15 @@ def find_verdicts(path: Path) -> list[Path]:
     if not path.is_dir():
         return []
     return sorted(each for each in path.rglob("verdict.json") if not each.is_symlink())
+
+
+def _tuned(folders: Sequence[Path]) -> list[Tuned]:
+    """The searches to whose studies the run `folders` belong: `STUDY/cells/ENV/RUN`."""
+    studies = dict.fromkeys(parent for each in folders for parent in each.parents[:3])
+    paths = [each / "best.json" for each in studies if (each / STUDY).exists()]
+    return [
+        decode(read_regular(path), _Best, source=path).tuning for path in paths if path.exists()
+    ]
 
 
 def words(value: Any) -> str:

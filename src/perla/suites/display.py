@@ -24,7 +24,7 @@ from perla.runs.store import Record
 from perla.suites.executors import Event
 from perla.suites.suite import Cell
 
-ENDS = ("finished", "failed", "skipped")
+ENDS = ("finished", "failed", "skipped", "stopped")
 """Events after which a cell is no longer this process's."""
 LINE_SECONDS = 1.0
 """Seconds between two looks at the running cells for a line of progress."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from perla.files import explained, open_regular, read_regular
-from perla.suites.executors import Event, Task
+from perla.suites.executors import Event, Stop, Task, never
 from perla.suites.processes import (
     failure_reason,
     max_processes,
@@ -54,11 +54,14 @@ class Local:
     """Runs several tasks at a time, each in a process with an equal share of the cores.
 
     A process that dies (out of memory, killed) is retried up to `retries` times, from its last
-    checkpoint. Exceptions and mistakes are final.
+    checkpoint. Exceptions and mistakes are final. A task is stopped, after its present interval,
+    once `stop` is true for it.
     """
 
-    def __init__(self, processes: int | None = None, *, retries: int = 2) -> None:
-        self.processes, self.retries = processes, retries
+    def __init__(
+        self, processes: int | None = None, *, retries: int = 2, stop: Stop = never
+    ) -> None:
+        self.processes, self.retries, self.stop = processes, retries, stop
 
     def carry_out(self, tasks: Sequence[Task]) -> Generator[Event, None, None]:
         """Carry out `tasks`; closing the generator stops them after their present intervals."""
@@ -68,12 +71,13 @@ class Local:
             return start(task, attempt_log(task.folder), share(slot, count), PROGRAM)
 
         try:
-            with closing(run_tasks(tasks, count, begin, retries=self.retries)) as events:
+            running = run_tasks(tasks, count, begin, retries=self.retries, stop=self.stop)
+            with closing(running) as events:
                 for event in events:
                     task = tasks[event.position]
                     if event.kind == "failed":
                         os.replace(attempt_log(task.folder), log_of(task.folder))
-                    elif event.kind == "finished":
+                    elif event.kind in ("finished", "stopped"):
                         log_of(task.folder).unlink(missing_ok=True)
                     yield Event(task, event.kind, event.text)
         finally:

@@ -49,26 +49,32 @@ class TaskEvent(NamedTuple):
 
     position: int
     """The position of the task."""
-    kind: Literal["started", "finished", "failed", "retried", "skipped"]
+    kind: Literal["started", "finished", "failed", "retried", "skipped", "stopped"]
     slot: int
     text: str = ""
     """The reason of a failure or a retry."""
 
 
 def run_tasks(
-    tasks: Sequence[T], count: int, start: Callable[[T, int], Worker], *, retries: int = 0
+    tasks: Sequence[T],
+    count: int,
+    start: Callable[[T, int], Worker],
+    *,
+    retries: int = 0,
+    stop: Callable[[T], bool] = lambda task: False,
 ) -> Generator[TaskEvent, None, None]:
     """Run `tasks` in order, `count` at a time; `start(task, slot)` puts a worker on one.
 
     A task whose process dies (killed, out of memory) is started again up to `retries` times. Errors
     with a status in `FINAL` are not retried, and stop no other task. A task is skipped that another
-    process carries out (`BUSY`). Closing the generator (on
+    process carries out (`BUSY`), and stopped once `stop(task)` is true. Closing the generator (on
     Ctrl-C, for example) stops the workers and waits for them.
     """
     waiting = deque(enumerate(tasks))
     tries = [0] * len(tasks)
     free = list(range(count))
     running: list[tuple[int, int, Worker]] = []
+    stopping: set[int] = set()
     try:
         while waiting or running:
             while waiting and free:
@@ -77,6 +83,10 @@ def run_tasks(
                 worker = start(task, slot)
                 running.append((index, slot, worker))
                 yield TaskEvent(index, "started", slot)
+            for index, _, worker in running:
+                if index not in stopping and stop(tasks[index]):
+                    stopping.add(index)
+                    worker.stop()
             ended = [each for each in running if each[2].poll() is not None]
             for entry in ended:
                 index, slot, worker = entry
@@ -85,6 +95,8 @@ def run_tasks(
                 code = worker.poll()
                 if code == 0:
                     yield TaskEvent(index, "finished", slot)
+                elif index in stopping:
+                    yield TaskEvent(index, "stopped", slot)
                 elif code == BUSY:
                     yield TaskEvent(index, "skipped", slot, worker.reason())
                 elif code in FINAL or tries[index] == retries:

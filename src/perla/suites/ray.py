@@ -36,7 +36,7 @@ from perla.files import (
     write_atomic,
 )
 from perla.runs.store import FolderBusy
-from perla.suites.executors import Event, Task
+from perla.suites.executors import Event, Stop, Task, never
 from perla.suites.local import PROGRAM, log_of, start
 from perla.suites.processes import BUSY, FINAL, POLL_SECONDS, limits
 
@@ -83,20 +83,28 @@ class Ray:
     no node has the resources of a task, Ray waits for one.
 
     A task whose worker or node dies is retried up to `retries` times, on any node, from the newest
-    checkpoint that has arrived here. Exceptions and mistakes are final.
+    checkpoint that has arrived here. Exceptions and mistakes are final. A task is stopped once
+    `stop` is true for it, with the files that have arrived here.
 
     Raises `UserError` if Ray is not installed or the resources of a task are impossible.
     """
 
     def __init__(
-        self, address: str | None = None, *, cpus: int = 1, gpus: float = 0, retries: int = 3
+        self,
+        address: str | None = None,
+        *,
+        cpus: int = 1,
+        gpus: float = 0,
+        retries: int = 3,
+        stop: Stop = never,
     ) -> None:
         if cpus < 1:
             raise UserError(f"cpus = {cpus}: a cell needs at least one")
         if gpus < 0 or (gpus > 1 and gpus % 1):
             raise UserError(f"gpus = {gpus:g}: expected a fraction of one, or a whole number")
         import_optional("ray")
-        self.address, self.cpus, self.gpus, self.retries = address, cpus, gpus, retries
+        self.address, self.cpus, self.gpus = address, cpus, gpus
+        self.retries, self.stop = retries, stop
 
     def carry_out(self, tasks: Sequence[Task]) -> Generator[Event, None, None]:
         """Carry out `tasks`; closing the generator stops them at once, resumable from the newest
@@ -130,6 +138,10 @@ class Ray:
                         event = remote_task.receive(next_message(ray, stream), self.retries)
                         if event is not None and event.kind == "retried":
                             running[submit(remote_task.task)] = remote_task
+                        if event is None and not remote_task.stopping:
+                            remote_task.stopping = self.stop(remote_task.task)
+                            if remote_task.stopping:
+                                ray.cancel(stream)
                     except UserError as error:
                         ray.cancel(stream)
                         event = Event(remote_task.task, "failed", str(error))
@@ -202,6 +214,8 @@ class RemoteTask:
     """The node of the last attempt."""
     tries: int = 0
     """Number of retries."""
+    stopping: bool = False
+    """True once its attempt is cancelled on purpose."""
 
     def receive(self, message: Message, retries: int) -> Event | None:
         """Write the content of a message to disk, and return the event that it stands for.
@@ -220,6 +234,8 @@ class RemoteTask:
                 with explained(log):
                     log.unlink(missing_ok=True)
                 return Event(self.task, "finished")
+            case Ended() if self.stopping:
+                return Event(self.task, "stopped")
             case Ended(code, reason, errors):
                 if errors:
                     write_atomic(log, errors)

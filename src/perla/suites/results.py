@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -21,15 +23,16 @@ def write(
     *,
     metric: str | None = None,
     threshold: float | None = None,
+    facts: Mapping[str, Any] = MappingProxyType({}),
 ) -> Comparison:
     """Compare `runs`; write summary.json, marl_eval.json, `comparison` and `profiles` (figures),
-    and `table` as CSV, Markdown and LaTeX.
+    and `table` as CSV, Markdown and LaTeX. The summary has the further `facts`, by name.
 
     Raises `UserError` as `perla.analysis.compare.compare` does.
     """
     comparison = compare(runs, metric=metric, threshold=threshold)
     create(out)
-    write_atomic(out / "summary.json", dump(comparison.as_dict()))
+    write_atomic(out / "summary.json", dump(comparison.as_dict() | dict(facts)))
     write_atomic(out / "marl_eval.json", dump(tables.marl_eval(runs)))
     write_atomic(out / "table.csv", tables.as_csv(comparison).encode())
     write_atomic(out / "table.md", tables.as_markdown(comparison).encode())
@@ -45,6 +48,7 @@ def write_tasks(
     *,
     metric: str | None = None,
     threshold: float | None = None,
+    facts: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[Comparison]:
     """`write` the comparison on each task into the folder `tasks`, if there are several, and last
     that on all tasks together into `out`."""
@@ -52,8 +56,8 @@ def write_tasks(
     for task in tasks if len(tasks) > 1 else ():
         folder = make_below(out, Path("tasks", slug(task)))
         own = [run for run in runs if run.task == task]
-        yield write(own, folder, metric=metric, threshold=threshold)
-    yield write(runs, out, metric=metric, threshold=threshold)
+        yield write(own, folder, metric=metric, threshold=threshold, facts=facts)
+    yield write(runs, out, metric=metric, threshold=threshold, facts=facts)
 
 
 def draw(figure: Figure, path: Path) -> None:
