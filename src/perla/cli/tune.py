@@ -99,7 +99,7 @@ def _parser() -> Parser:
     )  # fmt: skip
     parser.add_argument(
         "--tuning-seeds", metavar="S", default=TUNING_SEEDS,
-        help=f"seeds of each trial: a number of seeds, or a list [{TUNING_SEEDS}]",
+        help=f"seeds of each trial: a list; a single one has a comma, as 100, [{TUNING_SEEDS}]",
     )  # fmt: skip
     parser.add_argument(
         "--seeds", metavar="S", default="10",
