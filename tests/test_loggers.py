@@ -129,6 +129,8 @@ def test_python_takes_the_loggers(tmp_path):
     assert list((tmp_path / "a").glob("*.tfevents.*"))
     with pytest.raises(UserError, match="unknown logger 'wandbb'; did you mean 'wandb'"):
         train(out="b", log=["wandbb"])
+    with pytest.raises(UserError, match="log = csv: a run without a folder has no loggers"):
+        train(log="csv")
     assert not (tmp_path / "b").exists()
 
 

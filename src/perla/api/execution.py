@@ -11,7 +11,6 @@ from perla.config import Count, NonNegative, convert, to_plain
 from perla.runs import notebook
 from perla.runs.callbacks import read_callbacks
 from perla.runs.interrupt import Interrupted
-from perla.runs.loggers import read_loggers
 from perla.runs.spec import OnNonFinite
 
 Number: TypeAlias = Any
@@ -36,7 +35,7 @@ def execution(
         "checkpoint_seconds": float(seconds),
         "keep_checkpoints": None if kept == "all" else kept,
         "on_nonfinite": convert(on_nonfinite, OnNonFinite, name="on_nonfinite"),
-        "log": read_loggers(log),
+        "log": log,
     }
 
 

@@ -241,7 +241,6 @@ def option(text: str) -> tuple[str, Any]:
 
 def _execution(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options of `_add_execution` as arguments of `execute.train` and `execute.resume`."""
-    from perla.runs.loggers import read_loggers
     from perla.runs.spec import OnNonFinite
 
     seconds, keep = arguments.checkpoint_seconds, arguments.keep_checkpoints
@@ -250,7 +249,7 @@ def _execution(arguments: argparse.Namespace) -> dict[str, Any]:
         "checkpoint_seconds": float(convert(seconds, NonNegative, name="--checkpoint-seconds")),
         "keep_checkpoints": None if kept == "all" else kept,
         "step_seconds": float(convert(arguments.step_seconds, Positive, name="--step-seconds")),
-        "log": read_loggers(arguments.log),
+        "log": arguments.log,
         "on_nonfinite": convert(arguments.on_nonfinite, OnNonFinite, name="--on-nonfinite"),
     }
 

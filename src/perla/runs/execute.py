@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -93,7 +93,7 @@ def train(
     step_seconds: float = STEP_SECONDS,
     pictures: bool = True,
     on_nonfinite: OnNonFinite = "stop",
-    log: Sequence[str] = DEFAULT,
+    log: str | Iterable[str] = DEFAULT,
     callbacks: Sequence[Callback] = (),
     make_env: MakeEnv | None = None,
     source: warm_start.Source | None = None,
@@ -115,6 +115,10 @@ def train(
         refuse_used(out)
     display = display or Silent()
     loggers = check_loggers(log)
+    if out is None and loggers not in ((), DEFAULT):
+        raise UserError(
+            f"log = {','.join(loggers)}: a run without a folder has no loggers; name one by out"
+        )
     options = RunOptions(
         display, checkpoint_seconds, keep_checkpoints, pictures, on_nonfinite, loggers, callbacks
     )
@@ -145,7 +149,7 @@ def resume(
     step_seconds: float = STEP_SECONDS,
     pictures: bool = True,
     on_nonfinite: OnNonFinite = "stop",
-    log: Sequence[str] = DEFAULT,
+    log: str | Iterable[str] = DEFAULT,
     callbacks: Sequence[Callback] = (),
     make_env: MakeEnv | None = None,
 ) -> Result:

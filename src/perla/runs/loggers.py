@@ -87,23 +87,18 @@ class Loggers:
             logger.close()
 
 
-def check_loggers(names: Sequence[str]) -> tuple[str, ...]:
-    """`names`, each once. Raises `UserError` for an unknown one, or for a package that is not
-    installed, with the command that installs it."""
+def check_loggers(names: str | Iterable[str]) -> tuple[str, ...]:
+    """`names`, each once, also from text such as `csv,wandb`, or `none`. Raises `UserError` for an
+    unknown one, or for a package that is not installed, with the command that installs it."""
+    if isinstance(names, str):
+        names = () if names == "none" else names.split(",")
+    names = tuple(dict.fromkeys(names))
     for name in names:
         if name not in LOGGERS:
             raise nearest(name, LOGGERS, what="logger")
         if name in EXTRAS:
             import_optional(name)
-    return tuple(dict.fromkeys(names))
-
-
-def read_loggers(names: str | Iterable[str]) -> tuple[str, ...]:
-    """The names of loggers, also from text such as `csv,wandb`, or `none`. Raises `UserError` as
-    `check_loggers` does."""
-    if isinstance(names, str):
-        names = () if names == "none" else names.split(",")
-    return check_loggers(tuple(names))
+    return names
 
 
 @contextmanager
