@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from perla.analysis.load import find, load
+from perla.analysis.gather import find
+from perla.analysis.load import load
 from perla.config import VERSION
 from perla.envs.protocol import Spec
 from perla.methods.settings import configure
@@ -61,4 +62,4 @@ def _left(facts, without):
 
 def load_all(paths):
     """The runs in folders, each of which is a run or has some below it."""
-    return [load(folder) for path in paths for folder in find(path)]
+    return [load(source.path) for path in paths for source in find(path)]

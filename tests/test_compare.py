@@ -11,7 +11,8 @@ import pytest
 
 from perla.analysis import stats
 from perla.analysis.compare import compare
-from perla.analysis.load import Budget, find, load
+from perla.analysis.gather import find
+from perla.analysis.load import Budget, load
 from perla.analysis.tables import as_csv, as_latex, as_markdown, chances, marl_eval, rows
 from perla.config import VERSION
 from perla.errors import UserError
@@ -66,8 +67,8 @@ def test_an_unfinished_run_has_its_curves_and_no_results(folder):
 
 def test_runs_are_found_below_a_folder_in_order(folder, tmp_path):
     paths = [folder("suite/b", "mappo"), folder("suite/a/deep"), folder("one")]
-    assert find(tmp_path / "suite") == [paths[1], paths[0]]
-    assert find(paths[2]) == [paths[2]]
+    assert [each.path for each in find(tmp_path / "suite")] == [paths[1], paths[0]]
+    assert [each.path for each in find(paths[2])] == [paths[2]]
     runs = load_all([tmp_path / "suite", paths[2]])
     assert [run.path for run in runs] == [paths[1], paths[0], paths[2]]
 
@@ -107,8 +108,10 @@ def test_damage_is_reported_in_a_line_with_the_file_name(folder, file, content, 
 def test_a_folder_without_runs_is_refused(tmp_path):
     with pytest.raises(UserError, match="no run folder"):
         load_all([tmp_path])
-    with pytest.raises(UserError, match="not a run folder"):
+    with pytest.raises(UserError, match="nowhere: no such file or folder"):
         load_all([tmp_path / "nowhere"])
+    with pytest.raises(UserError, match="not a run folder"):
+        load(tmp_path / "nowhere")
 
 
 # --- The numbers --------------------------------------------------------------------------------

@@ -176,6 +176,9 @@ def test_equal_runs_that_cannot_be_joined_are_named_by_their_folders(tmp_path):
     made_up(tmp_path / "two", "ippo", first_seed=3, steps=50_000)
     page = report(tmp_path)
     assert page_data(page)["methods"] == ["ippo (one)", "ippo (two)"]
+    marked = Document(page).texts("mark")
+    assert "50,000" in marked
+    assert "differs between tasks" not in page.decode()
     assert any("no runs are joined" in text for text in Document(page).texts("li"))
 
 

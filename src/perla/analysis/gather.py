@@ -7,16 +7,18 @@ TensorBoard event files, and files in the layout of marl-eval are found below a 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from perla.analysis import labels
 from perla.analysis.importers import marl_eval, sacred, table, tensorboard
 from perla.analysis.importers.series import UNKNOWN_TASK, Options
 from perla.analysis.load import Curves, check_no_trial, load, study_of
 from perla.errors import UserError
+
+T = TypeVar("T")
 
 OWN_MEANING = (
     "steps are transitions summed over the parallel environments",
@@ -62,20 +64,34 @@ def gather(sources: Sequence[str | Path], options: Options | None = None) -> Gat
     failure and stops no other. Raises `UserError` if a source does not exist or has no results, if
     nothing could be read, or if two runs that should be joined had different budgets.
     """
-    options = options or Options()
-    runs: list[Curves] = []
-    failures: dict[str, str] = {}
-    for source in unique([each for word in sources for each in find(word)]):
-        try:
-            runs += read(source, options)
-        except UserError as error:
-            failures[str(source.path)] = str(error)
+    known = options or Options()
+    found = unique([each for word in sources for each in find(word)])
+    runs, failures = read_all(found, lambda source: read(source, known))
     if not runs:
-        first, *others = failures.values()
-        raise UserError(first + (f" (and {len(others)} more such sources)" if others else ""))
+        raise unreadable(failures)
     runs, notes = in_words(runs)
     runs, joined = labels.merge(labels.label(runs))
     return Gathered(runs, [*notes, *joined], failures)
+
+
+def read_all(
+    sources: Sequence[Source], read: Callable[[Source], Iterable[T]]
+) -> tuple[list[T], dict[str, str]]:
+    """All that `read` makes of the `sources`, and the reasons of those that cannot be read."""
+    found: list[T] = []
+    failures: dict[str, str] = {}
+    for source in sources:
+        try:
+            found += list(read(source))
+        except UserError as error:
+            failures[str(source.path)] = str(error)
+    return found, failures
+
+
+def unreadable(failures: Mapping[str, str]) -> UserError:
+    """The error if nothing could be read: the first of the `failures`."""
+    first, *others = failures.values()
+    return UserError(first + (f" (and {len(others)} more such sources)" if others else ""))
 
 
 def read(source: Source, options: Options) -> list[Curves]:

@@ -186,22 +186,6 @@ def read_summary(path: Path) -> dict[str, Any]:
     return _read(file, dict[str, Any])
 
 
-def find(path: Path) -> list[Path]:
-    """Return `path` if it is a run folder, and otherwise the run folders below it, sorted.
-
-    Trials of `perla tune` below it are left out. Raises `UserError` if there is none, or if `path`
-    is a trial.
-    """
-    check_no_trial(path)
-    if not path.is_dir() or os.path.lexists(path / "config.json"):
-        return [path]
-    below = sorted(config.parent for config in path.rglob("config.json"))
-    below = [folder for folder in below if study_of(folder) is None]
-    if not below:
-        raise UserError(f"{path}: no run folder, nor is there one below (no config.json)")
-    return below
-
-
 STUDY, TRIALS = "study.json", "trials"
 """The file that marks the folder of a study of `perla tune`, and its folder of trials."""
 

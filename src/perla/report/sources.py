@@ -121,23 +121,17 @@ def read(words: Sequence[str | Path], options: Options | None = None) -> Sources
         except UserError:
             if not below:
                 raise
-    entries: list[Entry] = []
-    failures: dict[str, str] = {}
-    for source in gather.unique(found):
-        try:
-            entries += map(_entry, gather.read(source, options or Options()))
-        except UserError as error:
-            failures[str(source.path)] = str(error)
+    known, sources = options or Options(), gather.unique(found)
+    entries, failures = gather.read_all(
+        sources, lambda source: map(_entry, gather.read(source, known))
+    )
     if failures and not entries and not verdicts:
-        first, *others = failures.values()
-        raise UserError(first + (f" (and {len(others)} more such runs)" if others else ""))
+        raise gather.unreadable(failures)
     curves, notes = gather.in_words([entry.curves for entry in entries])
-    entries = [
-        replace(entry, curves=each) for entry, each in zip(entries, label(curves), strict=True)
-    ]
-    runs, joined = _joined([entry.curves for entry in entries])
+    labelled, runs, joined = _joined(label(curves))
+    entries = [replace(entry, curves=each) for entry, each in zip(entries, labelled, strict=True)]
     reproductions = [_reproduction(each) for each in verdicts.values()]
-    tuned = _tuned([source.path.resolve() for source in gather.unique(found)])
+    tuned = _tuned([source.path.resolve() for source in sources])
     return Sources(entries, runs, reproductions, failures, [*notes, *joined], tuned)
 
 
@@ -191,19 +185,20 @@ def _dropped(curves: Curves) -> int:
     return sum(int(count) for count in counts if isinstance(count, int | float))
 
 
-def _joined(runs: list[Curves]) -> tuple[list[Curves], list[str]]:
-    """The runs with those joined that differ in their seeds alone, and lines on it. Equal runs on a
-    task that cannot be joined are told apart by their folders."""
+def _joined(runs: list[Curves]) -> tuple[list[Curves], list[Curves], list[str]]:
+    """The runs, the same with those joined that differ in their seeds alone, and lines on it. Equal
+    runs on a task that cannot be joined are told apart by their folders."""
     try:
-        runs, notes = merge(runs)
+        joined, notes = merge(runs)
     except UserError as error:
-        notes = [f"no runs are joined: {error}"]
-    counts = Counter((run.method, run.task) for run in runs)
-    names = [
-        f"{run.method} ({run.path.name})" if counts[run.method, run.task] > 1 else run.method
-        for run in runs
-    ]
-    return [replace(run, method=name) for run, name in zip(runs, names, strict=True)], notes
+        joined, notes = runs, [f"no runs are joined: {error}"]
+    counts = Counter((run.method, run.task) for run in joined)
+
+    def named(run: Curves) -> Curves:
+        several = counts[run.method, run.task] > 1
+        return replace(run, method=f"{run.method} ({run.path.name})") if several else run
+
+    return list(map(named, runs)), list(map(named, joined)), notes
 
 
 def _reproduction(path: Path) -> Reproduction:
