@@ -14,6 +14,7 @@ import griffe
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
+from perla.cli.flags import flag_name, show
 from perla.config import Config, describe, fields, tag, variants
 from perla.methods.peers import PEERS
 from perla.methods.recipes import RECIPES, make
@@ -105,10 +106,11 @@ def _read(path: Path) -> str:
 
 INTRODUCTION = """# Every setting
 
-A setting is a flag of `perla train` and `perla compare`, an argument of `perla.train`, and a key of a run's JSON. It means
-the same in every method. This page is made of the settings themselves. `perla train ALGO --help` prints those of one
-method; [learning.md](learning.md) and the pages of the methods give the reasons for the defaults.
-"""  # noqa: E501
+A setting is a flag of `perla train` and `perla compare`, an argument of `perla.train`, and a key of
+a run's JSON. It means the same in every method. This page is made of the settings themselves.
+`perla train ALGO --help` prints those of one method; [learning.md](learning.md) and the pages of
+the methods give the reasons for the defaults.
+"""
 
 
 def settings_page() -> str:
@@ -124,10 +126,10 @@ def settings_page() -> str:
 
 def _section(setting: Setting, defaults: dict[str, list[str]]) -> str:
     """The section of a setting; `defaults`: value → the methods that have it."""
-    flag, choices = _flag(setting.name), variants(setting.type)
+    flag, choices = flag_name(setting.name), variants(setting.type)
     values = "yes or no" if setting.type is bool else describe(setting.type)
     rows = [f"`{flag}`: " + (", ".join(f"`{each}`" for each in choices) or values)]
-    rows += [f"with `{_flag(name)} {chosen}`" for name, chosen in setting.within[-1:]]
+    rows += [f"with `{flag_name(name)} {chosen}`" for name, chosen in setting.within[-1:]]
     most, *others = sorted(defaults, key=lambda value: -len(defaults[value]))
     rows += [f"default: `{most}`"]
     rows += [f"default of {', '.join(defaults[each])}: `{each}`" for each in others]
@@ -136,10 +138,6 @@ def _section(setting: Setting, defaults: dict[str, list[str]]) -> str:
     names = [f"`{theirs}`" for theirs, ours in PEERS.items() if ours.split()[0] == setting.name]
     rows += [f"elsewhere called: {', '.join(names)}"] if names else []
     return "\n".join([f"## {setting.name}\n\n{setting.help}\n", *(f"- {row}" for row in rows)])
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _default(config: Config, setting: Setting) -> str:
@@ -152,9 +150,7 @@ def _default(config: Config, setting: Setting) -> str:
     value = getattr(at, setting.name)
     if value is None or isinstance(value, Config):
         return tag(value)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return ("yes" if value else "no") if isinstance(value, bool) else show(value)
 
 
 # --- Reference ----------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ def _recipe(settings: Mapping[str, Any]) -> str:
     """Settings in words; those of a variant only if they differ from its defaults."""
     words = []
     for name, value in settings.items():
-        text = f"{name} {tag(value) if isinstance(value, Config) else _show(value)}"
+        text = f"{name} {tag(value) if isinstance(value, Config) else show(value)}"
         if isinstance(value, Config):
             plain = type(value)()
             inner = {f: getattr(value, f) for f in value.__struct_fields__}
@@ -103,7 +103,7 @@ def _rows(config: Config, field: Any, indent: int) -> Iterator[str]:
         elif field.type is bool:
             yield row(f"--[no-]{name[2:]}", help, "yes" if value else "no", indent)
         else:
-            yield row(f"{name} {_metavar(field.type)}", help, _show(value), indent)
+            yield row(f"{name} {_metavar(field.type)}", help, show(value), indent)
     for label, struct in choices.items():
         if struct is None or (field.name in config.decided and label != tag(value)):
             continue
@@ -140,7 +140,8 @@ def _metavar(type: Any) -> str:
     return "|".join(words)
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
+    """A value as it is written on the command line."""
     if isinstance(value, tuple):
-        return ",".join(map(_show, value))
+        return ",".join(map(show, value))
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
