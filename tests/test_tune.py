@@ -17,7 +17,7 @@ import fake_worker
 import perla
 from perla import machine
 from perla.analysis import gather
-from perla.analysis.load import find
+from perla.api import compare
 from perla.cli import main
 from perla.cli.run_file import read_run
 from perla.errors import UserError
@@ -434,17 +434,29 @@ def test_no_seed_is_for_tuning_and_for_reporting(tmp_path, trainer):
             function(made, history, (100, 0, 101))
 
 
+def test_a_range_from_0_is_recorded_whole(tmp_path, trainer):
+    made, history = searched(tmp_path, trials=2, space={"ent_coef": {"low": 0, "high": 0.1}})
+    assert report.facts(made, history)["space"] == {"ent_coef": {"low": 0, "high": 0.1}}
+
+
+def test_this_process_stops_a_trial_at_an_evaluation(tmp_path, trainer):
+    run = plan().run({}, (100,))
+    tasks = [Task(run, tmp_path / name) for name in ("stopped", "whole")]
+    here = compare.Here(partial(perla.make, ENV), stop=lambda task: task is tasks[0])
+    kinds = [event.kind for event in here.carry_out(tasks)]
+    assert kinds == ["started", "stopped", "started", "finished"]
+    assert not (tmp_path / "stopped" / "summary.json").exists()
+
+
 def test_trials_are_results_of_no_comparison_and_no_report(tmp_path, trainer):
     made, history = searched(tmp_path, trials=2)
     folder = made.trial_folder(history[0])
     assert (folder / "metrics.jsonl").exists()
     for path in (tmp_path, tmp_path / "trials", folder):
-        for function in (find, gather.find):
-            with pytest.raises(UserError, match=r"trial of perla tune|no run folder"):
-                function(path)
+        with pytest.raises(UserError, match=r"trial of perla tune|no run folder"):
+            gather.find(path)
     cell = report.report_cells(made, history, REPORTING)[0]
     execute.train(cell.run, tmp_path / "cells" / "run", pictures=False)
-    assert find(tmp_path) == [tmp_path / "cells/run"]
     assert [source.path for source in gather.find(tmp_path)] == [tmp_path / "cells/run"]
 
 

@@ -12,7 +12,7 @@ from perla.analysis import figures
 from perla.analysis.compare import Comparison as Statistics
 from perla.analysis.compare import compare as compare_runs
 from perla.analysis.gather import gather, is_source
-from perla.analysis.load import Curves
+from perla.analysis.load import Curves, is_finished
 from perla.api.execution import count, interruptible
 from perla.api.frames import data_frame
 from perla.api.run import Run
@@ -24,12 +24,13 @@ from perla.files import make_below
 from perla.methods.recipes import RECIPES
 from perla.methods.settings import configure
 from perla.runs import execute
+from perla.runs.callbacks import Progress, read_callbacks
 from perla.runs.spec import Steps, read_seeds
 from perla.suites import execute as suites
 from perla.suites import results
 from perla.suites.display import create_display
 from perla.suites.execute import Outcome
-from perla.suites.executors import Event, Executor, Task
+from perla.suites.executors import Event, Executor, Stop, Task, never
 from perla.suites.local import Local
 from perla.suites.suite import Cell, Grid, Suite
 from perla.suites.suite import load as load_suite
@@ -224,27 +225,36 @@ def reproduce(
 
 
 class Here:
-    """Executor of this process, for environments that no other process can make."""
+    """Executor of this process, for environments that no other process can make. A task is stopped
+    at an evaluation, once `stop` is true for it."""
 
-    def __init__(self, make_env: Callable[[], Any]) -> None:
-        self.make_env = make_env
+    def __init__(self, make_env: Callable[[], Any], *, stop: Stop = never) -> None:
+        self.make_env, self.stop = make_env, stop
 
     def carry_out(self, tasks: Sequence[Task]) -> Generator[Event, None, None]:
         """Carry out `tasks` one after another."""
         for task in tasks:
             yield Event(task, "started")
             begun = (task.folder / "config.json").exists()
+
+            def stop(progress: Progress, task: Task = task) -> None:
+                if self.stop(task):
+                    progress.stop()
+
+            rest: dict[str, Any] = {
+                "make_env": self.make_env, "pictures": False, "callbacks": read_callbacks([stop]),
+            }  # fmt: skip
             try:
                 with interruptible():
                     if begun:
-                        execute.resume(task.folder, make_env=self.make_env, pictures=False)
+                        execute.resume(task.folder, **rest)
                     else:
                         task.folder.parent.mkdir(parents=True, exist_ok=True)
-                        execute.train(task.run, task.folder, make_env=self.make_env, pictures=False)
+                        execute.train(task.run, task.folder, **rest)
             except UserError as error:
                 yield Event(task, "failed", str(error))
             else:
-                yield Event(task, "finished")
+                yield Event(task, "finished" if is_finished(task.folder) else "stopped")
 
 
 def _train(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from perla.envs.registry import make_env
 from perla.methods.settings import configure
 from perla.runs.spec import Seed, Steps, read_seeds
 from perla.suites.display import create_display
-from perla.suites.executors import Executor, Stop
+from perla.suites.executors import Executor, Stop, never
 from perla.suites.local import Local
 from perla.tuning import report
 from perla.tuning.search import Pruner, Search, Trial, load_optuna
@@ -97,6 +97,9 @@ def tune(
     Raises `UserError` for a mistake, and if no trial is complete.
     """
     source = dict(space) if isinstance(space, Mapping) else str(space)
+    dimensions, left = read_space(source, algo)
+    if left and not quiet:
+        print(f"space {source}: without {', '.join(left)}: no settings of {algo}")
     options = to_plain(dict(env_options or {}))
     id, executor = _executor(env, options, count(processes, "processes"))
     plan = Plan(
@@ -105,7 +108,7 @@ def tune(
         algo=algo,
         preset=preset,
         config=configure(algo, preset, to_plain(settings)),
-        space=dict(read_space(source, algo)[0]),
+        space=dict(dimensions),
         steps=convert(to_plain(steps), Steps, name="steps"),
         tuning_seeds=read_seeds(to_plain(tuning_seeds), name="tuning_seeds"),
         num_evaluations=count(num_evaluations, "num_evaluations"),
@@ -124,14 +127,14 @@ def tune(
 class _Executors:
     """Makes the executor of trials, and that of reported runs."""
 
-    def __init__(self, processes: int | None, here: Here | None) -> None:
-        self.processes, self.here = processes, here
+    def __init__(self, processes: int | None, make_env: Callable[[], Any] | None) -> None:
+        self.processes, self.make_env = processes, make_env
 
-    def __call__(self, stop: Stop | None = None) -> Executor:
+    def __call__(self, stop: Stop = never) -> Executor:
         """An executor which stops the tasks for which `stop` is true."""
-        if self.here is not None:
-            return self.here
-        return Local(self.processes) if stop is None else Local(self.processes, stop=stop)
+        if self.make_env is not None:
+            return Here(self.make_env, stop=stop)
+        return Local(self.processes, stop=stop)
 
 
 def _executor(
@@ -142,7 +145,7 @@ def _executor(
     make = objects.factory(id, env, options)
     if make is None:
         make_env(id, **options)
-    return id, _Executors(processes, None if make is None else Here(make))
+    return id, _Executors(processes, make)
 
 
 def _tune(

@@ -97,11 +97,13 @@ def settle(arguments: argparse.Namespace) -> None:
 
 def executor(arguments: argparse.Namespace, stop: Stop | None = None) -> Executor:
     """The executor that the converted flags choose. `stop` stops single tasks, except on SLURM."""
-    stopping: dict[str, Any] = {} if stop is None else {"stop": stop}
+    from perla.suites.executors import never
+
+    stop = stop or never
     if arguments.executor == "ray":
         from perla.suites.ray import Ray
 
-        return Ray(arguments.address, cpus=arguments.cpus, gpus=arguments.gpus, **stopping)
+        return Ray(arguments.address, cpus=arguments.cpus, gpus=arguments.gpus, stop=stop)
     if arguments.executor == "slurm":
         from perla.suites.slurm import Slurm
 
@@ -114,7 +116,7 @@ def executor(arguments: argparse.Namespace, stop: Stop | None = None) -> Executo
         )
     from perla.suites.local import Local
 
-    return Local(arguments.processes, **stopping)
+    return Local(arguments.processes, stop=stop)
 
 
 def carry_out(cells: Sequence[Cell], out: Path, arguments: argparse.Namespace) -> Outcome:

@@ -33,8 +33,8 @@ def facts(study: Study, history: Sequence[Trial]) -> dict[str, Any]:
         "best_value": chosen.value,
         "settings": chosen.settings,
         "space": {
-            name: {f: v for f, v in _plain(dimension).items() if v not in (None, False, {})}
-            for name, dimension in plan.space.items()
+            name: {field: value for field, value in _plain(each).items() if _is_set(value)}
+            for name, each in plan.space.items()
         },
     }
 
@@ -80,6 +80,11 @@ def report_cells(study: Study, history: Sequence[Trial], seeds: Sequence[int]) -
     before = Cell(plan.algo, {}, plan.run({}, seeds))
     after = Cell(f"{plan.algo} tuned", chosen.settings, plan.run(chosen.settings, seeds))
     return [before] if after.run == before.run else [before, after]
+
+
+def _is_set(value: Any) -> bool:
+    """False for what a dimension leaves out; a range may begin at 0."""
+    return value is not None and value is not False and value != {}
 
 
 def _plain(dimension: Any) -> dict[str, Any]:

@@ -210,8 +210,13 @@ class Study:
             else:
                 tasks[self.trial_folder(trial)] = trial, Cell(name, trial.settings, run)
 
+        judged: dict[Path, tuple[Curves | None, bool]] = {}
+
         def stop(task: Task) -> bool:
-            return self._pruned(task.run, self._curves(task.folder), rule) is not None
+            curves = self._curves(task.folder)
+            if task.folder not in judged or judged[task.folder][0] is not curves:
+                judged[task.folder] = curves, self._pruned(task.run, curves, rule) is not None
+            return judged[task.folder][1]
 
         while True:
             for folder, (trial, cell) in tasks.items():
