@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from perla.analysis import load as analysis
+from perla.analysis import gather, load as analysis
 from perla.cli import main
 from perla.envs import registry
 from perla.errors import UserError
@@ -123,7 +123,7 @@ def test_the_folder_that_the_user_names_may_be_a_link(folder, capsys):
     Path("link").symlink_to(folder)
     for command in COMMANDS:
         assert main([command, "link"]) == 0
-    assert analysis.find(Path("link")) == [Path("link")]
+    assert [source.path for source in gather.find("link")] == [Path("link")]
     assert analysis.load(Path("link")).finished
 
 
@@ -131,7 +131,7 @@ def test_runs_are_not_looked_for_behind_links(folder):
     Path("runs").mkdir()
     Path("runs/link").symlink_to(folder.rename("elsewhere"))
     with pytest.raises(UserError, match="no run folder"):
-        analysis.find(Path("runs"))
+        gather.find("runs")
 
 
 def test_a_payoff_file_is_a_file(here):
