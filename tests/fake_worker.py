@@ -41,8 +41,12 @@ class FailingTrainer(FakeTrainer):
         return super().evaluate(states)
 
 
-if __name__ == "__main__":
+def main(checkpoint_seconds=0.0):
     execute.Trainer = FailingTrainer
-    execute.train = partial(execute.train, checkpoint_seconds=0.0)
-    execute.resume = partial(execute.resume, checkpoint_seconds=0.0)
+    execute.train = partial(execute.train, checkpoint_seconds=checkpoint_seconds)
+    execute.resume = partial(execute.resume, checkpoint_seconds=checkpoint_seconds)
     sys.exit(worker.main())
+
+
+if __name__ == "__main__":
+    main()

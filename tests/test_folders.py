@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from perla.analysis import gather, load as analysis
+from perla.analysis import gather
+from perla.analysis import load as analysis
 from perla.cli import main
 from perla.envs import registry
 from perla.errors import UserError

@@ -16,6 +16,7 @@ import safetensors.numpy
 import fake_loop
 from fake_loop import FakeTrainer
 from marks import slow
+from perla.analysis import run_figure
 from perla.errors import UserError
 from perla.methods.recipes import make
 from perla.runs import checkpoint, execute, pictures, resume_point
@@ -41,7 +42,7 @@ def outcome(out: Path):
 # --- In one process, with a loop that does not learn --------------------------------------------
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run():
     config = make("ippo", num_envs=2, rollout_length=5)
     env = "lbf:Foraging-5x5-2p-1f-v2"
@@ -50,7 +51,20 @@ def run():
 
 @pytest.fixture
 def fake(monkeypatch):
+    """A loop that does not learn, and curves that are not drawn."""
     fake_loop.install(monkeypatch)
+    monkeypatch.setattr(run_figure, "curves", lambda folder: b"curves")
+
+
+@pytest.fixture(scope="module")
+def whole(run, tmp_path_factory):
+    """The outcome of the uninterrupted run. It does not depend on how often checkpoints are saved:
+    `test_checkpoints_change_nothing`."""
+    with pytest.MonkeyPatch.context() as patch:
+        fake_loop.install(patch)
+        out = tmp_path_factory.mktemp("whole")
+        execute.train(run, out, checkpoint_seconds=1e9)
+    return outcome(out)
 
 
 class Killed(BaseException):
@@ -95,9 +109,8 @@ PLACES = [
     [(target, name, call) for target, name, calls in PLACES for call in calls],
 )
 def test_dying_before_any_act_changes_nothing(
-    run, tmp_path, monkeypatch, fake, target, name, call, seconds
+    run, whole, tmp_path, monkeypatch, fake, target, name, call, seconds
 ):
-    execute.train(run, tmp_path / "whole", checkpoint_seconds=seconds)
     with monkeypatch.context() as patch:
         kill_at(patch, target, name, call)
         try:
@@ -108,8 +121,13 @@ def test_dying_before_any_act_changes_nothing(
             assert seconds
             assert name in ("train", "save", "prune")
     execute.resume(tmp_path / "cut", checkpoint_seconds=seconds)
-    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+    assert outcome(tmp_path / "cut") == whole
     assert not pictures.missing(tmp_path / "cut")
+
+
+def test_checkpoints_change_nothing(run, whole, tmp_path, fake):
+    execute.train(run, tmp_path / "often", checkpoint_seconds=0.0)
+    assert outcome(tmp_path / "often") == whole
 
 
 def interrupted(run, out, monkeypatch, call=4):
@@ -129,19 +147,17 @@ class Heard(execute.Silent):
         self.lines.append(text)
 
 
-def test_a_half_written_line_is_dropped(run, tmp_path, monkeypatch, fake):
-    execute.train(run, tmp_path / "whole")
+def test_a_half_written_line_is_dropped(run, whole, tmp_path, monkeypatch, fake):
     interrupted(run, tmp_path / "cut", monkeypatch)
     with open(tmp_path / "cut/metrics.jsonl", "ab") as file:
         file.write(b'{"seed": 0, "step": 60, "upd')
     (tmp_path / "cut/.summary.json.123.tmp").write_text("half")
     execute.resume(tmp_path / "cut")
-    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+    assert outcome(tmp_path / "cut") == whole
     assert not list((tmp_path / "cut").rglob(".*"))
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, tmp_path, monkeypatch, fake):
-    execute.train(run, tmp_path / "whole")
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, whole, tmp_path, monkeypatch, fake):
     interrupted(run, tmp_path / "cut", monkeypatch)
     newest, older = checkpoint.newest_first(tmp_path / "cut/checkpoints")
     newest.write_bytes(newest.read_bytes()[:-5])
@@ -150,7 +166,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, tmp_path, monkeyp
     (line,) = [line for line in heard.lines if newest.name in line]
     assert "truncated" in line
     assert older.name in line
-    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+    assert outcome(tmp_path / "cut") == whole
 
 
 def test_without_a_readable_checkpoint_nothing_is_touched(run, tmp_path, monkeypatch, fake):
@@ -190,8 +206,7 @@ def test_wall_time_goes_on_where_it_was(run, tmp_path, monkeypatch, fake):
     assert times[0] > 0
 
 
-def test_ctrl_c_stops_after_the_interval_and_keeps_it(run, tmp_path, monkeypatch, fake):
-    execute.train(run, tmp_path / "whole")
+def test_ctrl_c_stops_after_the_interval_and_keeps_it(run, whole, tmp_path, monkeypatch, fake):
     before = signal.getsignal(signal.SIGINT)  # ignored, where the tests run in the background
     evaluate, calls = FakeTrainer.evaluate, 0
 
@@ -214,7 +229,7 @@ def test_ctrl_c_stops_after_the_interval_and_keeps_it(run, tmp_path, monkeypatch
     (newest, *_) = checkpoint.newest_first(tmp_path / "cut/checkpoints")
     assert newest == checkpoint.path_of(tmp_path / "cut/checkpoints", 40)
     execute.resume(tmp_path / "cut")
-    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+    assert outcome(tmp_path / "cut") == whole
 
 
 # --- For real: processes killed with SIGKILL ----------------------------------------------------

@@ -1,6 +1,10 @@
 """Suites: each cell is carried out once, and no failure stops the others."""
 
 import json
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ from perla import machine
 from perla.analysis.load import load as load_run
 from perla.errors import UserError
 from perla.methods.recipes import make
+from perla.runs import checkpoint
 from perla.runs.store import CLOCKS, Folder
 from perla.suites import display, execute, local, processes, suite, worker
 from perla.suites.executors import Event, Task
@@ -213,6 +218,36 @@ def test_workers_end_with_their_parent(tmp_path):
     assert process.popen.wait(timeout=60) in (-15, 143)
     if (tmp_path / "run/config.json").exists():
         assert not Folder.open(tmp_path / "run").finished
+
+
+RARE = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import fake_worker
+fake_worker.main(checkpoint_seconds=1e9)
+"""
+
+
+def test_a_signal_saves_all_running_cells_and_they_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "PROGRAM", ("-c", RARE))
+    some = cells(fake_worker.SLOW, fake_worker.SLOW + 0.001)
+    rates = {cell.run.config.lr: cell for cell in some}
+    watched = tmp_path / rates[fake_worker.SLOW].folder
+    metrics = watched / "metrics.jsonl"
+
+    def signal_once():
+        while not metrics.exists() or metrics.read_bytes().count(b"\n") < 4:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    sender = threading.Thread(target=signal_once)
+    sender.start()
+    carried_out = execute.carry_out(some, tmp_path, local.Local(2), Recorder())
+    sender.join()
+    assert not carried_out.failures
+    steps = [int(path.stem[5:]) for path in checkpoint.newest_first(watched / "checkpoints")]
+    assert steps[0] == 100
+    assert 0 < steps[1] < 100
 
 
 def test_cores_memory_and_accelerators_limit_the_processes(monkeypatch):

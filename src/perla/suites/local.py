@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
+import threading
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from perla.files import explained, open_regular, read_regular
+from perla.runs.interrupt import SAVING
 from perla.suites.executors import Event, Stop, Task, never
 from perla.suites.processes import (
     failure_reason,
@@ -20,6 +23,7 @@ from perla.suites.processes import (
     share,
     start_python,
 )
+from perla.suites.worker import SAVE
 
 PROGRAM: Sequence[str] = ("-m", "perla.suites.worker")
 """The arguments of Python in a worker process; the task's folder follows."""
@@ -49,9 +53,36 @@ class Process:
         """Wait until it has ended."""
         self.popen.wait()
 
+    def save(self) -> None:
+        """Ask it to save a checkpoint and to go on, unless it has ended."""
+        assert self.popen.stdin is not None
+        with suppress(BrokenPipeError):
+            self.popen.stdin.write(SAVE)
+            self.popen.stdin.flush()
+
+
+@contextmanager
+def saving(newest: Mapping[int, Process]) -> Iterator[None]:
+    """At SIGUSR1 ask the newest process of every slot to save. Outside the main thread, where
+    signals cannot be caught, this does nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def save(*_: object) -> None:
+        for process in newest.values():
+            process.save()
+
+    previous = signal.signal(SAVING, save)
+    try:
+        yield
+    finally:
+        signal.signal(SAVING, previous)
+
 
 class Local:
-    """Runs several tasks at a time, each in a process with an equal share of the cores.
+    """Runs several tasks at a time, each in a process with an equal share of the cores. At SIGUSR1
+    each of them saves a checkpoint.
 
     A process that dies (out of memory, killed) is retried up to `retries` times, from its last
     checkpoint. Exceptions and mistakes are final. A task is stopped, after its present interval,
@@ -67,12 +98,15 @@ class Local:
         """Carry out `tasks`; closing the generator stops them after their present intervals."""
         count = min(len(tasks), self.processes or max_processes())
 
+        newest: dict[int, Process] = {}
+
         def begin(task: Task, slot: int) -> Process:
-            return start(task, attempt_log(task.folder), share(slot, count), PROGRAM)
+            newest[slot] = start(task, attempt_log(task.folder), share(slot, count), PROGRAM)
+            return newest[slot]
 
         try:
             running = run_tasks(tasks, count, begin, retries=self.retries, stop=self.stop)
-            with closing(running) as events:
+            with saving(newest), closing(running) as events:
                 for event in events:
                     task = tasks[event.position]
                     if event.kind == "failed":

@@ -1,7 +1,8 @@
 """Worker process that carries out one run: `python -m perla.suites.worker FOLDER`.
 
-It reads the run as JSON from the first line of standard input. When standard input ends, its parent
-has died; it then stops as at Ctrl-C: after the present interval, resumable.
+It reads the run as JSON from the first line of standard input. At `SAVE` after that it saves a
+checkpoint. When standard input ends, its parent has died; it then stops as at Ctrl-C: after the
+present interval, resumable.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ from pathlib import Path
 
 from perla.config import from_json
 from perla.errors import UserError
+from perla.runs.interrupt import SAVING
 from perla.runs.spec import Run
+
+SAVE = b"s"
+"""The byte by which a parent asks for a checkpoint."""
 
 
 def work(run: Run, folder: Path) -> None:
@@ -48,7 +53,8 @@ def main() -> int:
 
     try:
         run = from_json(sys.stdin.buffer.readline(), Run, source="standard input")
-        threading.Thread(target=_stop_with_parent, daemon=True).start()
+        signal.signal(SAVING, signal.SIG_IGN)  # There is nothing to save before the run begins.
+        threading.Thread(target=_obey_parent, daemon=True).start()
         work(run, Path(sys.argv[1]))
     except FolderBusy as error:
         print(error, file=sys.stderr)
@@ -61,10 +67,10 @@ def main() -> int:
     return 0
 
 
-def _stop_with_parent() -> None:
+def _obey_parent() -> None:
     # Not `sys.stdin`: a thread that holds its lock aborts the process when the main thread ends.
-    while os.read(sys.stdin.fileno(), 1):
-        pass
+    while os.read(sys.stdin.fileno(), 1) == SAVE:
+        os.kill(os.getpid(), SAVING)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
