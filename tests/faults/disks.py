@@ -3,6 +3,7 @@ test-faults`."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
@@ -22,14 +23,15 @@ from faults.harness import (
     finish,
     interrupt,
     metrics,
+    metrics_path,
     start,
     train_or_resume,
 )
 from perla.runs import checkpoint
 from test_resume import outcome
 
-NOBODY = 65534
-"""The user of read-only tests, where root could write anyway."""
+DROP_CAPABILITY, OVERRIDE_PERMISSIONS = 24, 1
+"""Linux's numbers: an operation of `prctl`, and the capability by which root writes anywhere."""
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +40,18 @@ def whole(tmp_path_factory):
     return Reference("jax", tmp_path_factory.mktemp("reference"))
 
 
-def one_line(output: str) -> str:
-    """The only line of an error."""
-    (line,) = output.splitlines()
+def refused(process: subprocess.Popen) -> str:
+    """The only line of the error in which a process ends."""
+    _, error = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 2, (process.args, error)
+    (line,) = error.splitlines()
     assert line.startswith("perla: ")
     return line
 
 
 def resumed(whole: Reference, out: Path) -> None:
     """Continue a run, and compare with the uninterrupted one."""
-    finish(start(whole.cache, *train_or_resume("jax", out), "--quiet"))
+    finish(start(whole.cache, *train_or_resume(whole.kind, out), "--quiet"))
     assert outcome(out) == whole.outcome
     assert {path.name for path in out.iterdir() if not path.name.startswith("events")} == {
         path.name for path in whole.out.iterdir() if not path.name.startswith("events")
@@ -57,35 +61,49 @@ def resumed(whole: Reference, out: Path) -> None:
 # --- Full disks ---------------------------------------------------------------------------------
 
 
-def file_sizes(out: Path) -> list[int]:
-    """Limits of a file's size at which one after another of a run's files cannot be written."""
-    sizes = {path.stat().st_size for path in out.rglob("*") if path.is_file()}
-    line = (out / "metrics.jsonl").read_bytes().index(b"\n") + 1
-    return [0, line, 3 * line, *sorted(size - 1 for size in sizes)]
+def limited(whole: Reference, out: Path, limit: int) -> str | None:
+    """Make a run whose files may not grow beyond `limit` bytes, and resume it without a limit: the
+    line in which the first ends, if it does not succeed."""
+
+    def lower():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    command = train_or_resume(whole.kind, out)
+    process = start(whole.cache, *command, "--quiet", preexec_fn=lower)
+    if process.wait(timeout=PATIENCE) == 0:
+        return None
+    line = refused(process)
+    assert "file too large" in line
+    assert not list(out.rglob(".*")) if out.exists() else True
+    resumed(whole, out)
+    return line
 
 
 def test_files_that_may_not_grow(whole, tmp_path):
-    """The system refuses every write beyond a size; each file of a run is refused in turn."""
+    """The system refuses every write beyond a size; each file of a run is refused in turn, but
+    `metrics.jsonl`, which is smaller than the checkpoint before it."""
+    sizes = sorted({path.stat().st_size for path in whole.out.rglob("*") if path.is_file()})
     told = set()
-    for limit in file_sizes(whole.out):
+    for limit in (0, *(size - 1 for size in sizes)):
+        line = limited(whole, tmp_path / str(limit), limit)
+        if line is None:
+            assert limit == sizes[-1] - 1
+        else:
+            told.add(line.split(": ")[1].rpartition("/")[2].split("_")[0])
+    assert {"config.json", "step", "curves.png"} <= told
 
-        def lower(limit=limit):
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-        out = tmp_path / str(limit)
-        process = start(whole.cache, *train_or_resume("jax", out), "--quiet", preexec_fn=lower)
-        _, error = process.communicate(timeout=PATIENCE)
-        if process.returncode == 0:
-            assert limit == file_sizes(whole.out)[-1]
-            continue
-        assert process.returncode == 2, error
-        line = one_line(error)
-        assert "file too large" in line
-        told.add(line.split(": ")[1].rpartition("/")[2].split("_")[0])
-        assert not list(out.rglob(".*")) if out.exists() else True
-        resumed(whole, out)
-    assert {"config.json", "metrics.jsonl", "step", "curves.png"} <= told
+def test_metrics_that_may_not_grow(tmp_path):
+    """A line of many is refused, or cut."""
+    whole = Reference("records", tmp_path / "reference")
+    size = metrics_path(whole.out).stat().st_size
+    checkpoints = (whole.out / "checkpoints").iterdir()
+    largest = max(path.stat().st_size for path in checkpoints)
+    for limit in (largest + 1, int(0.97 * size)):
+        line = limited(whole, tmp_path / str(limit), limit)
+        assert line is not None
+        assert "metrics.jsonl" in line
 
 
 def small_disk(size: str, command: str) -> list[str]:
@@ -124,13 +142,16 @@ def test_disks_of_every_size(whole, tmp_path):
 # --- Read-only folders --------------------------------------------------------------------------
 
 
+def respect_permissions():
+    """Programs that this process executes cannot write read-only files, root's neither."""
+    if os.getuid() == 0:
+        assert ctypes.CDLL(None).prctl(DROP_CAPABILITY, OVERRIDE_PERMISSIONS, 0, 0, 0) == 0
+
+
 @pytest.fixture
 def locked(whole, tmp_path):
     """A finished run, an unfinished one and a cache in folders that cannot be written, and the
     options of a process that cannot write them."""
-    for path in (tmp_path, *tmp_path.parents):
-        if os.getuid() == 0 and not path.stat().st_mode & 0o005 and path != Path("/"):
-            path.chmod(path.stat().st_mode | 0o055)
     shutil.copytree(whole.out, tmp_path / "run")
     shutil.copytree(whole.out, tmp_path / "unfinished")
     (tmp_path / "unfinished/summary.json").unlink()
@@ -139,7 +160,7 @@ def locked(whole, tmp_path):
     for path in paths:
         path.chmod(0o555 if path.is_dir() else 0o444)
     variables = environment(tmp_path / "cache", HOME=str(tmp_path), MPLCONFIGDIR="/tmp")
-    yield tmp_path, {"env": variables} | ({"user": NOBODY} if os.getuid() == 0 else {})
+    yield tmp_path, {"env": variables, "preexec_fn": respect_permissions}
     for path in paths:
         path.chmod(0o755 if path.is_dir() else 0o644)
 
@@ -147,14 +168,14 @@ def locked(whole, tmp_path):
 def test_read_only_folders(whole, locked):
     folder, options = locked
     run, unfinished = str(folder / "run"), str(folder / "unfinished")
-    refused = [
+    commands = [
         train_or_resume("jax", folder / "new"),
         ["resume", unfinished],
         ["render", run],
         ["render", run, "--curves"],
     ]
-    for argv in refused:
-        said = one_line(finish(start(whole.cache, *argv, **options), 2))
+    for argv in commands:
+        said = refused(start(whole.cache, *argv, **options))
         assert "permission denied" in said.lower() or "read-only" in said.lower()
     for argv in (["resume", run], ["evaluate", run, "--episodes", "2"]):
         finish(start(whole.cache, *argv, **options))
@@ -170,8 +191,7 @@ def test_a_second_process_is_refused(whole, tmp_path):
         assert first.poll() is None
         time.sleep(0.01)
     second = start(whole.cache, "resume", str(out), "--quiet")
-    said = one_line(finish(second, 2))
-    assert "another process is working on this run" in said
+    assert "another process is working on this run" in refused(second)
     finish(first)
     assert outcome(out) == whole.outcome
 
@@ -203,4 +223,4 @@ def test_what_was_edited_is_named(whole, tmp_path):
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     records[0]["return"] = 1.0
     (out / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
-    assert "metrics.jsonl" in one_line(finish(start(whole.cache, "resume", str(out)), 2))
+    assert "metrics.jsonl" in refused(start(whole.cache, "resume", str(out)))

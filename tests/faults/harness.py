@@ -29,6 +29,8 @@ FORAGING = ["--env", "lbf:Foraging-5x5-2p-1f-v2", "--steps", "4000", "--seeds", 
 RUNS = {
     "jax": ["perla-ippo", *FORAGING, "--num-envs", "2", "--rollout-length", "10", "--hidden-size",
             "8", "--actor-network", "gru", "--normalize-rewards", "--anneal-lr"],
+    "records": ["perla-ippo", *FORAGING, "--num-evaluations", "50", "--num-envs", "2",
+                "--rollout-length", "10", "--hidden-size", "8", "--log", "none"],
     "replay": ["qmix", *FORAGING, "--num-envs", "2", "--hidden-size", "8", "--buffer-size", "16",
                "--batch-size", "4", "--epsilon-decay-steps", "1000"],
     "host": ["perla-mappo", "--env", "tiny:patience", "--steps", "4800", "--num-envs", "8",
@@ -69,9 +71,14 @@ def train_or_resume(kind: str, out: Path) -> list[str]:
     return ["train", *RUNS[kind], "--out", str(out)]
 
 
+def metrics_path(out: Path) -> Path:
+    """The file with a run's metrics."""
+    return out / "metrics.jsonl"
+
+
 def metrics(out: Path) -> list[dict]:
     """The complete lines of a run's metrics, without clocks."""
-    path = out / "metrics.jsonl"
+    path = metrics_path(out)
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     records = map(json.loads, lines)
     return [{k: v for k, v in each.items() if k not in CLOCKS} for each in records]
