@@ -44,7 +44,8 @@ def comparison(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output):
         patch.setattr(local, "PROGRAM", FAKE)
         patch.chdir(folder)
-        assert main(["compare", "ippo", "perla-ippo", *TINY, "--out", "both"]) == 0
+        few = ("--eval-episodes", "4", "--absolute-episodes", "8")
+        assert main(["compare", "ippo", "perla-ippo", *TINY, *few, "--out", "both"]) == 0
     return folder, output.getvalue()
 
 
@@ -69,6 +70,9 @@ def test_compare_ends_in_a_table_a_picture_and_a_sentence(compared):
     layout = json.loads(Path("both/marl_eval.json").read_text())
     assert set(layout["lbf"]["Foraging-5x5-2p-1f-v2"]) == {"ippo", "perla-ippo"}
     assert set(layout["lbf"]["Foraging-5x5-2p-1f-v2"]["ippo"]) == {"seed_0", "seed_1", "seed_2"}
+    for config in Path("both").rglob("config.json"):
+        run = json.loads(config.read_text())["run"]
+        assert (run["eval_episodes"], run["absolute_episodes"]) == (4, 8)
     assert Path("both/comparison.png").read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in Path("both/comparison.svg").read_bytes()
 

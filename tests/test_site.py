@@ -1,4 +1,4 @@
-"""The documentation's site is built strictly; commands and code on its pages are valid."""
+"""The documentation's site is built strictly, and its reference is complete."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import importlib.util
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -20,16 +19,8 @@ import pytest
 
 import perla
 from perla import errors
-from perla.cli import COMMANDS, home, main
-from perla.cli.flags import given
-from perla.cli.parser import collect
-from perla.errors import UserError
 from perla.methods.recipes import RECIPES
-from perla.methods.settings import configure
-
-ROOT = Path(__file__).parent.parent
-DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+from test_pages import DOCS, PAGES, ROOT, python_blocks
 
 
 @pytest.fixture(scope="module")
@@ -204,90 +195,3 @@ def test_a_wheel_has_the_pages_that_messages_name(tmp_path):
     ).stdout.split()  # fmt: skip
     assert len(shown) == len(named_pages())
     assert all(path.startswith(target) and Path(path).is_file() for path in shown)
-
-
-# --- Commands and code --------------------------------------------------------------------------
-
-
-def blocks(page: Path) -> list[str]:
-    """The fenced and the indented blocks of a page."""
-    text = page.read_text()
-    fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S)
-    rest = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
-    return fenced + re.findall(r"(?:^ {4}.*\n)+", rest, re.M)
-
-
-def python_blocks(page: Path) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
-
-
-def commands(page: Path) -> list[tuple[list[str], str]]:
-    """The words of each `perla` command of a page, and the line below it if that is an error."""
-    found = []
-    for block in blocks(page):
-        lines = re.sub(r"\\\n\s*", "", block).splitlines()
-        for line, following in zip(lines, [*lines[1:], ""], strict=True):
-            match = re.match(r"\s*(?:\$ )?(?:[A-Z_]+=\S+ )*perla (?=[a-z-]+\b)(.*)", line)
-            if match:
-                error = following.strip() if following.strip().startswith("perla: ") else ""
-                found.append((shlex.split(match[1], comments=True), error))
-    return found
-
-
-def parse(words: list[str]) -> None:
-    """Parse a command as it would be, and make the settings of a training."""
-    command, *rest = words
-    assert command in COMMANDS, command
-    if "--help" in rest:
-        return
-    parser = collect(getattr(importlib.import_module(home(command)), f"{command}_command"))
-    arguments = parser.parse(rest)
-    if command == "train":
-        algo = arguments.algo or "perla-ippo"
-        configure(algo, arguments.preset, given(vars(arguments)))
-
-
-COMMANDS_ON_PAGES = [
-    pytest.param(words, error, id=f"{page.name}: {' '.join(words)}")
-    for page in PAGES
-    for words, error in commands(page)
-]
-
-
-def test_commands_are_found():
-    assert len(COMMANDS_ON_PAGES) > 80
-
-
-@pytest.mark.parametrize(("words", "error"), COMMANDS_ON_PAGES)
-def test_a_command_on_a_page_is_one(words, error, capsys):
-    if error and words[0] == "train":
-        assert main(words) == 2
-        assert capsys.readouterr().err.strip() == error
-    else:
-        parse(words)
-
-
-@pytest.mark.parametrize("words", [["train", "ippo", "--lrr", "1"], ["resume"], ["trian"]])
-def test_a_wrong_command_is_noticed(words):
-    with pytest.raises((UserError, AssertionError)):
-        parse(words)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_code_on_a_page_compiles_and_its_imports_are_there(page):
-    for code in python_blocks(page):
-        for node in ast.walk(ast.parse(code)):
-            if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "perla":
-                module = importlib.import_module(node.module)
-                assert [a.name for a in node.names if not hasattr(module, a.name)] == []
-
-
-@pytest.mark.slow
-def test_the_tutorial_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    page = DOCS / "tutorial.md"
-    for words, error in commands(page):
-        assert main(words) == (2 if error else 0), words
-    for code in python_blocks(page):
-        exec(compile(code, str(page), "exec"), {})
-    assert (tmp_path / "report.html").exists()

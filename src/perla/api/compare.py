@@ -114,6 +114,8 @@ def compare(
     preset: str = "default",
     env_options: Mapping[str, Any] | None = None,
     num_evaluations: Any = None,
+    eval_episodes: Any = None,
+    absolute_episodes: Any = None,
     metric: str | None = None,
     threshold: float | None = None,
     out: str | PathLike[str] | None = None,
@@ -125,9 +127,9 @@ def compare(
 
     `what` is runs or their folders, also of other programs, or a mapping from names to these; or
     names of methods, which are trained on `env` (an id, a list of ids, or one object or function as
-    of `perla.train`) for `steps` of each of the `seeds`. The same call continues if it was
-    interrupted. With `out` the results are written into that folder. Methods need it, and share it
-    with the command line.
+    of `perla.train`) for `steps` of each of the `seeds`, and evaluated as there. The same call
+    continues if it was interrupted. With `out` the results are written into that folder. Methods
+    need it, and share it with the command line.
 
     Raises `UserError` for a mistake, and for runs that cannot be compared.
     """
@@ -147,6 +149,8 @@ def compare(
             "seeds": read_seeds(to_plain(seeds)),
             "env_options": to_plain(dict(env_options or {})),
             "num_evaluations": count(num_evaluations, "num_evaluations"),
+            "eval_episodes": count(eval_episodes, "eval_episodes"),
+            "absolute_episodes": count(absolute_episodes, "absolute_episodes"),
             "settings": to_plain(settings),
         }
         return _train(

@@ -84,7 +84,14 @@ def _parser() -> Parser:
     parser.add_argument(
         "--num-evaluations",
         metavar="N",
-        help="evaluations, evenly spaced [50, or as many as take a fifth of the steps]",
+        help="evaluations, evenly spaced [50; these three are fewer where evaluations would take "
+        "over a fifth of the steps]",
+    )
+    parser.add_argument("--eval-episodes", metavar="N", help="episodes per evaluation [32]")
+    parser.add_argument(
+        "--absolute-episodes",
+        metavar="N",
+        help="episodes of the final evaluation of the best parameters [320]",
     )
     suites.add_results(parser)
     parser.add_argument(
@@ -118,7 +125,10 @@ def _train_and_compare(arguments: argparse.Namespace) -> int:
         settings=given,
         steps=convert(arguments.steps, Count, name="--steps"),
         seeds=seeds(arguments.seeds),
-        num_evaluations=convert(arguments.num_evaluations, Count | None, name="--num-evaluations"),
+        **{
+            name: convert(getattr(arguments, name), Count | None, name=flags.flag_name(name))
+            for name in ("num_evaluations", "eval_episodes", "absolute_episodes")
+        },
     )
     cells = Suite(name="comparison", grids=(grid,)).cells()
     if arguments.dry_run:
