@@ -17,8 +17,11 @@ from perla.runs.spec import Run, plan_evaluations, steps_per_update
 
 PROGRAM = 850 * 2**20
 """Bytes of Python, JAX and the compiler."""
+STATES = ("learner", "replay", "environments")
+"""Parts that are there all the time."""
 WORK = ("training", "evaluation", "absolute")
-"""Parts of a run that follow one another; the largest decides."""
+"""Parts that follow one another, and checkpoints; the largest decides."""
+CHECKPOINT = "checkpoint"
 SETTINGS = {
     "learner": ("hidden_size", "num_layers"),
     "replay": ("buffer_size",),
@@ -77,17 +80,14 @@ def check_memory(run: Run, env: Env | HostEnv) -> None:
 def estimate(footprint: Footprint, *, folder: bool) -> dict[str, int]:
     """The bytes that a run needs at most at a time, by part.
 
-    A checkpoint in the `folder` is made from a copy of all states, by way of one more.
+    A checkpoint in the `folder` is made between the parts of the work, from a copy of all states,
+    by way of one more.
     """
-    states = footprint.seeds * (3 if folder else 1)
-    work = max(WORK, key=lambda part: int(getattr(footprint, part)))
-    return {
-        "program": PROGRAM,
-        "learner": states * footprint.learner,
-        "replay": states * footprint.replay,
-        "environments": states * footprint.environments,
-        work: footprint.at_once * getattr(footprint, work),
-    }
+    states = {part: footprint.seeds * int(getattr(footprint, part)) for part in STATES}
+    beside = {part: footprint.at_once * int(getattr(footprint, part)) for part in WORK}
+    beside[CHECKPOINT] = 2 * sum(states.values()) if folder else 0
+    largest = max(beside, key=lambda part: beside[part])
+    return {"program": PROGRAM, **states, largest: beside[largest]}
 
 
 def check_footprint(run: Run, footprint: Footprint, *, folder: bool) -> None:
@@ -97,6 +97,7 @@ def check_footprint(run: Run, footprint: Footprint, *, folder: bool) -> None:
     needed, available = sum(parts.values()), machine.memory()
     if needed <= available:
         return
+    parts.pop(CHECKPOINT, None)  # It has the size of the states.
     too_large = [part for part, size in parts.items() if size > available]
     part = too_large[0] if too_large else max(parts, key=lambda part: parts[part])
     settings = SETTINGS.get(part, ())
