@@ -370,6 +370,8 @@ def test_the_example_is_the_nearest_map():
     ("options", "cause"),
     [
         ({"penalti": 0.1}, "unknown foraging option 'penalti'; did you mean 'penalty'?"),
+        ({"reward": "comon"}, "lbf:.*: reward = 'comon': expected one of common, individual"),
+        ({"mask": 7}, "lbf:.*: mask = 7: expected true or false"),
         ({"penalty": -1.0}, "penalty -1.0 is not a finite number of 0 or more"),
     ],
 )

@@ -414,6 +414,25 @@ def test_files_that_are_no_json(folder, untrained, data):
             read(folder, command, name, data + b"\n")
 
 
+@pytest.mark.parametrize(
+    "change", [{"env": []}, {"algo": []}, {"preset": []}, {"settings": {"lr": []}}]
+)
+def test_a_suite_without_any_value(here, change):
+    grid = {"env": "matrix:climbing", "algo": "ippo", "steps": 20} | change
+    Path("suite.json").write_text(json.dumps({"name": "theirs", "grids": [grid]}))
+    assert check("suite", "suite.json", "--dry-run") == 2
+
+
+@pytest.mark.parametrize("part", ["final", "best"])
+def test_a_summary_without_the_metric_that_is_compared(folder, untrained, part):
+    path = folder / "summary.json"
+    summary = json.loads(path.read_text())
+    for seed in summary["seeds"]:
+        del seed[part]["return"]
+    path.write_text(json.dumps(summary))
+    assert check("compare", str(folder), "--metric", "return", "--out", "both") == 2
+
+
 def as_mappo(folder: Path) -> None:
     path = folder / "config.json"
     facts = json.loads(path.read_text())

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 from perla.envs.foraging_ids import EXAMPLES as EXAMPLES
 from perla.envs.foraging_ids import PAPER_MAPS, parse_name
 from perla.envs.foraging_ids import PATTERNS as PATTERNS
+from perla.envs.options import fit
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.envs.render import Grid, draw_grid
 from perla.errors import UserError, nearest
@@ -447,4 +448,4 @@ def make_env(name: str, /, **options: Any) -> Foraging:
     """
     for option in sorted(options.keys() - {"reward", "penalty", "mask"}):
         raise nearest(option, ("reward", "penalty", "mask"), what="foraging option")
-    return Foraging(**parse_name(name), **options)
+    return Foraging(**parse_name(name), **fit(f"lbf:{name}", Foraging, options))

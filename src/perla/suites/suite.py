@@ -19,20 +19,22 @@ from perla.methods.settings import configure
 from perla.runs.spec import Run, Seed, Steps
 
 Scalar = bool | int | float | str | None
+Names = str | Annotated[tuple[str, ...], Meta(min_length=1)]
+Values = Scalar | Annotated[tuple[Scalar, ...], Meta(min_length=1)]
 
 
 class Grid(Config, frozen=True, kw_only=True):
     """Every combination of the listed values; a list of one value may be given as the value."""
 
-    env: str | tuple[str, ...]
+    env: Names
     """Environments, by name."""
     env_options: dict[str, Any] = msgspec.field(default_factory=dict)
     """Options of all environments."""
-    algo: str | tuple[str, ...]
+    algo: Names
     """Names of the methods."""
-    preset: str | tuple[str, ...] = "default"
+    preset: Names = "default"
     """Names of the presets."""
-    settings: dict[str, Scalar | tuple[Scalar, ...]] = msgspec.field(default_factory=dict)
+    settings: dict[str, Values] = msgspec.field(default_factory=dict)
     """Settings of the methods by name; those with several values are varied."""
     label: str = ""
     """Added to the methods' names in results, to distinguish grids of a suite."""
