@@ -58,21 +58,21 @@ class MAT(Method, tag="mat", frozen=True):
     init_std: Positive = 1.0
     """Initial standard deviation of continuous actions, per dimension; it is learnt and does not
     depend on the state."""
-    normalize_advantages: bool = True
+    normalize_advantages: bool = False
     """Normalize the advantages of each minibatch."""
 
     loss: Squared | Huber = Huber()
     """Loss of the values."""
     value_clip_eps: Positive | None = None
     """Largest change of a value in an update (value clipping); none: no clipping."""
-    value_coef: Positive = 1.0
+    value_coef: Positive = 0.25
     """Weight of the values' loss, whose gradient reaches the encoder as the policy's does."""
     normalize_values: bool = True
     """Normalize the values' targets by their running mean and standard deviation."""
     normalize_rewards: bool = True
     """Normalize rewards by their running mean and standard deviation."""
 
-    optimizer: Adam | RMSProp = Adam()
+    optimizer: Adam | RMSProp = Adam(eps=1e-5)
     """Optimizer of the network."""
     lr: Positive = 5e-4
     """Learning rate."""
