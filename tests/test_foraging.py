@@ -370,14 +370,25 @@ def test_the_example_is_the_nearest_map():
     ("options", "cause"),
     [
         ({"penalti": 0.1}, "unknown foraging option 'penalti'; did you mean 'penalty'?"),
-        ({"reward": "comon"}, "lbf:.*: reward = 'comon': expected one of common, individual"),
-        ({"mask": 7}, "lbf:.*: mask = 7: expected true or false"),
         ({"penalty": -1.0}, "penalty -1.0 is not a finite number of 0 or more"),
     ],
 )
 def test_bad_options_are_told(options, cause):
     with pytest.raises(UserError, match="^" + cause.replace("?", r"\?")):
         make_env(PAPER_MAPS[0], **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
+        ({"reward": "comon"}, "reward = 'comon': expected one of common, individual"),
+        ({"mask": 7}, "mask = 7: expected true or false"),
+        ({"penalty": "x"}, "penalty = 'x': expected a number"),
+    ],
+)
+def test_options_of_another_type_are_told(options, cause):
+    with pytest.raises(UserError, match=f"^lbf:{PAPER_MAPS[0]}: {cause}$"):
+        registry.make_env(f"lbf:{PAPER_MAPS[0]}", **options)
 
 
 # --- pictures -------------------------------------------------------------------------------

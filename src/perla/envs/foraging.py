@@ -20,7 +20,6 @@ from numpy.typing import ArrayLike
 from perla.envs.foraging_ids import EXAMPLES as EXAMPLES
 from perla.envs.foraging_ids import PAPER_MAPS, parse_name
 from perla.envs.foraging_ids import PATTERNS as PATTERNS
-from perla.envs.options import fit
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.envs.render import Grid, draw_grid
 from perla.errors import UserError, nearest
@@ -102,16 +101,10 @@ class Foraging:
         checks = (
             (size >= 5, f"a grid of size {size} is too small: foraging needs 5 or more"),
             (players >= 1, f"{players} players cannot forage: at least 1 is needed"),
-            (
-                players < size**2,
-                f"{players} players do not fit a {size}x{size} grid with its food",
-            ),
+            (players < size**2, f"{players} players do not fit a {size}x{size} grid with food"),
             (foods >= 1, f"{foods} foods leave nothing to forage: at least 1 is needed"),
             (foods <= (size - 2) ** 2, f"{foods} foods do not fit the {inner}"),
-            (
-                self.sight is None or self.sight >= 1,
-                f"a sight of {self.sight} sees nothing: at least 1 is needed",
-            ),
+            (self.sight is None or self.sight >= 1, f"a sight of {self.sight} sees nothing"),
             (self.version in (2, 3), f"version v{self.version} is unknown: there are v2 and v3"),
             (self.limit >= 1, f"a limit of {self.limit} steps is too small: at least 1 is needed"),
         )
@@ -440,12 +433,17 @@ def _pack(
     return jnp.stack(list(values), axis=-1)
 
 
-def make_env(name: str, /, **options: Any) -> Foraging:
-    """The environment of a name such as `Foraging-8x8-2p-2f-coop-v2`.
-
-    `perla.envs.foraging_ids.parse_name` has the grammar. Options: `reward` ("common" or
-    "individual"), `penalty` and `mask`. Raises `UserError` for an unknown name or option.
-    """
-    for option in sorted(options.keys() - {"reward", "penalty", "mask"}):
+def make_env(
+    name: str,
+    /,
+    *,
+    reward: Literal["common", "individual"] = "common",
+    penalty: float = 0.0,
+    mask: bool = False,
+    **unknown: Any,
+) -> Foraging:
+    """The environment of a name such as `Foraging-8x8-2p-2f-coop-v2`, whose grammar
+    `perla.envs.foraging_ids.parse_name` has. Raises `UserError` for an unknown name or option."""
+    for option in sorted(unknown):
         raise nearest(option, ("reward", "penalty", "mask"), what="foraging option")
-    return Foraging(**parse_name(name), **fit(f"lbf:{name}", Foraging, options))
+    return Foraging(**parse_name(name), reward=reward, penalty=penalty, mask=mask)
