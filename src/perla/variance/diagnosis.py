@@ -23,7 +23,7 @@ from perla.variance.components import ESTIMATORS, Components, estimate
 from perla.variance.critic import FixedLearner
 from perla.variance.states import Visits, collect
 
-STEPS, STATES, LAMBDAS = 50_000, 1024, (0.0, 0.5, 0.9, 0.95, 1.0)
+STEPS, STATES, LAMBDAS = 100_000, 4096, (0.0, 0.5, 0.9, 0.95, 1.0)
 """Defaults: environment steps of training, visited states, and values of λ."""
 PARTS = {
     "others": "the others' actions at the same step",
@@ -172,22 +172,25 @@ def measure(
 # --- Means and intervals ------------------------------------------------------------------------
 
 
-def totals(visits: Visits, components: Components) -> dict[str, Float[np.ndarray, "visit lam"]]:
-    """For each visit the terms whose sums over visits, divided by that of `count`, are means over
-    all steps of the parts, and of the signal, the noise and the critic's squared error."""
+def means(
+    visits: Visits, components: Components, weights: Float[np.ndarray, "resample visit"]
+) -> dict[str, Float[np.ndarray, "resample lam"]]:
+    """Means over all steps that enter the losses: of the parts, of Var[G | s, aᵢ] (`whole`), of the
+    critic's squared error, and of the policy gradient's signal and noise."""
     now, later = np.asarray(visits.now, float)[:, None], np.asarray(visits.later, float)
-    return {
-        "count": np.broadcast_to(np.asarray(visits.count, float)[:, None], later.shape),
+    count = weights @ np.asarray(visits.count, float)[:, None]
+    terms = {
         "others": now * components.others,
         "others_later": later * components.others,
         "own_later": later * components.own,
         "environment": (now + later) * components.environment,
         "critic": now * components.bias,
         "whole": now * components.whole,
-        "error": now * components.error[:, None] * np.ones_like(later),
+        "error": now * components.error[:, None],
         "signal": now * components.signal,
         **{f"noise_{name}": now * noise for name, noise in components.noise.items()},
     }
+    return {name: weights @ term / count for name, term in terms.items()}
 
 
 def summarise(
@@ -199,12 +202,9 @@ def summarise(
 ) -> Diagnosis:
     """Means over all steps, and ratios of them, with percentile-bootstrap intervals: the visits,
     each from another rollout, are drawn with replacement."""
-    terms = totals(visits, components)
     size = len(visits.now)
     drawn = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), RESAMPLES)
-    weights = np.concatenate([np.ones((1, size)), drawn])
-    sums = {name: weights @ term for name, term in terms.items()}
-    mean = {name: total / sums["count"] for name, total in sums.items()}
+    mean = means(visits, components, np.concatenate([np.ones((1, size)), drawn]))
 
     square = sum(mean[name] for name in PARTS)
     noise = {name: mean[f"noise_{name}"] for name in ESTIMATORS}
