@@ -129,10 +129,7 @@ def of_congestion(env: Congestion) -> Game:
     states = list(itertools.product(levels, homes))
     stay = np.array(
         [
-            [
-                np.prod(np.where(np.equal(a, b), 1 - env.change, 0) + env.change / 3)
-                for b in levels
-            ]
+            [np.prod(np.where(np.equal(a, b), 1 - env.change, 0) + env.change / 3) for b in levels]
             for a in levels
         ]
     )

@@ -84,9 +84,7 @@ def branch(
     step = jax.vmap(partial(_step, env, fixed, lam))
     leaves = jax.lax.while_loop(lambda leaves: leaves.open.any(), step, leaves)
     returns = leaves.total.reshape(*shape, -1)
-    return Branches(
-        returns[..., :-1], returns[..., -1], score, same_own, same_others, same_outcome
-    )
+    return Branches(returns[..., :-1], returns[..., -1], score, same_own, same_others, same_outcome)
 
 
 def _begin(

@@ -15,11 +15,10 @@ from perla.algos.targets import bootstrap_values
 from perla.algos.values import StateHead
 from perla.envs.protocol import Env, HostEnv, Observation
 from perla.errors import UserError
-from perla.methods.method import Method
 from perla.methods.ppo import GAE, PPO
 from perla.nets.actors import Actor
 from perla.nets.critics import AnyCritic
-from perla.types import Actions, Array, Bool, Float
+from perla.types import Actions, Array, Float
 
 
 class FixedLearner(eqx.Module):
@@ -51,9 +50,7 @@ class FixedLearner(eqx.Module):
         """A critic's values along a trajectory, in the learner's units of rewards, and its hidden
         state after each step."""
         schedule = self.algorithm.schedule(self.learner, jnp.ones(()))
-        evaluated = self.algorithm.evaluate(
-            critic, self.learner, trajectory, _draws(), schedule
-        )
+        evaluated = self.algorithm.evaluate(critic, self.learner, trajectory, _draws(), schedule)
         values = self.algorithm.scale(self.learner).restore(evaluated.estimated.value)
         return values, evaluated.hidden_states
 
@@ -70,9 +67,7 @@ class FixedLearner(eqx.Module):
         schedule = algorithm.schedule(self.learner, jnp.ones(())).marginal
         one = jax.tree.map(lambda x: x[None], observation)
         context, hidden_states = critic.context(one, hidden_state, jnp.zeros(1, bool))
-        estimated = algorithm.value.estimate(
-            critic, context[0], policy, _draws(), schedule, action
-        )
+        estimated = algorithm.value.estimate(critic, context[0], policy, _draws(), schedule, action)
         values = bootstrap_values(algorithm.value, algorithm.spec, estimated, action, observation)
         return algorithm.scale(self.learner).restore(values), hidden_states[0]
 
@@ -83,9 +78,9 @@ def _draws() -> Array:
     return jax.random.key(0)
 
 
-def check(algo: str, config: Method, env: Env | HostEnv) -> None:
-    """Raise `UserError` unless `config`, of the method `algo`, has λ-returns and values of states,
-    and `env` can be branched and ends its episodes."""
+def check(algo: str, config: Any, env: Env | HostEnv) -> Env:
+    """`env` itself. Raises `UserError` unless `config`, of the method `algo`, has λ-returns and
+    values of states, and `env` can be branched and ends its episodes."""
     known = "ippo, mappo, happo, ia2c, maa2c or their perla variants"
     if not isinstance(config, PPO):
         raise UserError(f"{algo}: has no λ-returns to diagnose; use {known}")
@@ -103,3 +98,4 @@ def check(algo: str, config: Method, env: Env | HostEnv) -> None:
             f"{algo}: its advantage is made of its critic alone, not of λ-returns; use {known}, "
             "with critic_form 'state-value'"
         )
+    return env

@@ -11,20 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from perla.algos.learner import Learner
+from perla.algos.ppo import Algorithm
 from perla.analysis.stats import LEVEL, RESAMPLES, Score
 from perla.envs.protocol import Env
 from perla.envs.wrappers import AutoReset
 from perla.errors import UserError
 from perla.loops.anakin import Trainer
-from perla.methods.ppo import PPO
+from perla.methods.ppo import GAE, PPO
 from perla.types import Float, PRNGKeyArray
 from perla.variance.branches import Branches, branch
 from perla.variance.components import ESTIMATORS, Components, estimate
 from perla.variance.critic import FixedLearner
 from perla.variance.states import Visits, collect
 
-STEPS, STATES, LAMBDAS = 100_000, 4096, (0.0, 0.5, 0.9, 0.95, 1.0)
-"""Defaults: environment steps of training, visited states, and values of λ."""
 PARTS = {
     "others": "the others' actions at the same step",
     "others_later": "the others' later actions",
@@ -66,14 +66,14 @@ class Diagnosis(NamedTuple):
     """Root of the mean squared error of the critic's values of states."""
 
     @property
-    def index(self) -> int:
+    def place(self) -> int:
         """The place of the method's own λ."""
         return self.lambdas.index(self.gae_lambda)
 
     @property
     def forecast(self) -> str:
         """The forecast in one sentence."""
-        i = self.index
+        i = self.place
         return (
             f"With λ-returns (λ = {self.gae_lambda:g}) policy embedding can raise the policy "
             f"gradient's signal-to-noise ratio here by at most {percent(self.gain[i])}: "
@@ -106,7 +106,8 @@ def diagnose(
     Raises `UserError` if a number in training is not finite.
     """
     fixed, runner_state, key = train(env, config, steps, seed, progress)
-    gae_lambda = getattr(config.returns, "gae_lambda")
+    assert isinstance(config.returns, GAE), "`critic.check` refuses others"
+    gae_lambda = config.returns.gae_lambda
     chosen = tuple(sorted({*lambdas, gae_lambda}))
     visits, components = measure(
         env, fixed, runner_state, key, states=states, lambdas=chosen, progress=progress
@@ -128,7 +129,9 @@ def train(
     if fault is not None:
         raise UserError(f"{env.spec.id}, seed {seed}: {fault}; see the causes in reliability.md")
     (state,) = population
-    return FixedLearner(trainer.algorithm, state.learner), state.runner_state, state.key
+    assert isinstance(state.learner, Learner)
+    fixed = FixedLearner(Algorithm(config, env.spec), state.learner)
+    return fixed, state.runner_state, state.key
 
 
 def measure(
@@ -178,7 +181,7 @@ def means(
     """Means over all steps that enter the losses: of the parts, of Var[G | s, aᵢ] (`whole`), of the
     critic's squared error, and of the policy gradient's signal and noise."""
     now, later = np.asarray(visits.now, float)[:, None], np.asarray(visits.later, float)
-    count = weights @ np.asarray(visits.count, float)[:, None]
+    count = weights @ np.asarray(visits.counted, float)[:, None]
     terms = {
         "others": now * components.others,
         "others_later": later * components.others,
@@ -206,7 +209,7 @@ def summarise(
     drawn = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), RESAMPLES)
     mean = means(visits, components, np.concatenate([np.ones((1, size)), drawn]))
 
-    square = sum(mean[name] for name in PARTS)
+    square = np.sum([mean[name] for name in PARTS], axis=0)
     noise = {name: mean[f"noise_{name}"] for name in ESTIMATORS}
     gain = ratio(noise["critic"], noise["marginal"])
     by_averaging = ratio(noise["state"], noise["marginal"])

@@ -21,7 +21,7 @@ class Visits(NamedTuple):
     """One state of each of many rollouts, and one agent in it, at random.
 
     A sum over all steps and agents of a rollout is estimated by `weight` times its term at the
-    visit, and a mean by the ratio of such sums to those of `count`.
+    visit, and a mean by the ratio of such sums to those of `counted`.
     """
 
     state: Any
@@ -37,7 +37,7 @@ class Visits(NamedTuple):
     """Steps to the end of the rollout, this one included."""
     value: Float[Array, " visit"]
     """The critic's value of the state to the agent, in the learner's units of rewards."""
-    count: Float[Array, " visit"]
+    counted: Float[Array, " visit"]
     """Steps that enter the losses, of all agents of the rollout."""
     now: Float[Array, " visit"]
     """The weight of the visit as a state whose advantage is estimated; 0 if the agent is dead."""
@@ -92,7 +92,7 @@ def collect(
         agent=agent,
         left=length - time,
         value=values[at],
-        count=counted.sum((0, 2)).astype(float),
+        counted=counted.sum((0, 2)).astype(float),
         now=terms * counted[at],
         later=terms[:, None] * later[at],
     )
