@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from perla.envs.protocol import Env, Observation, TimeStep
-from perla.types import Actions, Array, Bool, Float, Int, PRNGKeyArray
+from perla.types import Actions, Array, Bool, Float, Int, Key, PRNGKeyArray
 from perla.variance.critic import FixedLearner
 from perla.variance.states import Visits
 
@@ -71,7 +71,7 @@ def branch(
     env: Env,
     fixed: FixedLearner,
     visits: Visits,
-    keys: PRNGKeyArray,
+    keys: Key[Array, " visit"],
     lambdas: Float[Array, " lam"],
 ) -> Branches:
     """The returns of all continuations of these visits, each with a key."""

@@ -78,7 +78,10 @@ def collect(
     agent = jax.random.randint(key_agent, env.shape, 0, envs.spec.agents)
     at = time, env, agent
     terms = valid.sum(0) * envs.spec.agents
-    later = events_of_earlier(counted, trajectory.is_first, config.gamma * lambdas)
+    over_lam = jax.vmap(events_of_earlier, (None, None, 0), 1)
+    over_agents = jax.vmap(over_lam, (1, None, None), 1)
+    over_envs = jax.vmap(over_agents, (1, 1, None), 1)
+    later = over_envs(counted, trajectory.is_first, config.gamma * lambdas)
     state, observation, hidden_state, is_first, critic_hidden_state = jax.tree.map(
         lambda x: x[time, env],
         (before.state, before.observation, before.hidden_state, before.is_first, hidden_states),
@@ -93,7 +96,7 @@ def collect(
         left=length - time,
         value=values[at],
         counted=counted.sum((0, 2)).astype(float),
-        now=terms * counted[at],
+        now=(terms * counted[at]).astype(float),
         later=terms[:, None] * later[at],
     )
     learner = replace(fixed.learner, critic_hidden_state=last)
@@ -122,21 +125,18 @@ def _record(
 
 
 def events_of_earlier(
-    counted: Bool[Array, "time env agent"],
-    is_first: Bool[Array, "time env"],
-    decay: Float[Array, " lam"],
-) -> Float[Array, "time env agent lam"]:
+    counted: Bool[Array, " time"], is_first: Bool[Array, " time"], decay: Float[Array, ""]
+) -> Float[Array, " time"]:
     """Σ_{k≥1} (γλ)²ᵏ over the steps k before each one that are in its episode and rollout and enter
-    the losses: the weight of a step's random events in the variance of earlier returns."""
+    the losses: the weight of a step's random events in the variance of earlier returns. `decay` is
+    γλ."""
 
-    def step(carry, inputs):
+    def step(carry: tuple[Array, Array], inputs: tuple[Array, Array]):
         weight, before = carry
         counted, first = inputs
         # c_t = (γλ)² (c_{t−1} + 1), and 0 at the beginning of an episode
-        weight = decay**2 * (weight + before[..., None])
-        weight = jnp.where(first[:, None, None], 0.0, weight)
+        weight = jnp.where(first, 0.0, decay**2 * (weight + before))
         return (weight, counted), weight
 
-    shape = counted.shape[1:]
-    start = jnp.zeros((*shape, len(decay))), jnp.zeros(shape, bool)
+    start = jnp.zeros(()), jnp.zeros((), bool)
     return jax.lax.scan(step, start, (counted, is_first))[1]
