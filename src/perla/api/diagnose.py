@@ -96,7 +96,7 @@ def diagnose(
         to_plain(settings),
         steps=steps,
         states=states,
-        lambdas=tuple(map(to_plain, lambdas)),
+        lambdas=lambdas,
         seed=seed,
     )
     make = objects.factory(id, env, options)

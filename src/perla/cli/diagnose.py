@@ -17,7 +17,7 @@ def diagnose_command(argv: Sequence[str]) -> int:
     """Forecast the gain of policy embedding, and print the causes of noise."""
     from perla.cli import flags
 
-    arguments = flags.parse(_parser(), argv, lambda arguments: [arguments.algo])
+    arguments = flags.parse(_parser(), argv, lambda arguments: [arguments.algo or ALGO])
 
     from perla.envs.registry import make_env
     from perla.variance import report
@@ -46,6 +46,8 @@ def diagnose_command(argv: Sequence[str]) -> int:
     say(found.forecast)
     say_table(f"Error of the advantage by its cause, {plan.title}", report.part_rows(found))
     say_table("Noise of the policy gradient that exact critics remove", report.removed_rows(found))
+    for note in report.NOTES:
+        say(note)
     if out is not None:
         report.save(out, plan, found)
     return 0

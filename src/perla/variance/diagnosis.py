@@ -33,7 +33,7 @@ PARTS = {
     "critic": "the critic's error (bias)",
 }
 """Parts of the mean squared error of an advantage."""
-AT_ONCE, UPDATES = 64, 8
+AT_ONCE, UPDATES = 256, 8
 """Visits that are continued together, and updates between two reports of progress."""
 
 Progress = Callable[[str, int, int], None]

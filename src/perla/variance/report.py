@@ -30,18 +30,25 @@ PART_NAMES = {
 """The columns of the parts."""
 REMOVED_NAMES = {
     "state": "V̄(s)",
-    "baseline": "others' actions: V(s, a₋ᵢ)",
-    "marginal": "marginal: policy embedding",
-    "counterfactual": "COMA's critic",
-    "averaged": "averaged critic Q̃",
+    "baseline": "V(s, a₋ᵢ)",
+    "marginal": "policy embedding",
+    "counterfactual": "COMA",
+    "averaged": "averaged Q̃",
 }
 """The columns of the noise that exact critics remove."""
+
+NOTES = (
+    "* the method's own λ. Shares are unbiased estimates with 95% intervals, and may be below 0.",
+    "Policy embedding with critic_form state-value (the default) can only have the gain of a critic "
+    "without error; with action-value the averaged Q̃ replaces the return. See diagnose.md.",
+)
+"""Lines below the tables."""
 
 
 def part_rows(diagnosis: Diagnosis) -> list[dict[str, str]]:
     """The table of the advantage's error: a row for each λ, with shares."""
     return [
-        {"λ": _lam(diagnosis, i), "E (A − A*)²": f"{diagnosis.mean_square[i]:z.3g}"}
+        {"λ": _lam(diagnosis, i), "mean square": f"{diagnosis.mean_square[i]:z.3g}"}
         | {PART_NAMES[name]: percent(diagnosis.parts[name][i]) for name in PARTS}
         for i in range(len(diagnosis.lambdas))
     ]
