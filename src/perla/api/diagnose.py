@@ -69,7 +69,7 @@ def diagnose(
     *,
     steps: Number = 100_000,
     states: Number = 8192,
-    lambdas: Iterable[Number] = (0.0, 0.5, 0.9, 0.95, 1.0),
+    lambdas: Number | Iterable[Number] = (0.0, 0.5, 0.9, 0.95, 1.0),
     seed: Number = 0,
     preset: str = "default",
     env_options: Mapping[str, Any] | None = None,

@@ -39,8 +39,8 @@ REMOVED_NAMES = {
 
 NOTES = (
     "* the method's own λ. Shares are unbiased estimates with 95% intervals, and may be below 0.",
-    "Policy embedding with critic_form state-value (the default) can only have the gain of a critic "
-    "without error; with action-value the averaged Q̃ replaces the return. See diagnose.md.",
+    "Policy embedding with critic_form state-value (the default) can have the gain of a critic "
+    "without error alone; with action-value the averaged Q̃ replaces the return. See diagnose.md.",
 )
 """Lines below the tables."""
 
