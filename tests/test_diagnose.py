@@ -115,6 +115,22 @@ def test_the_estimates_are_those_of_enumeration(game):
             assert estimate == pytest.approx(expected[name], rel=0.1, abs=0.01 * whole), (lam, name)
 
 
+@pytest.mark.parametrize("share", [0.9, *slow(0.2)])
+def test_the_others_part_is_the_dial_of_a_congestion_game(share):
+    """Under nearly uniform policies, as those of new networks are, and for one-step returns."""
+    found = perla.diagnose(
+        f"congestion:n20-others{share}", steps=1, states=2048, gamma=0.0, hidden_size=8,
+        actor_network="mlp", env_options={"limit": 2}, quiet=True,
+    )  # fmt: skip
+    parts = {
+        name: scores[found.numbers.place].point for name, scores in found.numbers.parts.items()
+    }
+    noise = parts["others"] + parts["environment"]
+    assert parts["others"] / noise == pytest.approx(share, abs=0.03)
+    assert noise + parts["critic"] == pytest.approx(1)
+    assert parts["own_later"] == parts["others_later"] == 0
+
+
 # --- Parts by hand ------------------------------------------------------------------------------
 
 
