@@ -115,7 +115,7 @@ def test_the_estimates_are_those_of_enumeration(game):
             assert estimate == pytest.approx(expected[name], rel=0.1, abs=0.01 * whole), (lam, name)
 
 
-@pytest.mark.parametrize("share", [0.9, *slow(0.2)])
+@pytest.mark.parametrize("share", slow(0.9, 0.2))
 def test_the_others_part_is_the_dial_of_a_congestion_game(share):
     """Under nearly uniform policies, as those of new networks are, and for one-step returns."""
     found = perla.diagnose(
@@ -164,6 +164,7 @@ def test_a_gain_is_at_least_zero_and_infinite_where_no_noise_is_left():
         ((0.123, 0.04, 0.2), "12% [4.0, 20]"),
         ((12.5, 1.0, np.inf), "1,250% [100, ∞]"),
         ((-0.0001, -0.2, 0.0), "0.0% [-20, 0.0]"),
+        ((np.nan, np.nan, np.nan), "–% [–, –]"),
     ],
 )
 def test_shares_are_written_in_per_cent(score, text):
@@ -268,6 +269,14 @@ def test_an_environment_without_a_limit_is_refused():
                                    "step": game.step, "render": game.render})()  # fmt: skip
     with pytest.raises(UserError, match="has no step limit, and diagnose plays episodes to the"):
         perla.diagnose(endless, quiet=True)
+
+
+def test_without_any_reward_there_is_no_forecast():
+    game = random_game(1)
+    nothing = Play(replace(game, reward=0 * game.reward, deviation=0 * game.deviation))
+    fixed, runner_state = untrained(nothing, rollout_length=None)
+    with pytest.raises(UserError, match=r"no reward in 64 rollouts of the policy.*more steps"):
+        measure(nothing, fixed, runner_state, jax.random.key(0), states=64, lambdas=LAMBDAS)
 
 
 @pytest.mark.parametrize(

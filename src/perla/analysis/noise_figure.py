@@ -49,12 +49,12 @@ def noise(
     left.set_ylabel("Mean squared error of the advantage")
     left.grid(axis="x", visible=False)
     for index, (name, scores) in enumerate(removed.items()):
-        low, points, high = (np.clip([score[i] for score in scores], -0.2, 1.2) for i in (1, 0, 2))
+        points, low, high = np.array(scores, float).T
         right.fill_between(places, low, high, color=colour(index), alpha=0.15, linewidth=0)
         right.plot(
             places, points, dash(index), marker=marker(index), color=colour(index), label=name
         )
-    right.set_ylabel("Share of the policy gradient's noise removed")
+    right.set_ylabel("Noise of the policy gradient removed")
     right.set_ylim(-0.2, 1.2)
     right.axhline(0.0, color=GREY, linewidth=0.8)
     right.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -62,5 +62,5 @@ def noise(
         axes.set_xticks(places, [f"{lam:g}" for lam in lambdas])
         axes.set_xlabel("λ")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=1)
-    left.set_title(title)
+    figure.suptitle(title, x=0.02, ha="left", fontsize=11, fontweight="bold")
     return figure

@@ -85,7 +85,13 @@ class Diagnosis(NamedTuple):
 def percent(score: Score) -> str:
     """A share and its interval in per cent."""
     point, low, high = (
-        "∞" if math.isinf(x) else f"{100 * x:z.1f}" if abs(x) < 0.0995 else f"{100 * x:,.0f}"
+        "–"
+        if math.isnan(x)
+        else "∞"
+        if math.isinf(x)
+        else f"{100 * x:z.1f}"
+        if abs(x) < 0.0995
+        else f"{100 * x:,.0f}"
         for x in score
     )
     return f"{point}% [{low}, {high}]"
@@ -103,7 +109,7 @@ def diagnose(
 ) -> Diagnosis:
     """Train for `steps` environment steps, then branch from `states` visited states.
 
-    Raises `UserError` if a number in training is not finite.
+    Raises `UserError` if a number in training is not finite, or if the policy meets no reward.
     """
     fixed, runner_state, key = train(env, config, steps, seed, progress)
     assert isinstance(config.returns, GAE), "`critic.check` refuses others"
@@ -144,7 +150,8 @@ def measure(
     lambdas: Sequence[float],
     progress: Progress = lambda stage, done, total: None,
 ) -> tuple[Visits, Components]:
-    """Visits of so many states, and the components at each."""
+    """Visits of so many states, and the components at each. Raises `UserError` if the policy meets
+    no reward."""
     key_collect, key_branch = jax.random.split(key)
     lam = jnp.asarray(lambdas, jnp.float32)
     envs = AutoReset(env, fixed.algorithm.config.num_envs)
@@ -156,6 +163,11 @@ def measure(
         found.append(visits)
         progress("visit", number + 1, rollouts)
     visits = jax.tree.map(lambda *x: jnp.concatenate(x)[:states], *found)
+    if not visits.rewarded.any():
+        raise UserError(
+            f"{env.spec.id}: no reward in {states:,} rollouts of the policy, and without any there "
+            "is nothing to forecast; train it for more steps"
+        )
 
     parts = -(-states // AT_ONCE)
     size = -(-states // parts)

@@ -43,6 +43,8 @@ class Visits(NamedTuple):
     """The weight of the visit as a state whose advantage is estimated; 0 if the agent is dead."""
     later: Float[Array, "visit lam"]
     """The weight of its random events in the advantages of earlier states of the rollout."""
+    rewarded: Bool[Array, " visit"]
+    """The rollout had a reward that is not 0."""
 
 
 def collect(
@@ -98,6 +100,7 @@ def collect(
         counted=counted.sum((0, 2)).astype(float),
         now=(terms * counted[at]).astype(float),
         later=terms[:, None] * later[at],
+        rewarded=((trajectory.reward != 0).any(-1) & valid).any(0),
     )
     learner = replace(fixed.learner, critic_hidden_state=last)
     return FixedLearner(fixed.algorithm, learner), runner_state, visits
