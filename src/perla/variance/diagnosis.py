@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -35,6 +35,8 @@ PARTS = {
 """Parts of the mean squared error of an advantage."""
 AT_ONCE, UPDATES = 256, 8
 """Visits that are continued together, and updates between two reports of progress."""
+WEIGHTS = 2**24
+"""Weights of visits that are held at once."""
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage, and how much of how much of it is done."""
@@ -218,9 +220,8 @@ def summarise(
     """Means over all steps, and ratios of them, with percentile-bootstrap intervals: the visits,
     each from another rollout, are drawn with replacement."""
     size = len(visits.now)
-    drawn = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), RESAMPLES)
-    mean = means(visits, components, np.concatenate([np.ones((1, size)), drawn]))
-
+    each = [means(visits, components, weights) for weights in resamples(size, seed)]
+    mean = {name: np.concatenate([rows[name] for rows in each]) for name in each[0]}
     square = np.sum([mean[name] for name in PARTS], axis=0)
     noise = {name: mean[f"noise_{name}"] for name in ESTIMATORS}
     gain = ratio(noise["critic"], noise["marginal"])
@@ -243,6 +244,17 @@ def summarise(
         gain_by_critic=scores(by_critic),
         critic_error=scores(np.sqrt(np.maximum(mean["error"], 0)))[0],
     )
+
+
+def resamples(size: int, seed: int) -> Iterator[Float[np.ndarray, "resample visit"]]:
+    """How often each visit is drawn: once each, then in `RESAMPLES` draws with replacement, of
+    which few are held at once."""
+    generator = np.random.default_rng(seed)
+    yield np.ones((1, size))
+    at_once = max(1, WEIGHTS // size)
+    for first in range(0, RESAMPLES, at_once):
+        count = min(at_once, RESAMPLES - first)
+        yield generator.multinomial(size, np.full(size, 1 / size), count).astype(float)
 
 
 def ratio(
