@@ -232,13 +232,13 @@ def summarise(
         gae_lambda=gae_lambda,
         visits=size,
         mean_square=scores(square),
-        parts={name: scores(mean[name] / square) for name in PARTS},
+        parts={name: scores(share(mean[name], square)) for name in PARTS},
         removed={
-            name: scores(1 - noise[name] / noise["critic"])
+            name: scores(1 - share(noise[name], noise["critic"]))
             for name in ESTIMATORS
             if name != "critic"
         },
-        snr=scores(mean["signal"] / noise["critic"]),
+        snr=scores(share(mean["signal"], noise["critic"])),
         gain=scores(gain),
         gain_by_averaging=scores(by_averaging),
         gain_by_critic=scores(by_critic),
@@ -262,8 +262,14 @@ def ratio(
 ) -> Float[np.ndarray, "resample lam"]:
     """By how much less noise raises the signal-to-noise ratio: before / after − 1, at least 0, and
     infinite where none is left."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(after > 0, np.maximum(before / after - 1, 0.0), np.inf)
+    return np.where(after > 0, np.maximum(share(before, after) - 1, 0.0), np.inf)
+
+
+def share(
+    part: Float[np.ndarray, "resample lam"], whole: Float[np.ndarray, "resample lam"]
+) -> Float[np.ndarray, "resample lam"]:
+    """part / whole, NaN where the whole is 0: of nothing there are no shares."""
+    return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole != 0)
 
 
 def scores(rows: Float[np.ndarray, "resample lam"]) -> tuple[Score, ...]:
