@@ -247,7 +247,7 @@ def summarise(
 
 
 def resamples(size: int, seed: int) -> Iterator[Float[np.ndarray, "resample visit"]]:
-    """How often each visit is drawn: once each, then in `RESAMPLES` draws with replacement, of
+    """Weights of the visits: ones, then their counts in `RESAMPLES` draws with replacement, of
     which few are held at once."""
     generator = np.random.default_rng(seed)
     yield np.ones((1, size))
