@@ -85,6 +85,16 @@ MAY_IMPORT = {
         "suites",
     },
     "report": {"envs", "analysis", "runs", "suites"},
+    "variance": {
+        "methods",
+        "envs",
+        "nets",
+        "algos",
+        "loops",
+        "machine",
+        "analysis",
+        "runs",
+    },
     "bench": {
         "methods",
         "distributions",
@@ -107,6 +117,7 @@ MAY_IMPORT = {
         "suites",
         "experiments",
         "tuning",
+        "variance",
     },
     "cli": {
         "methods",
@@ -120,6 +131,7 @@ MAY_IMPORT = {
         "report",
         "bench",
         "tuning",
+        "variance",
     },
 }
 """Package or module → the others that it may import."""

@@ -13,6 +13,7 @@ from perla.errors import UserError
 
 if TYPE_CHECKING:
     from perla.api.compare import Comparison, compare, reproduce, suite
+    from perla.api.diagnose import Diagnosis, diagnose
     from perla.api.run import Run
     from perla.api.train import load, train
     from perla.api.tune import Tuning, tune
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Callback",
     "Comparison",
+    "Diagnosis",
     "Policy",
     "Progress",
     "Run",
@@ -36,6 +38,7 @@ __all__ = [
     "UserError",
     "__version__",
     "compare",
+    "diagnose",
     "load",
     "make",
     "marginalise",
@@ -52,11 +55,13 @@ __all__ = [
 _HOMES = {
     "Callback": "perla.runs.callbacks",
     "Comparison": "perla.api.compare",
+    "Diagnosis": "perla.api.diagnose",
     "Policy": "perla.policies.policy",
     "Progress": "perla.runs.callbacks",
     "Run": "perla.api.run",
     "Tuning": "perla.api.tune",
     "compare": "perla.api.compare",
+    "diagnose": "perla.api.diagnose",
     "load": "perla.api.train",
     "marginalise": "perla.marginal.plug_in",
     "reproduce": "perla.api.compare",

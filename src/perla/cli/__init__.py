@@ -20,6 +20,7 @@ COMMANDS = {
     "import": "read results of EPyMARL, TensorBoard, marl-eval, CSV or W&B for `compare`",
     "report": "write one page about runs, comparisons and reproductions",
     "tune": "search a method's settings, and compare the best with the preset's on other seeds",
+    "diagnose": "forecast, before training, the most that policy embedding can gain",
     "suite": "run the experiments that a file lists, and compare their methods",
     "reproduce": "repeat an experiment of the paper and check its claim",
     "list": "list algos, envs, presets or experiments",
