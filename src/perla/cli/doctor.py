@@ -105,7 +105,7 @@ def _jax() -> Iterator[Finding]:
         return
     yield Finding("jax", jax.__version__)
     try:
-        import perla.algos.create  # noqa: F401 (what training imports)
+        import perla.runs.execute  # noqa: F401 (what training imports)
     except Exception as error:
         text = " ".join(str(error).split())
         yield Finding("perla", f"cannot be imported: {text}", "run `make setup` again", fatal=True)
