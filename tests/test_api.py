@@ -587,12 +587,44 @@ def test_finished_runs_are_compared(two):
     assert comparison.plot().axes
 
 
+def test_other_programs_results_are_read_as_the_caller_says(two):
+    rows = [f"{t},{value},{seed}" for seed in range(3) for t, value in ((1, 0.0), (2.5, 0.5))]
+    Path("theirs.csv").write_text("\n".join(["t,score,seed", *rows]) + "\n")
+    columns = {"step": "t", "return": "score"}
+    reading = {"columns": columns, "tasks": {"": MATRIX}, "step_factor": 16}
+    for tasks in ({"": MATRIX}, MATRIX):
+        comparison = perla.compare(
+            "runs/ippo", {"theirs": "theirs.csv"}, reading=reading | {"tasks": tasks}
+        )
+        theirs = comparison.runs[1]
+        assert (theirs.method, theirs.task) == ("theirs", MATRIX)
+        assert theirs.steps.tolist() == [16, 40]
+
+
+@pytest.mark.parametrize(
+    ("reading", "told"),
+    [
+        ({"task": MATRIX}, "unknown reading 'task'; did you mean 'tasks'"),
+        ({"step_factor": 0}, "reading: step_factor 0: expected"),
+        ({"columns": ["t"]}, "reading: columns"),
+    ],
+)
+def test_a_wrong_reading_is_told_in_a_line(two, reading, told):
+    with pytest.raises(UserError, match=told):
+        perla.compare("runs/ippo", "runs/mappo", reading=reading)
+
+
 @pytest.mark.parametrize(
     ("what", "options", "told"),
     [
         (["nowhere"], {}, "nowhere: no such folder"),
         (["ippo", "mappo"], {}, "methods need env=…, steps=… and out=DIR"),
         (["ippo"], {"env": MATRIX, "steps": 10, "out": "a"}, "takes two methods or more"),
+        (
+            ["ippo", "mappo"],
+            {"env": MATRIX, "steps": 10, "out": "a", "reading": {"tag": "return"}},
+            "reading: is for other programs' results",
+        ),
         (
             ["ippo", "mappo"],
             {"env": MATRIX, "steps": 10, "out": "a", "lrr": 1},

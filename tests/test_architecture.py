@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "methods": set(),
     "distributions": set(),
     "envs": set(),
-    "nets": {"distributions", "envs.protocol"},
+    "nets": {"distributions", "envs.protocol", "keys"},
     "marginal": {"distributions", "methods"},
     "algos": {
         "methods",

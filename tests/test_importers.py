@@ -411,7 +411,9 @@ def test_a_source_without_an_environment_has_that_of_the_others(here, capsys):
     assert [run.task for run in gathered.runs] == [TASK, TASK]
     assert any(f"taken for {TASK}" in note for note in gathered.notes)
     other = write_run(here / "other", env="lbf:Foraging-8x8-2p-2f-v2")
-    with pytest.raises(UserError, match="names no environment; name it by --task, one of"):
+    with pytest.raises(
+        UserError, match="names no environment; name it by --task, in Python by tasks, one of"
+    ):
         gather([ours, other, events])
     assert gather([ours, other, events], Options(tasks={"": TASK})).runs[-1].task == TASK
 

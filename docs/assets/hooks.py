@@ -26,6 +26,8 @@ ORIGINS = {
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
     "tutorials/own_environment.md": "docs/tutorials/own_environment.ipynb",
+    "tutorials/flax_critic.md": "docs/tutorials/flax_critic.ipynb",
+    "tutorials/other_programs.md": "docs/tutorials/other_programs.ipynb",
 }
 """Pages made of files that are no pages of `docs/`: address on the site → path."""
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")

@@ -25,7 +25,7 @@ def create_actor(config: PPO, spec: Spec, key: PRNGKeyArray) -> Actor:
         key, agents=spec.agents, features=spec.obs, outputs=spec.max_actions,
         core=config.actor_network, hidden_size=config.hidden_size, num_layers=config.num_layers,
         gain=SMALL, init=config.init, norm=config.layer_norm,
-        ids=config.agent_ids, parameter_groups=config.actors(spec.agents),
+        ids=config.agent_ids, parameter_groups=config.actors(spec.agents), picture=spec.image,
     )  # fmt: skip
     if not spec.continuous:
         return Actor(body)
@@ -37,8 +37,10 @@ def create_critic(config: PPO, spec: Spec, key: PRNGKeyArray) -> AnyCritic:
     """The initial critic, of the shape that `config.value` needs."""
     shape = create_value(config.value, spec).critic
     key, key_effects = jax.random.split(key) if shape.rank else (key, key)
+    local = shape.sees == "local"
+    features, picture = (spec.obs, spec.image) if local else (spec.state, spec.state_image)
     body = Body.create(
-        key, agents=spec.agents, features=spec.obs if shape.sees == "local" else spec.state,
+        key, agents=spec.agents, features=features, picture=picture,
         extra_inputs=spec.agents * shape.actions, action_fusion=shape.fusion,
         outputs=shape.outputs * (1 + shape.rank),
         core=config.critic_network, hidden_size=config.hidden_size,

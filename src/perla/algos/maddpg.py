@@ -69,6 +69,7 @@ def create_critic(config: DDPG, spec: Spec, key: PRNGKeyArray) -> JointCritic:
             core="mlp", hidden_size=config.hidden_size, num_layers=config.critic_num_layers,
             gain=SMALL, init=config.init, norm=config.layer_norm,
             ids=config.agent_ids, parameter_groups=config.nets(spec.agents),
+            picture=spec.state_image,
         )
     )  # fmt: skip
 

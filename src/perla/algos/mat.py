@@ -144,7 +144,7 @@ class Algorithm:
         ids = spec.agents if config.agent_ids and spec.agents > 1 else 0
         log_std = math.log(config.init_std) if spec.continuous else None
         actor = Transformer(
-            Encoder.create(key_encoder, spec.obs, *shape, ids),
+            Encoder.create(key_encoder, spec.obs, *shape, ids, picture=spec.image),
             Decoder.create(key_decoder, spec.max_actions, *shape, log_std),
             spec.agents,
         )

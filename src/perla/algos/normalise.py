@@ -58,11 +58,11 @@ class RunningMeanStd(NamedTuple):
         """
         return jnp.sqrt(self.variance + 1e-2)
 
-    def standardise(self, x: Float[Array, ...]) -> Float[Array, ...]:
+    def standardise(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """(x − mean) / deviation."""
         return (x - self.mean) / self.deviation
 
-    def restore(self, x: Float[Array, ...]) -> Float[Array, ...]:
+    def restore(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """The inverse of `standardise`."""
         return x * self.deviation + self.mean
 
@@ -72,11 +72,11 @@ class Identity(NamedTuple):
 
     deviation: float = 1.0
 
-    def standardise(self, x: Float[Array, ...]) -> Float[Array, ...]:
+    def standardise(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """x."""
         return x
 
-    def restore(self, x: Float[Array, ...]) -> Float[Array, ...]:
+    def restore(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """x."""
         return x
 

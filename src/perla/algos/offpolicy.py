@@ -111,7 +111,7 @@ def create_utilities(
         key, agents=spec.agents, features=spec.obs + last_action_size, outputs=spec.max_actions,
         core=config.actor_network, hidden_size=config.hidden_size, num_layers=config.num_layers,
         gain=SMALL, init=config.init, norm=config.layer_norm, norm_inputs=norm_inputs,
-        ids=config.agent_ids, parameter_groups=config.nets(spec.agents),
+        ids=config.agent_ids, parameter_groups=config.nets(spec.agents), picture=spec.image,
     )  # fmt: skip
     return Utilities(body, messages, last_action_size)
 

@@ -43,7 +43,7 @@ def check_fair(runs: Sequence[Curves]) -> None:
             check_environments(first, other)
         for run in runs:
             if run.method not in methods:
-                hint = "; --task names the environment of imported runs"
+                hint = "; --task (in Python reading={'tasks': …}) names that of imported runs"
                 imported = any(each.source != "perla" for each in runs)
                 raise UserError(
                     f"{run.path} and {first.path}: {run.method} has no run on {task}"

@@ -213,8 +213,8 @@ def _with_task(runs: Sequence[Curves]) -> tuple[list[Curves], list[str]]:
         return list(runs), []
     if len(tasks) > 1:
         raise UserError(
-            f"{unknown[0].path}: names no environment; name it by --task, one of: "
-            f"{', '.join(tasks)}"
+            f"{unknown[0].path}: names no environment; name it by --task, in Python by tasks, one "
+            f"of: {', '.join(tasks)}"
         )
     (task,) = tasks
     found = [
@@ -225,7 +225,7 @@ def _with_task(runs: Sequence[Curves]) -> tuple[list[Curves], list[str]]:
     more = f" and {len(places) - 1} more" * (len(places) > 1)
     return found, [
         f"{places[0]}{more}: names no environment; taken for {task}, as the other runs are "
-        "(--task ID says otherwise)"
+        "(--task ID, or tasks in Python, says otherwise)"
     ]
 
 

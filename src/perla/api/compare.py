@@ -12,11 +12,12 @@ from perla.analysis import figures
 from perla.analysis.compare import Comparison as Statistics
 from perla.analysis.compare import compare as compare_runs
 from perla.analysis.gather import gather, is_source
+from perla.analysis.importers.series import Options
 from perla.analysis.load import Curves, is_finished
 from perla.api.execution import count, interruptible
 from perla.api.frames import data_frame
 from perla.api.run import Run
-from perla.config import convert, encode, from_json, to_plain
+from perla.config import Positive, convert, encode, from_json, to_plain
 from perla.envs import objects
 from perla.envs.registry import Trust, make_env
 from perla.errors import UserError, nearest
@@ -118,6 +119,7 @@ def compare(
     absolute_episodes: Any = None,
     metric: str | None = None,
     threshold: float | None = None,
+    reading: Mapping[str, Any] | None = None,
     out: str | PathLike[str] | None = None,
     processes: Any = None,
     quiet: bool = False,
@@ -131,6 +133,10 @@ def compare(
     continues if it was interrupted. With `out` the results are written into that folder. Methods
     need it, and share it with the command line.
 
+    `reading` says how other programs' results are read: `tag`, their name of the return;
+    `columns` of a CSV file, from ours to theirs; `tasks`, from their environments to perla's ids
+    (or one id for all); `step_factor`, which multiplies their steps.
+
     Raises `UserError` for a mistake, and for runs that cannot be compared.
     """
     named: list[tuple[str | None, Finished]] = []
@@ -142,6 +148,8 @@ def compare(
     if methods and all(method in RECIPES for method in methods) and len(methods) == len(named):
         if env is None or steps is None or folder is None:
             raise UserError("perla.compare: methods need env=…, steps=… and out=DIR")
+        if reading is not None:
+            raise UserError("reading: is for other programs' results, and these are methods")
         grid = {
             "algo": methods,
             "preset": preset,
@@ -153,10 +161,9 @@ def compare(
             "absolute_episodes": count(absolute_episodes, "absolute_episodes"),
             "settings": to_plain(settings),
         }
-        return _train(
-            env, grid, folder, metric, threshold, count(processes, "processes"), quiet=quiet
-        )
-    found = gather([_source(name, one) for name, one in named])
+        budget = count(processes, "processes")
+        return _train(env, grid, folder, metric, threshold, budget, quiet=quiet)
+    found = gather([_source(name, one) for name, one in named], _reading(reading or {}))
     if folder is not None:
         statistics = results.write(found.runs, folder, metric=metric, threshold=threshold)
     else:
@@ -332,6 +339,26 @@ def _source(name: str | None, each: Finished) -> str | Path:
         methods = nearest(each, RECIPES, what="algorithm")
         raise UserError(f"{path}: no such folder; as a method: {methods}")
     return path if name is None else f"{name}={path}"
+
+
+def _reading(given: Mapping[str, Any]) -> Options:
+    """The value of `reading`. Raises `UserError` for an unknown name or a value of another kind."""
+    names = {
+        "tag": str,
+        "columns": dict[str, str],
+        "tasks": str | dict[str, str],
+        "step_factor": Positive,
+    }
+    for name in given:
+        if name not in names:
+            raise nearest(name, names, what="reading")
+    known = {
+        name: convert(to_plain(value), names[name], name=f"reading: {name}")
+        for name, value in given.items()
+    }
+    if isinstance(known.get("tasks"), str):
+        known["tasks"] = {"": known["tasks"]}
+    return Options(**known)
 
 
 def _tuples(grid: Mapping[str, Any]) -> dict[str, Any]:

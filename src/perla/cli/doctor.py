@@ -16,19 +16,21 @@ from perla.errors import UserError, visible
 from perla.plugins import install_command
 
 OPTIONAL = {
-    "lbforaging": "the original foraging, for `make test-all`",
-    "gymnasium-robotics": "multi-agent MuJoCo, with mujoco",
-    "jaxmarl": "the environments jaxmarl:…",
-    "pettingzoo": "the environments pettingzoo:…, and the export to PettingZoo",
-    "gymnasium": "the environments gym:…",
-    "jumanji": "the environments jumanji:…, and its foraging for `perla bench env`",
-    "ray": "suites on Ray",
-    "submitit": "suites on SLURM",
-    "optuna": "`perla tune`",
-    "wandb": "the logger wandb",
-    "mlflow-skinny": "the logger mlflow",
+    "lbforaging": (None, "the original foraging, for `make test-all`"),
+    "gymnasium-robotics": ("mujoco", "the environments mamujoco:…"),
+    "jaxmarl": ("jaxmarl", "the environments jaxmarl:…"),
+    "pettingzoo": ("pettingzoo", "the environments pettingzoo:…, and the export to PettingZoo"),
+    "gymnasium": ("gym", "the environments gym:…"),
+    "jumanji": ("jumanji", "the environments jumanji:…, and its foraging for `perla bench env`"),
+    "ray": ("ray", "suites on Ray"),
+    "submitit": ("slurm", "suites on SLURM"),
+    "optuna": ("tune", "`perla tune`"),
+    "wandb": ("wandb", "the logger wandb"),
+    "mlflow-skinny": ("mlflow", "the logger mlflow"),
+    "pandas": ("notebook", "data frames in Python"),
+    "jax2onnx": ("export", "`perla export --format onnx`"),
 }
-"""Optional packages and their uses."""
+"""Optional packages: the extra that installs each, and its use."""
 
 
 class Finding(NamedTuple):
@@ -102,6 +104,12 @@ def _jax() -> Iterator[Finding]:
         yield Finding("jax", str(error), "see the cause", fatal=True)
         return
     yield Finding("jax", jax.__version__)
+    try:
+        import perla.runs.execute  # noqa: F401 (what training imports)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        yield Finding("perla", f"cannot be imported: {text}", "run `make setup` again", fatal=True)
+        return
     yield from _devices()
 
 
@@ -158,9 +166,10 @@ def _here() -> Iterator[Finding]:
 
 
 def _optional() -> Iterator[Finding]:
-    for package, purpose in OPTIONAL.items():
+    for package, (extra, purpose) in OPTIONAL.items():
         try:
             version = importlib.metadata.version(package)
             yield Finding(package, f"{version} ({purpose})")
         except importlib.metadata.PackageNotFoundError:
-            yield Finding(package, f"absent ({purpose})", f"`pip install {package}` if you need it")
+            command = install_command(extra) if extra else f"pip install {package}"
+            yield Finding(package, f"absent ({purpose})", f"`{command}` if you need it")

@@ -6,6 +6,7 @@ Worker processes import this module: it imports JAX only to trace an environment
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import traceback
 from collections.abc import Iterator
@@ -58,10 +59,26 @@ def check_spec(id: str, spec: Any) -> None:
         value = getattr(spec, name)
         if not (name == "limit" and value is None) and not (isinstance(value, int) and value > 0):
             raise UserError(f"{id}: spec.{name} = {value!r}: expected {least} or more")
+    for name, size in (("image", spec.obs), ("state_image", spec.state)):
+        check_image(f"{id}: spec.{name}", getattr(spec, name), size)
     if min(spec.actions) < 1:
         raise UserError(f"{id}: spec.actions = {spec.actions}: every agent needs at least 1")
     if spec.reward not in ("common", "individual"):
         raise nearest(str(spec.reward), ("common", "individual"), what=f"{id}: spec.reward")
+
+
+def check_image(name: str, shape: Any, size: int) -> None:
+    """Raise `UserError` unless `shape` is that of pictures which fit into `size` features."""
+    if shape is None:
+        return
+    whole = isinstance(shape, tuple) and all(isinstance(n, int) and n > 0 for n in shape)
+    if not whole or len(shape) not in (3, 4):
+        raise UserError(
+            f"{name} = {shape!r}: expected (height, width, channels), or with the number of "
+            "pictures in front"
+        )
+    if math.prod(shape) > size:
+        raise UserError(f"{name} = {shape}: has {math.prod(shape)} numbers, and there are {size}")
 
 
 def check_alive(gives: str, observation: Observation, spec: Spec) -> None:

@@ -29,8 +29,8 @@ MEMBERS = ("spec", "reset", "step", "render")
 """Members of an environment (`perla.envs.protocol.Env`); a `HostEnv` has `close`, too."""
 GYMNASIUM_NAME = re.compile(r"-v\d+$")
 """End of the names in Gymnasium's registry, which no function can have."""
-BRIDGE_OPTIONS = ("limit", "reward", "mortal", "state")
-"""Options of the bridges to other libraries: PettingZoo's has all, Gymnasium's the first two."""
+BRIDGE_OPTIONS = ("limit", "reward", "images", "mortal", "state")
+"""Options of the bridges to other libraries: PettingZoo's has all, Gymnasium's the first three."""
 
 
 def make_env(id: str, families: Iterable[str], /, **options: Any) -> Env | HostEnv:
@@ -96,12 +96,15 @@ def _wrap(
     id: str, env: Any, options: dict[str, Any], bridge_options: dict[str, Any]
 ) -> Env | HostEnv:
     """Recognise the kind of `env`; wrap it if it is another library's, else check it."""
-    from perla.envs.bridges import smac
+    from perla.envs.bridges import rllib, smac
 
-    is_smac = smac.has_interface(env)  # SMAClite's environments are Gymnasium's as well.
+    # SMAClite's and RLlib's environments are Gymnasium's as well.
+    is_smac = smac.has_interface(env)
     is_pettingzoo = not is_smac and _is_instance(env, "pettingzoo", "ParallelEnv", "AECEnv")
-    is_gymnasium = not is_smac and _is_instance(env, "gymnasium", "Env")
-    known = BRIDGE_OPTIONS if is_pettingzoo else BRIDGE_OPTIONS[:2] if is_gymnasium else ()
+    is_rllib = not is_smac and not is_pettingzoo and rllib.has_interface(env)
+    is_gymnasium = not is_smac and not is_rllib and _is_instance(env, "gymnasium", "Env")
+    by_agent = is_pettingzoo or is_rllib
+    known = BRIDGE_OPTIONS if by_agent else BRIDGE_OPTIONS[:3] if is_gymnasium else ()
     for name in bridge_options:
         if name not in known:
             raise _unexpected(id, f"got an unexpected keyword argument {name!r}")
@@ -114,6 +117,8 @@ def _wrap(
 
         parallel_env = pettingzoo.parallel(id, env)
         return pettingzoo.PettingZoo(id, parallel_env, **bridge_options, rules=rules)
+    if is_rllib:
+        return rllib.wrap(id, env, options, **bridge_options)
     if is_gymnasium:
         from perla.envs.bridges import gym
 

@@ -96,6 +96,12 @@ class Spec:
     early_truncation: bool = True
     """Episodes may be truncated before the limit. False promises that they are not: replay buffers
     then need less room."""
+    image: tuple[int, ...] | None = None
+    """Height, width and channels of the picture that an observation begins with, as a row of
+    numbers; networks then begin with convolutions. Of several pictures, their number stands in
+    front. None: no picture."""
+    state_image: tuple[int, ...] | None = None
+    """The same of the global state."""
 
     @property
     def max_actions(self) -> int:

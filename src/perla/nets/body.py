@@ -16,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from perla.config import Groups
+from perla.keys import apart
 from perla.nets.layers import GRU, MLP, Init, LayerNorm, expand_dims_like, product
+from perla.nets.pictures import Pictures, output_features
 from perla.types import Array, Bool, Float, PRNGKeyArray
 
 
@@ -45,6 +47,12 @@ class Net(eqx.Module):
 
     torso: Torso | None
     head: MLP
+    pictures: Pictures | None = None
+    """Below all other layers, where the features begin with pictures."""
+
+    def begin(self, x):
+        """The bottom's first pre-activations from the features `x`."""
+        return self.bottom.begin(x if self.pictures is None else self.pictures(x))
 
     @property
     def bottom(self) -> MLP:
@@ -90,9 +98,11 @@ class Body(eqx.Module):
         norm_inputs: bool = True,
         ids: bool,
         parameter_groups: Groups,
+        picture: tuple[int, ...] | None = None,
     ) -> Body:
         """A body for `agents`, each with `features` inputs, and `extra_inputs` (the actions) at the
-        first or last hidden layer. `norm` is of hidden layers, and of features if `norm_inputs`.
+        first or last hidden layer. `norm` is of hidden layers, and of features if `norm_inputs`;
+        `picture`, the shape of the pictures that the features begin with (`Pictures`).
 
         `mlp`: `num_layers` hidden layers. `gru`: `num_layers` hidden layers and a GRU, then the
         output layer; with extra inputs, one more hidden layer, which is the fusion layer.
@@ -100,14 +110,12 @@ class Body(eqx.Module):
         groups = parameter_groups
         largest = agents if groups is None else max(map(groups.count, groups))
         id_rows = largest if ids and largest > 1 else 0
-        if core == "gru":
-            below, above = num_layers, 1 if extra_inputs else 0
-        else:
-            below = num_layers - 1 if extra_inputs and action_fusion == "last" else 0
-            above = num_layers - below
+        below, above = _layers(core, num_layers, action_fusion if extra_inputs else None)
+        rows = output_features(picture, features)
 
         def net(key: PRNGKeyArray) -> Net:
             key_dense, key_gru, key_head = jax.random.split(key, 3)
+            pictures = None if picture is None else Pictures.create(apart(key), picture, init)
 
             # Features and extra inputs have one weight matrix: an action changes pre-activations as
             # much as any other input of size one, as each layer about preserves its input's norm.
@@ -118,16 +126,16 @@ class Body(eqx.Module):
                 )  # fmt: skip
 
             if below == 0:
-                return Net(None, head(features, id_rows + extra_inputs))
+                return Net(None, head(rows, id_rows + extra_inputs), pictures)
             dense = MLP.create(
-                key_dense, features, id_rows, (hidden_size,) * (below - 1), hidden_size,
+                key_dense, rows, id_rows, (hidden_size,) * (below - 1), hidden_size,
                 init=init, gain=2**0.5, norm=norm, norm_inputs=norm_inputs,
             )  # fmt: skip
             if core == "mlp":
-                return Net(Torso(dense, None, None), head(hidden_size, extra_inputs))
+                return Net(Torso(dense, None, None), head(hidden_size, extra_inputs), pictures)
             gru = GRU.create(key_gru, hidden_size, hidden_size, init)
             torso = Torso(dense, gru, LayerNorm.create(hidden_size) if norm else None)
-            return Net(torso, head(hidden_size, extra_inputs))
+            return Net(torso, head(hidden_size, extra_inputs), pictures)
 
         keys = key if groups is None else jax.random.split(key, len(set(groups)))
         nets = net(keys) if groups is None else jax.vmap(net)(keys)
@@ -193,7 +201,7 @@ class Body(eqx.Module):
         else:
             x = jnp.broadcast_to(x, (*x.shape[:-2], self.agents, x.shape[-1]))
 
-        y = self.apply(lambda net, x: net.bottom.begin(x), x)
+        y = self.apply(lambda net, x: net.begin(x), x)
         if self.ids:
             y = y + expand_dims_like(self.id_rows, y)
         y = jnp.broadcast_to(y, (*y.shape[:-2], self.agents, y.shape[-1]))
@@ -255,3 +263,14 @@ class Body(eqx.Module):
             return product(extra, self.extra_rows)
         extra = jnp.broadcast_to(extra, (*extra.shape[:-2], self.agents, extra.shape[-1]))
         return jnp.einsum("...io,iow->...iw", extra, self.extra_rows)
+
+
+def _layers(
+    core: Literal["mlp", "gru"], num_layers: int, action_fusion: Literal["first", "last"] | None
+) -> tuple[int, int]:
+    """The numbers of hidden layers below and above the place where extra inputs enter; they have no
+    `action_fusion` if there are none."""
+    if core == "gru":
+        return num_layers, 0 if action_fusion is None else 1
+    below = num_layers - 1 if action_fusion == "last" else 0
+    return below, num_layers - below

@@ -18,8 +18,9 @@ and action values that bootstrap from their own maximum, which large random valu
 """
 
 
-def expand_dims_like(parameter: Float[Array, ...], x: Float[Array, ...]) -> Float[Array, ...]:
-    """`parameter` with leading axes of one, for explicit broadcasting with `x`."""
+def expand_dims_like(parameter: Array, x: Array) -> Array:
+    """`parameter` `[*axes]` with leading axes of one, for explicit broadcasting with `x`
+    `[*more *axes]`."""
     return parameter.reshape((1,) * (x.ndim - parameter.ndim) + parameter.shape)
 
 

@@ -17,7 +17,9 @@ import jax.numpy as jnp
 
 from perla.distributions import MASKED_LOGIT, Categorical, Gaussian, encode
 from perla.envs.protocol import Observation
+from perla.keys import apart
 from perla.nets.layers import SMALL, LayerNorm, Linear, expand_dims_like
+from perla.nets.pictures import Pictures, output_features
 from perla.types import Actions, Array, Bool, Float, Int, PRNGKeyArray
 
 gelu = partial(jax.nn.gelu, approximate=False)
@@ -180,28 +182,40 @@ class Encoder(eqx.Module):
     value: Dense
     agent_ids: bool = eqx.field(static=True)
     """Append a one-hot agent id to the observations."""
+    pictures: Pictures | None = None
+    """Below the embedding, where observations begin with pictures."""
 
     @classmethod
     def create(
-        cls, key: PRNGKeyArray, features: int, size: int, blocks: int, heads: int, agent_ids: int
+        cls,
+        key: PRNGKeyArray,
+        features: int,
+        size: int,
+        blocks: int,
+        heads: int,
+        agent_ids: int,
+        picture: tuple[int, ...] | None = None,
     ) -> Encoder:
         """An encoder of observations with so many `features`, beside ids of `agent_ids` agents (0:
-        no ids)."""
+        no ids). `picture` is the shape of the pictures that they begin with (`nets.pictures`)."""
         key_embedding, key_blocks, key_value = jax.random.split(key, 3)
+        rows = output_features(picture, features) + agent_ids
         return cls(
-            Linear.create(key_embedding, features + agent_ids, size, "orthogonal"),
+            Linear.create(key_embedding, rows, size, "orthogonal"),
             LayerNorm.create(size),
             jax.vmap(lambda key: EncoderBlock.create(key, size, heads))(
                 jax.random.split(key_blocks, blocks)
             ),
             Dense.create(key_value, size, 1, norm=True),
             agent_ids > 0,
+            None if picture is None else Pictures.create(apart(key), picture, "orthogonal"),
         )
 
     def __call__(
         self, obs: Float[Array, "*batch agent feature"]
     ) -> Float[Array, "*batch agent encoding"]:
         """The encodings."""
+        obs = obs if self.pictures is None else self.pictures(obs)
         if self.agent_ids:
             ids = expand_dims_like(jnp.eye(obs.shape[-2]), obs)
             obs = jnp.concatenate(

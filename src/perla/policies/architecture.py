@@ -71,6 +71,8 @@ def _other(what: str) -> UserError:
 
 def _of_body(body: Body) -> list[Operation]:
     """The operations of a body, with the parameters of each agent."""
+    if body.net.pictures is not None:
+        raise _other("a network with convolutions")
     net = body.gather(body.net)
     ids = body.id_rows if body.ids else None
     if net.torso is None:

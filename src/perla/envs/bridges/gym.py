@@ -44,6 +44,9 @@ NO_LIMIT = 2**30
 RESERVED_OPTIONS = ("id", "render_mode", "disable_env_checker", "max_episode_steps")
 """Arguments of `gymnasium.make` that the bridge sets."""
 
+BRIDGE_OPTIONS = ("limit", "reward", "images")
+"""Options of the bridge; all others are the environment's."""
+
 LOADERS = ("GymV21Environment-v0", "GymV26Environment-v0")
 """Environments that import and call whatever code their options name."""
 
@@ -55,7 +58,8 @@ class Gym:
     the environment. With `reward` "common" every agent receives the sum of all agents' rewards. The
     action mask is in an agent's observation or in `info["action_mask"]`, with an entry for each
     agent; it may have any name that `masks.is_mask` knows. The global state is the environment's
-    `state()`, if it has one, or the concatenated observations.
+    `state()`, if it has one, or the concatenated observations. With `images` false pictures are
+    rows of numbers like any others (`spaces.Spaces`).
 
     `folds_limit` says that the environment reports its own limit as a termination, so that a
     termination at that step is a truncation. It is true by default, unless Gymnasium's registry
@@ -72,6 +76,7 @@ class Gym:
         *,
         limit: Any = None,
         reward: Any = "individual",
+        images: Any = True,
         folds_limit: bool | None = None,
         rules: Mapping[str, Any] | None = None,
     ) -> None:
@@ -82,7 +87,8 @@ class Gym:
         agents = len(acted)
         if len(observed) != agents:
             raise UserError(f"{id} has {len(observed)} observations and {agents} actions")
-        self.spaces = spaces.Spaces(id, [f"agent {i}" for i in range(agents)], observed, acted)
+        names = [f"agent {i}" for i in range(agents)]
+        self.spaces = spaces.Spaces(id, names, observed, acted, images=images)
         inner = env.unwrapped
         limit = spaces.limit(id, limit, env.spec, inner)
         package = type(inner).__module__.partition(".")[0]
@@ -109,6 +115,8 @@ class Gym:
                 **optional.versions("gymnasium", package),
             },
             continuous=self.spaces.continuous,
+            image=self.spaces.image,
+            state_image=self.spaces.state_image(inner.state() if self.has_state else None),
         )
 
     def reset(self, seed: int) -> Observation:
@@ -172,9 +180,9 @@ class Gym:
 def make_env(name: str, /, **options: Any) -> Gym:
     """The environment of a name such as `lbforaging:Foraging-8x8-2p-2f-coop-v3`.
 
-    Options: `limit` and `reward` (`individual` or `common`) as in `Gym`; all others are the
-    environment's own. Raises `UserError` for an unknown name or option, if Gymnasium or the module
-    is not installed, and for a single-agent environment.
+    Options: `limit`, `reward` (`individual` or `common`) and `images` as in `Gym`; all others are
+    the environment's own. Raises `UserError` for an unknown name or option, if Gymnasium or the
+    module is not installed, and for a single-agent environment.
     """
     gymnasium = optional.import_optional("gymnasium", extra="gym")
     id = f"gym:{name}"
@@ -188,9 +196,7 @@ def make_env(name: str, /, **options: Any) -> Gym:
         if option in options:
             hint = "; the limit is called limit" if option == "max_episode_steps" else ""
             raise UserError(f"{id}: {option} is no option{hint}")
-    env_options = {
-        name: value for name, value in options.items() if name not in ("limit", "reward")
-    }
+    env_options = {name: value for name, value in options.items() if name not in BRIDGE_OPTIONS}
     if env_name in LOADERS:
         raise UserError(f"{id} makes what its options name; give that one's own id")
     spec = gymnasium.spec(env_name)
@@ -199,6 +205,7 @@ def make_env(name: str, /, **options: Any) -> Gym:
         _build(id, gymnasium, spec, env_options),
         limit=options.get("limit", spec.max_episode_steps),
         reward=options.get("reward", "individual"),
+        images=options.get("images", True),
         folds_limit=None if spec.max_episode_steps is None else False,
         rules={"options": env_options},
     )

@@ -59,7 +59,8 @@ class PettingZoo:
     agent that leaves while others stay is no longer `alive`; with `mortal` false this is an error.
     The global `state` is "own", the environment's `state()`, or "observations", the concatenated
     observations; by default the former if the environment has it. The action mask is in the
-    observation or the info, under any name that `masks.is_mask` knows. Raises `UserError` if a
+    observation or the info, under any name that `masks.is_mask` knows. With `images` false pictures
+    are rows of numbers like any others (`spaces.Spaces`). Raises `UserError` if a
     space is not numeric, or if `reset` is not PettingZoo's.
     """
 
@@ -72,14 +73,17 @@ class PettingZoo:
         reward: Any = "individual",
         mortal: Any = True,
         state: Any = None,
+        images: Any = True,
         rules: Mapping[str, Any] | None = None,
+        library: str = "pettingzoo",
     ) -> None:
         self.env = env
         self.agents: list[Any] = list(_possible_agents(id, env))
         with explain_errors(f"{id} has no space for an agent"):
             observed = [env.observation_space(agent) for agent in self.agents]
             acted = [env.action_space(agent) for agent in self.agents]
-        self.spaces = spaces.Spaces(id, [str(agent) for agent in self.agents], observed, acted)
+        names = [str(agent) for agent in self.agents]
+        self.spaces = spaces.Spaces(id, names, observed, acted, images=images)
         inner = env.unwrapped
         limit = spaces.limit(id, limit, inner, getattr(inner, "env", None))
         self.mortal = convert(mortal, bool, name=f"{id}: mortal")
@@ -101,10 +105,12 @@ class PettingZoo:
                 "limit": limit,
                 "state": "own" if self.has_state else "observations",
                 **(rules or {}),
-                **optional.versions("pettingzoo", type(inner).__module__.partition(".")[0]),
+                **optional.versions(library, type(inner).__module__.partition(".")[0]),
             },
             continuous=self.spaces.continuous,
             mortal=self.mortal,
+            image=self.spaces.image,
+            state_image=self.spaces.state_image(env.state() if self.has_state else None),
         )
 
     def reset(self, seed: int) -> Observation:
@@ -205,9 +211,9 @@ class PettingZoo:
 def make_env(name: str, /, **options: Any) -> PettingZoo:
     """The environment of the module `name`, such as `mpe2.simple_spread_v3`.
 
-    Options: `limit`, `reward` (`individual` or `common`), `mortal` and `state` as in `PettingZoo`;
-    all others are the environment's own. Raises `UserError` for an unknown module or option, for a
-    missing package, and for environments whose agents compete or take turns.
+    Options: `limit`, `reward` (`individual` or `common`), `mortal`, `state` and `images` as in
+    `PettingZoo`; all others are the environment's own. Raises `UserError` for an unknown module or
+    option, for a missing package, and for environments whose agents compete or take turns.
     """
     optional.import_optional("pettingzoo")
     id = f"pettingzoo:{name}"
@@ -222,7 +228,7 @@ def make_env(name: str, /, **options: Any) -> PettingZoo:
     return PettingZoo(id, env, **bridge_options, rules={"options": env_options})
 
 
-BRIDGE_OPTIONS = ("limit", "reward", "mortal", "state")
+BRIDGE_OPTIONS = ("limit", "reward", "mortal", "state", "images")
 """Options of the bridge; all others are the environment's."""
 
 

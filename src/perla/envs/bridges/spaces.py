@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 
 from perla.config import Count, convert
 from perla.envs.bridges import masks, results
+from perla.envs.bridges.images import Image, find_image, image_of
 from perla.envs.checks import explain_errors
 from perla.envs.protocol import Observation
 from perla.envs.values import Fault, describe_value, to_numbers
@@ -65,16 +66,28 @@ class Spaces:
     Boxes are flattened and other spaces encoded as by Gymnasium's `flatten`, discrete ones one-hot;
     entries of dictionaries that are action masks (`masks.is_mask`) are no features. A
     `MultiDiscrete` action becomes one discrete action for each combination of its parts; a `Box`
-    action is scaled from [-1, 1] to its bounds. Raises `UserError` for spaces that cannot be
-    encoded in a vector of fixed size.
+    action is scaled from [-1, 1] to its bounds. With `images`, agents that all observe pictures of
+    one shape (`images.image_of`) have them as height × width × channel, and bytes between 0 and 1.
+    Raises `UserError` for spaces that cannot be encoded in a vector of fixed size.
     """
 
     def __init__(
-        self, id: str, names: Sequence[str], observed: Sequence[Any], acted: Sequence[Any]
+        self,
+        id: str,
+        names: Sequence[str],
+        observed: Sequence[Any],
+        acted: Sequence[Any],
+        *,
+        images: Any = True,
     ) -> None:
         self.names = list(names)
+        self.images = convert(images, bool, name=f"{id}: images")
+        layouts = {image_of(space) for space in observed} if self.images else {None}
+        image = layouts.pop() if len(layouts) == 1 else None
+        self.image = None if image is None else image.shape
+        """The shape of the picture that an observation is."""
         self.observations = [
-            _agent_observation(f"{id}: {name}", space)
+            _agent_observation(f"{id}: {name}", space, image)
             for name, space in zip(names, observed, strict=True)
         ]
         self.agent_actions = [
@@ -119,8 +132,23 @@ class Spaces:
                 raise Fault(f"{self.names[i]}: {fault}") from None
         if state is None:
             parts = [row[:size] for row, size in zip(obs, self.sizes, strict=True)]
-            state = np.concatenate(parts)
-        return Observation(obs, np.array(to_numbers("state", state)).ravel(), avail, alive)
+            return Observation(obs, np.concatenate(parts), avail, alive)
+        image, numbers = self._state_image(state), np.array(to_numbers("state", state))
+        row = numbers.ravel() if image is None else image.to_row(numbers)
+        return Observation(obs, row, avail, alive)
+
+    def state_image(self, state: Any = None) -> tuple[int, ...] | None:
+        """The shape of the picture that a `state` is; without one, that of the agents' pictures, of
+        which the state then consists. None: there is no picture."""
+        if state is None:
+            return None if self.image is None else (len(self.names), *self.image)
+        image = self._state_image(state)
+        return None if image is None else image.shape
+
+    def _state_image(self, state: Any) -> Image | None:
+        if not (self.images and isinstance(state, np.ndarray)):
+            return None
+        return find_image(state.shape, state.dtype)
 
     def _write_masks(self, avail: Bool[np.ndarray, " action"], i: int, found: Masks) -> None:
         """Write the mask of agent `i`. Raises `Fault` if there are two that differ."""
@@ -172,7 +200,7 @@ def check_picture(id: str, draw: Callable[[], Any]) -> np.ndarray:
     return np.array(image[..., :3], np.uint8)
 
 
-def _agent_observation(agent: str, space: Any) -> AgentObservation:
+def _agent_observation(agent: str, space: Any, image: Image | None) -> AgentObservation:
     with explain_errors(f"{agent} observes {_short(space)}"):
         size, flatten = _flattened(space)
         if size == 0:
@@ -181,7 +209,8 @@ def _agent_observation(agent: str, space: Any) -> AgentObservation:
     def to_row(value: Any) -> tuple[Float[np.ndarray, " feature"], Masks]:
         found: Masks = []
         rows = flatten(value, found)
-        return rows[0] if len(rows) == 1 else np.concatenate(rows), found
+        row = rows[0] if len(rows) == 1 else np.concatenate(rows)
+        return row if image is None else image.to_row(row.reshape(image.native)), found
 
     return AgentObservation(size, to_row)
 
