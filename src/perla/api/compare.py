@@ -163,12 +163,7 @@ def compare(
         }
         budget = count(processes, "processes")
         return _train(env, grid, folder, metric, threshold, budget, quiet=quiet)
-    found = gather([_source(name, one) for name, one in named], _reading(reading or {}))
-    if folder is not None:
-        statistics = results.write(found.runs, folder, metric=metric, threshold=threshold)
-    else:
-        statistics = compare_runs(found.runs, metric=metric, threshold=threshold)
-    return Comparison(statistics, found.runs, found.failures, folder, found.notes)
+    return _compare_finished(named, reading or {}, folder, metric, threshold)
 
 
 def suite(
@@ -328,6 +323,22 @@ def check_complete(outcome: Outcome) -> None:
             f"{len(outcome.pending)} cells are left to other processes, such as "
             f"{outcome.pending[0]}; the same call compares all when they have finished"
         )
+
+
+def _compare_finished(
+    named: Sequence[tuple[str | None, Finished]],
+    reading: Mapping[str, Any],
+    folder: Path | None,
+    metric: str | None,
+    threshold: float | None,
+) -> Comparison:
+    """Compare finished runs, each with the name that the user gives its method."""
+    found = gather([_source(name, one) for name, one in named], _reading(reading))
+    if folder is not None:
+        statistics = results.write(found.runs, folder, metric=metric, threshold=threshold)
+    else:
+        statistics = compare_runs(found.runs, metric=metric, threshold=threshold)
+    return Comparison(statistics, found.runs, found.failures, folder, found.notes)
 
 
 def _source(name: str | None, each: Finished) -> str | Path:
