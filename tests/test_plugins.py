@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -66,10 +67,9 @@ def command(installed):
 def example(monkeypatch):
     """The modules of the example package, imported from its sources."""
     monkeypatch.syspath_prepend(str(EXTENSION))
-    from perla_extension import antithetic, linear, meeting, reinforce
-
+    names = [path.stem for path in (EXTENSION / "perla_extension").glob("[a-z]*.py")]
     yield types.SimpleNamespace(
-        antithetic=antithetic, linear=linear, meeting=meeting, reinforce=reinforce
+        **{name: importlib.import_module(f"perla_extension.{name}") for name in names}
     )
     for name in [name for name in sys.modules if name.startswith("perla_extension")]:
         del sys.modules[name]
