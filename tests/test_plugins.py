@@ -25,7 +25,7 @@ from perla.distributions import Categorical
 from perla.envs import registry
 from perla.errors import UserError
 from perla.marginal.estimators import Enumeration, create_estimator
-from perla.methods.estimators import ESTIMATORS, Estimator
+from perla.methods.estimators import ESTIMATORS, Estimator, Sampled
 from perla.methods.method import Method
 from perla.methods.recipes import RECIPES, Recipe
 from perla.methods.settings import configure, every_setting
@@ -235,6 +235,27 @@ def test_antithetic_pairs_are_unbiased_and_opposite(example):
     joint = policy.probs[0] @ payoff @ policy.probs[1]
     np.testing.assert_allclose(estimate[:, 0], joint, atol=0.15)
     assert not isinstance(estimator, Enumeration)
+
+
+def test_a_lattice_is_unbiased_and_has_less_noise_than_independent_draws(example):
+    policy = Categorical(jnp.log(jnp.array([[0.2, 0.3, 0.5], [0.1, 0.1, 0.8]])))
+    payoff = jnp.arange(9.0).reshape(3, 3)
+
+    def f(action):
+        return payoff[action[0], action[1]] * jnp.ones((2, 1))
+
+    def estimates(settings):
+        estimator, keys = create_estimator(settings, 2, 3), jax.random.split(jax.random.key(0), 500)
+        return jax.vmap(lambda key: estimator.expectation(f, policy, key)[0, 0])(keys)
+
+    lattice = estimates(example.lattice.Lattice(lattice_points=9))
+    joint = policy.probs[0] @ payoff @ policy.probs[1]
+    assert abs(lattice.mean() - joint) < 3 * lattice.std() / 500**0.5
+    assert lattice.var() < 0.5 * estimates(Sampled(num_samples=9)).var()
+    estimator = create_estimator(example.lattice.Lattice(lattice_points=9), 2, 3)
+    points = estimator.points(jax.random.key(1), (2,))
+    some = estimator.points(jax.random.key(1), (2,), jnp.array([4, 5]))
+    np.testing.assert_array_equal(some, points[4:6])
 
 
 def test_the_linear_mixer_is_monotonic(example):
