@@ -270,6 +270,21 @@ def test_the_linear_mixer_is_monotonic(example):
     assert (jax.grad(q)(chosen) >= 0).all()
 
 
+def test_the_state_moves_the_value_of_every_joint_action_alike(example):
+    spec = registry.make_env("matrix:climbing").spec
+    network = example.state_bias.StateBias(bias_hidden=32).create(TD(), spec, jax.random.key(1))
+    chosen = jax.random.normal(jax.random.key(2), (5, 2))
+    action, hidden = jnp.zeros((5, 2), int), chosen[..., None]
+
+    def q(chosen, state):
+        state = jnp.full((5, spec.state), state)
+        return network(MixerInput(chosen, chosen, action, state, hidden))
+
+    bias = q(jnp.zeros((5, 2)), 1.0)
+    np.testing.assert_allclose(q(chosen, 1.0), chosen.sum(-1, keepdims=True) + bias, atol=1e-6)
+    assert (bias != q(jnp.zeros((5, 2)), 2.0)).any()
+
+
 # --- The guide ----------------------------------------------------------------------------------
 
 
