@@ -184,7 +184,8 @@ def test_without_randomness_of_the_environment_its_part_is_exactly_zero():
 QUICK = ("--steps", "200", "--states", "64", "--hidden-size", "8", "--actor-network", "mlp")
 
 
-def test_the_command_prints_the_forecast_first_and_writes_files(tmp_path, capsys):
+def test_the_command_prints_the_forecast_first_and_writes_files(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     out = tmp_path / "found"
     argv = ["diagnose", "--env", "matrix:penalty-25-t3", *QUICK, "--lambdas", "0.5,1"]
     assert main([*argv, "--seed", "3", "--out", str(out)]) == 0

@@ -102,7 +102,7 @@ def test_the_method_decides_some_settings_of_other_libraries(refusal):
 
 
 def test_the_hint_says_so_if_the_command_lacks_the_flag(capsys):
-    assert main(["compare", "ippo", "mappo", "--test-nepisode", "20"]) == 2
+    assert main(["diagnose", "--test-nepisode", "20"]) == 2
     error = capsys.readouterr().err
     assert "here it is --eval-episodes, which cannot be set here" in error
 

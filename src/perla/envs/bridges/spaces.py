@@ -82,7 +82,8 @@ class Spaces:
     ) -> None:
         self.names = list(names)
         self.images = convert(images, bool, name=f"{id}: images")
-        layouts = {image_of(space) for space in observed} if self.images else {None}
+        described = zip(names, observed, strict=True)
+        layouts = {_image(f"{id}: {name}", space) for name, space in described if self.images}
         image = layouts.pop() if len(layouts) == 1 else None
         self.image = None if image is None else image.shape
         """The shape of the picture that an observation is."""
@@ -198,6 +199,13 @@ def check_picture(id: str, draw: Callable[[], Any]) -> np.ndarray:
             f"{id} draws no image; an environment that can is made with render_mode='rgb_array'"
         )
     return np.array(image[..., :3], np.uint8)
+
+
+def _image(agent: str, space: Any) -> Image | None:
+    """The layout of the picture that an agent observes. Raises `UserError` for a mask of actions
+    that are not available."""
+    with explain_errors(f"{agent} observes {_short(space)}"):
+        return image_of(space)
 
 
 def _agent_observation(agent: str, space: Any, image: Image | None) -> AgentObservation:
