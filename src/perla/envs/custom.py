@@ -21,6 +21,7 @@ from typing import Any
 from perla.envs import makers
 from perla.envs import options as env_options
 from perla.envs.checks import check_spec, check_traced, explain_errors
+from perla.envs.options import OF_GYMNASIUM, OF_PETTINGZOO
 from perla.envs.protocol import Env, HostEnv
 from perla.envs.values import describe_value
 from perla.errors import UserError, closest, nearest
@@ -29,14 +30,12 @@ MEMBERS = ("spec", "reset", "step", "render")
 """Members of an environment (`perla.envs.protocol.Env`); a `HostEnv` has `close`, too."""
 GYMNASIUM_NAME = re.compile(r"-v\d+$")
 """End of the names in Gymnasium's registry, which no function can have."""
-BRIDGE_OPTIONS = ("limit", "reward", "images", "mortal", "state")
-"""Options of the bridges to other libraries: PettingZoo's has all, Gymnasium's the first three."""
 
 
 def make_env(id: str, families: Iterable[str], /, **options: Any) -> Env | HostEnv:
     """The environment returned by the function of `id`, `package.module:function`.
 
-    `options` are its arguments; those of `BRIDGE_OPTIONS` that it does not take go to the bridge
+    `options` are its arguments; those of `OF_PETTINGZOO` that it does not take go to the bridge
     that wraps its environment. `families` are the known prefixes, suggested if an id is mistyped.
     Raises `UserError`, in one line, if the module or function does not exist or raises, if the
     function cannot make an environment (`perla.envs.makers`), or if the result is no environment or
@@ -64,7 +63,7 @@ def call(id: str, function: Callable[..., Any], /, **options: Any) -> Env | Host
     any_keyword = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     taken = set(options) if any_keyword else set(signature.parameters)
     bridge_options = {
-        name: options.pop(name) for name in BRIDGE_OPTIONS if name in options.keys() - taken
+        name: options.pop(name) for name in OF_PETTINGZOO if name in options.keys() - taken
     }
     try:
         signature.bind(**options)
@@ -78,7 +77,7 @@ def call(id: str, function: Callable[..., Any], /, **options: Any) -> Env | Host
 
 def adopt(id: str, env: Any, /, **options: Any) -> Env | HostEnv:
     """The environment object `env`, wrapped and checked as by `make_env`; `options` are those of
-    `BRIDGE_OPTIONS`.
+    `OF_PETTINGZOO`.
 
     One outside JAX has a state of its own, so it is copied: several can be stepped then. Raises
     `UserError` if it cannot be.
@@ -86,7 +85,7 @@ def adopt(id: str, env: Any, /, **options: Any) -> Env | HostEnv:
     if not isinstance(env, Env) or isinstance(env, HostEnv):
         with explain_errors(f"{id} cannot be copied; hand over a function that makes it"):
             env = copy.deepcopy(env)
-    bridge_options = {name: options.pop(name) for name in BRIDGE_OPTIONS if name in options}
+    bridge_options = {name: options.pop(name) for name in OF_PETTINGZOO if name in options}
     for name in options:
         raise _unexpected(id, f"an environment object takes no option {name!r}")
     return _wrap(id, env, options, bridge_options)
@@ -104,7 +103,7 @@ def _wrap(
     is_rllib = not is_smac and not is_pettingzoo and rllib.has_interface(env)
     is_gymnasium = not is_smac and not is_rllib and _is_instance(env, "gymnasium", "Env")
     by_agent = is_pettingzoo or is_rllib
-    known = BRIDGE_OPTIONS if by_agent else BRIDGE_OPTIONS[:3] if is_gymnasium else ()
+    known = OF_PETTINGZOO if by_agent else OF_GYMNASIUM if is_gymnasium else ()
     for name in bridge_options:
         if name not in known:
             raise _unexpected(id, f"got an unexpected keyword argument {name!r}")

@@ -28,6 +28,10 @@ from perla.errors import UserError
 
 WORDS = {"true": True, "false": False, "none": None, "null": None}
 """Words of other languages for literals, in any case."""
+OF_GYMNASIUM = ("limit", "reward", "images")
+"""Options of the bridge to Gymnasium; all others are the environment's."""
+OF_PETTINGZOO = (*OF_GYMNASIUM, "mortal", "state")
+"""Options of the bridges to PettingZoo and to RLlib's interface."""
 LARGEST = 2**63 - 1
 """The largest whole number that every reader of JSON keeps."""
 

@@ -22,7 +22,7 @@ import numpy as np
 from perla.envs.bridges import masks, optional, results, spaces
 from perla.envs.bridges.results import RESET, STEP
 from perla.envs.checks import explain_errors
-from perla.envs.options import fit
+from perla.envs.options import OF_GYMNASIUM, fit
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.envs.values import Fault, to_numbers
 from perla.errors import UserError
@@ -43,9 +43,6 @@ NO_LIMIT = 2**30
 
 RESERVED_OPTIONS = ("id", "render_mode", "disable_env_checker", "max_episode_steps")
 """Arguments of `gymnasium.make` that the bridge sets."""
-
-BRIDGE_OPTIONS = ("limit", "reward", "images")
-"""Options of the bridge; all others are the environment's."""
 
 LOADERS = ("GymV21Environment-v0", "GymV26Environment-v0")
 """Environments that import and call whatever code their options name."""
@@ -196,7 +193,7 @@ def make_env(name: str, /, **options: Any) -> Gym:
         if option in options:
             hint = "; the limit is called limit" if option == "max_episode_steps" else ""
             raise UserError(f"{id}: {option} is no option{hint}")
-    env_options = {name: value for name, value in options.items() if name not in BRIDGE_OPTIONS}
+    env_options = {name: value for name, value in options.items() if name not in OF_GYMNASIUM}
     if env_name in LOADERS:
         raise UserError(f"{id} makes what its options name; give that one's own id")
     spec = gymnasium.spec(env_name)

@@ -21,7 +21,7 @@ from perla.envs import makers
 from perla.envs.bridges import masks, optional, results, spaces
 from perla.envs.bridges.results import RESET, STEP
 from perla.envs.checks import explain_errors
-from perla.envs.options import fit
+from perla.envs.options import OF_PETTINGZOO, fit
 from perla.envs.protocol import Observation, Spec, TimeStep
 from perla.envs.values import Fault, to_numbers
 from perla.errors import UserError, nearest
@@ -222,14 +222,10 @@ def make_env(name: str, /, **options: Any) -> PettingZoo:
     module = optional.import_module(name, id=id)
     if "render_mode" in options:
         raise UserError(f"{id}: render_mode is no option; it is always rgb_array")
-    bridge_options = {name: options[name] for name in BRIDGE_OPTIONS if name in options}
-    env_options = {name: options[name] for name in options if name not in BRIDGE_OPTIONS}
+    bridge_options = {name: options[name] for name in OF_PETTINGZOO if name in options}
+    env_options = {name: options[name] for name in options if name not in OF_PETTINGZOO}
     env = _build(id, module, env_options)
     return PettingZoo(id, env, **bridge_options, rules={"options": env_options})
-
-
-BRIDGE_OPTIONS = ("limit", "reward", "mortal", "state", "images")
-"""Options of the bridge; all others are the environment's."""
 
 
 def parallel(id: str, env: Any) -> Any:
