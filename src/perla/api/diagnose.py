@@ -15,7 +15,7 @@ from perla.api.frames import data_frame
 from perla.config import to_plain
 from perla.envs import objects
 from perla.envs.registry import make_env
-from perla.variance import report
+from perla.variance import ALGO, LAMBDAS, STATES, STEPS, report
 from perla.variance.diagnosis import Diagnosis as Numbers
 from perla.variance.plan import Plan
 from perla.variance.progress import Bars, silent
@@ -65,11 +65,11 @@ class Diagnosis:
 
 def diagnose(
     env: Any,
-    algo: str = "ippo",
+    algo: str = ALGO,
     *,
-    steps: Number = 100_000,
-    states: Number = 8192,
-    lambdas: Number | Iterable[Number] = (0.0, 0.5, 0.9, 0.95, 1.0),
+    steps: Number = STEPS,
+    states: Number = STATES,
+    lambdas: Number | Iterable[Number] = LAMBDAS,
     seed: Number = 0,
     preset: str = "default",
     env_options: Mapping[str, Any] | None = None,

@@ -9,8 +9,9 @@ from perla.cli.compare import ENV
 from perla.cli.parser import Parser
 from perla.cli.tables import say, say_table
 from perla.cli.train import option
+from perla.variance import ALGO, LAMBDAS, STATES, STEPS
 
-ALGO, STEPS, STATES, LAMBDAS = "ippo", "100_000", "8192", "0,0.5,0.9,0.95,1"
+LAMBDAS_TEXT = ",".join(f"{lam:g}" for lam in LAMBDAS)
 
 
 def diagnose_command(argv: Sequence[str]) -> int:
@@ -72,15 +73,18 @@ def _parser() -> Parser:
     )  # fmt: skip
     parser.add_argument("--preset", metavar="P", default="default", help="the preset [default]")
     parser.add_argument(
-        "--steps", metavar="N", default=STEPS, help=f"environment steps of training [{STEPS}]"
+        "--steps",
+        metavar="N",
+        default=str(STEPS),
+        help=f"environment steps of training [{STEPS:_}]",
     )
     parser.add_argument(
-        "--states", metavar="N", default=STATES,
+        "--states", metavar="N", default=str(STATES),
         help=f"visited states, each of another rollout; intervals shrink as 1/√N [{STATES}]",
     )  # fmt: skip
     parser.add_argument(
-        "--lambdas", metavar="X,…", default=LAMBDAS,
-        help=f"values of λ beside the method's own [{LAMBDAS}]",
+        "--lambdas", metavar="X,…", default=LAMBDAS_TEXT,
+        help=f"values of λ beside the method's own [{LAMBDAS_TEXT}]",
     )  # fmt: skip
     parser.add_argument("--seed", metavar="N", default="0", help="seed of everything random [0]")
     parser.add_argument(
