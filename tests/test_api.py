@@ -615,6 +615,15 @@ def test_a_wrong_reading_is_told_in_a_line(two, reading, told):
 
 
 @pytest.mark.parametrize(
+    "given", [{"steps": 10}, {"env": MATRIX}, {"eval_episodes": 2}, {"processes": 1}, {"lr": 0.1}]
+)
+def test_training_s_options_are_refused_for_finished_runs(two, given):
+    (name,) = given
+    with pytest.raises(UserError, match=f"^{name}: is for training"):
+        perla.compare("runs/ippo", "runs/mappo", **given)
+
+
+@pytest.mark.parametrize(
     ("what", "options", "told"),
     [
         (["nowhere"], {}, "nowhere: no such folder"),

@@ -139,10 +139,7 @@ def compare(
 
     Raises `UserError` for a mistake, and for runs that cannot be compared.
     """
-    named: list[tuple[str | None, Finished]] = []
-    for each in what:
-        pairs = each.items() if isinstance(each, Mapping) else [(None, each)]
-        named += [(name, one) for name, one in pairs]
+    named = [pair for each in what for pair in _named(each)]
     folder = None if out is None else Path(out)
     methods = [one for name, one in named if name is None and isinstance(one, str)]
     if methods and all(method in RECIPES for method in methods) and len(methods) == len(named):
@@ -161,8 +158,13 @@ def compare(
             "absolute_episodes": count(absolute_episodes, "absolute_episodes"),
             "settings": to_plain(settings),
         }
-        budget = count(processes, "processes")
-        return _train(env, grid, folder, metric, threshold, budget, quiet=quiet)
+        at_once = count(processes, "processes")
+        return _train(env, grid, folder, metric, threshold, at_once, quiet=quiet)
+    _check_finished(
+        env=env, steps=steps, env_options=env_options, processes=processes,
+        num_evaluations=num_evaluations, eval_episodes=eval_episodes,
+        absolute_episodes=absolute_episodes, **settings,
+    )  # fmt: skip
     return _compare_finished(named, reading or {}, folder, metric, threshold)
 
 
@@ -323,6 +325,18 @@ def check_complete(outcome: Outcome) -> None:
             f"{len(outcome.pending)} cells are left to other processes, such as "
             f"{outcome.pending[0]}; the same call compares all when they have finished"
         )
+
+
+def _named(each: Finished | Mapping[str, Finished]) -> list[tuple[str | None, Finished]]:
+    """Runs with the names of their methods, if they have any."""
+    return [*each.items()] if isinstance(each, Mapping) else [(None, each)]
+
+
+def _check_finished(**training: Any) -> None:
+    """Raise `UserError` for an option of training, which finished runs cannot follow."""
+    for name, value in training.items():
+        if value is not None:
+            raise UserError(f"{name}: is for training, and these are finished runs; leave it out")
 
 
 def _compare_finished(
