@@ -252,9 +252,9 @@ def _comparable(
         known = run.absolute or run.final
         if metric not in known:
             raise UserError(f"{run.path}: {nearest(metric, known, what='metric')}")
-        for part in ("final", "best", "metrics"):
+        for part in ("metrics", "final", "best"):
             if metric not in getattr(run, part):
-                raise UserError(f"{run.path}: damaged (no {metric!r} among its {part} numbers)")
+                raise UserError(f"{run.path}: damaged ({metric!r} is missing in: {part})")
     runs, aligned = align(runs)
     notes = notes + aligned
     without = [run for run in runs if metric not in run.absolute]
