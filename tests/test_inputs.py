@@ -21,11 +21,13 @@ from hypothesis import strategies as st
 from perla.analysis.gather import find, unique
 from perla.cli import COMMANDS, main
 from perla.cli.flags import flag_name
-from perla.errors import visible
+from perla.errors import UserError, visible
 from perla.methods.recipes import RECIPES
 from perla.methods.settings import every_setting
 from perla.runs import checkpoint, execute, loop
 from perla.suites import results
+from perla.variance.critic import check as check_diagnosable
+from perla.variance.plan import Plan
 from untrusted import fixture_folder, fixture_here, fixture_whole  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -376,6 +378,12 @@ def untrained(monkeypatch):
 
     monkeypatch.setattr(execute, "RunLoop", Untrained)
     monkeypatch.setattr(results, "draw", lambda figure, path: None)
+
+    def undiagnosed(self, env, progress):
+        check_diagnosable(self.algo, self.config, env)
+        raise UserError("nothing is diagnosed here")
+
+    monkeypatch.setattr(Plan, "carry_out", undiagnosed)
 
 
 @pytest.mark.parametrize("kind", KINDS)

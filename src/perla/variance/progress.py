@@ -33,7 +33,7 @@ class Bars:
             if self.watched:
                 self.bar = tqdm(total=total, desc=STAGES[stage], unit_scale=True)
             else:
-                print(f"{STAGES[stage]}: {total:,}", file=sys.stderr, flush=True)
+                print(f"perla: {STAGES[stage]}: {total:,}", file=sys.stderr, flush=True)
         if self.bar is not None:
             self.bar.update(done - self.bar.n)
 
