@@ -188,7 +188,7 @@ def test_a_chart_is_read_and_zoomed_by_the_keyboard(visit):
     frame = page.locator(".frame").first
     frame.focus()
     page.keyboard.press("End")
-    assert "ippo" in page.locator("#status").inner_text()
+    page.locator("#status", has_text="ippo").wait_for(state="attached")
     assert page.locator(".tip").first.inner_text().splitlines()[0].endswith("100k")
     page.keyboard.press("ArrowLeft")
     assert page.locator(".tip").first.inner_text().splitlines()[0].endswith("90k")
