@@ -144,8 +144,8 @@ def find(word: str | Path) -> list[Source]:
     ]
     if not found:
         raise UserError(
-            f"{path}: no run folder, nor is there one below (no config.json, event file or "
-            "marl_eval.json)"
+            f"{path}: no run folder, nor is there one below (no config.json, event file, "
+            "marl_eval.json or metrics.json; a marl-eval file of another name is given itself)"
         )
     return [source._replace(name=name) for source in found]
 
