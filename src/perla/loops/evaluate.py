@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from perla.distributions import JointPolicy
 from perla.envs.protocol import Env, HostEnv, Observation, TimeStep
@@ -134,18 +135,15 @@ def play_step(
 def watch(env: Env, actor: AnyActor, key: PRNGKeyArray, *, greedy: bool = True) -> list[Any]:
     """The states of one episode in order, for rendering. Further episodes compile nothing."""
     same = _Same(env)
-    key_reset, key_run = jax.random.split(key)
-    state, observation = _watch_reset(same, key_reset)
+    key_run, state, observation = _watch_reset(same, key)
     hidden_state = actor.initial_state(())
     states = [state]
     for time in range(episode_limit(env)):
-        key_step = jax.random.fold_in(key_run, time)
-        state, timestep, hidden_state = _watch_step(
-            same, actor, key_step, state, observation, hidden_state, jnp.array(time == 0), greedy
+        state, observation, hidden_state, over = _watch_step(
+            same, actor, key_run, np.int32(time), state, observation, hidden_state, greedy
         )
-        observation = timestep.observation
         states.append(state)
-        if timestep.terminated | timestep.truncated:
+        if over:
             break
     return states
 
@@ -165,16 +163,18 @@ class _Same:
 
 @partial(jax.jit, static_argnums=0)
 def _watch_reset(same, key):
-    return same.env.reset(key)
+    key_reset, key_run = jax.random.split(key)
+    return key_run, *same.env.reset(key_reset)
 
 
 @partial(jax.jit, static_argnums=(0, 7))
-def _watch_step(same, actor, key, state, observation, hidden_state, is_first, greedy):
-    key_action, key_env, key_actor = jax.random.split(key, 3)
-    policy, hidden_state = actor(observation, hidden_state, is_first, key_actor)
+def _watch_step(same, actor, key_run, time, state, observation, hidden_state, greedy):
+    key_action, key_env, key_actor = jax.random.split(jax.random.fold_in(key_run, time), 3)
+    policy, hidden_state = actor(observation, hidden_state, time == 0, key_actor)
     action = policy.mode() if greedy else policy.sample(key_action)
     state, timestep = same.env.step(key_env, state, same.env.spec.bounded(action))
-    return state, timestep, actor.update_state(hidden_state, action)
+    hidden_state = actor.update_state(hidden_state, action)
+    return state, timestep.observation, hidden_state, timestep.terminated | timestep.truncated
 
 
 def episode_limit(env: Env | HostEnv) -> int:

@@ -98,11 +98,13 @@ def gif(episodes: Sequence[Sequence[np.ndarray]]) -> bytes:
     for episode in episodes:
         each = int(np.clip(EPISODE_MILLISECONDS / len(episode), *MILLISECONDS))
         durations += [each] * (len(episode) - 1) + [PAUSE]
-    # One palette for all pictures prevents flicker.
-    strip = Image.fromarray(np.concatenate(frames)).quantize(colors=255)
-    height = frames[0].shape[0]
-    width = frames[0].shape[1]
-    images = [strip.crop((0, i * height, width, (i + 1) * height)) for i in range(len(frames))]
+    # One palette for all pictures prevents flicker; every other pixel has all colours that matter.
+    strip = Image.fromarray(np.concatenate([frame[::2, ::2] for frame in frames]))
+    palette = strip.quantize(255, Image.Quantize.FASTOCTREE)
+    images = [
+        Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
+        for frame in frames
+    ]
     buffer = io.BytesIO()
     images[0].save(
         buffer,
