@@ -1,9 +1,10 @@
 """Skirmish under SMAClite's rules beside SMAClite: scripted agents from jittered starts.
 
-    python benchmarks/skirmish_oracle.py REFERENCE [--maps 3m,MMM] [--episodes 300] [--out FILE]
+    python benchmarks/skirmish_oracle.py REFERENCE... [--maps 3m,MMM] [--episodes 300] [--out FILE]
 
 REFERENCE is a JSON file of SMAClite's results: `maps`, map → script (`nearest`, `focus`) → engine →
-statistics; those of the engines that end in `j`, of jittered starts, are averaged. Prints a table,
+statistics; those of the engines that end in `j`, of jittered starts, are averaged. The cells of a
+later file replace those of an earlier one; smaclite_reference.py makes such a file. Prints a table,
 and writes FILE, and a picture beside it. Cells are within bounds if the win rates differ by at most
 12 points, the lengths by 10%, and the shares of life and shield left by 0.05.
 """
@@ -92,12 +93,15 @@ def draw(rows, path):
 def main():
     """Compare every map and script."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("reference")
+    parser.add_argument("reference", nargs="+")
     parser.add_argument("--maps")
     parser.add_argument("--episodes", type=int, default=300)
     parser.add_argument("--out")
     arguments = parser.parse_args()
-    maps = json.loads(Path(arguments.reference).read_text())["maps"]
+    maps: dict = {}
+    for file in arguments.reference:
+        for name, scripts in json.loads(Path(file).read_text())["maps"].items():
+            maps[name] = maps.get(name, {}) | scripts
     names = arguments.maps.split(",") if arguments.maps else [m for m in maps if m not in EXCLUDED]
     rows = []
     for name in names:
