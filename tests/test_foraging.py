@@ -371,6 +371,7 @@ def test_the_example_is_the_nearest_map():
     [
         ({"penalti": 0.1}, "unknown foraging option 'penalti'; did you mean 'penalty'?"),
         ({"penalty": -1.0}, "penalty -1.0 is not a finite number of 0 or more"),
+        ({"limit": 0}, "a limit of 0 steps is too small"),
     ],
 )
 def test_bad_options_are_told(options, cause):
@@ -384,11 +385,23 @@ def test_bad_options_are_told(options, cause):
         ({"reward": "comon"}, "reward = 'comon': expected one of common, individual"),
         ({"mask": 7}, "mask = 7: expected true or false"),
         ({"penalty": "x"}, "penalty = 'x': expected a number"),
+        ({"limit": 2.5}, "limit = 2.5: expected a whole number"),
     ],
 )
 def test_options_of_another_type_are_told(options, cause):
     with pytest.raises(UserError, match=f"^lbf:{PAPER_MAPS[0]}: {cause}$"):
         registry.make_env(f"lbf:{PAPER_MAPS[0]}", **options)
+
+
+def test_the_limit_of_an_episode_is_an_option():
+    env = registry.make_env("lbf:Foraging-5x5-2p-1f-coop-v2", limit=2)
+    assert env.spec.limit == env.spec.rules["limit"] == 2
+    state, _ = env.reset(jax.random.key(0))
+    ends = []
+    for _ in range(2):
+        state, step = env.step(jax.random.key(0), state, jnp.zeros(2, jnp.int32))
+        ends.append(bool(step.truncated))
+    assert ends == [False, True]
 
 
 # --- pictures -------------------------------------------------------------------------------

@@ -137,7 +137,9 @@ def smaller(words: list[str]) -> list[str]:
 
 def can_be_had(words: list[str]) -> bool:
     """False if the environment of a command belongs to a program that is not installed here."""
-    ids = [word for flag, word in itertools.pairwise(words) if flag == "--env"]
+    pairs = list(itertools.pairwise(words))
+    ids = [word for flag, word in pairs if flag == "--env"]
+    ids += ["smac:3m"] * (("--family", "smac") in pairs)
     try:
         for env in ids:
             make_env(env)

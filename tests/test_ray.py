@@ -12,16 +12,18 @@ from pathlib import Path
 import pytest
 
 import fake_worker
+import test_tune
 from perla import machine
 from perla.errors import UserError
 from perla.methods.recipes import make
 from perla.plugins import install_command
 from perla.runs.spec import Run
-from perla.suites import local
+from perla.suites import display, local
 from perla.suites import ray as on_ray
 from perla.suites.executors import Task
 from perla.suites.local import Local
 from perla.suites.ray import Files, Mirror, Ray, apply, contents, locked
+from perla.tuning.study import describe, open_study
 from test_resume import outcome
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -39,6 +41,20 @@ execute.resume = partial(execute.resume, checkpoint_seconds=0.0)
 sys.exit(worker.main())
 """)  # fmt: skip
 """The real worker, with a checkpoint after every interval."""
+RATED = ("-c", f"""
+import sys, time
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import fake_worker, test_tune
+
+class Patient(test_tune.RateTrainer):
+    def train(self, states, until, updates):
+        time.sleep(0.5)
+        return super().train(states, until, updates)
+
+fake_worker.FailingTrainer = Patient
+fake_worker.main()
+""")  # fmt: skip
+"""A worker whose return depends on the learning rate, with a checkpoint after every interval."""
 
 
 @pytest.fixture(autouse=True)
@@ -284,6 +300,26 @@ def test_an_interruption_leaves_what_can_be_gone_on_with(
     assert reached < 2 * INTERVALS
     list(Local(2).carry_out([cut, whole]))
     assert outcome(cut.folder) == outcome(whole.folder)
+
+
+@pytest.mark.slow
+def test_a_study_with_pruning_is_that_of_one_machine(cluster, node, tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "PROGRAM", RATED)
+    monkeypatch.setattr(on_ray, "PROGRAM", RATED)
+    executors = {
+        "here": lambda stop: Local(2, stop=stop),
+        "there": lambda stop: Ray(cluster.address, stop=stop),
+    }
+    found = {}
+    for name, executor in executors.items():
+        study = open_study(tmp_path / name, test_tune.plan(parallel=2))
+        found[name] = study.search(8, executor, display.Silent, lambda text: None)
+    assert test_tune.outcomes(found["there"]) == test_tune.outcomes(found["here"])
+    pruned = [trial for trial in found["there"] if trial.state == "pruned"]
+    assert pruned
+    for trial in pruned:
+        assert "  pruned after " in describe(trial, "return")
+        assert not (study.trial_folder(trial) / "summary.json").exists(), "it was stopped"
 
 
 # --- Files ---------------------------------------------------------------------------------------

@@ -220,6 +220,16 @@ def test_a_reproduction_is_shown_with_its_claim_verdict_and_figures(tmp_path):
     assert picture["src"].startswith("data:image/png;base64,iVBOR")
 
 
+def test_the_numbers_beside_a_verdict_are_no_other_programs_runs(tmp_path):
+    folder = verdict_file(tmp_path / "figure4")
+    seed = {"step_0": {"step_count": 0, "return": [0.5]}, "absolute_metrics": {"return": [0.5]}}
+    written = {"lbf": {"Foraging": {"ippo": {"seed_0": seed}}}}
+    (folder / "marl_eval.json").write_text(json.dumps(written))
+    document = Document(report(folder))
+    assert document.texts("p", class_="verdict") == ["Of 1 claim of the paper, 1 holds in part."]
+    assert "Learning curves" not in document.texts("h2")
+
+
 @pytest.mark.parametrize("rows", [[], [{}], [{"a": "1"}, {"b": "2"}]])
 def test_the_table_of_a_reproduction_may_be_anything(tmp_path, rows):
     document = Document(report(verdict_file(tmp_path / "v", rows=rows)))

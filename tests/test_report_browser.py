@@ -334,9 +334,27 @@ def test_a_phone_shows_everything_without_scrolling_sideways(visit, width):
     assert series(page) == 2
 
 
-@pytest.mark.parametrize("scheme", ["light", *slow("dark")])
-def test_axe_finds_nothing(visit, scheme):
-    page = visit(color_scheme=scheme)
+def hidden(page, where):
+    """The pixels of the element that are seen only after scrolling sideways."""
+    return page.locator(where).first.evaluate("each => each.scrollWidth - each.clientWidth")
+
+
+def test_tables_fit_a_wide_page_and_the_decisions_of_a_replay_a_phone(visit):
+    assert hidden(visit(), ".table") == 0
+    phone = visit(viewport={"width": 380, "height": 800})
+    assert hidden(phone, ".table") > 0
+    assert hidden(phone, ".panel") == 0
+    heads = phone.locator("table.sortable thead th")
+    phone.locator(".table").first.evaluate("each => { each.scrollLeft = 300 }")
+    assert heads.first.bounding_box()["x"] >= 0
+    assert heads.nth(1).bounding_box()["x"] < 0
+
+
+@pytest.mark.parametrize(
+    ("scheme", "width"), [("light", 1200), *slow(("dark", 1200), ("dark", 380))]
+)
+def test_axe_finds_nothing(visit, scheme, width):
+    page = visit(color_scheme=scheme, viewport={"width": width, "height": 900})
     page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true })")
     result = axe.Axe().run(page)
     assert len(result.response["passes"]) > 20

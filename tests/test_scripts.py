@@ -96,6 +96,15 @@ def test_scripts_that_fight_beat_random_actions():
     assert won["focus-fire"] > won["random"] + 0.3
 
 
+def test_the_camp_of_enemies_that_start_anywhere_is_their_living_ones_mean():
+    env = registry.make_env("skirmish:3m", start="random")
+    state, _ = env.reset(jax.random.key(0))
+    enemies = np.arange(len(state.hp))[env.battle.side(True)]
+    state = state._replace(hp=jnp.asarray(state.hp).at[enemies[0]].set(0.0))
+    places = np.stack([state.x, state.y])[:, enemies[1:]]
+    np.testing.assert_allclose(env.battlefield(state).camp, places.mean(1), rtol=1e-6)
+
+
 # --- Host environments --------------------------------------------------------------------------
 
 

@@ -440,10 +440,11 @@ def make_env(
     reward: Literal["common", "individual"] = "common",
     penalty: float = 0.0,
     mask: bool = False,
+    limit: int = 50,
     **unknown: Any,
 ) -> Foraging:
     """The environment of a name such as `Foraging-8x8-2p-2f-coop-v2`, whose grammar
     `perla.envs.foraging_ids.parse_name` has. Raises `UserError` for an unknown name or option."""
-    for option in sorted(unknown):
-        raise nearest(option, ("reward", "penalty", "mask"), what="foraging option")
-    return Foraging(**parse_name(name), reward=reward, penalty=penalty, mask=mask)
+    if unknown:
+        raise nearest(min(unknown), ("reward", "penalty", "mask", "limit"), what="foraging option")
+    return Foraging(**parse_name(name), reward=reward, penalty=penalty, mask=mask, limit=limit)

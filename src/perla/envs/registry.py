@@ -101,8 +101,8 @@ def make_env(id: str, /, **options: Any) -> Env | HostEnv:
 
     An id may also name a function in a module of the user's that makes an environment:
     `my_package.my_env:make`. `options` are the options of the family (for foraging `reward`,
-    `penalty` and `mask`) or the arguments of the function. Raises `UserError` for an unknown
-    family, name or option.
+    `penalty`, `mask` and `limit`) or the arguments of the function. Raises `UserError` for an
+    unknown family, name or option.
     """
     return env_factory(id, **options)()
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from perla.analysis.load import flatten
-from perla.report.html import Markup, element
+from perla.report.html import Markup, breakable, element
 from perla.report.sources import Entry, Sources, words
 
 ABSENT = "–"
@@ -66,7 +66,11 @@ def _grid(
         return element("td", marked)
 
     body = [
-        element("tr", element("th", name, scope="row"), [cell(name, each) for each in methods])
+        element(
+            "tr",
+            element("th", breakable(name), scope="row"),
+            [cell(name, each) for each in methods],
+        )
         for name in names
     ]
     return _scrolling(
@@ -159,7 +163,7 @@ def problems(sources: Sources) -> Markup:
 
 def _pairs(title: str, facts: Mapping[str, Any]) -> Markup:
     rows = [
-        element("tr", element("th", name, scope="row"), element("td", words(value)))
+        element("tr", element("th", breakable(name), scope="row"), element("td", words(value)))
         for name, value in facts.items()
     ]
     return _scrolling(title, element("caption", title, class_="hidden"), element("tbody", rows))

@@ -7,6 +7,7 @@ that it has not made itself, so that text can never become markup.
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable
 from typing import TypeAlias
 
@@ -21,7 +22,7 @@ class Markup(str):
 
 Child: TypeAlias = str | Iterable[str | None] | None
 """Text, elements or lists of them; None is left out."""
-VOID = ("meta", "input", "img", "br")
+VOID = ("meta", "input", "img", "br", "wbr")
 """Elements without a closing tag."""
 
 
@@ -51,6 +52,12 @@ def join(children: Iterable[Child]) -> Markup:
             continue
         parts += [escape(child)] if isinstance(child, str) else [join(child)]
     return Markup("".join(parts))
+
+
+def breakable(name: str) -> Markup:
+    """The dotted `name` of a setting, which may break after its dots and underscores."""
+    parts = re.split(r"(?<=[._])", name)
+    return join([parts[0], *((element("wbr"), part) for part in parts[1:])])
 
 
 def escape(text: str) -> str:

@@ -325,7 +325,7 @@ def table(title: str, rows: Sequence[Mapping[str, str]]) -> Markup:
         element(
             "tr",
             [element("th", row.get(name, ""), scope="row") for name in names[:1]],
-            [element("td", row.get(name, "")) for name in names[1:]],
+            [_cell(row.get(name, "")) for name in names[1:]],
         )
         for row in rows
     ]
@@ -342,4 +342,14 @@ def table(title: str, rows: Sequence[Mapping[str, str]]) -> Markup:
         tabindex=0,
         role="region",
         aria_label=f"Table: {title}",
+    )
+
+
+def _cell(text: str) -> Markup:
+    """A cell; an interval or a count behind a number may stand below it, where room is scarce."""
+    match = re.fullmatch(r"(\S+) (\[.*\]|\(.*\))", text)
+    if not match:
+        return element("td", text)
+    return element(
+        "td", match[1], " ", element("span", match[2], class_="interval"), class_="estimate"
     )

@@ -121,7 +121,14 @@ def read(words: Sequence[str | Path], options: Options | None = None) -> Sources
         except UserError:
             if not below:
                 raise
-    known, sources = options or Options(), gather.unique(found)
+    # Beside a verdict these are the numbers of its table, and no program's runs.
+    beside = {each.parent for each in verdicts}
+    sources = [
+        each
+        for each in gather.unique(found)
+        if each.format != "marl-eval" or each.path.resolve().parent not in beside
+    ]
+    known = options or Options()
     entries, failures = gather.read_all(
         sources, lambda source: map(_entry, gather.read(source, known))
     )

@@ -286,7 +286,8 @@ class Skirmish:
         if self.start == "random":  # The map's place is not theirs.
             there = (state.hp > 0)[battle.side(True)]
             where = jnp.stack([state.x, state.y])[:, battle.side(True)]
-            camp = (jnp.where(there, where, 0).sum(1) / jnp.maximum(there.sum(0), 1))[:, 0]
+            total = jnp.where(there[None], where, 0).sum(1)
+            camp = (total / jnp.maximum(there.sum(0), 1)[None])[:, 0]
         numbers = np.arange(len(battle.units))[:, None]
         mine, theirs = of(numbers, False), of(numbers, True)
         return Battlefield(
