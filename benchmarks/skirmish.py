@@ -22,7 +22,7 @@ import time
 SMAX_MAPS = ("3m", "2s3z", "8m", "3s5z", "25m", "5m_vs_6m", "10m_vs_11m", "27m_vs_30m",
              "3s5z_vs_3s6z", "6h_vs_8z")  # fmt: skip
 """Maps that SMAX has, too."""
-LITE_MAPS = ("2s3z", "MMM2", "2c_vs_64zg")
+LITE_MAPS = ("3m", "2s3z", "MMM2", "2c_vs_64zg")
 """Maps that SMAClite is measured on."""
 STEPS = 64
 REPEATS = 5
@@ -63,17 +63,19 @@ def compiled_rate(env, num_envs: int) -> tuple[float, float]:
 def lite_rate(name: str) -> float:
     """Steps per second of the core of SMAClite."""
     import numpy as np
+    from smaclite_reference import LIMITS, make
 
-    from perla.envs import registry
-
-    env, rng = registry.make_env(f"smac:smaclite/{name}"), np.random.default_rng(0)
-    observation, steps, start = env.reset(0), 0, time.process_time()
+    env, rng = make(name), np.random.default_rng(0)
+    env.reset()
+    steps, time_of_episode, start = 0, 0, time.process_time()
     while time.process_time() - start < 10:
-        action = np.array([rng.choice(np.flatnonzero(mask)) for mask in observation.avail])
-        timestep = env.step(action)
-        observation, steps = timestep.observation, steps + 1
-        if timestep.terminated or timestep.truncated:
-            observation = env.reset(steps)
+        masks = env.get_avail_actions()
+        *_, done, _, _ = env.step([int(rng.choice(np.flatnonzero(mask))) for mask in masks])
+        env.get_state()
+        steps, time_of_episode = steps + 1, time_of_episode + 1
+        if done or time_of_episode == LIMITS[name]:
+            env.reset()
+            time_of_episode = 0
     return steps / (time.process_time() - start)
 
 

@@ -28,10 +28,15 @@ from smaclite.env.smaclite import SMACliteEnv
 from smaclite.env.units.combat_type import CombatType
 from smaclite.env.util.faction import Faction
 
-LIMITS = {"25m": 150, "1c3s5z": 180, "2s3z": 120, "bane_vs_bane": 200, "MMM2": 180, "MMM": 150,
-          "3s5z": 150, "10m_vs_11m": 150, "3s_vs_5z": 250, "corridor": 400}  # fmt: skip
+LIMITS = {"3m": 60, "2s3z": 120, "3s5z": 150, "1c3s5z": 180, "10m_vs_11m": 150, "25m": 150,
+          "MMM": 150, "MMM2": 180, "2c_vs_64zg": 400, "bane_vs_bane": 200, "3s_vs_5z": 250,
+          "corridor": 400}  # fmt: skip
 """SMAC's limits of the steps of an episode."""
-MADE = {"25m": {"MARINE": 25}, "1c3s5z": {"COLOSSUS": 1, "STALKER": 3, "ZEALOT": 5}}
+MADE = {
+    "3m": {"MARINE": 3},
+    "25m": {"MARINE": 25},
+    "1c3s5z": {"COLOSSUS": 1, "STALKER": 3, "ZEALOT": 5},
+}
 """Maps that SMAClite lacks: two equal sides on the terrain and at the points of its 10m_vs_11m."""
 STOP, NORTH, SOUTH, EAST, WEST, FIRST_TARGET = 1, 2, 3, 4, 5, 6
 
