@@ -57,29 +57,29 @@ def _pairs(battle: Battle, enemies: bool, values: Array) -> tuple[Array, Array]:
 
 
 def _pick(battle: Battle, enemies: bool, index: Array, values: Array) -> Array:
-    """`values` of the units with the numbers `index`, of a side's targets; 0 for no target."""
+    """`values` of the units with the numbers `index`, of a side's targets; 0 for no target.
+
+    `values` are those of all units `[unit, copy]`, or those of a side's pool for each of its units
+    `[other, unit, one]`.
+    """
     pool = battle.pool(enemies)
     numbers = np.arange(len(battle.units))[pool, None, None]
-    return jnp.where(index[None] == numbers, values[pool][:, None], 0).sum(0)
+    others = values[pool][:, None] if values.ndim == 2 else values
+    return jnp.where(index[None] == numbers, others, 0).sum(0)
 
 
 def _aim(battle: Battle, state: State, enemies: bool, index: Int[Array, "unit copy"]) -> Aim:
     side, pool = battle.side(enemies), battle.pool(enemies)
-    radius, reach = battle.table("radius"), battle.table("radius") + battle.table("range")
     dx = _pick(battle, enemies, index, state.x) - state.x[side]
     dy = _pick(battle, enemies, index, state.y) - state.y[side]
-    other = radius[pool]
-    if (other == other[0]).all():
-        reach = reach[side] + other[0]
-    else:
-        reach = reach[side] + _pick(battle, enemies, index, jnp.asarray(radius))
+    radius, reach = battle.table("radius"), battle.table("radius") + battle.table("range")
+    # The squared reach of each unit to each other one, negative where it may not hit it.
+    allowed = battle.may_target[side, pool].T[:, :, None]
+    reaches = np.where(allowed, (reach[None, side] + radius[pool][:, None]) ** 2, np.float32(-1))
+    same = (reaches == reaches[0]).all()
+    within = reaches[0] if same else _pick(battle, enemies, index, jnp.asarray(reaches))
     exists = index != NO_TARGET
-    in_range = exists & (dx * dx + dy * dy <= reach * reach)
-    if not battle.may_target[side, pool].all():
-        allowed = battle.may_target[side, pool].T[:, :, None]
-        numbers = np.arange(len(battle.units))[pool, None, None]
-        in_range &= ((index[None] == numbers) & allowed).any(0)
-    return Aim(index, exists, in_range, dx, dy)
+    return Aim(index, exists, exists & (dx * dx + dy * dy <= within), dx, dy)
 
 
 def _choose(battle: Battle, state: State, ordered: Int[Array, "agent copy"]) -> Array:
