@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -97,6 +98,16 @@ class Squad:
     def rows(self) -> slice:
         """Their numbers."""
         return slice(self.first, self.first + self.count)
+
+
+class Group(NamedTuple):
+    """Consecutive units of one side that have the same possible targets."""
+
+    rows: slice
+    """Their numbers."""
+    pool: slice
+    """Numbers of the units among which they have their targets: the other side's, or for healers
+    their own side's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,11 +208,19 @@ class Battle:
         """Numbers of the units of one side."""
         return slice(self.agents, None) if enemies else slice(0, self.agents)
 
-    def pool(self, enemies: bool) -> slice:
-        """Numbers of the units among which one side has its targets: the other side, or, if it has
-        healers, all."""
-        heals = self.heals[self.side(enemies)].any()
-        return slice(0, None) if heals else self.side(not enemies)
+    @functools.cached_property
+    def groups(self) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
+        """The groups of the agents, and those of the enemies."""
+
+        def groups_of(enemies: bool) -> tuple[Group, ...]:
+            numbers = range(len(self.units))[self.side(enemies)]
+            runs = [list(run) for _, run in itertools.groupby(numbers, self.heals.__getitem__)]
+            return tuple(
+                Group(slice(run[0], run[-1] + 1), self.side(enemies == bool(self.heals[run[0]])))
+                for run in runs
+            )
+
+        return groups_of(False), groups_of(True)
 
 
 def _squads(army: Army, first: int) -> tuple[Squad, ...]:

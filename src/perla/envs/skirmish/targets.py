@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from perla.envs.skirmish.battle import NO_TARGET, SEES_ALL, Battle, Orders, State
+from perla.envs.skirmish.battle import NO_TARGET, SEES_ALL, Battle, Group, Orders, State
 from perla.types import Array, Bool, Float, Int
 
 _INVALID = np.int32(0x7FFFFFFF)
@@ -39,64 +39,71 @@ def choose_targets(battle: Battle, state: State, orders: Orders) -> Aim:
     alive = state.hp > 0
     ordered = orders.target
     if not battle.rules.orders_outlive_targets:
-        ordered = jnp.where(_pick(battle, False, ordered, state.hp) > 0, ordered, NO_TARGET)
+        lives = [_pick(battle, group, ordered[group.rows], state.hp) for group in battle.groups[0]]
+        ordered = jnp.where(jnp.concatenate(lives) > 0, ordered, NO_TARGET)
     ordered = jnp.where(alive[battle.side(False)], ordered, NO_TARGET)
     if battle.map.order.command == "passive":
         chosen = jnp.full_like(state.target[battle.side(True)], NO_TARGET)
     else:
-        chosen = _choose(battle, state, ordered)
+        choices = [_choose(battle, state, ordered, group) for group in battle.groups[1]]
+        chosen = jnp.concatenate(choices)
     if orders.rests is not None:
         chosen = jnp.where(orders.rests, NO_TARGET, chosen)
-    sides = [_aim(battle, state, side, index) for side, index in ((False, ordered), (True, chosen))]
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *sides)
+    target = jnp.concatenate([ordered, chosen])
+    groups = (*battle.groups[0], *battle.groups[1])
+    aims = [_aim(battle, state, group, target[group.rows]) for group in groups]
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *aims)
 
 
-def _pairs(battle: Battle, enemies: bool, values: Array) -> tuple[Array, Array]:
-    """`values` of a side's units `[1, unit, ...]`, and of its pool `[other, 1, ...]`."""
-    return values[battle.side(enemies)][None], values[battle.pool(enemies)][:, None]
+def _pairs(group: Group, values: Array) -> tuple[Array, Array]:
+    """`values` of a group's units `[1, unit, ...]`, and of its pool `[other, 1, ...]`."""
+    return values[group.rows][None], values[group.pool][:, None]
 
 
-def _pick(battle: Battle, enemies: bool, index: Array, values: Array) -> Array:
-    """`values` of the units with the numbers `index`, of a side's targets; 0 for no target.
+def _pick(
+    battle: Battle, group: Group, index: Int[Array, "unit copy"], values: Array
+) -> Float[Array, "unit copy"]:
+    """`values` of the targets with the numbers `index`, of a group's units; 0 for no target.
 
-    `values` are those of all units `[unit, copy]`, or those of a side's pool for each of its units
+    `values` are those of all units `[unit, copy]`, or those of a group's pool for each of its units
     `[other, unit, one]`.
     """
-    pool = battle.pool(enemies)
-    numbers = np.arange(len(battle.units))[pool, None, None]
-    others = values[pool][:, None] if values.ndim == 2 else values
+    numbers = np.arange(len(battle.units))[group.pool, None, None]
+    others = values[group.pool][:, None] if values.ndim == 2 else values
     return jnp.where(index[None] == numbers, others, 0).sum(0)
 
 
-def _aim(battle: Battle, state: State, enemies: bool, index: Int[Array, "unit copy"]) -> Aim:
-    side, pool = battle.side(enemies), battle.pool(enemies)
-    dx = _pick(battle, enemies, index, state.x) - state.x[side]
-    dy = _pick(battle, enemies, index, state.y) - state.y[side]
+def _aim(battle: Battle, state: State, group: Group, index: Int[Array, "unit copy"]) -> Aim:
+    rows, pool = group
+    dx = _pick(battle, group, index, state.x) - state.x[rows]
+    dy = _pick(battle, group, index, state.y) - state.y[rows]
     radius, reach = battle.table("radius"), battle.table("radius") + battle.table("range")
     # The squared reach of each unit to each other one, negative where it may not hit it.
-    allowed = battle.may_target[side, pool].T[:, :, None]
-    reaches = np.where(allowed, (reach[None, side] + radius[pool][:, None]) ** 2, np.float32(-1))
+    allowed = battle.may_target[rows, pool].T[:, :, None]
+    reaches = np.where(allowed, (reach[None, rows] + radius[pool][:, None]) ** 2, np.float32(-1))
     same = (reaches == reaches[0]).all()
-    within = reaches[0] if same else _pick(battle, enemies, index, jnp.asarray(reaches))
+    within = reaches[0] if same else _pick(battle, group, index, jnp.asarray(reaches))
     exists = index != NO_TARGET
     return Aim(index, exists, exists & (dx * dx + dy * dy <= within), dx, dy)
 
 
-def _choose(battle: Battle, state: State, ordered: Int[Array, "agent copy"]) -> Array:
-    """The enemies' targets.
+def _choose(
+    battle: Battle, state: State, ordered: Int[Array, "agent copy"], group: Group
+) -> Int[Array, "unit copy"]:
+    """The targets of a group of enemies.
 
     An enemy keeps a living target in its range, or one that attacks it. Otherwise it chooses the
     nearest unit in its scan range, or else one that attacks it from farther away. A healer chooses
     the unit with the least life of those that are hurt or fight. Scripts of the enemies other than
     `nearest` change the choice.
     """
-    rules, side, pool = battle.rules, battle.side(True), battle.pool(True)
+    rules, (side, pool) = battle.rules, group
     radius, scan = battle.table("radius"), battle.table("scan_range")
     if battle.map.order.command == "hunt" or battle.difficulty >= SEES_ALL:
         scan = np.full_like(scan, 1e3)
     if rules.scan_own_radius:
         scan = scan + radius
-    (x, other_x), (y, other_y) = (_pairs(battle, True, v) for v in (state.x, state.y))
+    (x, other_x), (y, other_y) = (_pairs(group, v) for v in (state.x, state.y))
     dx, dy = x - other_x, y - other_y
     distance = dx * dx + dy * dy
     me = np.arange(len(battle.units))[None, side, None]
@@ -125,10 +132,10 @@ def _choose(battle: Battle, state: State, ordered: Int[Array, "agent copy"]) -> 
         kept = keeps & ~busy
     else:
         kept = keeps
-    if (focus := battle.plays("focus-fire", state)) is not False:
-        key, kept = _focus(battle, state, focus, distance <= reach**2, key, kept)
     if battle.heals[side].any():
-        key, candidate, kept = _choose_patients(battle, state, key, candidate, kept)
+        key, candidate, kept = _choose_patients(battle, state, group, candidate, kept)
+    elif (focus := battle.plays("focus-fire", state)) is not False:
+        key, kept = _focus(state, group, focus, distance <= reach**2, key, kept)
     bits = len(battle.units).bit_length()
     low = np.int32((1 << bits) - 1)
     key = jnp.where(kept, 0, jnp.where(candidate | keeps, key, _INVALID))
@@ -139,33 +146,23 @@ def _choose(battle: Battle, state: State, ordered: Int[Array, "agent copy"]) -> 
 
 
 def _focus(
-    battle: Battle,
-    state: State,
-    focus: bool | Array,
-    in_range: Array,
-    key: Array,
-    kept: Array,
+    state: State, group: Group, focus: bool | Array, in_range: Array, key: Array, kept: Array
 ) -> tuple[Array, Array]:
     """Keys and kept targets where the enemies play `focus-fire`: the weakest in range first."""
-    side, pool = battle.side(True), battle.pool(True)
-    life = (state.hp + state.shield)[pool][:, None]
+    life = (state.hp + state.shield)[group.pool][:, None]
     weakest = jax.lax.bitcast_convert_type(life * np.float32(2.0**-40), jnp.int32)
     other = jnp.where(in_range, weakest, key | _SECOND)
-    focus = jnp.reshape(jnp.asarray(focus), (1, 1, -1)) & ~battle.heals[None, side, None]
+    focus = jnp.reshape(jnp.asarray(focus), (1, 1, -1))
     return jnp.where(focus, other, key), kept & ~focus
 
 
 def _choose_patients(
-    battle: Battle, state: State, key: Array, candidate: Array, kept: Array
+    battle: Battle, state: State, group: Group, candidate: Array, kept: Array
 ) -> tuple[Array, Array, Array]:
-    """Keys, candidates and kept targets, with those of healers for their rows."""
-    side, pool = battle.side(True), battle.pool(True)
-    heals = battle.heals[None, side, None]
+    """Keys, candidates and kept targets of healers."""
     most = battle.table("hp")
-    hurt = (state.hp < most)[pool][:, None]
-    fights = (state.target != NO_TARGET)[pool][:, None]
+    hurt = (state.hp < most)[group.pool][:, None]
+    fights = (state.target != NO_TARGET)[group.pool][:, None]
     measure = state.hp if battle.rules.healers_first else state.hp / most
-    life = jax.lax.bitcast_convert_type(measure * np.float32(2.0**-40), jnp.int32)[pool][:, None]
-    candidate = candidate & (~heals | hurt | fights)
-    kept = kept & (~heals | hurt)
-    return jnp.where(heals, life, key), candidate, kept
+    life = jax.lax.bitcast_convert_type(measure * np.float32(2.0**-40), jnp.int32)
+    return life[group.pool][:, None], candidate & (hurt | fights), kept & hurt
