@@ -113,9 +113,7 @@ def main() -> None:
     table = {}
     for name in arguments.maps.split(","):
         for kind in kinds:
-            if (kind, name in SMAX_MAPS, name in LITE_MAPS) in (
-                ("smax", False, True), ("smaclite", True, False)
-            ):  # fmt: skip
+            if name not in {"smax": SMAX_MAPS, "smaclite": LITE_MAPS}.get(kind, (name,)):
                 continue
             results = [
                 on_all(f"{kind}:{name}:{size}", cores)
