@@ -5,6 +5,7 @@ import functools
 import json
 import struct
 import sys
+import time
 
 import pytest
 
@@ -181,11 +182,22 @@ def wandb_records(folder):
                 at += left
                 continue
             _, length, kind = struct.unpack_from("<IHB", data, at)
+            if at + 7 + length > len(data):  # Not yet written whole.
+                break
             parts += data[at + 7 : at + 7 + length]
             at += 7 + length
             if kind in (FULL, LAST):
                 found.append(Record.FromString(parts))
                 parts = b""
+    return found
+
+
+def finished_wandb_records(folder, seconds=60):
+    """The same once the last one is there: a process of W&B writes them, and may be late."""
+    end = time.monotonic() + seconds
+    while not (found := wandb_records(folder)) or not found[-1].HasField("exit"):
+        assert time.monotonic() < end, [record.WhichOneof("record_type") for record in found]
+        time.sleep(0.1)
     return found
 
 
@@ -195,7 +207,7 @@ def test_wandb_has_metrics_settings_and_pictures_in_its_offline_mode(tmp_path, m
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     folder = tmp_path / "a"
     execute.train(run(), folder, log=("wandb",))
-    found = wandb_records(folder)
+    found = finished_wandb_records(folder)
     (begun,) = [record.run for record in found if record.HasField("run")]
     assert begun.project == "perla"
     assert begun.run_id == identifier(folder, run())
