@@ -100,7 +100,7 @@ class Squad:
         return slice(self.first, self.first + self.count)
 
 
-class Group(NamedTuple):
+class Division(NamedTuple):
     """Consecutive units of one side that have the same possible targets."""
 
     rows: slice
@@ -209,18 +209,18 @@ class Battle:
         return slice(self.agents, None) if enemies else slice(0, self.agents)
 
     @functools.cached_property
-    def groups(self) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
-        """The groups of the agents, and those of the enemies."""
+    def divisions(self) -> tuple[tuple[Division, ...], tuple[Division, ...]]:
+        """The divisions of the agents, and those of the enemies."""
 
-        def groups_of(enemies: bool) -> tuple[Group, ...]:
+        def divide(enemies: bool) -> tuple[Division, ...]:
             numbers = range(len(self.units))[self.side(enemies)]
             runs = [list(run) for _, run in itertools.groupby(numbers, self.heals.__getitem__)]
             return tuple(
-                Group(slice(run[0], run[-1] + 1), self.side(enemies == bool(self.heals[run[0]])))
+                Division(slice(run[0], run[-1] + 1), self.side(enemies == bool(self.heals[run[0]])))
                 for run in runs
             )
 
-        return groups_of(False), groups_of(True)
+        return divide(False), divide(True)
 
 
 def _squads(army: Army, first: int) -> tuple[Squad, ...]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from perla.envs.skirmish.battle import NO_TARGET, SEES_ALL, Battle, Group, Orders, State
+from perla.envs.skirmish.battle import NO_TARGET, SEES_ALL, Battle, Division, Orders, State
 from perla.types import Array, Bool, Float, Int
 
 _INVALID = np.int32(0x7FFFFFFF)
@@ -39,71 +39,72 @@ def choose_targets(battle: Battle, state: State, orders: Orders) -> Aim:
     alive = state.hp > 0
     ordered = orders.target
     if not battle.rules.orders_outlive_targets:
-        lives = [_pick(battle, group, ordered[group.rows], state.hp) for group in battle.groups[0]]
+        lives = [
+            _pick(battle, each, ordered[each.rows], state.hp[each.pool][:, None])
+            for each in battle.divisions[0]
+        ]
         ordered = jnp.where(jnp.concatenate(lives) > 0, ordered, NO_TARGET)
     ordered = jnp.where(alive[battle.side(False)], ordered, NO_TARGET)
     if battle.map.order.command == "passive":
         chosen = jnp.full_like(state.target[battle.side(True)], NO_TARGET)
     else:
-        choices = [_choose(battle, state, ordered, group) for group in battle.groups[1]]
+        choices = [_choose(battle, state, ordered, division) for division in battle.divisions[1]]
         chosen = jnp.concatenate(choices)
     if orders.rests is not None:
         chosen = jnp.where(orders.rests, NO_TARGET, chosen)
     target = jnp.concatenate([ordered, chosen])
-    groups = (*battle.groups[0], *battle.groups[1])
-    aims = [_aim(battle, state, group, target[group.rows]) for group in groups]
+    divisions = (*battle.divisions[0], *battle.divisions[1])
+    aims = [_aim(battle, state, each, target[each.rows]) for each in divisions]
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *aims)
 
 
-def _pairs(group: Group, values: Array) -> tuple[Array, Array]:
-    """`values` of a group's units `[1, unit, ...]`, and of its pool `[other, 1, ...]`."""
-    return values[group.rows][None], values[group.pool][:, None]
+def _pairs(division: Division, values: Array) -> tuple[Array, Array]:
+    """`values` of a division's units `[1, unit, ...]`, and of its pool `[other, 1, ...]`."""
+    return values[division.rows][None], values[division.pool][:, None]
 
 
 def _pick(
-    battle: Battle, group: Group, index: Int[Array, "unit copy"], values: Array
+    battle: Battle, division: Division, index: Int[Array, "unit copy"], others: Array
 ) -> Float[Array, "unit copy"]:
-    """`values` of the targets with the numbers `index`, of a group's units; 0 for no target.
+    """The values of the targets with the numbers `index`, of a division's units; 0 for no target.
 
-    `values` are those of all units `[unit, copy]`, or those of a group's pool for each of its units
-    `[other, unit, one]`.
+    `others` are the values of its pool, for each unit or for all: `[other, unit or 1, copy or 1]`.
     """
-    numbers = np.arange(len(battle.units))[group.pool, None, None]
-    others = values[group.pool][:, None] if values.ndim == 2 else values
+    numbers = np.arange(len(battle.units))[division.pool, None, None]
     return jnp.where(index[None] == numbers, others, 0).sum(0)
 
 
-def _aim(battle: Battle, state: State, group: Group, index: Int[Array, "unit copy"]) -> Aim:
-    rows, pool = group
-    dx = _pick(battle, group, index, state.x) - state.x[rows]
-    dy = _pick(battle, group, index, state.y) - state.y[rows]
+def _aim(battle: Battle, state: State, division: Division, index: Int[Array, "unit copy"]) -> Aim:
+    rows, pool = division
+    dx = _pick(battle, division, index, state.x[pool][:, None]) - state.x[rows]
+    dy = _pick(battle, division, index, state.y[pool][:, None]) - state.y[rows]
     radius, reach = battle.table("radius"), battle.table("radius") + battle.table("range")
     # The squared reach of each unit to each other one, negative where it may not hit it.
     allowed = battle.may_target[rows, pool].T[:, :, None]
     reaches = np.where(allowed, (reach[None, rows] + radius[pool][:, None]) ** 2, np.float32(-1))
     same = (reaches == reaches[0]).all()
-    within = reaches[0] if same else _pick(battle, group, index, jnp.asarray(reaches))
+    within = reaches[0] if same else _pick(battle, division, index, jnp.asarray(reaches))
     exists = index != NO_TARGET
     return Aim(index, exists, exists & (dx * dx + dy * dy <= within), dx, dy)
 
 
 def _choose(
-    battle: Battle, state: State, ordered: Int[Array, "agent copy"], group: Group
+    battle: Battle, state: State, ordered: Int[Array, "agent copy"], division: Division
 ) -> Int[Array, "unit copy"]:
-    """The targets of a group of enemies.
+    """The targets of a division of the enemies.
 
     An enemy keeps a living target in its range, or one that attacks it. Otherwise it chooses the
     nearest unit in its scan range, or else one that attacks it from farther away. A healer chooses
     the unit with the least life of those that are hurt or fight. Scripts of the enemies other than
     `nearest` change the choice.
     """
-    rules, (side, pool) = battle.rules, group
+    rules, (side, pool) = battle.rules, division
     radius, scan = battle.table("radius"), battle.table("scan_range")
     if battle.map.order.command == "hunt" or battle.difficulty >= SEES_ALL:
         scan = np.full_like(scan, 1e3)
     if rules.scan_own_radius:
         scan = scan + radius
-    (x, other_x), (y, other_y) = (_pairs(group, v) for v in (state.x, state.y))
+    (x, other_x), (y, other_y) = (_pairs(division, v) for v in (state.x, state.y))
     dx, dy = x - other_x, y - other_y
     distance = dx * dx + dy * dy
     me = np.arange(len(battle.units))[None, side, None]
@@ -133,9 +134,9 @@ def _choose(
     else:
         kept = keeps
     if battle.heals[side].any():
-        key, candidate, kept = _choose_patients(battle, state, group, candidate, kept)
+        key, candidate, kept = _choose_patients(battle, state, division, candidate, kept)
     elif (focus := battle.plays("focus-fire", state)) is not False:
-        key, kept = _focus(state, group, focus, distance <= reach**2, key, kept)
+        key, kept = _focus(state, division, focus, distance <= reach**2, key, kept)
     bits = len(battle.units).bit_length()
     low = np.int32((1 << bits) - 1)
     key = jnp.where(kept, 0, jnp.where(candidate | keeps, key, _INVALID))
@@ -146,10 +147,10 @@ def _choose(
 
 
 def _focus(
-    state: State, group: Group, focus: bool | Array, in_range: Array, key: Array, kept: Array
+    state: State, division: Division, focus: bool | Array, in_range: Array, key: Array, kept: Array
 ) -> tuple[Array, Array]:
     """Keys and kept targets where the enemies play `focus-fire`: the weakest in range first."""
-    life = (state.hp + state.shield)[group.pool][:, None]
+    life = (state.hp + state.shield)[division.pool][:, None]
     weakest = jax.lax.bitcast_convert_type(life * np.float32(2.0**-40), jnp.int32)
     other = jnp.where(in_range, weakest, key | _SECOND)
     focus = jnp.reshape(jnp.asarray(focus), (1, 1, -1))
@@ -157,12 +158,12 @@ def _focus(
 
 
 def _choose_patients(
-    battle: Battle, state: State, group: Group, candidate: Array, kept: Array
+    battle: Battle, state: State, division: Division, candidate: Array, kept: Array
 ) -> tuple[Array, Array, Array]:
     """Keys, candidates and kept targets of healers."""
     most = battle.table("hp")
-    hurt = (state.hp < most)[group.pool][:, None]
-    fights = (state.target != NO_TARGET)[group.pool][:, None]
+    hurt = (state.hp < most)[division.pool][:, None]
+    fights = (state.target != NO_TARGET)[division.pool][:, None]
     measure = state.hp if battle.rules.healers_first else state.hp / most
     life = jax.lax.bitcast_convert_type(measure * np.float32(2.0**-40), jnp.int32)
-    return life[group.pool][:, None], candidate & (hurt | fights), kept & hurt
+    return life[division.pool][:, None], candidate & (hurt | fights), kept & hurt
