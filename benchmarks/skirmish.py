@@ -19,6 +19,8 @@ import subprocess
 import sys
 import time
 
+from perla.envs.skirmish.files import names
+
 SMAX_MAPS = ("3m", "2s3z", "8m", "3s5z", "25m", "5m_vs_6m", "10m_vs_11m", "27m_vs_30m",
              "3s5z_vs_3s6z", "6h_vs_8z")  # fmt: skip
 """Maps that SMAX has, too."""
@@ -63,8 +65,11 @@ def compiled_rate(env, num_envs: int) -> tuple[float, float]:
 def lite_rate(name: str) -> float:
     """Steps per second of the core of SMAClite."""
     import numpy as np
-    from smaclite_reference import LIMITS, make
+    from smaclite_reference import make
 
+    from perla.envs.skirmish.maps import load_map
+
+    limit = load_map(name, "smac").limit
     env, rng = make(name), np.random.default_rng(0)
     env.reset()
     steps, time_of_episode, start = 0, 0, time.process_time()
@@ -73,7 +78,7 @@ def lite_rate(name: str) -> float:
         *_, done, _, _ = env.step([int(rng.choice(np.flatnonzero(mask))) for mask in masks])
         env.get_state()
         steps, time_of_episode = steps + 1, time_of_episode + 1
-        if done or time_of_episode == LIMITS[name]:
+        if done or time_of_episode == limit:
             env.reset()
             time_of_episode = 0
     return steps / (time.process_time() - start)
@@ -96,7 +101,7 @@ def measure(task: str, core: int) -> None:
 def main() -> None:
     """Measure every map, print a table, and write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--maps", default=",".join(dict.fromkeys(SMAX_MAPS + LITE_MAPS)))
+    parser.add_argument("--maps", default=",".join(names()))
     parser.add_argument("--num-envs", default="64,256")
     parser.add_argument("--cores", default=",".join(map(str, sorted(os.sched_getaffinity(0)))))
     parser.add_argument("--kinds", default="skirmish,smax,smaclite")

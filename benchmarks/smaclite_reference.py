@@ -2,10 +2,12 @@
 
     python benchmarks/smaclite_reference.py 2s3z focus --episodes 300 --out FILE
 
-needs SMAClite (github.com/uoe-agents/smaclite, 0d6abbe) and its requirements, but not perla. Adds
-the statistics to FILE, in the format that skirmish_oracle.py reads. Episode k resets with seed k.
-Then every unit, in the order of the map's file, moves by uniform(-0.75, 0.75) in x and in y and
-starts at uniform(0.6, 1) of its life, drawn by NumPy's default_rng(100000 + k).
+needs SMAClite (github.com/uoe-agents/smaclite, 0d6abbe) and its requirements. Adds the statistics
+to FILE, in the format that skirmish_oracle.py reads. The scripts are written apart from those of
+perla, which are compared with them. Episode k resets with seed k. Then every unit, in the order of
+the map's file, moves by uniform(-0.75, 0.75) in x and in y and starts at uniform(0.6, 1) of its
+life, drawn by NumPy's default_rng(100000 + k). Versions of NumPy and scikit-learn round otherwise,
+and other battles follow, of the same distribution.
 
 An agent attacks a target that its mask allows and that it can hit: the `nearest`, or for `focus`
 the one with the least life and shield. Without one it walks to the nearest enemy that it can hit
@@ -28,15 +30,9 @@ from smaclite.env.smaclite import SMACliteEnv
 from smaclite.env.units.combat_type import CombatType
 from smaclite.env.util.faction import Faction
 
-LIMITS = {"3m": 60, "2s3z": 120, "3s5z": 150, "1c3s5z": 180, "10m_vs_11m": 150, "25m": 150,
-          "MMM": 150, "MMM2": 180, "2c_vs_64zg": 400, "bane_vs_bane": 200, "3s_vs_5z": 250,
-          "corridor": 400}  # fmt: skip
-"""SMAC's limits of the steps of an episode."""
-MADE = {
-    "3m": {"MARINE": 3},
-    "25m": {"MARINE": 25},
-    "1c3s5z": {"COLOSSUS": 1, "STALKER": 3, "ZEALOT": 5},
-}
+from perla.envs.skirmish.maps import load_map
+
+MADE = ("3m", "25m", "1c3s5z")
 """Maps that SMAClite lacks: two equal sides on the terrain and at the points of its 10m_vs_11m."""
 STOP, NORTH, SOUTH, EAST, WEST, FIRST_TARGET = 1, 2, 3, 4, 5, 6
 
@@ -46,7 +42,8 @@ def make(name):
     shipped = [preset.value for preset in MapPreset if preset.value.name.lower() == name.lower()]
     if shipped:
         return SMACliteEnv(map_info=shipped[0])
-    units, count = MADE[name], sum(MADE[name].values())
+    army = load_map(name, "smaclite").allies
+    units, count = {unit.upper(): army.names.count(unit) for unit in army.types}, len(army)
     types = list(units) if len(units) > 1 else []
     sides = (("ALLY", 9), ("ENEMY", 23))
     content = {
@@ -117,14 +114,14 @@ def choose(env, agent, mask, script, start):
     return walk(agent, nearest(near).pos if near else start, mask)
 
 
-def play(env, name, script, number, start):
+def play(env, script, number, start, limit):
     """Whether the episode was won, its steps, and the shares of life left of both sides."""
     env.reset(seed=number)
     jitter(env, number)
     sides = (env.agents, env.enemies)
     full = [sum(unit.max_hp + unit.max_shield for unit in side.values()) for side in sides]
     steps, done = 0, False
-    while not done and steps < LIMITS[name]:
+    while not done and steps < limit:
         masks = env.get_avail_actions()
         actions = [
             int(choose(env, env.agents[i], masks[i], script, start)) if i in env.agents else 0
@@ -139,7 +136,7 @@ def play(env, name, script, number, start):
 def main():
     """Play the episodes, and add their statistics to the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("map", choices=sorted(LIMITS))
+    parser.add_argument("map", help="a map of SMAClite, or " + ", ".join(MADE))
     parser.add_argument("script", choices=["nearest", "focus"])
     parser.add_argument("--first", type=int, default=0, help="number of the first episode")
     parser.add_argument("--episodes", type=int, default=300)
@@ -150,10 +147,11 @@ def main():
     enemies = [group for group in env.map_info.groups if group.faction == Faction.ENEMY]
     sizes = [sum(count for _, count in group.units) for group in enemies]
     start = np.average([(group.x, group.y) for group in enemies], axis=0, weights=sizes)
+    limit = load_map(name, "smaclite").limit
     rows, errors, began = [], 0, time.perf_counter()
     for number in range(arguments.first, arguments.first + arguments.episodes):
         try:
-            rows.append(play(env, name, script, number, start))
+            rows.append(play(env, script, number, start, limit))
         except ValueError:  # SMAClite's own, where no unit is left to look for.
             errors += 1
     mean, error = np.mean(rows, 0), np.std(rows, 0, ddof=1) / len(rows) ** 0.5

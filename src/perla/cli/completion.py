@@ -89,6 +89,7 @@ def _add_names(command: str, parser: argparse.ArgumentParser) -> None:
             action.help = setting.help
         if action.dest in names:
             action.choices = list(names[action.dest])
+        # shtab reads an attribute that argparse's actions do not declare.
         elif action.dest in FOLDERS:
             action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
         elif action.dest == "file":

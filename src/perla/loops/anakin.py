@@ -29,8 +29,8 @@ from perla.methods.method import Method
 from perla.nets.actors import AnyActor
 from perla.types import Array, Bool, Int, Key, Metrics, PRNGKeyArray
 
-RUN_ONCE = {"xla_backend_optimization_level": 0}
-"""Options of a program that runs once: compiling it takes longer than running it."""
+UNOPTIMIZED = {"xla_backend_optimization_level": 0}
+"""Compiler options of programs that run once: compiling one takes longer than running it."""
 
 
 class Trainer:
@@ -59,7 +59,7 @@ class Trainer:
         self.envs = AutoReset(env, config.num_envs)
         self.algorithm: Algorithm = create(config, env.spec)
         over_seeds = jax.vmap if self.vectorised else lambda f, **_: f
-        self._init = jax.jit(over_seeds(self._init_seed), compiler_options=RUN_ONCE)
+        self._init = jax.jit(over_seeds(self._init_seed), compiler_options=UNOPTIMIZED)
         self._train = jax.jit(
             over_seeds(self._train_seed, in_axes=(0, None, None, None)), donate_argnums=0
         )

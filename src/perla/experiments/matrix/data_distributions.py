@@ -19,6 +19,7 @@ from perla.algos.create import create
 from perla.algos.protocol import LearnerState
 from perla.envs.matrix import JointActionDistribution, MatrixGame
 from perla.envs.wrappers import AutoReset
+from perla.loops.anakin import UNOPTIMIZED
 from perla.loops.rollout import begin, rollout
 from perla.methods.method import Method
 from perla.types import Array, Float, Int, Key, PRNGKeyArray
@@ -29,8 +30,6 @@ BALANCED_SIZE = 4096
 """Joint actions in the payoff-balanced set."""
 FAST_COMPILE = {"xla_backend_optimization_level": 2, "xla_llvm_disable_expensive_passes": True}
 """Compiler options of programs that run for seconds: as fast, and compiled sooner."""
-UNOPTIMIZED = {"xla_backend_optimization_level": 0}
-"""Compiler options of programs that run once."""
 
 
 def outcomes(

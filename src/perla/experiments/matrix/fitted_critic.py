@@ -26,10 +26,10 @@ from perla.distributions import Categorical
 from perla.envs.matrix import JointActionDistribution, MatrixGame
 from perla.envs.protocol import Observation
 from perla.experiments.matrix.data_distributions import (
-    UNOPTIMIZED,
     map_entries,
     sample_joint_actions,
 )
+from perla.loops.anakin import UNOPTIMIZED
 from perla.methods.aggregators import Aggregator
 from perla.methods.estimators import Auto, Exact, Sampled
 from perla.methods.ppo import PPO
