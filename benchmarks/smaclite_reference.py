@@ -115,7 +115,8 @@ def choose(env, agent, mask, script, start):
 
 
 def play(env, script, number, start, limit):
-    """Whether the episode was won, its steps, and the shares of life left of both sides."""
+    """Whether the episode was won, its steps, the shares of life left of both sides, and whether
+    the limit cut it."""
     env.reset(seed=number)
     jitter(env, number)
     sides = (env.agents, env.enemies)
@@ -130,7 +131,8 @@ def play(env, script, number, start, limit):
         _, _, done, _, _ = env.step(actions)
         steps += 1
     left = [sum(unit.hp + unit.shield for unit in side.values()) for side in sides]
-    return [float(not env.enemies), steps, *(float(x) / y for x, y in zip(left, full, strict=True))]
+    shares = [float(x) / y for x, y in zip(left, full, strict=True)]
+    return [float(not env.enemies), steps, *shares, float(not done)]
 
 
 def main():
@@ -156,7 +158,7 @@ def main():
             errors += 1
     mean, error = np.mean(rows, 0), np.std(rows, 0, ddof=1) / len(rows) ** 0.5
     entry = {"episodes": arguments.episodes, "errors": errors, "first": arguments.first}
-    fields = ("win_rate", "length_mean", "ally_left_mean", "enemy_left_mean")
+    fields = ("win_rate", "length_mean", "ally_left_mean", "enemy_left_mean", "cut_by_limit")
     for field, value, deviation in zip(fields, mean, error, strict=True):
         entry |= {field: round(float(value), 4), f"{field} error": round(float(deviation), 4)}
     path = Path(arguments.out)
