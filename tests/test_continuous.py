@@ -24,6 +24,7 @@ from perla.errors import UserError
 from perla.loops import evaluate, record, rollout
 from perla.loops.anakin import Trainer
 from perla.methods.estimators import Analytic, Exact, Sampled
+from perla.methods.estimators import Gaussian as MomentMatching
 from perla.methods.maddpg import GumbelSoftmax
 from perla.methods.parts import Hard
 from perla.methods.recipes import RECIPES, make
@@ -95,16 +96,23 @@ def test_actions_join_like_any_other_input():
         )
 
 
-def test_the_closed_form_is_what_sampling_comes_to():
-    kind = Multilinear(rank=3)
-    critic, context, policy = scene("shared", kind)
+@pytest.mark.parametrize(
+    ("sharing", "kind", "form"),
+    [
+        ("shared", Multilinear(rank=3), Analytic()),
+        ("shared", Network(), MomentMatching()),
+        ("separate", Network(), MomentMatching()),
+    ],
+)
+def test_the_closed_form_is_what_sampling_comes_to(sharing, kind, form):
+    critic, context, policy = scene(sharing, kind)
 
     @partial(jax.jit, static_argnums=0)
     def values(estimator, keys):
         value = create_value(Embedded(critic_model=kind, estimator=estimator), SPEC)
         return jax.lax.map(lambda key: value.estimate(critic, context, policy, key).value, keys)
 
-    exact = values(Analytic(), KEY[None])[0]
+    exact = values(form, KEY[None])[0]
     found = np.asarray(values(Sampled(num_samples=50), jax.random.split(KEY, 200)))
     error = found.std(0, ddof=1) / np.sqrt(len(found))
     assert (error > 0).all()

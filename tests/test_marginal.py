@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 from perla.algos.actor_critic import create_critic
 from perla.algos.values import create_value
@@ -22,17 +23,21 @@ from perla.marginal.estimators import (
     Enumeration,
     IndependentSamples,
     LatinSamples,
+    MomentMatching,
     create_estimator,
     create_fixed_estimator,
 )
 from perla.marginal.joint_actions import Draws, average, latin_hypercube, zero_sum
+from perla.methods.aggregators import Max
 from perla.methods.estimators import Analytic, Auto, Exact, Sampled
+from perla.methods.estimators import Gaussian as GaussianForm
 from perla.methods.parts import one_each
 from perla.methods.recipes import make
 from perla.methods.values import Embedded, Multilinear, Network
 from perla.nets.body import Body
 from perla.nets.critics import Critic, leave_one_out
 from perla.nets.critics import Multilinear as MultilinearCritic
+from perla.nets.moments import SMALLEST, rectified
 
 STATES, AGENTS, ACTIONS, SEEN = 4, 3, 3, 5
 KEY = jax.random.key(0)
@@ -240,11 +245,104 @@ def test_products_leave_one_out_without_dividing():
 
 
 def test_a_closed_form_must_be_there():
-    assert create_estimator(Auto(), 20, 6, closed_form=True) == ClosedForm()
+    assert create_estimator(Auto(), 20, 6, form="multilinear") == ClosedForm()
     three = Sampled(num_samples=3)
-    assert create_estimator(three, 2, 2, closed_form=True) == IndependentSamples(3)
+    assert create_estimator(three, 2, 2, form="multilinear") == IndependentSamples(3)
     with pytest.raises(UserError, match=r"no closed form; use critic_model 'multilinear'"):
         create_estimator(Analytic(), 2, 2)
+
+
+# --- Moment matching ----------------------------------------------------------------------------
+
+
+def test_the_average_of_a_rectified_gaussian():
+    rng = np.random.default_rng(0)
+    mean, variance = rng.normal(size=200), rng.uniform(0.01, 4, size=200)
+    # 20,000 equally likely points of each Gaussian.
+    points = np.asarray(jax.scipy.special.ndtri((np.arange(20_000) + 0.5) / 20_000))
+    x = mean[:, None] + np.sqrt(variance)[:, None] * points
+    average, vjp = jax.vjp(rectified, jnp.float32(mean), jnp.float32(variance))
+    by_mean, by_variance = vjp(jnp.ones(200))
+    np.testing.assert_allclose(average, np.maximum(x, 0).mean(1), atol=1e-4)
+    np.testing.assert_allclose(by_mean, (x > 0).mean(1), atol=1e-4)
+    # d/dσ² E f(μ + σ ε) = E f'(x) ε / 2σ
+    expected = ((x > 0) * points).mean(1) / (2 * np.sqrt(variance))
+    np.testing.assert_allclose(by_variance, expected, atol=2e-3)
+    certain = rectified(jnp.array([-2.0, 0.0, 3.0]), jnp.full(3, SMALLEST))
+    np.testing.assert_allclose(certain, [0, 0, 3], atol=1e-5)
+
+
+MATCHED = ["mlp-local-shared-state-value-last", "mlp-global-separate-action-value-last"]
+
+
+@pytest.mark.parametrize("name", MATCHED)
+def test_moment_matching_has_the_mean_and_variance_of_the_others_embeddings(name):
+    """Held against the enumeration of all joint actions."""
+    net, context = random_critic(*CRITICS[name])
+    policy = masked_policy(jax.random.key(4), STATES)
+    draws = draw(Exact(), policy, KEY)
+    # Far above zero the ReLU is the identity, and its average is the pre-activations' mean.
+    above = net.expected(context + 100.0, policy.probs)
+    each = jax.vmap(partial(net.last_hidden, context + 100.0))(draws.actions)
+    weights = draws.weights[..., None]
+    mean = (weights * each).sum(0)
+    np.testing.assert_allclose(above, mean, rtol=1e-5)
+    variance = (weights * (each - mean) ** 2).sum(0)
+    x = mean - 100.0
+    expected = rectified(x, jnp.maximum(variance, SMALLEST))
+    np.testing.assert_allclose(net.expected(context, policy.probs), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", MATCHED)
+def test_moment_matching_is_closer_than_100_independent_samples(name):
+    net, context = random_critic(*CRITICS[name])
+    policy = masked_policy(jax.random.key(4), STATES)
+    exact = expectation(Exact(), partial(net.last_hidden, context), policy, KEY)
+
+    def squared_error(average):
+        return ((net.output_head(average) - net.output_head(exact)) ** 2).mean()
+
+    matched = squared_error(net.expected(context, policy.probs))
+    f = partial(net.last_hidden, context)
+    sampled = jax.vmap(lambda key: squared_error(expectation(Sampled(), f, policy, key)))
+    assert matched < sampled(jax.random.split(KEY, 50)).mean()
+
+
+@pytest.mark.parametrize("name", MATCHED)
+def test_moment_matching_has_the_gradient_of_its_value(name):
+    net, context = random_critic(*CRITICS[name])
+    policy = masked_policy(jax.random.key(4), STATES)
+
+    def value(context, scale):
+        rows = jax.tree.map(lambda x: scale * x, net)
+        return jnp.sin(rows.expected(context, policy.probs)).sum()
+
+    check_grads(value, (context, 1.3), order=1, modes=["rev"], rtol=0.02)
+
+
+def test_no_average_depends_on_the_own_policy():
+    net, context = random_critic(*PLAIN)
+    probs = masked_policy(jax.random.key(4), STATES).probs
+    before = net.expected(context, probs)
+    for agent in range(AGENTS):
+        after = net.expected(context, probs.at[:, agent].set(1 / ACTIONS))
+        np.testing.assert_allclose(after[:, agent], before[:, agent], atol=1e-5)
+        assert not np.allclose(np.delete(after, agent, 1), np.delete(before, agent, 1), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"critic_model": Network(action_fusion="first")},
+        {"critic_model": Multilinear()},
+        {"aggregator": Max(), "regress": "joint"},
+    ],
+)
+def test_moment_matching_is_refused_where_it_has_no_meaning(wrong):
+    with pytest.raises(UserError, match=r"estimator 'gaussian': averages a critic_model 'network'"):
+        create_value(Embedded(estimator=GaussianForm(), **wrong), SPEC)
+    with pytest.raises(UserError, match=r"and no layer_norm"):
+        create_value(Embedded(estimator=GaussianForm()), SPEC, layer_norm=True)
 
 
 # --- What a critic sees -------------------------------------------------------------------------
@@ -510,7 +608,10 @@ def test_where_actions_join_last_a_joint_action_costs_no_layer(sharing, policy):
     ],
 )
 def test_auto_is_exact_where_the_joint_actions_are_few(agents, actions, expected):
-    assert create_estimator(Auto(max_joint_actions=100), agents, actions) == expected
+    auto = Auto(max_joint_actions=100)
+    assert create_estimator(auto, agents, actions) == expected
+    matched = expected if isinstance(expected, Enumeration) else MomentMatching()
+    assert create_estimator(auto, agents, actions, form="gaussian") == matched
 
 
 @pytest.mark.parametrize(("agents", "actions"), [(1, 5), (2, 3), (4, 2)])

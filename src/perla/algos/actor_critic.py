@@ -35,7 +35,7 @@ def create_actor(config: PPO, spec: Spec, key: PRNGKeyArray) -> Actor:
 
 def create_critic(config: PPO, spec: Spec, key: PRNGKeyArray) -> AnyCritic:
     """The initial critic, of the shape that `config.value` needs."""
-    shape = create_value(config.value, spec).critic
+    shape = create_value(config.value, spec, layer_norm=config.layer_norm).critic
     key, key_effects = jax.random.split(key) if shape.rank else (key, key)
     local = shape.sees == "local"
     features, picture = (spec.obs, spec.image) if local else (spec.state, spec.state_image)

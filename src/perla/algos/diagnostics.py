@@ -45,7 +45,7 @@ class Inspection(NamedTuple):
     spread: Float[Array, "*batch agent"]
     """Variance of the critic over a₋ᵢ, at the own action taken."""
     noise: Float[Array, "*batch agent"] | None
-    """Variance of the estimated average; none where it is exact."""
+    """Variance of the estimated average; none where it is not random."""
     error: Float[Array, "*batch agent"] | None
     """Squared error of the estimated average; none where it is exact, or too costly to know."""
     views: dict[str, Estimate]
@@ -111,10 +111,11 @@ def inspect(
     }
     if value.estimator.exact:
         return Inspection(spread, None, None, views | {"decentralised": estimated})
-    q = select(estimated.action_values)
-    # Var Q̂ = E (Q̂ − Q̂′)² / 2 for two independent estimates.
-    again = value.estimate(critic, context, policy, key_again, schedule)
-    noise = (q - select(again.action_values)) ** 2 / 2
+    q, noise = select(estimated.action_values), None
+    if value.estimator.random:
+        # Var Q̂ = E (Q̂ − Q̂′)² / 2 for two independent estimates.
+        again = value.estimate(critic, context, policy, key_again, schedule)
+        noise = (q - select(again.action_values)) ** 2 / 2
     if exact is None:
         return Inspection(spread, noise, None, views)
     enumerated = replace(value, estimator=exact).estimate(critic, context, policy, key, schedule)
@@ -169,8 +170,11 @@ def report(inspection: Inspection, mask: LossMask, unit: float | Array) -> Metri
     metrics = {"spread": unit * jnp.sqrt(spread)}
     if inspection.noise is not None:
         metrics["marginal_noise"] = unit * jnp.sqrt(mean(inspection.noise, mask))
-        # K independent samples have variance spread / K.
-        metrics["effective_samples"] = spread / (mean(inspection.noise, mask) + 1e-12)
     if inspection.error is not None:
         metrics["marginal_error"] = unit * jnp.sqrt(mean(inspection.error, mask))
+    # The squared error is the variance of an estimate without bias, and of K independent samples
+    # spread / K.
+    squared_error = inspection.error if inspection.noise is None else inspection.noise
+    if squared_error is not None:
+        metrics["effective_samples"] = spread / (mean(squared_error, mask) + 1e-12)
     return metrics

@@ -41,7 +41,7 @@ class Algorithm:
         self.config, self.spec = config, spec
         self.sequence = config.sequence(spec.limit)
         check(config, spec)
-        self.value = create_value(config.value, spec)
+        self.value = create_value(config.value, spec, layer_norm=config.layer_norm)
         self.actor_optimiser, self.critic_optimiser = (
             create_optimiser(config.optimizer, rate, config.max_grad_norm)
             for rate in (config.lr, config.critic_lr or config.lr)

@@ -26,7 +26,13 @@ from perla.distributions import Categorical, Policy
 from perla.envs.protocol import Spec
 from perla.errors import UserError
 from perla.marginal.aggregators import Aggregator, create_aggregator
-from perla.marginal.estimators import ClosedForm, Estimator, FixedEstimator, create_estimator
+from perla.marginal.estimators import (
+    ClosedForm,
+    Estimator,
+    FixedEstimator,
+    Form,
+    create_estimator,
+)
 from perla.methods import values as settings
 from perla.methods.aggregators import Mean
 from perla.methods.estimators import Sampled
@@ -247,7 +253,6 @@ class EmbeddedValue:
     ) -> Estimate:
         """The value of each state, averaged over the others' policies."""
         policy, critic = jax.lax.stop_gradient(policy), critic.gather_per_agent()
-        closed_form = partial(critic.expected, context) if isinstance(critic, Multilinear) else None
 
         def aggregated(
             estimator: FixedEstimator, key: PRNGKeyArray
@@ -261,7 +266,7 @@ class EmbeddedValue:
                 partial(critic.last_hidden, context),
                 policy,
                 key,
-                closed_form=closed_form,
+                closed_form=partial(critic.expected, context),
                 memory=self.memory,
             )
             return critic.output_head(hidden)
@@ -293,7 +298,7 @@ Value = StateValue | CounterfactualValue | EmbeddedValue
 # --- Creation -----------------------------------------------------------------------------------
 
 
-def create_value(config: settings.Value, spec: Spec) -> Value:
+def create_value(config: settings.Value, spec: Spec, *, layer_norm: bool = False) -> Value:
     """The value with these settings for an environment.
 
     Raises `UserError` where the settings do not fit each other or the environment's actions.
@@ -312,10 +317,12 @@ def create_value(config: settings.Value, spec: Spec) -> Value:
             actions = spec.max_actions
             return CounterfactualValue(CriticShape("global", actions, actions, fusion="first"))
         case settings.Embedded():
-            return create_embedded(config, spec)
+            return create_embedded(config, spec, layer_norm)
 
 
-def create_embedded(config: settings.Embedded, spec: Spec) -> EmbeddedValue:
+def create_embedded(
+    config: settings.Embedded, spec: Spec, layer_norm: bool
+) -> EmbeddedValue:
     """The policy-embedded value with these settings for an environment."""
     if config.critic_form == "action-value" and spec.continuous:
         raise UserError(
@@ -324,13 +331,17 @@ def create_embedded(config: settings.Embedded, spec: Spec) -> EmbeddedValue:
         )
     head: Head = StateHead() if config.critic_form == "state-value" else ActionHead()
     outputs = head.outputs(spec)
+    form: Form | None = None
     match config.critic_model:
         case settings.Network(action_fusion=fusion):
+            if fusion == "last" and not layer_norm and config.aggregator == Mean():
+                form = "gaussian"
             shape = CriticShape(config.critic_input, outputs, spec.max_actions, fusion)
         case settings.Multilinear(rank=rank):
+            form = "multilinear"
             shape = CriticShape(config.critic_input, outputs, rank=rank)
     actions = None if spec.continuous else spec.max_actions
-    estimator = create_estimator(config.estimator, spec.agents, actions, closed_form=shape.rank > 0)
+    estimator = create_estimator(config.estimator, spec.agents, actions, form=form)
     check_aggregator(config, estimator)
     return EmbeddedValue(
         shape,

@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ from perla.methods.estimators import (
     Analytic,
     Auto,
     Exact,
+    Gaussian,
     Sampled,
 )
 from perla.methods.estimators import Estimator as Settings
@@ -52,7 +53,9 @@ class FixedEstimator(ABC):
     """An estimator whose number of joint actions does not change during a run."""
 
     exact: ClassVar[bool] = False
-    """True if the estimate is the expectation itself, without noise."""
+    """True if the estimate is the expectation itself."""
+    random: ClassVar[bool] = True
+    """True if the estimate depends on the key."""
 
     @property
     @abstractmethod
@@ -182,6 +185,7 @@ class Enumeration(JointActions):
     agents: int
     actions: int
     exact: ClassVar[bool] = True
+    random: ClassVar[bool] = False
     gradient_samples: ClassVar[None] = None
 
     @property
@@ -250,6 +254,7 @@ class ClosedForm(FixedEstimator):
     """The expectation of a critic that is multilinear in the others' actions."""
 
     exact: ClassVar[bool] = True
+    random: ClassVar[bool] = False
     num_joint_actions: ClassVar[int] = 0
 
     def draw(
@@ -272,6 +277,12 @@ class ClosedForm(FixedEstimator):
         return closed_form(policy.moments)
 
 
+class MomentMatching(ClosedForm):
+    """The expectation of a critic whose last pre-activations are taken to be Gaussian."""
+
+    exact: ClassVar[bool] = False
+
+
 @dataclass(frozen=True)
 class Adaptive:
     """One of a few estimators, chosen anew at every update: the smallest whose standard error is
@@ -280,6 +291,7 @@ class Adaptive:
     candidates: tuple[JointActions, ...]
     tolerance: float
     exact: ClassVar[bool] = False
+    random: ClassVar[bool] = True
 
     def size(self, candidate: Candidate = 0) -> Float[Array, ""]:
         """The number of joint actions of each state."""
@@ -317,26 +329,35 @@ class Adaptive:
 
 
 Estimator = FixedEstimator | Adaptive
+Form = Literal["multilinear", "gaussian"]
+"""A critic's average over joint actions in closed form: exact, or by moment matching."""
 
 
 def create_estimator(
-    settings: Settings, agents: int, actions: int | None, *, closed_form: bool = False
+    settings: Settings, agents: int, actions: int | None, *, form: Form | None = None
 ) -> Estimator:
     """The estimator with these settings, for `agents` with `actions` each (none: continuous
     actions) and a critic with or without a closed form.
 
-    Raises `UserError` for `analytic` without a closed form, and for `exact` where the others' joint
-    actions are continuous or too many to enumerate.
+    Raises `UserError` for `analytic` and `gaussian` without that form, and for `exact` where the
+    others' joint actions are continuous or too many to enumerate.
     """
     match settings:
-        case Auto() if closed_form:
+        case Auto() if form == "multilinear":
             return ClosedForm()
         case Auto(max_joint_actions=most):
             if actions is not None and actions ** (agents - 1) <= most:
                 return Enumeration(agents, actions)
-            return create_samples(FEW)
-        case Analytic() if closed_form:
+            return MomentMatching() if form == "gaussian" else create_samples(FEW)
+        case Analytic() if form == "multilinear":
             return ClosedForm()
+        case Gaussian() if form == "gaussian":
+            return MomentMatching()
+        case Gaussian():
+            raise UserError(
+                "estimator 'gaussian': averages a critic_model 'network' with action_fusion 'last', "
+                "aggregator 'mean' and no layer_norm; use estimator 'auto'"
+            )
         case Analytic():
             raise UserError(
                 "estimator 'analytic': this critic's average has no closed form; use critic_model "
@@ -347,7 +368,7 @@ def create_estimator(
         case Sampled():
             return create_samples(settings)
         case _:
-            return settings.create(agents, actions, closed_form=closed_form)
+            return settings.create(agents, actions, closed_form=form == "multilinear")
 
 
 def create_fixed_estimator(settings: Settings, agents: int, actions: int | None) -> FixedEstimator:

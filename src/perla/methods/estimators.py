@@ -77,18 +77,31 @@ class Analytic(Estimator, tag="analytic", frozen=True):
     """The average in closed form, for a critic that is multilinear in the others' actions."""
 
 
-class Auto(Estimator, tag="auto", frozen=True):
-    """Analytic for a critic with a closed form, exact for few joint actions of the others,
-    otherwise 17 samples of the Latin sampler."""
+class Gaussian(Estimator, tag="gaussian", frozen=True):
+    """Moment matching (Wang and Manning, 2013): the last hidden layer is averaged as if its
+    pre-activations were Gaussian, with their exact mean and variance under the others' policies. It
+    draws nothing, is exact for Gaussian policies, and close for all others. For the mean of a
+    critic with action_fusion `last` and without layer_norm."""
 
-    max_joint_actions: Count = 100
+
+class Auto(Estimator, tag="auto", frozen=True):
+    """Analytic for a critic with a closed form, exact for few joint actions of the others, otherwise
+    Gaussian, or 17 samples of the Latin sampler where that is not possible."""
+
+    max_joint_actions: Count = 10
     """Largest number of joint actions that are enumerated."""
 
 
 ESTIMATORS: Registry[type[Estimator]] = Registry(
     "estimator",
     "perla.estimators",
-    {"auto": Auto, "sampled": Sampled, "exact": Exact, "analytic": Analytic},
+    {
+        "auto": Auto,
+        "sampled": Sampled,
+        "exact": Exact,
+        "analytic": Analytic,
+        "gaussian": Gaussian,
+    },
     check=variant_check(Estimator),
 )
 """The settings of all estimators, by tag."""

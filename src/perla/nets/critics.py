@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from typing import Literal
 
 import equinox as eqx
@@ -14,6 +14,7 @@ from perla.distributions import features
 from perla.envs.protocol import Observation
 from perla.nets.body import Body
 from perla.nets.layers import expand_dims_like
+from perla.nets.moments import SMALLEST, embed, rectified
 from perla.types import Array, Bool, Float, Int, PRNGKeyArray
 
 JointAction = Int[Array, "*batch_or_none agent"] | Float[Array, "*batch_or_none agent dimension"]
@@ -84,6 +85,27 @@ class Critic(eqx.Module):
             embedded = self.embed_actions(rows, actions)
             others = total(embedded) - embedded
         return self.body.head_hidden(context + expand_dims_like(others, context))
+
+    def expected(
+        self,
+        context: Float[Array, "*batch agent width"],
+        moments: Float[Array, "*batch agent feature"],
+    ) -> Float[Array, "*batch agent width"]:
+        """The last hidden layer, averaged over policies with these `moments` (expected features) as
+        if its pre-activations were Gaussian. Of a critic whose actions enter at the last hidden
+        layer, without normalisation above it."""
+        first, second = moments[..., : self.actions], moments[..., -self.actions :]
+        one_hot = moments.shape[-1] == self.actions
+        embedding = partial(embed, first, first if one_hot else second - first**2, one_hot=one_hot)
+        rows = self.body.extra_rows
+        rows = rows.reshape(*rows.shape[:-2], self.body.agents, self.actions, rows.shape[-1])
+        if self.body.parameter_groups is None:
+            mean, variance = map(of_others, embedding(rows))
+        else:
+            own = jnp.eye(self.body.agents, dtype=bool)[..., None]
+            each = jax.vmap(embedding, out_axes=-3)(rows)  # [*batch, agent i, agent m, width]
+            mean, variance = (jnp.where(own, 0.0, x).sum(-2) for x in each)
+        return rectified(context + mean, jnp.maximum(variance, SMALLEST))
 
     def output_head(
         self, hidden: Float[Array, "*batch agent width"]
@@ -231,6 +253,15 @@ def total(each: Float[Array, "*batch agent width"]) -> Float[Array, "*batch 1 wi
         return each.sum(-2, keepdims=True)
     # Unrolled, so that XLA fuses the sum with its consumers.
     return reduce(jnp.add, (each[..., m : m + 1, :] for m in range(agents)))
+
+
+@jax.custom_vjp
+def of_others(each: Float[Array, "*batch agent width"]) -> Float[Array, "*batch agent width"]:
+    """The sum over the other agents: a symmetric function, which is its own transpose."""
+    return total(each) - each
+
+
+of_others.defvjp(lambda each: (of_others(each), None), lambda _, d_sums: (of_others(d_sums),))
 
 
 def leave_one_out(

@@ -1,0 +1,158 @@
+"""Steps per second of training MAPPO on skirmish, beside JaxMARL's on SMAX.
+
+    python benchmarks/smax_training.py --jaxmarl PYTHON:CLONE [--map 3m] [--out FILE]
+
+needs a clone of JaxMARL (github.com/FLAIROx/JaxMARL, 0.2.0) and an environment of its own with its
+requirements, of which PYTHON is the interpreter. JaxMARL runs its `baselines/MAPPO/
+mappo_rnn_smax.py` with the settings beside it; perla runs the preset `skirmish-gru` with a
+recurrent critic, which are the same, on `skirmish:` and on JaxMARL's own SMAX through the bridge.
+Each contender is one process that compiles once and then trains for `--updates` updates from the
+start whenever it is its turn; no contender evaluates. Results are medians over rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+NUM_ENVS, NUM_STEPS = 128, 128
+SKIRMISH, SMAX, JAXMARL = "perla, skirmish", "perla, SMAX", "JaxMARL, SMAX"
+
+
+def jaxmarl(name: str, seeds: int, updates: int):
+    """JaxMARL's training, compiled: a function without arguments."""
+    import jax
+    import yaml
+    from baselines.MAPPO import mappo_rnn_smax
+    from baselines.MAPPO.mappo_rnn_smax import make_train
+
+    import wandb
+
+    wandb.init(mode="disabled")
+    folder = Path(mappo_rnn_smax.__file__).parent / "config"
+    config = yaml.safe_load((folder / "mappo_homogenous_rnn_smax.yaml").read_text())
+    assert (config["NUM_ENVS"], config["NUM_STEPS"]) == (NUM_ENVS, NUM_STEPS)
+    # PyYAML reads 1e7, without a point, as text.
+    config |= {"MAP_NAME": name, "TOTAL_TIMESTEPS": updates * NUM_ENVS * NUM_STEPS}
+    train = make_train(config)
+    keys = jax.random.split(jax.random.PRNGKey(0), seeds)
+    if seeds == 1:
+        train, keys = jax.jit(train), keys[0]
+    else:
+        train = jax.jit(jax.vmap(train))
+    compiled = train.lower(keys).compile()
+    return lambda: jax.block_until_ready(compiled(keys))
+
+
+def perla(id: str, seeds: int, updates: int):
+    """perla's training, compiled: a function without arguments."""
+    import jax
+
+    from perla.envs.registry import make_env
+    from perla.loops.anakin import Trainer
+    from perla.methods.recipes import make
+    from perla.runs import backend
+
+    backend.prepare()
+    config = make("mappo", "skirmish-gru", critic_network="gru")
+    steps = updates * NUM_ENVS * NUM_STEPS
+    trainer = Trainer(make_env(id), config, seeds=tuple(range(seeds)), steps=steps)
+    initial = trainer.export(trainer.init())
+
+    def run():
+        jax.block_until_ready(trainer.train(trainer.restore(initial), steps, updates))
+
+    return run
+
+
+def serve(kind: str, name: str, seeds: int, updates: int) -> None:
+    """Compile, then train for each line of the standard input and print the seconds it took."""
+    start = time.perf_counter()
+    if kind == JAXMARL:
+        run = jaxmarl(name, seeds, updates)
+    else:
+        run = perla(f"skirmish:{name}" if kind == SKIRMISH else f"jaxmarl:SMAX-{name}",
+                    seeds, updates)  # fmt: skip
+    run()
+    print("READY", time.perf_counter() - start, flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        run()
+        print("SECONDS", time.perf_counter() - start, flush=True)
+
+
+class Contender:
+    """A process that trains when it is its turn."""
+
+    def __init__(self, kind: str, arguments: argparse.Namespace) -> None:
+        self.kind = kind
+        python, environment = sys.executable, dict(os.environ)
+        if kind == JAXMARL:
+            python, _, clone = arguments.jaxmarl.partition(":")
+            environment["PYTHONPATH"] = clone
+        command = [python, __file__, "--serve", kind, "--map", arguments.map,
+                   "--seeds", str(arguments.seeds), "--updates", str(arguments.updates)]  # fmt: skip
+        self.process = subprocess.Popen(
+            command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self.ready_seconds = self._answer("READY")
+        self.seconds: list[float] = []
+
+    def train(self) -> None:
+        """Train once and note the time."""
+        assert self.process.stdin
+        print("go", file=self.process.stdin, flush=True)
+        self.seconds.append(self._answer("SECONDS"))
+
+    def _answer(self, word: str) -> float:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            if line.startswith(word):
+                return float(line.split()[1])
+        raise SystemExit(f"{self.kind}: ended with {self.process.wait()}")
+
+
+def main() -> None:
+    """Race the contenders, print a table, and write it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--jaxmarl", help="PYTHON:CLONE")
+    parser.add_argument("--map", default="3m")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--updates", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--out")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        return serve(arguments.serve, arguments.map, arguments.seeds, arguments.updates)
+    kinds = [SKIRMISH, SMAX] + ([JAXMARL] if arguments.jaxmarl else [])
+    contenders = [Contender(kind, arguments) for kind in kinds]
+    for _ in range(arguments.rounds):
+        for contender in contenders:
+            contender.train()
+    steps = arguments.seeds * arguments.updates * NUM_ENVS * NUM_STEPS
+    rows = {
+        contender.kind: {
+            "steps_per_second": steps / statistics.median(contender.seconds),
+            "slowest": steps / max(contender.seconds),
+            "fastest": steps / min(contender.seconds),
+            "ready_s": contender.ready_seconds,
+        }
+        for contender in contenders
+    }
+    last = rows[kinds[-1]]["steps_per_second"]
+    for kind, row in rows.items():
+        print(f"{kind:16} {row['steps_per_second']:10,.0f}  {row['steps_per_second'] / last:5.2f}")
+    if arguments.out:
+        facts = {"map": arguments.map, "seeds": arguments.seeds, "rows": rows}
+        Path(arguments.out).write_text(json.dumps(facts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
