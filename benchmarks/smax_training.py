@@ -28,11 +28,10 @@ SKIRMISH, SMAX, JAXMARL = "perla, skirmish", "perla, SMAX", "JaxMARL, SMAX"
 def jaxmarl(name: str, seeds: int, updates: int):
     """JaxMARL's training, compiled: a function without arguments."""
     import jax
+    import wandb
     import yaml
     from baselines.MAPPO import mappo_rnn_smax
     from baselines.MAPPO.mappo_rnn_smax import make_train
-
-    import wandb
 
     wandb.init(mode="disabled")
     folder = Path(mappo_rnn_smax.__file__).parent / "config"
@@ -96,8 +95,8 @@ class Contender:
         if kind == JAXMARL:
             python, _, clone = arguments.jaxmarl.partition(":")
             environment["PYTHONPATH"] = clone
-        command = [python, __file__, "--serve", kind, "--map", arguments.map,
-                   "--seeds", str(arguments.seeds), "--updates", str(arguments.updates)]  # fmt: skip
+        command = [python, __file__, "--serve", kind, "--map", arguments.map]
+        command += ["--seeds", str(arguments.seeds), "--updates", str(arguments.updates)]
         self.process = subprocess.Popen(
             command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -130,7 +129,8 @@ def main() -> None:
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        return serve(arguments.serve, arguments.map, arguments.seeds, arguments.updates)
+        serve(arguments.serve, arguments.map, arguments.seeds, arguments.updates)
+        return
     kinds = [SKIRMISH, SMAX] + ([JAXMARL] if arguments.jaxmarl else [])
     contenders = [Contender(kind, arguments) for kind in kinds]
     for _ in range(arguments.rounds):

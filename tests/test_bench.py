@@ -83,15 +83,16 @@ def test_marginal(small, tmp_path, capsys):
     assert "analytic" in capsys.readouterr().out
     rows = json.loads((tmp_path / "marginal.json").read_text())["rows"]
     table = {(row["estimator"], row["K"]): row for row in rows}
-    assert {name for name, _ in table} == {"plain", "iid", "latin", "exact", "analytic"}
+    assert {name for name, _ in table} == {"plain", "iid", "latin", "exact", "gaussian", "analytic"}
     assert all(row["µs/state"] > 0 and row["MiB"] > 0 for row in rows)
     for name in ("plain", "iid"):
         for k in (1, 100):  # Var Q̂ = Var Q / K (paper, Theorem 1)
             assert table[name, k]["variance"] == pytest.approx(1 / k, rel=0.35)
             assert table[name, k]["error against exact"] == pytest.approx(1 / math.sqrt(k), rel=0.2)
     assert table["latin", 11]["variance"] < 0.5 / 11
-    (exact,) = (row for (name, _), row in table.items() if name == "exact")
-    (analytic,) = (row for (name, _), row in table.items() if name == "analytic")
-    for row in (exact, analytic):
+    by_name = {name: row for (name, _), row in table.items()}
+    assert by_name["gaussian"]["variance"] == 0
+    assert by_name["gaussian"]["error against exact"] < 0.1  # that of K = 100
+    for row in (by_name["exact"], by_name["analytic"]):
         np.testing.assert_allclose([row["variance"], row["error against exact"]], 0.0, atol=1e-5)
     assert (tmp_path / "marginal.png").read_bytes().startswith(b"\x89PNG")

@@ -287,25 +287,36 @@ def test_moment_matching_has_the_mean_and_variance_of_the_others_embeddings(name
     weights = draws.weights[..., None]
     mean = (weights * each).sum(0)
     np.testing.assert_allclose(above, mean, rtol=1e-5)
-    variance = (weights * (each - mean) ** 2).sum(0)
+    variance = (weights * (each - mean[None]) ** 2).sum(0)
     x = mean - 100.0
     expected = rectified(x, jnp.maximum(variance, SMALLEST))
     np.testing.assert_allclose(net.expected(context, policy.probs), expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", MATCHED)
-def test_moment_matching_is_closer_than_100_independent_samples(name):
-    net, context = random_critic(*CRITICS[name])
-    policy = masked_policy(jax.random.key(4), STATES)
-    exact = expectation(Exact(), partial(net.last_hidden, context), policy, KEY)
+def test_moment_matching_is_closer_than_100_independent_samples():
+    agents, actions = 6, 4
+    key_net, key_context, key_policy = jax.random.split(KEY, 3)
+    body = Body.create(
+        key_net, agents=agents, features=SEEN, extra_inputs=agents * actions, outputs=1, core="mlp",
+        hidden_size=32, num_layers=2, gain=1.0, init="orthogonal", norm=False, ids=True,
+        parameter_groups=None,
+    )  # fmt: skip
+    net = Critic(body, "local", actions)
+    context = jax.random.normal(key_context, (STATES, agents, 32))
+    policy = Categorical(
+        jax.nn.log_softmax(jax.random.normal(key_policy, (STATES, agents, actions)))
+    )
+    f = partial(net.last_hidden, context)
+    exact = net.output_head(expectation(Exact(), f, policy, KEY))
 
     def squared_error(average):
-        return ((net.output_head(average) - net.output_head(exact)) ** 2).mean()
+        return ((net.output_head(average) - exact) ** 2).mean()
 
-    matched = squared_error(net.expected(context, policy.probs))
-    f = partial(net.last_hidden, context)
-    sampled = jax.vmap(lambda key: squared_error(expectation(Sampled(), f, policy, key)))
-    assert matched < sampled(jax.random.split(KEY, 50)).mean()
+    def sampled(key):
+        return squared_error(expectation(Sampled(), f, policy, key))
+
+    independent = jax.lax.map(sampled, jax.random.split(KEY, 50)).mean()
+    assert squared_error(net.expected(context, policy.probs)) < 0.2 * independent
 
 
 @pytest.mark.parametrize("name", MATCHED)
@@ -315,7 +326,7 @@ def test_moment_matching_has_the_gradient_of_its_value(name):
 
     def value(context, scale):
         rows = jax.tree.map(lambda x: scale * x, net)
-        return jnp.sin(rows.expected(context, policy.probs)).sum()
+        return jnp.sin(rows.expected(jnp.asarray(context), policy.probs)).sum()
 
     check_grads(value, (context, 1.3), order=1, modes=["rev"], rtol=0.02)
 

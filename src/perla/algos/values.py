@@ -36,7 +36,7 @@ from perla.marginal.estimators import (
 from perla.methods import values as settings
 from perla.methods.aggregators import Mean
 from perla.methods.estimators import Sampled
-from perla.nets.critics import AnyCritic, Critic, Multilinear
+from perla.nets.critics import AnyCritic, Critic
 from perla.types import Actions, Array, Float, Int, PRNGKeyArray
 
 
@@ -320,9 +320,7 @@ def create_value(config: settings.Value, spec: Spec, *, layer_norm: bool = False
             return create_embedded(config, spec, layer_norm)
 
 
-def create_embedded(
-    config: settings.Embedded, spec: Spec, layer_norm: bool
-) -> EmbeddedValue:
+def create_embedded(config: settings.Embedded, spec: Spec, layer_norm: bool) -> EmbeddedValue:
     """The policy-embedded value with these settings for an environment."""
     if config.critic_form == "action-value" and spec.continuous:
         raise UserError(

@@ -26,7 +26,7 @@ from perla.analysis import figures
 from perla.distributions import Categorical
 from perla.envs.protocol import Observation, Spec
 from perla.marginal.estimators import IndependentSamples
-from perla.methods.estimators import LARGEST_ENUMERATION, Analytic, Exact, Sampled
+from perla.methods.estimators import LARGEST_ENUMERATION, Analytic, Exact, Gaussian, Sampled
 from perla.methods.ppo import PPO
 from perla.methods.values import Embedded, Multilinear, Network
 
@@ -45,7 +45,7 @@ class Case(NamedTuple):
     agents: int
     name: str
     k: float
-    """Number of joint actions at which the critic is evaluated; ∞ for the closed form."""
+    """Number of joint actions at which the critic is evaluated; ∞ for the closed forms."""
     value: Embedded
     plain: bool = False
 
@@ -63,6 +63,7 @@ def cases(agents: int) -> Iterator[Case]:
         yield Case(agents, "latin", k, Embedded(estimator=Sampled(num_samples=k, sampler="latin")))
     if ACTIONS ** (agents - 1) <= LARGEST_ENUMERATION:
         yield Case(agents, "exact", ACTIONS ** (agents - 1), Embedded(estimator=Exact()))
+    yield Case(agents, "gaussian", math.inf, Embedded(estimator=Gaussian()))
     closed = Embedded(critic_model=Multilinear(), estimator=Analytic())
     yield Case(agents, "analytic", math.inf, closed)
 
@@ -86,7 +87,7 @@ def measure(rounds: int = 5, agents: tuple[int, ...] = AGENTS) -> list[dict[str,
 
 def picture(rows: list[dict[str, Any]]) -> Figure:
     """Plot the time per state against the number of agents, for one K of each estimator."""
-    shown = {"plain": 100, "iid": 100, "latin": 11, "analytic": math.inf}
+    shown = {"plain": 100, "iid": 100, "latin": 11, "gaussian": math.inf, "analytic": math.inf}
     lines = {
         f"{name}, K = {'∞' if math.isinf(k) else k}": [
             row["µs/state"] for row in rows if row["estimator"] == name and row["K"] == k

@@ -346,6 +346,7 @@ def create_estimator(
         case Auto() if form == "multilinear":
             return ClosedForm()
         case Auto(max_joint_actions=most):
+            most = most or (10 if form == "gaussian" else 100)
             if actions is not None and actions ** (agents - 1) <= most:
                 return Enumeration(agents, actions)
             return MomentMatching() if form == "gaussian" else create_samples(FEW)
@@ -355,8 +356,8 @@ def create_estimator(
             return MomentMatching()
         case Gaussian():
             raise UserError(
-                "estimator 'gaussian': averages a critic_model 'network' with action_fusion 'last', "
-                "aggregator 'mean' and no layer_norm; use estimator 'auto'"
+                "estimator 'gaussian': averages a critic_model 'network' with action_fusion "
+                "'last', aggregator 'mean' and no layer_norm; use estimator 'auto'"
             )
         case Analytic():
             raise UserError(

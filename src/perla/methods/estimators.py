@@ -78,18 +78,20 @@ class Analytic(Estimator, tag="analytic", frozen=True):
 
 
 class Gaussian(Estimator, tag="gaussian", frozen=True):
-    """Moment matching (Wang and Manning, 2013): the last hidden layer is averaged as if its
-    pre-activations were Gaussian, with their exact mean and variance under the others' policies. It
-    draws nothing, is exact for Gaussian policies, and close for all others. For the mean of a
-    critic with action_fusion `last` and without layer_norm."""
+    """Moment matching: the last hidden layer's inputs as Gaussian, with their exact mean and
+    variance under the others' policies.
+
+    It draws nothing. The average is exact for Gaussian policies, and close for all others (Wang and
+    Manning, 2013). For the mean of a critic with action_fusion `last` and without layer_norm."""
 
 
 class Auto(Estimator, tag="auto", frozen=True):
-    """Analytic for a critic with a closed form, exact for few joint actions of the others, otherwise
-    Gaussian, or 17 samples of the Latin sampler where that is not possible."""
+    """Analytic for a critic with a closed form, exact for few joint actions of the others,
+    otherwise Gaussian, or 17 samples of the Latin sampler where that is not possible."""
 
-    max_joint_actions: Count = 10
-    """Largest number of joint actions that are enumerated."""
+    max_joint_actions: Count | None = None
+    """Largest number of joint actions that are enumerated; none: 10 where Gaussian is possible,
+    else 100."""
 
 
 ESTIMATORS: Registry[type[Estimator]] = Registry(

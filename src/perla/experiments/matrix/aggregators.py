@@ -11,7 +11,7 @@ from perla.envs import matrix
 from perla.experiments.experiment import Findings, Job, Options, Scale, Status, Verdict
 from perla.experiments.matrix import fitted_critic
 from perla.methods.aggregators import Entropic, Max, Mean, UpperQuantile
-from perla.methods.estimators import Auto, Sampled
+from perla.methods.estimators import Exact, Sampled
 
 AGGREGATORS = (Mean(), Entropic(eta=1.0), UpperQuantile(quantile=0.9), Max())
 BEST = 8.0
@@ -51,9 +51,9 @@ def compute_payoffs(game: tuple[int, int], size: Size) -> list[list[float]]:
     return payoffs[:, 0].tolist()
 
 
-def estimator(game: tuple[int, int], size: Size) -> Auto | Sampled:
+def estimator(game: tuple[int, int], size: Size) -> Exact | Sampled:
     """Return the estimator over the other agents' joint actions."""
-    return Auto() if game in size.games else Sampled(num_samples=100)
+    return Exact() if game in size.games else Sampled(num_samples=100)
 
 
 def create_job(game: tuple[int, int], size: Size) -> Job:

@@ -18,6 +18,7 @@ from perla.experiments.matrix import data_distributions, fitted_critic
 from perla.experiments.matrix.aggregators import BEST, make_game
 from perla.experiments.matrix.data_distributions import DATA_DISTRIBUTIONS, DataDistribution
 from perla.methods.aggregators import Aggregator, Entropic, Max, Mean
+from perla.methods.estimators import FEW as LATIN
 from perla.methods.estimators import Exact, Sampled
 from perla.methods.method import Method
 from perla.methods.ppo import PPO
@@ -40,6 +41,7 @@ OFF_POLICY: tuple[matrix.JointActionDistribution, ...] = get_args(matrix.JointAc
 ENUMERATED = 2048
 """Largest number of the other agents' joint actions that is enumerated by the aggregators; beyond
 it 100 are sampled, as in the paper."""
+PAPERS = Sampled(num_samples=100)
 
 AGGREGATORS: tuple[Aggregator, ...] = (Mean(), Entropic(eta=1.0), Max())
 FITTED = tuple(f"perla-fitted {tag(aggregator)}" for aggregator in AGGREGATORS)
@@ -79,13 +81,18 @@ def config(method: str, game: Game) -> Method:
             aggregator=aggregator,
         )
         learner = learner.replace(value=value)
+    elif isinstance(learner.value, Embedded):
+        value = learner.value.replace(estimator=estimator(game, 100, LATIN))
+        learner = learner.replace(value=value)
     return learner.replace(**ON_POLICY)
 
 
-def estimator(game: Game) -> Exact | Sampled:
-    """Return the estimator over the other agents' joint actions."""
+def estimator(
+    game: Game, enumerated: int = ENUMERATED, otherwise: Sampled = PAPERS
+) -> Exact | Sampled:
+    """Return the estimator over the other agents' joint actions: exact up to so many of them."""
     agents, actions = game
-    return Exact() if actions ** (agents - 1) <= ENUMERATED else Sampled(num_samples=100)
+    return Exact() if actions ** (agents - 1) <= enumerated else otherwise
 
 
 class Size(NamedTuple):

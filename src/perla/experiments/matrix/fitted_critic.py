@@ -31,13 +31,13 @@ from perla.experiments.matrix.data_distributions import (
 )
 from perla.loops.anakin import UNOPTIMIZED
 from perla.methods.aggregators import Aggregator
-from perla.methods.estimators import Auto, Exact, Sampled
+from perla.methods.estimators import Exact, Sampled
 from perla.methods.ppo import PPO
 from perla.methods.values import Embedded
 from perla.nets.critics import AnyCritic
 from perla.types import Array, Float, Int, PRNGKeyArray
 
-AUTO = Auto()
+EXACT = Exact()
 LOGIT_STD = 0.01
 """Standard deviation of the initial logits, so that initial policies are nearly uniform."""
 GRADIENT_STEPS = 400
@@ -64,7 +64,7 @@ def outcomes(
     game: MatrixGame,
     aggregators: Sequence[Aggregator],
     *,
-    estimator: Auto | Exact | Sampled = AUTO,
+    estimator: Exact | Sampled = EXACT,
     data: tuple[JointActionDistribution, ...] = ("balanced",),
     seeds: int = 20,
     collections: int = 500,
