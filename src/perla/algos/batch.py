@@ -22,8 +22,9 @@ class Batch(NamedTuple):
     observation: Observation
     is_first: Bool[Array, "time env"]
     valid: Bool[Array, "time env"]
-    hidden_state: Float[Array, "time env agent hidden"]
-    critic_hidden_state: Float[Array, "time env agent hidden"]
+    hidden_state: Float[Array, "sequence env agent hidden"]
+    """The actor's before each sequence's first step."""
+    critic_hidden_state: Float[Array, "sequence env agent hidden"]
     action: Int[Array, "time env agent"] | Float[Array, "time env agent dimension"]
     policy: Policy
     prediction: Float[Array, "time env agent"]
@@ -59,17 +60,20 @@ def minibatches(batch: Steps, count: int, length: int, key: PRNGKeyArray) -> Ste
     """`batch` cut into sequences of `length` steps, which are shuffled and split into `count`
     minibatches: `[minibatch, time, env, ...]`.
 
-    The agents of a step stay together. A single minibatch is not shuffled.
+    The agents of a step stay together. A single minibatch is not shuffled. An array may have one
+    entry for each sequence instead of each step.
     """
     if count == 1:
         return jax.tree.map(lambda x: x[None], batch)
     time, env = jax.tree.leaves(batch)[0].shape[:2]
-    order = jax.random.permutation(key, time * env // length)
+    sequences = time // length
+    order = jax.random.permutation(key, sequences * env)
 
     def split(x):
         time, env, *rest = x.shape
-        x = x.reshape(time // length, length, env, *rest).swapaxes(0, 1)
-        x = x.reshape(length, order.size, *rest)[:, order]
-        return x.reshape(length, count, order.size // count, *rest).swapaxes(0, 1)
+        entries = time // sequences
+        x = x.reshape(sequences, entries, env, *rest).swapaxes(0, 1)
+        x = x.reshape(entries, order.size, *rest)[:, order]
+        return x.reshape(entries, count, order.size // count, *rest).swapaxes(0, 1)
 
     return jax.tree.map(split, batch)

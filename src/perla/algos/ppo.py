@@ -200,13 +200,13 @@ class Algorithm:
     ) -> Batch:
         """The inputs of the losses."""
         estimated, action = evaluated.estimated, trajectory.action
-        previous = learner.critic_hidden_state[None], evaluated.hidden_states[:-1]
+        between = evaluated.hidden_states[self.sequence - 1 : -1 : self.sequence]
         return Batch(
             observation=trajectory.observation,
             is_first=trajectory.is_first,
             valid=trajectory.valid,
-            hidden_state=trajectory.hidden_state,
-            critic_hidden_state=jnp.concatenate(previous),
+            hidden_state=trajectory.hidden_state[:: self.sequence],
+            critic_hidden_state=jnp.concatenate([learner.critic_hidden_state[None], between]),
             action=action,
             policy=trajectory.policy,
             prediction=self.value.prediction(learner.critic, evaluated.context, action, estimated),

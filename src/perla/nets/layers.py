@@ -131,14 +131,17 @@ class GRU(eqx.Module):
         """The hidden state after each step; it is zeroed before the steps that are `is_first`.
 
         The inputs' products, and in the backward pass the weights' gradients, are computed over all
-        steps at once; only the recurrence itself is in the scan.
+        steps at once; the recurrence is in the scan, with all that would read these products again.
         """
-        return _unroll(self.recurrent, self.candidate_bias, self.inputs(x), hidden_state, is_first)
+        biases = self.inputs.bias, self.candidate_bias
+        products = product(x, self.inputs.weight)
+        return _unroll(self.recurrent, biases, products, hidden_state, is_first)
 
 
-def _gru_step(recurrent, candidate_bias, gates, before):
+def _gru_step(recurrent, biases, products, before):
     """One step; returns the new hidden state and the residuals of its derivative."""
-    r_x, z_x, n_x = jnp.split(gates, 3, axis=-1)
+    bias, candidate_bias = biases
+    r_x, z_x, n_x = jnp.split(products + expand_dims_like(bias, products), 3, axis=-1)
     r_h, z_h, n_h = jnp.split(before @ recurrent, 3, axis=-1)
     n_h = n_h + expand_dims_like(candidate_bias, n_h)
     r, z = jax.nn.sigmoid(r_x + r_h), jax.nn.sigmoid(z_x + z_h)
@@ -147,18 +150,18 @@ def _gru_step(recurrent, candidate_bias, gates, before):
 
 
 @jax.custom_vjp
-def _unroll(recurrent, candidate_bias, gates, hidden_state, is_first):
-    return _unroll_forward(recurrent, candidate_bias, gates, hidden_state, is_first)[0]
+def _unroll(recurrent, biases, products, hidden_state, is_first):
+    return _unroll_forward(recurrent, biases, products, hidden_state, is_first)[0]
 
 
-def _unroll_forward(recurrent, candidate_bias, gates, hidden_state, is_first):
+def _unroll_forward(recurrent, biases, products, hidden_state, is_first):
     def step(hidden_state, inputs):
-        gates, is_first = inputs
+        products, is_first = inputs
         before = jnp.where(is_first[..., None], 0.0, hidden_state)
-        after, saved = _gru_step(recurrent, candidate_bias, gates, before)
+        after, saved = _gru_step(recurrent, biases, products, before)
         return after, (after, saved)
 
-    _, (hidden_states, saved) = jax.lax.scan(step, hidden_state, (gates, is_first))
+    _, (hidden_states, saved) = jax.lax.scan(step, hidden_state, (products, is_first))
     return hidden_states, (recurrent, saved, is_first)
 
 
@@ -171,18 +174,19 @@ def _unroll_backward(residuals, d_hidden_states):
         d_n = d_after * (1 - z) * (1 - n * n)  # through tanh
         d_r = d_n * n_h * r * (1 - r)
         d_z = d_after * (before - n) * z * (1 - z)
-        d_products = jnp.concatenate([d_r, d_z, d_n * r], -1)
-        d_before = d_after * z + d_products @ recurrent.T
-        return jnp.where(is_first[..., None], 0.0, d_before), (d_n, d_products)
+        d_inputs = jnp.concatenate([d_r, d_z, d_n], -1)
+        d_recurrence = jnp.concatenate([d_r, d_z, d_n * r], -1)
+        d_before = d_after * z + d_recurrence @ recurrent.T
+        return jnp.where(is_first[..., None], 0.0, d_before), (d_inputs, d_recurrence)
 
-    d_hidden_state, (d_n, d_products) = jax.lax.scan(
+    d_hidden_state, (d_inputs, d_recurrence) = jax.lax.scan(
         step, jnp.zeros_like(d_hidden_states[0]), (d_hidden_states, saved, is_first), reverse=True
     )
-    hidden = d_n.shape[-1]
-    rows = d_products.reshape(-1, 3 * hidden)
+    hidden = len(recurrent)
+    rows = d_recurrence.reshape(-1, 3 * hidden)
     d_recurrent = saved[0].reshape(-1, hidden).T @ rows
-    d_gates = jnp.concatenate([d_products[..., : 2 * hidden], d_n], -1)
-    return d_recurrent, rows[:, 2 * hidden :].sum(0), d_gates, d_hidden_state, None
+    d_biases = d_inputs.reshape(rows.shape).sum(0), rows[:, 2 * hidden :].sum(0)
+    return d_recurrent, d_biases, d_inputs, d_hidden_state, None
 
 
 _unroll.defvjp(_unroll_forward, _unroll_backward)
