@@ -36,6 +36,7 @@ from perla.methods.values import Multilinear, Network
 
 MAPS = (
     "lbf:Foraging-8x8-2p-2f-coop-v2",
+    "lbf:Foraging-10x10-3p-3f-v2",
     "lbf:Foraging-10x10-5p-3f-v2",
     "lbf:Foraging-15x15-8p-1f-coop-v2",
 )
@@ -157,7 +158,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     measured = []
     benchmark, cases = {
-        "noise": (noise, MAPS[1:]),
+        "noise": (noise, MAPS),
         "speed": (speed, MAPS),
         "analytic": (analytic, AGENTS),
     }[arguments.what]

@@ -4,8 +4,9 @@
 
 needs a clone of JaxMARL (github.com/FLAIROx/JaxMARL, 0.2.0) and an environment of its own with its
 requirements, of which PYTHON is the interpreter. JaxMARL runs its `baselines/MAPPO/
-mappo_rnn_smax.py` with the settings beside it; perla runs the preset `skirmish-gru` with a
-recurrent critic, which are the same, on `skirmish:` and on JaxMARL's own SMAX through the bridge.
+mappo_rnn_smax.py` with the settings beside it; perla runs the preset `skirmish-gru`
+on `skirmish:`, and with a recurrent critic, as JaxMARL's is, on `skirmish:` and on JaxMARL's own
+SMAX through the bridge.
 Each contender is one process that compiles once and then trains for `--updates` updates from the
 start whenever it is its turn; no contender evaluates. Results are medians over rounds.
 """
@@ -22,7 +23,9 @@ import time
 from pathlib import Path
 
 NUM_ENVS, NUM_STEPS = 128, 128
-SKIRMISH, SMAX, JAXMARL = "perla, skirmish", "perla, SMAX", "JaxMARL, SMAX"
+PRESET = "perla, skirmish, preset"
+SKIRMISH, SMAX = "perla, skirmish, recurrent critic", "perla, SMAX, recurrent critic"
+JAXMARL = "JaxMARL, SMAX"
 
 
 def jaxmarl(name: str, seeds: int, updates: int):
@@ -49,7 +52,7 @@ def jaxmarl(name: str, seeds: int, updates: int):
     return lambda: jax.block_until_ready(compiled(keys))
 
 
-def perla(id: str, seeds: int, updates: int):
+def perla(kind: str, name: str, seeds: int, updates: int):
     """perla's training, compiled: a function without arguments."""
     import jax
 
@@ -59,7 +62,9 @@ def perla(id: str, seeds: int, updates: int):
     from perla.runs import backend
 
     backend.prepare()
-    config = make("mappo", "skirmish-gru", critic_network="gru")
+    id = f"jaxmarl:SMAX-{name}" if kind == SMAX else f"skirmish:{name}"
+    critic = {} if kind == PRESET else {"critic_network": "gru"}
+    config = make("mappo", "skirmish-gru", **critic)
     steps = updates * NUM_ENVS * NUM_STEPS
     trainer = Trainer(make_env(id), config, seeds=tuple(range(seeds)), steps=steps)
     initial = trainer.export(trainer.init())
@@ -76,8 +81,7 @@ def serve(kind: str, name: str, seeds: int, updates: int) -> None:
     if kind == JAXMARL:
         run = jaxmarl(name, seeds, updates)
     else:
-        run = perla(f"skirmish:{name}" if kind == SKIRMISH else f"jaxmarl:SMAX-{name}",
-                    seeds, updates)  # fmt: skip
+        run = perla(kind, name, seeds, updates)
     run()
     print("READY", time.perf_counter() - start, flush=True)
     for _ in sys.stdin:
@@ -89,14 +93,14 @@ def serve(kind: str, name: str, seeds: int, updates: int) -> None:
 class Contender:
     """A process that trains when it is its turn."""
 
-    def __init__(self, kind: str, arguments: argparse.Namespace) -> None:
+    def __init__(self, kind: str, seeds: int, arguments: argparse.Namespace) -> None:
         self.kind = kind
         python, environment = sys.executable, dict(os.environ)
         if kind == JAXMARL:
             python, _, clone = arguments.jaxmarl.partition(":")
             environment["PYTHONPATH"] = clone
         command = [python, __file__, "--serve", kind, "--map", arguments.map]
-        command += ["--seeds", str(arguments.seeds), "--updates", str(arguments.updates)]
+        command += ["--seeds", str(seeds), "--updates", str(arguments.updates)]
         self.process = subprocess.Popen(
             command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -109,6 +113,10 @@ class Contender:
         print("go", file=self.process.stdin, flush=True)
         self.seconds.append(self._answer("SECONDS"))
 
+    def close(self) -> None:
+        """End the process."""
+        self.process.communicate()
+
     def _answer(self, word: str) -> float:
         assert self.process.stdout
         for line in self.process.stdout:
@@ -117,40 +125,53 @@ class Contender:
         raise SystemExit(f"{self.kind}: ended with {self.process.wait()}")
 
 
+def race(kinds: list[str], seeds: int, arguments: argparse.Namespace) -> list[dict]:
+    """Train with all contenders in turn in every round; a row for each."""
+    contenders = [Contender(kind, seeds, arguments) for kind in kinds]
+    for _ in range(arguments.rounds):
+        for contender in contenders:
+            contender.train()
+    for contender in contenders:
+        contender.close()
+    steps = seeds * arguments.updates * NUM_ENVS * NUM_STEPS
+    slowest = statistics.median(contenders[-1].seconds)
+    return [
+        {
+            "contender": contender.kind,
+            "seeds": seeds,
+            "steps_per_second": steps / statistics.median(contender.seconds),
+            "slowest": steps / max(contender.seconds),
+            "fastest": steps / min(contender.seconds),
+            "of the last": slowest / statistics.median(contender.seconds),
+            "ready_s": contender.ready_seconds,
+        }
+        for contender in contenders
+    ]
+
+
 def main() -> None:
     """Race the contenders, print a table, and write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jaxmarl", help="PYTHON:CLONE")
     parser.add_argument("--map", default="3m")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--updates", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seeds", default="1,2", help="numbers of seeds")
+    parser.add_argument("--updates", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        serve(arguments.serve, arguments.map, arguments.seeds, arguments.updates)
+        serve(arguments.serve, arguments.map, int(arguments.seeds), arguments.updates)
         return
-    kinds = [SKIRMISH, SMAX] + ([JAXMARL] if arguments.jaxmarl else [])
-    contenders = [Contender(kind, arguments) for kind in kinds]
-    for _ in range(arguments.rounds):
-        for contender in contenders:
-            contender.train()
-    steps = arguments.seeds * arguments.updates * NUM_ENVS * NUM_STEPS
-    rows = {
-        contender.kind: {
-            "steps_per_second": steps / statistics.median(contender.seconds),
-            "slowest": steps / max(contender.seconds),
-            "fastest": steps / min(contender.seconds),
-            "ready_s": contender.ready_seconds,
-        }
-        for contender in contenders
-    }
-    last = rows[kinds[-1]]["steps_per_second"]
-    for kind, row in rows.items():
-        print(f"{kind:16} {row['steps_per_second']:10,.0f}  {row['steps_per_second'] / last:5.2f}")
+    kinds = [PRESET, SKIRMISH, SMAX] + ([JAXMARL] if arguments.jaxmarl else [])
+    rows = []
+    for seeds in map(int, arguments.seeds.split(",")):
+        for row in race(kinds, seeds, arguments):
+            print(f"{row['contender']:32} {seeds} seeds  {row['steps_per_second']:10,.0f}"
+                  f"  {row['of the last']:5.2f}", flush=True)  # fmt: skip
+            rows.append(row)
     if arguments.out:
-        facts = {"map": arguments.map, "seeds": arguments.seeds, "rows": rows}
+        facts = {"map": arguments.map, "rows": rows}
         Path(arguments.out).write_text(json.dumps(facts, indent=1) + "\n")
 
 
