@@ -7,7 +7,7 @@ requirements, of which PYTHON is the interpreter. JaxMARL runs its `baselines/MA
 mappo_rnn_smax.py` with the settings beside it; perla runs the preset `skirmish-gru`
 on `skirmish:`, and with a recurrent critic, as JaxMARL's is, on `skirmish:` and on JaxMARL's own
 SMAX through the bridge.
-Each contender is one process that compiles once and then trains for `--updates` updates from the
+Each contender is one process that compiles once and then trains for `--rollouts` rollouts from the
 start whenever it is its turn; no contender evaluates. Results are medians over rounds.
 """
 
@@ -100,7 +100,7 @@ class Contender:
             python, _, clone = arguments.jaxmarl.partition(":")
             environment["PYTHONPATH"] = clone
         command = [python, __file__, "--serve", kind, "--map", arguments.map]
-        command += ["--seeds", str(seeds), "--updates", str(arguments.updates)]
+        command += ["--seeds", str(seeds), "--rollouts", str(arguments.rollouts)]
         self.process = subprocess.Popen(
             command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -133,7 +133,7 @@ def race(kinds: list[str], seeds: int, arguments: argparse.Namespace) -> list[di
             contender.train()
     for contender in contenders:
         contender.close()
-    steps = seeds * arguments.updates * NUM_ENVS * NUM_STEPS
+    steps = seeds * arguments.rollouts * NUM_ENVS * NUM_STEPS
     slowest = statistics.median(contenders[-1].seconds)
     return [
         {
@@ -155,13 +155,13 @@ def main() -> None:
     parser.add_argument("--jaxmarl", help="PYTHON:CLONE")
     parser.add_argument("--map", default="3m")
     parser.add_argument("--seeds", default="1,2", help="numbers of seeds")
-    parser.add_argument("--updates", type=int, default=8)
+    parser.add_argument("--rollouts", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        serve(arguments.serve, arguments.map, int(arguments.seeds), arguments.updates)
+        serve(arguments.serve, arguments.map, int(arguments.seeds), arguments.rollouts)
         return
     kinds = [PRESET, SKIRMISH, SMAX] + ([JAXMARL] if arguments.jaxmarl else [])
     rows = []

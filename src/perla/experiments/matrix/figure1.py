@@ -81,9 +81,9 @@ def config(method: str, game: Game) -> Method:
             aggregator=aggregator,
         )
         learner = learner.replace(value=value)
-    elif isinstance(learner.value, Embedded):
-        value = learner.value.replace(estimator=estimator(game, 100, LATIN))
-        learner = learner.replace(value=value)
+    elif algo.startswith("perla-"):
+        embedded = learner.value.replace(estimator=estimator(game, 100, LATIN))
+        learner = learner.replace(value=embedded)
     return learner.replace(**ON_POLICY)
 
 
