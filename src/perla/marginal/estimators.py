@@ -261,7 +261,7 @@ class ClosedForm(FixedEstimator):
         self, policy: Policy, key: PRNGKeyArray, rows: Int[Array, " sample"] | None = None
     ) -> Draws:
         """Refuse: there are no joint actions."""
-        raise UserError("estimator 'analytic': a closed form draws no joint actions")
+        raise UserError("a closed form draws no joint actions")
 
     def expectation(
         self,
