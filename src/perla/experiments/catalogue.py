@@ -137,11 +137,7 @@ SMAC: dict[str, Any] = {
 }
 SMAC_SCALES: dict[str, Any] = {
     "steps": 500_000,
-    "quick": {
-        "env": tuple(f"skirmish:{name}" for name in ("2s_vs_1sc", "3m", "2s3z", "MMM")),
-        "preset": "skirmish",
-        "seeds": 3,
-    },
+    "quick": {"preset": "skirmish", "seeds": 3, "num_evaluations": 10},
     "smoke": {"env": "skirmish:3m", "preset": "default"},
     "paper": {"steps": SMAC_STEPS},
 }
