@@ -7,7 +7,7 @@ repeatedly; rows have the mean squared error, and its ratio to that of 100 indep
 average itself is the mean of all repetitions of 97 samples of the Latin sampler. `speed`:
 steps per second of training on three maps, with methods in turn in every round; rows have medians
 over rounds, and their ratio to the method without embedding. `analytic`: the same for the closed
-form, with 2 to 20 agents.
+forms, with 2 to 20 agents.
 """
 
 from __future__ import annotations
@@ -115,8 +115,11 @@ def analytic(agents: int, rounds: int = 5) -> Iterator[dict[str, Any]]:
     """Yield a row for each method with this number of agents, PERLA in closed form."""
     configs = {}
     for base in ("ippo", "mappo"):
-        configs[base] = make(base)
-        configs[f"perla-{base} multilinear"] = perla(base, critic_model=Multilinear())
+        configs |= {
+            base: make(base),
+            f"perla-{base}": perla(base),
+            f"perla-{base} multilinear": perla(base, critic_model=Multilinear()),
+        }
     yield from race(f"lbf:Foraging-20x20-{agents}p-3f-v2", configs, rounds)
 
 

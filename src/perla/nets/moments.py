@@ -25,7 +25,8 @@ def embed(
     one_hot: bool,
 ) -> tuple[Float[Array, "*batch agent width"], Float[Array, "*batch agent width"]]:
     """The mean and variance of Σ_f x_f w_f for every agent, of features x with means `first`, which
-    are `one_hot`, or independent with variances `spread`."""
+    are independent with variances `spread`, or `one_hot` with second moments `spread` (which are
+    their means)."""
 
     def of_agent(inputs):
         first, spread, rows = inputs
