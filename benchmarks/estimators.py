@@ -5,7 +5,7 @@
 `noise`: during training of PERLA-IPPO each estimator averages the same critic at the same states
 repeatedly; rows have the mean squared error, and its ratio to that of 100 independent samples. The
 average itself is the mean of all repetitions of 97 samples of the Latin sampler. `speed`:
-steps per second of training on three maps, with methods in turn in every round; rows have medians
+steps per second of training on four maps, with methods in turn in every round; rows have medians
 over rounds, and their ratio to the method without embedding. `analytic`: the same for the closed
 forms, with 2 to 20 agents.
 """

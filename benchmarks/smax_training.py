@@ -134,7 +134,7 @@ def race(kinds: list[str], seeds: int, arguments: argparse.Namespace) -> list[di
     for contender in contenders:
         contender.close()
     steps = seeds * arguments.rollouts * NUM_ENVS * NUM_STEPS
-    slowest = statistics.median(contenders[-1].seconds)
+    last = statistics.median(contenders[-1].seconds)
     return [
         {
             "contender": contender.kind,
@@ -142,7 +142,7 @@ def race(kinds: list[str], seeds: int, arguments: argparse.Namespace) -> list[di
             "steps_per_second": steps / statistics.median(contender.seconds),
             "slowest": steps / max(contender.seconds),
             "fastest": steps / min(contender.seconds),
-            "of the last": slowest / statistics.median(contender.seconds),
+            "of the last": last / statistics.median(contender.seconds),
             "ready_s": contender.ready_seconds,
         }
         for contender in contenders
