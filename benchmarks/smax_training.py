@@ -6,7 +6,7 @@ needs a clone of JaxMARL (github.com/FLAIROx/JaxMARL, 0.2.0) and an environment 
 requirements, of which PYTHON is the interpreter. JaxMARL runs its `baselines/MAPPO/
 mappo_rnn_smax.py` with the settings beside it; perla runs the preset `skirmish-gru`
 on `skirmish:`, and with a recurrent critic, as JaxMARL's is, on `skirmish:` and on JaxMARL's own
-SMAX through the bridge.
+SMAX through the bridge; a single seed on `skirmish:` also with its environments on two devices.
 Each contender is one process that compiles once and then trains for `--rollouts` rollouts from the
 start whenever it is its turn; no contender evaluates. Results are medians over rounds.
 """
@@ -26,6 +26,8 @@ NUM_ENVS, NUM_STEPS = 128, 128
 PRESET = "perla, skirmish, preset"
 SKIRMISH, SMAX = "perla, skirmish, recurrent critic", "perla, SMAX, recurrent critic"
 JAXMARL = "JaxMARL, SMAX"
+TWO_DEVICES = ", two devices"
+"""Ends the name of a contender whose environments are divided over two devices."""
 
 
 def jaxmarl(name: str, seeds: int, updates: int):
@@ -61,12 +63,16 @@ def perla(kind: str, name: str, seeds: int, updates: int):
     from perla.methods.recipes import make
     from perla.runs import backend
 
-    backend.prepare()
+    devices = 2 if kind.endswith(TWO_DEVICES) else 1
+    kind = kind.removesuffix(TWO_DEVICES)
+    backend.prepare(devices)
     id = f"jaxmarl:SMAX-{name}" if kind == SMAX else f"skirmish:{name}"
     critic = {} if kind == PRESET else {"critic_network": "gru"}
     config = make("mappo", "skirmish-gru", **critic)
     steps = updates * NUM_ENVS * NUM_STEPS
-    trainer = Trainer(make_env(id), config, seeds=tuple(range(seeds)), steps=steps)
+    trainer = Trainer(
+        make_env(id), config, seeds=tuple(range(seeds)), steps=steps, data_parallel=devices
+    )
     initial = trainer.export(trainer.init())
 
     def run():
@@ -166,8 +172,9 @@ def main() -> None:
     kinds = [PRESET, SKIRMISH, SMAX] + ([JAXMARL] if arguments.jaxmarl else [])
     rows = []
     for seeds in map(int, arguments.seeds.split(",")):
-        for row in race(kinds, seeds, arguments):
-            print(f"{row['contender']:32} {seeds} seeds  {row['steps_per_second']:10,.0f}"
+        divided = [kind + TWO_DEVICES for kind in (PRESET, SKIRMISH)] if seeds == 1 else []
+        for row in race(divided + kinds, seeds, arguments):
+            print(f"{row['contender']:46} {seeds} seeds  {row['steps_per_second']:10,.0f}"
                   f"  {row['of the last']:5.2f}", flush=True)  # fmt: skip
             rows.append(row)
     if arguments.out:

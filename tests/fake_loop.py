@@ -15,7 +15,9 @@ from perla.runs import execute, loop, replay
 class FakeTrainer:
     """Random walks of a seed's `weights`, whose mean is the return."""
 
-    def __init__(self, env: Any, config: Any, *, seeds, steps, eval_episodes=32) -> None:
+    def __init__(
+        self, env: Any, config: Any, *, seeds, steps, eval_episodes=32, data_parallel=1
+    ) -> None:
         self.seeds = seeds
         self.per_update = config.num_envs * config.length(env.spec.limit)
 

@@ -28,6 +28,7 @@ from perla.methods.method import Method
 from perla.methods.parts import Adam, Huber, RMSProp, Squared
 from perla.methods.ppo import GAE, NStep
 from perla.nets.transformer import Decoder, Encoder, Transformer
+from perla.parallel import grad
 from perla.types import Array, Float, Metrics, PRNGKeyArray
 
 
@@ -121,6 +122,8 @@ class Algorithm:
     Raises `UserError` for settings that do not fit the environment.
     """
 
+    by_env = ()
+
     def __init__(self, config: MAT, spec: Spec) -> None:
         self.config, self.spec = config, spec
         steps = config.num_envs * config.length(spec.limit)
@@ -170,9 +173,7 @@ class Algorithm:
         learner, batch, metrics = self.prepare(learner, trajectory)
 
         def step(learner: Learner, part: Batch) -> tuple[Learner, Metrics]:
-            gradient, losses = jax.grad(self.loss, has_aux=True)(
-                learner.actor, learner, part, entropy_weight
-            )
+            gradient, losses = grad(self.loss)(learner.actor, learner, part, entropy_weight)
             actor, optimiser = apply_gradients(
                 self.optimiser, gradient, learner.optimiser, learner.actor, rate
             )

@@ -7,15 +7,16 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from perla.algos.alive import LossMask
+from perla.parallel import total
 from perla.types import Array, Float
 
 
 def mean(x: Float[Array, "*batch agent"], mask: LossMask) -> Float[Array, ""]:
     """The mean of `x` over the masked-in steps, of all agents or of each; 0 if there are none."""
     if mask.ndim == x.ndim:
-        return jnp.where(mask, x, 0.0).sum() / jnp.maximum(mask.sum(), 1)
-    count = jnp.maximum(mask.sum(), 1) * x.shape[-1]
-    return jnp.where(mask[..., None], x, 0.0).sum() / count
+        return total(jnp.where(mask, x, 0.0).sum()) / jnp.maximum(total(mask.sum()), 1)
+    count = jnp.maximum(total(mask.sum()), 1) * x.shape[-1]
+    return total(jnp.where(mask[..., None], x, 0.0).sum()) / count
 
 
 def variance(x: Float[Array, "*batch agent"], mask: LossMask) -> Float[Array, ""]:
@@ -40,7 +41,7 @@ class RunningMeanStd(NamedTuple):
 
     def update(self, x: Float[Array, "*batch agent"], mask: LossMask) -> RunningMeanStd:
         """The statistics after the masked-in steps of `x`."""
-        more = mask.sum(dtype=jnp.float32)
+        more = total(mask.sum(dtype=jnp.float32))
         seen = self.seen + more
         share = more / jnp.maximum(seen, 1.0)
         shift = mean(x, mask) - self.mean

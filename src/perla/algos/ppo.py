@@ -28,6 +28,7 @@ from perla.methods.estimators import CANDIDATES
 from perla.methods.ppo import PPO
 from perla.nets.actors import Actor
 from perla.nets.critics import AnyCritic
+from perla.parallel import common, grad
 from perla.types import Array, Float, Int, Metrics, PRNGKeyArray
 
 
@@ -36,6 +37,8 @@ class Algorithm:
 
     Raises `UserError` for settings that do not fit each other or the environment.
     """
+
+    by_env = ("critic_hidden_state",)
 
     def __init__(self, config: PPO, spec: Spec) -> None:
         self.config, self.spec = config, spec
@@ -84,7 +87,7 @@ class Algorithm:
         key_values, key_epochs, key_order = jax.random.split(key, 3)
         learner, batch, metrics = self.prepare(learner, trajectory, key_values, schedule)
         if self.config.order == "sequential":
-            order = jax.random.permutation(key_order, self.spec.agents)
+            order = common(jax.random.permutation(key_order, self.spec.agents))
             learner, losses = self.update_sequentially(learner, batch, order, key_epochs, schedule)
         else:
             learner, losses = self.update_simultaneously(learner, batch, key_epochs, schedule)
@@ -363,7 +366,7 @@ class Algorithm:
         self, learner: Learner, part: Batch, key: PRNGKeyArray, schedule: Schedule
     ) -> tuple[Learner, Float[Array, "time env agent"], Metrics]:
         """One gradient step of the critic, and the advantages before it."""
-        gradient, (advantage, metrics) = jax.grad(self.critic_loss, has_aux=True)(
+        gradient, (advantage, metrics) = grad(self.critic_loss)(
             learner.critic, learner, part, key, schedule
         )
         critic, optimiser = apply_gradients(
@@ -381,9 +384,7 @@ class Algorithm:
     ) -> tuple[Policies, Metrics]:
         """One gradient step of an actor."""
         actor, optimiser = policies
-        gradient, metrics = jax.grad(self.actor_loss, has_aux=True)(
-            actor, part, advantage, schedule.entropy
-        )
+        gradient, metrics = grad(self.actor_loss)(actor, part, advantage, schedule.entropy)
         policies = apply_gradients(self.actor_optimiser, gradient, optimiser, actor, schedule.rate)
         return policies, metrics | {"actor_grad_norm": optax.tree.norm(gradient)}
 

@@ -32,6 +32,7 @@ from perla.methods.parts import Adam, RAdam, RMSProp
 from perla.methods.td import IQLMixer, VDNMixer
 from perla.nets import mixers
 from perla.nets.actors import GreedyActor, mask_values
+from perla.parallel import grad, total
 from perla.returns import lambda_returns
 from perla.types import Array, Bool, Float, Int, Metrics, PRNGKeyArray
 
@@ -165,6 +166,8 @@ class Algorithm:
     Raises `UserError` for settings that do not fit each other or the environment.
     """
 
+    by_env = ()
+
     def __init__(self, config: PQN, spec: Spec) -> None:
         parts.check_agents(config.parameter_groups, spec.agents, spec.id)
         if spec.continuous:
@@ -220,7 +223,7 @@ class Algorithm:
             reward = rewards.standardise(reward)
         target = self.targets(learner.values, sequences(trajectory, reward, spec, state=False))
 
-        steps = learner.steps + trajectory.valid.sum()
+        steps = learner.steps + total(trajectory.valid.sum())
         epsilon = linear_decay(
             config.epsilon_start, config.epsilon_end, config.epsilon_decay_steps, steps
         )
@@ -254,7 +257,7 @@ class Algorithm:
         self, learner: Learner, batch: Batch, rate: Float[Array, ""]
     ) -> tuple[Learner, Metrics]:
         """One gradient step on a minibatch, at `rate` times the learning rate."""
-        gradient, metrics = jax.grad(self.loss, has_aux=True)(learner.values, batch)
+        gradient, metrics = grad(self.loss)(learner.values, batch)
         values, optimiser = apply_gradients(
             self.optimiser, gradient, learner.optimiser, learner.values, rate
         )

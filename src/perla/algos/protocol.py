@@ -66,6 +66,15 @@ class Algorithm(Protocol):
         ...
 
 
+@runtime_checkable
+class DataParallel(Protocol):
+    """A learner whose environments can be divided over devices: its means and gradients are those
+    of `perla.parallel`."""
+
+    by_env: tuple[str, ...]
+    """The fields of its state that are arrays `[env, ...]`; all others are common."""
+
+
 class CriticValues(NamedTuple):
     """A learner's values along a trajectory, in the units that its critic learns."""
 

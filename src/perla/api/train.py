@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from perla.api.execution import Number, count, execution, interruptible
 from perla.api.run import Run
-from perla.config import convert, to_plain
+from perla.config import Count, convert, to_plain
 from perla.envs import objects
 from perla.envs.registry import Trust
 from perla.errors import UserError
@@ -33,6 +33,7 @@ def train(
     preset: str = "default",
     out: str | PathLike[str] | None = None,
     env_options: Mapping[str, Any] | None = None,
+    data_parallel: Number = 1,
     num_evaluations: Number | None = None,
     eval_episodes: Number | None = None,
     absolute_episodes: Number | None = None,
@@ -58,6 +59,10 @@ def train(
     settings in `preset`, as flat as on the command line: `lr=1e-3`, `returns="n-step", n_step=10`.
     Numbers may be NumPy's, or text. With `out` the run is saved in that folder, as by
     `perla train`; without it nothing is written.
+
+    With `data_parallel` N > 1 the environments of each seed, if they are in JAX, are divided over N
+    devices, the cores of a CPU or accelerators, and the seeds follow one another. A CPU has as many
+    devices as the first run in a process asks for, or as `JAX_NUM_CPU_DEVICES` says.
 
     The policies are evaluated `num_evaluations` times on `eval_episodes` greedy and as many sampled
     episodes, and the best on `absolute_episodes` at the end. Numbers left open are at most 50, 32
@@ -87,6 +92,7 @@ def train(
         config=configure(algo, preset, to_plain(settings)),
         steps=convert(to_plain(steps), Steps, name="steps"),
         seeds=read_seeds(to_plain(seeds)),
+        data_parallel=convert(to_plain(data_parallel), Count, name="data_parallel"),
         num_evaluations=count(num_evaluations, "num_evaluations"),
         eval_episodes=count(eval_episodes, "eval_episodes"),
         absolute_episodes=count(absolute_episodes, "absolute_episodes"),

@@ -31,6 +31,7 @@ class Case(NamedTuple):
     preset: str
     actor: str = "mlp"
     seeds: int = 1
+    data_parallel: int = 1
 
 
 CASES = (
@@ -44,6 +45,9 @@ CASES = (
     Case("mappo", "default", "gru"),
     Case("perla-ippo", "default", "gru"),
     Case("perla-mappo", "default", "gru"),
+    Case("ippo", "epymarl", "mlp", data_parallel=2),
+    Case("ippo", "epymarl", "gru", data_parallel=2),
+    Case("perla-ippo", "default", "gru", data_parallel=2),
     Case("ippo", "epymarl", "mlp", seeds=4),
     Case("ippo", "mava", seeds=4),
 )
@@ -76,7 +80,8 @@ class _Benchmark:
         assert not isinstance(env, HostEnv), (
             "host environments limit the speed of training themselves"
         )
-        self.trainer = Trainer(env, config, seeds=tuple(range(case.seeds)), steps=steps)
+        seeds, devices = tuple(range(case.seeds)), case.data_parallel
+        self.trainer = Trainer(env, config, seeds=seeds, steps=steps, data_parallel=devices)
         self.steps = steps
         self.speeds: list[float] = []
         start = time.perf_counter()
@@ -99,6 +104,7 @@ class _Benchmark:
             "preset": self.case.preset,
             "actor": self.case.actor,
             "seeds": self.case.seeds,
+            "devices": self.case.data_parallel,
             "steps/s": speed,
             "slowest": min(self.speeds),
             "fastest": max(self.speeds),

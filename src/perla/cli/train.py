@@ -86,11 +86,12 @@ def _run(arguments: argparse.Namespace) -> Run:
 
 
 def _numbers(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Steps, seeds and numbers of evaluations and episodes."""
+    """Steps, seeds, devices and numbers of evaluations and episodes."""
     from perla.runs.spec import Steps
 
     counts = ("num_evaluations", "eval_episodes", "absolute_episodes")
     return {
+        "data_parallel": convert(arguments.data_parallel, Count, name="--data-parallel"),
         "steps": convert(arguments.steps, Steps, name="--steps"),
         "seeds": seeds(arguments.seeds),
     } | {
@@ -141,6 +142,7 @@ def _parser() -> Parser:
     parser.add_argument("--seeds", default="1")
     parser.add_argument("--preset", default="default")
     parser.add_argument("--out")
+    parser.add_argument("--data-parallel", default="1")
     parser.add_argument("--num-evaluations")
     parser.add_argument("--eval-episodes")
     parser.add_argument("--absolute-episodes")
@@ -207,6 +209,8 @@ continues it.
   --seeds S                       5: seeds 0 to 4; 3,7: these two; 3,: seed 3 alone [1]
 {row("--preset P", f"one of {', '.join(PRESETS)}; `perla list presets`", "default")}
   --out DIR                       the run's folder [a new one under runs/]
+  --data-parallel N               divide the environments of a seed over N devices: cores of a CPU,
+                                  accelerators; seeds then follow one another [1]
   --num-evaluations N             evaluations, evenly spaced over the run [50; these three are fewer
                                   where evaluations would take over a fifth of the steps]
   --eval-episodes N               episodes per evaluation [32]

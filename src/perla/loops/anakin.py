@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from perla import footprint
+from perla import footprint, parallel
 from perla.algos.create import create
-from perla.algos.protocol import Algorithm, LearnerState
+from perla.algos.protocol import Algorithm, DataParallel, LearnerState
 from perla.envs.protocol import Env
 from perla.envs.wrappers import AutoReset
+from perla.errors import UserError
 from perla.flops import Work, work
 from perla.footprint import Footprint
 from perla.keys import apart
 from perla.loops import nonfinite, seeds
+from perla.loops.division import COMMON, Division
 from perla.loops.evaluate import Episodes, episode_limit, evaluate
 from perla.loops.nonfinite import Fault, NonFinite
 from perla.loops.rollout import RolloutStats, RunnerState, begin, rollout
@@ -39,6 +42,10 @@ class Trainer:
     The seeds are either vectorised in one computation or one computation each, side by side. The
     default is to vectorise on an accelerator but not on a CPU, where batched small matrix products
     are slow. Without vectorisation a seed's results do not depend on the other seeds, to the bit.
+
+    With `data_parallel` N > 1 the environments of every seed are divided over the first N devices,
+    each of which collects and learns from its own; the computations of several seeds follow one
+    another. Raises `UserError` where learner, settings or devices do not allow it.
     """
 
     def __init__(
@@ -51,33 +58,60 @@ class Trainer:
         eval_episodes: int = 32,
         vectorise: bool | None = None,
         devices: list[jax.Device] | None = None,
+        data_parallel: int = 1,
     ) -> None:
-        self.env, self.config, self.seeds, self.steps = env, config, seeds, steps
+        self.env, self.seeds, self.steps = env, seeds, steps
         self.eval_episodes = eval_episodes
         self.devices = devices or jax.devices()
+        if devices is None and data_parallel == 1 and self.devices[0].platform == "cpu":
+            self.devices = self.devices[:1]  # Threads use all cores of it.
         self.vectorised = self.devices[0].platform != "cpu" if vectorise is None else vectorise
-        self.envs = AutoReset(env, config.num_envs)
-        self.algorithm: Algorithm = create(config, env.spec)
-        over_seeds = jax.vmap if self.vectorised else lambda f, **_: f
-        self._init = jax.jit(over_seeds(self._init_seed), compiler_options=UNOPTIMIZED)
-        self._train = jax.jit(
-            over_seeds(self._train_seed, in_axes=(0, None, None, None)), donate_argnums=0
-        )
-        # One program plays the episodes of evaluations and, part by part, of the absolute metric.
-        self._episodes = jax.jit(over_seeds(self._evaluate_seed, in_axes=(0, 0, None)))
-        self._actor = over_seeds(lambda learner: learner.actor)
-        self._end_interval = jax.jit(over_seeds(self._end_seed), donate_argnums=0)
-        self._play = jax.jit(partial(evaluate, env))
+        if config.num_envs % data_parallel:
+            raise UserError(
+                f"data_parallel = {data_parallel}: must divide num_envs = {config.num_envs}"
+            )
+        # The environments of each device.
+        self.config = config.replace(num_envs=config.num_envs // data_parallel)
+        self.envs = AutoReset(env, self.config.num_envs)
+        self.algorithm: Algorithm = create(self.config, env.spec)
+        by_env = self.algorithm.by_env if isinstance(self.algorithm, DataParallel) else None
+        self.division = Division.create(self.devices, data_parallel, by_env)
         # Traced once for all uses.
         self._begin = jax.jit(self._begin_seed)
         self._collect_and_learn = jax.jit(self._collect_and_learn_seed)
+        self._compile_lazily()
+
+    def _compile_lazily(self) -> None:
+        """Make the functions that are compiled at their first call."""
+        over_seeds = jax.vmap if self.vectorised else lambda f, **_: f
+        split, state = self.division.split, self._layout
+        places = self.division.places(state)
+        self._init = jax.jit(
+            split(over_seeds(self._init_seed), COMMON, state), compiler_options=UNOPTIMIZED
+        )
+        train = over_seeds(self._train_seed, in_axes=(0, None, None, None))
+        self._train = jax.jit(
+            split(train, (state, COMMON, COMMON, COMMON), state),
+            donate_argnums=0,
+            out_shardings=places,
+        )
+        # One program plays the episodes of evaluations and, part by part, of the absolute metric.
+        episodes = over_seeds(self._evaluate_seed, in_axes=(0, 0, None))
+        self._episodes = jax.jit(split(episodes, COMMON, COMMON))
+        self._actor = over_seeds(lambda learner: learner.actor)
+        self._end_interval = jax.jit(
+            split(over_seeds(self._end_seed), (state, COMMON), (state, COMMON)),
+            donate_argnums=0,
+            out_shardings=(places, None),
+        )
+        self._play = jax.jit(partial(evaluate, self.env))
 
     # All seeds. A population is a list of `SeedState`: one for each seed, or a single one with a
     # leading seed axis if the seeds are vectorised.
 
     def compile(self) -> None:
         """Compile everything by evaluating a new population, which is discarded."""
-        keys = self._keys()[: len(self.devices)]
+        keys = self._keys()[: 1 if self.division.mesh else len(self.devices)]
         population = self._place([self._init(key) for key in keys])
         jax.block_until_ready(self.advance(population, 0))
 
@@ -123,7 +157,7 @@ class Trainer:
 
     def init(self) -> list[SeedState]:
         """The population before the first step."""
-        return self._place(seeds.side_by_side(self._init, self._keys()))
+        return self._place(self._each(self._init, self._keys()))
 
     def _keys(self) -> list[Key[Array, "*seed"]]:
         """The keys of the computations that make the population."""
@@ -166,14 +200,14 @@ class Trainer:
             )
             return self._end_interval(state, episodes)
 
-        results = seeds.side_by_side(evaluated, population)
+        results = self._each(evaluated, population)
         return [state for state, _ in results], self._per_seed([metrics for _, metrics in results])
 
     def _train_population(
         self, population: list[SeedState], until: int, updates: int
     ) -> list[SeedState]:
         limits = jnp.int32(until), jnp.int32(updates), jnp.int32(self.steps)
-        return seeds.side_by_side(lambda state: self._train(state, *limits), population)
+        return self._each(lambda state: self._train(state, *limits), population)
 
     def faults(self, population: list[SeedState]) -> list[NonFinite | None]:
         """The first number of each seed that is not finite, None if all are finite."""
@@ -198,7 +232,7 @@ class Trainer:
             actor, key = state.best_actor, state.key
             return [self._episodes(actor, key, number(Stream.ABSOLUTE, i)) for i in range(parts)]
 
-        by_seed = jax.tree.map(np.asarray, seeds.side_by_side(played, population))
+        by_seed = jax.tree.map(np.asarray, self._each(played, population))
         if self.vectorised:
             (stacked,) = by_seed
             by_seed = [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(len(self.seeds))]
@@ -219,7 +253,11 @@ class Trainer:
 
     def template(self) -> SeedState:
         """Shapes and types of the result of `export`, without computing it."""
-        return seeds.template(self._state_shapes, len(self.seeds))
+        state = self._state_shapes
+        if self.division.mesh is not None:
+            init = self.division.split(self._init_seed, COMMON, self.division.layout(state))
+            state = jax.eval_shape(init, jax.random.key(0))
+        return seeds.template(state, len(self.seeds))
 
     def actor(self, exported: SeedState, index: int, *, best: bool = True) -> AnyActor:
         """The best actor of the seed at position `index`, or its last one."""
@@ -240,6 +278,9 @@ class Trainer:
         over them, or else their environments, if the devices divide their number.
         """
         devices = self.devices
+        if self.division.mesh is not None:
+            places = self.division.places(self._layout)
+            return [jax.device_put(state, places) for state in population]
         if not self.vectorised:
             return [
                 jax.device_put(state, devices[i % len(devices)])
@@ -263,6 +304,20 @@ class Trainer:
             stacked = {name: np.asarray(value) for name, value in metrics[0].items()}
             metrics = [{k: v[i] for k, v in stacked.items()} for i in range(len(self.seeds))]
         return [seeds.measured(seed_metrics) for seed_metrics in metrics]
+
+    def _each(self, function: Callable[[Any], Any], arguments: Sequence[Any]) -> list[Any]:
+        """The results of `function` for each of the `arguments`. Computations that share devices
+        wait for each other there, so that only one of them may be under way."""
+        return seeds.side_by_side(
+            function, arguments, at_once=None if self.division.mesh is None else 1
+        )
+
+    @property
+    def _layout(self) -> SeedState | None:
+        """The division of a population's arrays, if there is one."""
+        if self.division.mesh is None:
+            return None
+        return self.division.layout(self._state_shapes, vectorised=self.vectorised)
 
     # One seed.
 
@@ -291,7 +346,7 @@ class Trainer:
     def _begin_seed(self, key: PRNGKeyArray) -> tuple[LearnerState, RunnerState, PRNGKeyArray]:
         key_learner, key_envs, key = jax.random.split(key, 3)
         learner = self.algorithm.init(key_learner)
-        return learner, begin(self.envs, learner.actor, key_envs), key
+        return learner, begin(self.envs, learner.actor, parallel.own(key_envs)), key
 
     def _train_seed(
         self,
@@ -315,8 +370,11 @@ class Trainer:
     def _evaluate_seed(self, actor: AnyActor, key: PRNGKeyArray, part: Int[Array, ""]) -> Episodes:
         """As many greedy as sampled episodes: the part of a stream with that number, which leaves
         the training unchanged."""
-        greedy = jnp.arange(2 * self.eval_episodes) < self.eval_episodes
-        return evaluate(self.env, actor, apart(key, part), greedy)
+        episodes = 2 * self.eval_episodes
+        each = -(-episodes // parallel.shares())
+        greedy = parallel.position() * each + jnp.arange(each) < self.eval_episodes
+        played = evaluate(self.env, actor, parallel.own(apart(key, part)), greedy)
+        return played.of_all_shares(episodes)
 
     def _end_seed(self, state: SeedState, episodes: Episodes) -> tuple[SeedState, Metrics]:
         scores = seeds.evaluation_metrics(episodes, self.eval_episodes)
@@ -352,10 +410,12 @@ class Trainer:
             self.envs,
             learner.actor,
             runner_state,
-            key_rollout,
+            parallel.own(key_rollout),
             self.config.length(self.env.spec.limit),
             whole_episodes=self.config.rollout_length is None,
         )
-        learner, metrics = self.algorithm.update(learner, trajectory, key_update, steps / total)
+        learner, metrics = self.algorithm.update(
+            learner, trajectory, parallel.own(key_update), steps / total
+        )
         fault = nonfinite.find_fault(trajectory, learner, metrics, steps)
-        return learner, runner_state, key, fault, metrics, stats
+        return learner, runner_state, key, fault, metrics, parallel.total(stats)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from perla import parallel
 from perla.distributions import JointPolicy
 from perla.envs.protocol import Env, HostEnv, Observation, TimeStep
 from perla.errors import UserError
@@ -37,6 +38,11 @@ class Episodes(NamedTuple):
             jnp.full(episodes, jnp.nan),
             jnp.zeros(env.spec.agents, bool),
         )
+
+    def of_all_shares(self, count: int) -> Episodes:
+        """The first `count` of the episodes that all devices have played."""
+        returns, lengths, wins = (x[:count] for x in parallel.gathered(self[:3]))
+        return Episodes(returns, lengths, wins, parallel.of_all(self.faulty).any(0))
 
     def add(self, timestep: TimeStep, done: Bool[Array, " episode"]) -> Episodes:
         """The episodes after one more step of those that are not `done`."""

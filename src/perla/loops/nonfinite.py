@@ -18,6 +18,7 @@ import numpy as np
 
 from perla.algos.protocol import Trajectory
 from perla.algos.replay import Replay
+from perla.parallel import of_all, shares, total
 from perla.types import Array, Bool, Float, Int, Metrics
 
 REWARD = "reward"
@@ -54,6 +55,13 @@ class Fault(NamedTuple):
         """True if there is a fault."""
         return self.array != NONE
 
+    def of_first_share(self) -> Fault:
+        """The fault of all shares of the environments: the first in the order of the arrays."""
+        faults = of_all(self)
+        first = jnp.where(faults.array == NONE, jnp.iinfo(jnp.int32).max, faults.array).argmin()
+        fault = jax.tree.map(lambda x: x[first], faults)
+        return fault._replace(reward=faults.reward.max())
+
     def or_else(self, later: Fault) -> Fault:
         """This fault, or `later` if this is none."""
         return jax.tree.map(lambda a, b: jnp.where(self.found, a, b), self, later)
@@ -83,24 +91,25 @@ def find_fault(
 ) -> Fault:
     """The first fault of an update that began after `steps` steps, checking the trajectory, then
     the updated learner, then the metrics."""
-    num_envs = trajectory.valid.shape[1]
+    num_envs = shares() * trajectory.valid.shape[1]
     checks = []  # (is there a fault, agent, step) for each array
     for name, faulty in zip(ENVIRONMENT, _faults_of_environment(trajectory), strict=True):
         time = faulty.any(-1).argmax()
         agent = jnp.int32(NONE) if name in SHARED else faulty[time].argmax()
         checks.append((faulty.any(), agent, steps + time * num_envs))
-    steps_after = steps + trajectory.valid.sum(dtype=jnp.int32)
+    steps_after = steps + total(trajectory.valid.sum(dtype=jnp.int32))
     bad_metrics = ~jnp.isfinite(jnp.stack([metrics[name] for name in sorted(metrics)]))
     for bad in (~all_finite(learner), *bad_metrics):
         checks.append((bad, jnp.int32(NONE), steps_after))
     found, agents, fault_steps = (jnp.stack(column) for column in zip(*checks, strict=True))
     array = found.argmax()
-    return Fault(
+    fault = Fault(
         jnp.where(found.any(), array, NONE).astype(jnp.int32),
         agents[array].astype(jnp.int32),
         fault_steps[array].astype(jnp.int32),
         jnp.abs(trajectory.reward).max().astype(jnp.float32),
     )
+    return fault.of_first_share()
 
 
 def fault_of_evaluation(agents: Bool[Array, " agent"], steps: Int[Array, ""]) -> Fault:

@@ -124,8 +124,11 @@ class SeedState(NamedTuple):
         return self._replace(key=jax.random.wrap_key_data(jnp.asarray(self.key)))
 
 
-def side_by_side(function: Callable[[Any], Any], arguments: Sequence[Any]) -> list[Any]:
-    """The results of a jitted `function` for each of the `arguments`, on all cores.
+def side_by_side(
+    function: Callable[[Any], Any], arguments: Sequence[Any], at_once: int | None = None
+) -> list[Any]:
+    """The results of a jitted `function` for each of the `arguments`, `at_once` at a time (default:
+    as many as there are cores).
 
     A device carries out the calls of one thread in order, but those of several threads at the same
     time. The first call precedes the others, so that the function is compiled once.
@@ -134,7 +137,7 @@ def side_by_side(function: Callable[[Any], Any], arguments: Sequence[Any]) -> li
     result = function(first)
     if not rest:
         return [result]
-    with ThreadPoolExecutor(min(cores(), len(arguments))) as pool:
+    with ThreadPoolExecutor(min(at_once or cores(), len(arguments))) as pool:
         pool.submit(jax.block_until_ready, result)
         others = pool.map(lambda argument: jax.block_until_ready(function(argument)), rest)
         return [result, *others]

@@ -177,7 +177,9 @@ def words(value: Any) -> str:
 
 
 def _entry(curves: Curves) -> Entry:
-    kept = ("preset", "steps", "num_evaluations", "eval_episodes", "absolute_episodes")
+    kept = (
+        "preset", "steps", "data_parallel", "num_evaluations", "eval_episodes", "absolute_episodes"
+    )  # fmt: skip
     if curves.source != "perla":
         return Entry(curves, curves.settings, {"program": curves.source}, {}, 0)
     facts = decode(read_regular(curves.path / "config.json"), _Configuration, source=curves.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from perla.errors import UserError
@@ -11,6 +12,9 @@ SCHEDULER = "xla_cpu_enable_concurrency_optimized_scheduler"
 """A scheduler of XLA that can deadlock in jaxlib 0.10 (seen with vectorised seeds on a CPU). These
 programs are as fast without it."""
 
+
+CPU_DEVICES = "jax_num_cpu_devices"
+"""The setting of JAX that says as how many devices a CPU counts."""
 
 MODES: dict[str, tuple[object, str]] = {
     "jax_enable_x64": (True, "perla computes with 32-bit numbers"),
@@ -56,18 +60,25 @@ def check() -> None:
         raise UserError(f"JAX_PLATFORMS={platforms}: no such device here ({cause})") from None
 
 
-def prepare() -> None:
+def prepare(cpu_devices: int = 1) -> None:
     """Configure JAX, and `check` it. To take full effect this must precede JAX's first computation.
+
+    A CPU then counts as at least so many devices.
 
     A scheduler that can deadlock is switched off for the affected versions of jaxlib. The
     persistent compilation cache is switched on unless the user has configured one
     (`JAX_COMPILATION_CACHE_DIR`).
     """
+    import jax
     import jaxlib
 
     flags = os.environ.get("XLA_FLAGS", "")
     if jaxlib.__version__.startswith("0.10.") and SCHEDULER not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --{SCHEDULER}=false"
+    known = getattr(jax.config, CPU_DEVICES)
+    if cpu_devices > max(1, known) and "host_platform_device_count" not in flags:
+        with suppress(RuntimeError):  # JAX has started before; the trainer says so.
+            jax.config.update(CPU_DEVICES, cpu_devices)
     check()
     path = cache_folder()
     if path is not None and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):

@@ -70,7 +70,7 @@ class Result:
         if self.arrays is None:
             assert self.out is not None
             return load(self.out, trust=(self.run.env,), make_env=self.make_env)[2:]
-        _, trainer = build(self.run, make_env=self.make_env)
+        _, trainer = build(self.run.replace(data_parallel=1), make_env=self.make_env)
         return trainer, jax.tree.unflatten(jax.tree.structure(trainer.template()), self.arrays)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -214,7 +214,7 @@ def load(
     """
     folder = Folder.open(out)
     run = folder.run(trust if make_env is None else None)
-    env, trainer = build(run, make_env=make_env)
+    env, trainer = build(run.replace(data_parallel=1), make_env=make_env)
     if make_env is not None:
         folder.check_environment(env.spec)
     if versions := folder.describe_versions():
@@ -234,7 +234,7 @@ def build(
     make_env: MakeEnv | None = None,
 ) -> tuple[Env | HostEnv, AnyTrainer]:
     """The environment and the trainer of `run`, before any compilation or worker process."""
-    backend.prepare()
+    backend.prepare(run.data_parallel)
     factory: Callable[[], Any] = make_env or env_factory(run.env, **run.env_options)
     env = factory()
     check_memory(run, env)
@@ -242,7 +242,12 @@ def build(
     schedule: Any = {"seeds": run.seeds, "steps": run.steps, "eval_episodes": plan.episodes}
     with explain_out_of_memory():
         if not isinstance(env, HostEnv):
-            return env, Trainer(env, run.config, **schedule)
+            return env, Trainer(env, run.config, **schedule, data_parallel=run.data_parallel)
+        if run.data_parallel > 1:
+            raise UserError(
+                f"data_parallel = {run.data_parallel}: is for environments in JAX, and {run.env} "
+                "runs in worker processes, on all cores; leave it out"
+            )
         workers: Any = {"workers": machine.cores(), "step_seconds": step_seconds, "say": say}
         return env, host.Trainer(env, factory, run.config, **schedule, **workers)
 

@@ -49,6 +49,9 @@ class Run(Config, frozen=True, kw_only=True):
     """Environment steps of each seed, summed over environments; the last update may exceed it."""
     seeds: Annotated[tuple[Seed, ...], Meta(min_length=1, max_length=1024)] = (0,)
     """Seeds of the independent repetitions."""
+    data_parallel: Count = 1
+    """Devices over which the environments of a seed are divided, for environments in JAX; on a CPU
+    a device is a core."""
     num_evaluations: Count | None = None
     """Evaluations spread evenly over the run, in addition to the one before training; none: as
     many as `plan_evaluations` finds fit."""
@@ -77,10 +80,9 @@ class Run(Config, frozen=True, kw_only=True):
     def identity(self) -> str:
         """A digest that is equal for two runs if and only if the runs are."""
         plain = msgspec.to_builtins(self)
-        for name in ("extended_from", "warm_start"):  # Digests are older than these fields.
-            if not plain[name]:
-                del plain[name]
-        return hashlib.sha256(encode(plain)).hexdigest()
+        younger: dict[str, object] = {"extended_from": [], "warm_start": None, "data_parallel": 1}
+        kept = {name: value for name, value in plain.items() if younger.get(name, ...) != value}
+        return hashlib.sha256(encode(kept)).hexdigest()
 
     def extended(self, steps: int) -> Run:
         """The run with more `steps`. Raises `UserError` if they are not more."""

@@ -43,6 +43,8 @@ class Grid(Config, frozen=True, kw_only=True):
     """Environment steps of each seed."""
     seeds: Count | Annotated[tuple[Seed, ...], Meta(min_length=1)] = 10
     """Number of seeds (0, 1, …) or a list of seeds. The seeds of a cell share a run."""
+    data_parallel: Count = 1
+    """Devices over which the environments of a seed are divided."""
     num_evaluations: Count | None = None
     """Evaluations, spread evenly over a run; none: 50, or as many as take a fifth of its steps."""
     eval_episodes: Count | None = None
@@ -71,6 +73,7 @@ class Grid(Config, frozen=True, kw_only=True):
                     config=configure(algo, preset, chosen),
                     steps=self.steps,
                     seeds=tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds,
+                    data_parallel=self.data_parallel,
                     num_evaluations=self.num_evaluations,
                     eval_episodes=self.eval_episodes,
                     absolute_episodes=self.absolute_episodes,
