@@ -245,6 +245,20 @@ def test_another_family_has_the_same_maps_and_no_other_experiment_has_one(capsys
         assert message in capsys.readouterr().err
 
 
+def test_a_part_of_an_experiment_has_the_named_environments(capsys):
+    envs = ("skirmish:8m", "skirmish:3m")
+    cells = EXPERIMENTS["smac"].cells("quick", None, envs)
+    assert {cell.run.env for cell in cells} == set(envs)
+    assert len(cells) == 8
+    for name, env, message in (
+        ("smac", "skirmish:3n", "unknown environment of this experiment 'skirmish:3n'; did you"),
+        ("theory", "skirmish:3m", "env skirmish:3m: a calculation has no environments"),
+        ("all", "skirmish:3m", "--env: is for one experiment"),
+    ):
+        assert main(["reproduce", name, "--env", env, "--dry-run"]) == 2
+        assert message in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     """One folder for all experiments, so that shared cells are carried out once."""
@@ -262,6 +276,20 @@ def test_smoke(name, out, capsys):
     assert len(list((out / name).glob("*.png"))) == len(list((out / name).glob("*.svg"))) > 0
     assert json.loads((out / name / "summary.json").read_text())["methods"]
     assert json.loads((out / name / "marl_eval.json").read_text())
+
+
+@pytest.mark.xdist_group("smoke")
+def test_a_part_at_smoke(out, capsys):
+    """A part is judged alone, and its runs are those of the whole."""
+    first, *_ = EXPERIMENTS["lbf"].suites["smoke"].cells()
+    command = ["reproduce", "lbf", "--scale", "smoke", "--out", str(out), "--env", first.run.env]
+    assert main(command) == 0
+    runs = {path: path.stat().st_mtime for path in (out / "cells").rglob("summary.json")}
+    verdict = json.loads((out / "lbf" / "verdict.json").read_text())
+    assert f"(on {first.run.env} alone: " in verdict["reason"]
+    assert verdict["command"].endswith(f"--env {first.run.env}")
+    assert main(command[:-2]) == 0
+    assert all(path.stat().st_mtime == time for path, time in runs.items())
 
 
 @pytest.mark.slow

@@ -198,6 +198,7 @@ def reproduce(
     *,
     scale: Scale = "quick",
     family: str | None = None,
+    env: str | Iterable[str] = (),
     out: str | PathLike[str] | None = None,
     processes: Any = None,
     quiet: bool = False,
@@ -205,7 +206,8 @@ def reproduce(
     """Repeat an experiment of the paper and check its claim: `perla list experiments` names them.
 
     `scale` is `smoke`, `quick` or `paper`. `family` is that of the environments, where there are
-    several (`smac`: `skirmish`, or `smac` for the game). Returns the verdict, tables and figures,
+    several (`smac`: `skirmish`, or `smac` for the game); `env` are those to which it is restricted,
+    and with the same `out` such parts add up. Returns the verdict, tables and figures,
     which are also in the folder `out`, by default `runs/reproduce-SCALE`. Raises `UserError` for an
     unknown name, and if other processes carry out some of the runs.
     """
@@ -220,11 +222,12 @@ def reproduce(
     chosen, workers = EXPERIMENTS[experiment], count(processes, "processes")
     base = Path(out) if out is not None else Path("runs", f"reproduce-{scale}")
     own = make_below(base, Path(experiment))
-    cells = chosen.cells(scale, family)
+    envs = (env,) if isinstance(env, str) else tuple(env)
+    cells = chosen.cells(scale, family, envs)
     if isinstance(chosen, Experiment):
         outcome = suites.carry_out(cells, base, Local(workers), create_display(quiet=quiet))
         check_complete(outcome)
-        return published.judge(chosen, experiment, scale, outcome, own, family=family)
+        return published.judge(chosen, experiment, scale, outcome, own, family=family, envs=envs)
     say: Callable[[str], None] = (lambda text: None) if quiet else print
     return published.calculate(chosen, experiment, scale, own, processes=workers, say=say)
 

@@ -40,23 +40,30 @@ def reproduce_command(argv: Sequence[str]) -> int:
         help="the environments of smac and failures-smac: skirmish, or smac, where StarCraft II is "
         "installed [skirmish]",
     )  # fmt: skip
+    parser.add_argument(
+        "--env", metavar="ENV[,ENV...]", default="",
+        help="only these environments of the experiment; with the same --out, its parts add up "
+        "[all]",
+    )  # fmt: skip
     suites.add_execution(parser)
     arguments = parser.parse(argv)
     suites.settle(arguments)
+    arguments.env = tuple(filter(None, arguments.env.split(",")))
 
     from perla.experiments.catalogue import EXPERIMENTS
     from perla.experiments.experiment import SCALES, Calculation
 
     if arguments.scale not in SCALES:
         raise nearest(arguments.scale, SCALES, what="scale")
-    if arguments.experiment == ALL and arguments.family is not None:
-        raise UserError("--family: is for one experiment, such as smac; leave it out")
+    for flag, value in (("--family", arguments.family), ("--env", arguments.env)):
+        if arguments.experiment == ALL and value:
+            raise UserError(f"{flag}: is for one experiment, such as smac; leave it out")
     if arguments.experiment == ALL:
         return _dry_run_all(arguments) if arguments.dry_run else _reproduce_all(arguments)
     if arguments.experiment not in EXPERIMENTS:
         raise nearest(arguments.experiment, (*EXPERIMENTS, ALL), what="experiment")
     experiment = EXPERIMENTS[arguments.experiment]
-    cells = experiment.cells(arguments.scale, arguments.family)
+    cells = experiment.cells(arguments.scale, arguments.family, arguments.env)
     if isinstance(experiment, Calculation):
         if arguments.executor != "local":
             raise UserError(
@@ -118,16 +125,16 @@ def _reproduce(
     from perla.experiments import results
     from perla.experiments.experiment import Experiment
 
-    scale, family, out = arguments.scale, arguments.family, _folder(arguments)
+    scale, family, envs, out = arguments.scale, arguments.family, arguments.env, _folder(arguments)
     own = make_below(out, Path(name))
     failures: dict[str, str] = {}
     if isinstance(experiment, Experiment):
-        outcome = suites.carry_out(experiment.cells(scale, family), out, arguments)
+        outcome = suites.carry_out(experiment.cells(scale, family, envs), out, arguments)
         if outcome.pending:
             return suites.leave_to_others(outcome)
         failures = outcome.failures
         suites.name_failures(failures)
-        findings = results.judge(experiment, name, scale, outcome, own, family=family)
+        findings = results.judge(experiment, name, scale, outcome, own, family=family, envs=envs)
     else:
         findings = results.calculate(
             experiment, name, scale, own, processes=arguments.processes,

@@ -74,10 +74,13 @@ class Calculation(NamedTuple):
     takes: str
     """Measured duration on two cores, as a clause."""
 
-    def cells(self, scale: Scale, family: str | None = None) -> list[Cell]:
-        """Return no cells. Raises `UserError` if a `family` of environments is named."""
-        if family is not None:
-            raise UserError(f"family {family}: a calculation has no environments")
+    def cells(
+        self, scale: Scale, family: str | None = None, envs: Sequence[str] = ()
+    ) -> list[Cell]:
+        """Return no cells. Raises `UserError` if environments or their `family` are named."""
+        if family is not None or envs:
+            named = f"env {','.join(envs)}" if envs else f"family {family}"
+            raise UserError(f"{named}: a calculation has no environments")
         return []
 
 
@@ -101,16 +104,25 @@ class Experiment(NamedTuple):
     families: Sequence[str] = ()
     """Families of environments that have the same maps; the first is that of the suites."""
 
-    def cells(self, scale: Scale, family: str | None = None) -> list[Cell]:
-        """Return the runs at a scale, in the environments of a `family` (None: the suites' own).
+    def cells(
+        self, scale: Scale, family: str | None = None, envs: Sequence[str] = ()
+    ) -> list[Cell]:
+        """Return the runs at a scale, in the environments of a `family` (None: the suites' own);
+        only those on `envs`, if any are named.
 
-        Raises `UserError` for a family that does not have the experiment's maps.
+        Raises `UserError` for a family that does not have the experiment's maps, and for an
+        environment that is not among them.
         """
         suite = self.suites[scale]
-        if family is None:
-            return suite.cells()
-        if family not in self.families:
+        if family is not None:
             if not self.families:
                 raise UserError(f"family {family}: this experiment has one family of environments")
-            raise nearest(family, self.families, what="family of this experiment")
-        return suite.in_family(family).cells()
+            if family not in self.families:
+                raise nearest(family, self.families, what="family of this experiment")
+            suite = suite.in_family(family)
+        cells = suite.cells()
+        known = list(dict.fromkeys(cell.run.env for cell in cells))
+        for env in envs:
+            if env not in known:
+                raise nearest(env, known, what="environment of this experiment")
+        return [cell for cell in cells if not envs or cell.run.env in envs]

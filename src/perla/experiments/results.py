@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,13 @@ def judge(
     out: Path,
     *,
     family: str | None = None,
+    envs: Sequence[str] = (),
 ) -> Findings:
     """Judge an experiment's claim and `publish` it, with summary.json and marl_eval.json.
 
-    The claim is not tested where a cell failed. `family` is that of the environments, if it was
-    chosen. Raises `UserError` where nothing can be compared.
+    The claim is not tested where a cell failed. `family` is that of the environments, and `envs`
+    are the environments, if they were chosen; the verdict says that it is on these alone. Raises
+    `UserError` where nothing can be compared.
     """
     runs = complete(outcome.results)
     comparison = compare(runs, metric=experiment.metric)
@@ -45,10 +47,16 @@ def judge(
         verdict = Verdict("not tested", f"{len(outcome.failures)} cells failed")
         findings = Findings(verdict, rows(comparison), {})
     else:
-        findings = Findings(experiment.judge(runs), rows(comparison), experiment.draw(runs))
+        verdict = experiment.judge(runs)
+        if envs:
+            verdict = verdict._replace(reason=f"on {', '.join(envs)} alone: {verdict.reason}")
+        findings = Findings(verdict, rows(comparison), experiment.draw(runs))
     more: dict[str, Any] = {"comparison": comparison.verdict, "failures": outcome.failures}
+    more["command"] = f"perla reproduce {name} --scale {scale}"
     if family is not None:
-        more["command"] = f"perla reproduce {name} --scale {scale} --family {family}"
+        more["command"] += f" --family {family}"
+    if envs:
+        more["command"] += f" --env {','.join(envs)}"
     findings = publish(experiment, name, scale, findings, out, **more)
     write_atomic(out / "summary.json", dump(comparison.as_dict()))
     write_atomic(out / "marl_eval.json", dump(marl_eval(runs)))
