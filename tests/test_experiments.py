@@ -299,11 +299,11 @@ def test_theory_at_smoke(out, capsys):
     verdict = json.loads((out / "theory" / "verdict.json").read_text())
     assert verdict["verdict"] == "not tested"
     assert [row["claim"] for row in verdict["rows"]] == [
-        "Theorem 1", "Theorem 3", "Theorems 4 and 5", "Error of order K^(−1/2)",
+        "Theorem 1", "Theorem 3", "Theorems 4 and 5", "Error of order K^(−1/2)", "Theorem 6",
     ]  # fmt: skip
     assert {row["verdict"] for row in verdict["rows"]} == {"holds"}
     assert all(row["found"] in " ".join(said.split()) for row in verdict["rows"])
-    assert len(list((out / "theory").glob("*.png"))) == 4
+    assert len(list((out / "theory").glob("*.png"))) == 5
 
 
 def test_aggregators_at_smoke(out, capsys):

@@ -1,11 +1,13 @@
 """The paper's theorems on random games."""
 
 import itertools
+from typing import get_args
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from perla.experiments.theory import random_games
+from perla.experiments.theory import convergence, random_games
 from perla.methods.estimators import Sampled
 
 
@@ -78,3 +80,31 @@ def test_the_error_falls_as_one_over_root_k(game):
         random_games.error(game, game.values, Sampled(num_samples=k), 400, seed=k) for k in ks
     ]
     assert np.polyfit(np.log(ks), np.log(errors), 1)[0] == pytest.approx(-0.5, abs=0.05)
+
+
+def test_the_norm_of_the_gradient_is_that_of_finite_differences():
+    """The gradient of the return with respect to softmax logits, by Q itself and differences."""
+    game = random_games.random_game(3, states=2, agents=2, actions=2)
+    logits = np.log(game.policy)
+
+    def expected_return(logits):
+        policy = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        moved = game._replace(policy=policy)
+        return moved.average(moved.values).mean()
+
+    step, differences = 1e-5, []
+    for index in np.ndindex(logits.shape):
+        change = np.zeros_like(logits)
+        change[index] = step
+        difference = expected_return(logits + change) - expected_return(logits - change)
+        differences.append(difference / (2 * step))
+    found = convergence.gradient_norm(game, jnp.asarray(logits, jnp.float32))
+    np.testing.assert_allclose(found, np.linalg.norm(differences), rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", get_args(convergence.Kind))
+def test_actor_critics_approach_an_optimum(kind):
+    """The exact gradient shrinks, though none of them sees it."""
+    game = random_games.random_game(0, states=2, agents=2, actions=2)
+    first, last = convergence.gradient_norms(game, kind, 3, (1, 3_000), seed=0)
+    assert last < 0.25 * first

@@ -18,6 +18,8 @@ PAIRS = (("perla-ippo", "ippo"), ("perla-mappo", "mappo"))
 
 SURE = 4.5
 """Standard errors beyond which an equality is rejected; by chance in one of 150,000 tests."""
+VANISHED = 0.05
+"""Share of its first value below which the norm of a gradient counts as going to zero."""
 SLOPE = 0.05
 """Tolerance of the slope −1/2 of the sampling error in log K."""
 
