@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from perla.cli import main
+from perla.config import encode
 from perla.methods.recipes import make
 from perla.runs.spec import Run
 
@@ -61,6 +64,10 @@ def perla_command(*arguments):
 
 def test_the_digest_of_a_run_on_one_device_is_as_before():
     run = Run(env="x", algo="ippo", config=make("ippo"), steps=10)
+    plain = msgspec.to_builtins(run)
+    for name in ("extended_from", "warm_start", "data_parallel"):
+        del plain[name]
+    assert run.identity == hashlib.sha256(encode(plain)).hexdigest()
     assert run.identity != run.replace(data_parallel=2).identity
 
 

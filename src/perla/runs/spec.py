@@ -80,9 +80,11 @@ class Run(Config, frozen=True, kw_only=True):
     def identity(self) -> str:
         """A digest that is equal for two runs if and only if the runs are."""
         plain = msgspec.to_builtins(self)
-        younger: dict[str, object] = {"extended_from": [], "warm_start": None, "data_parallel": 1}
-        kept = {name: value for name, value in plain.items() if younger.get(name, ...) != value}
-        return hashlib.sha256(encode(kept)).hexdigest()
+        younger = {"extended_from": (), "warm_start": None, "data_parallel": 1}
+        for name, default in younger.items():
+            if getattr(self, name) == default:
+                del plain[name]
+        return hashlib.sha256(encode(plain)).hexdigest()
 
     def extended(self, steps: int) -> Run:
         """The run with more `steps`. Raises `UserError` if they are not more."""
