@@ -70,8 +70,9 @@ class Trainer:
             raise UserError(
                 f"data_parallel = {data_parallel}: must divide num_envs = {config.num_envs}"
             )
-        # The environments of each device.
-        self.config = config.replace(num_envs=config.num_envs // data_parallel)
+        self.config = config
+        if data_parallel > 1:  # The environments of each device.
+            self.config = config.replace(num_envs=config.num_envs // data_parallel)
         self.envs = AutoReset(env, self.config.num_envs)
         self.algorithm: Algorithm = create(self.config, env.spec)
         by_env = self.algorithm.by_env if isinstance(self.algorithm, DataParallel) else None

@@ -63,11 +63,9 @@ def check() -> None:
 def prepare(cpu_devices: int = 1) -> None:
     """Configure JAX, and `check` it. To take full effect this must precede JAX's first computation.
 
-    A CPU then counts as at least so many devices.
-
-    A scheduler that can deadlock is switched off for the affected versions of jaxlib. The
-    persistent compilation cache is switched on unless the user has configured one
-    (`JAX_COMPILATION_CACHE_DIR`).
+    A CPU counts as at least `cpu_devices` devices, unless JAX has started before. A scheduler that
+    can deadlock is switched off for the affected versions of jaxlib. The persistent compilation
+    cache is switched on unless the user has configured one (`JAX_COMPILATION_CACHE_DIR`).
     """
     import jax
     import jaxlib
