@@ -86,13 +86,7 @@ def _learn(
     until: Int[Array, ""],
 ) -> State:
     reward, transition = jnp.asarray(game.reward, float), jnp.asarray(game.transition, float)
-    agents = jnp.arange(game.agents)
-
-    def entries(states: Array, joint: Array) -> tuple[Array, ...]:
-        """The entries of the critic at joint actions."""
-        if kind == "decentralised":
-            return states[:, None], agents[None], joint
-        return states, *jnp.moveaxis(joint, -1, 0)
+    entries = partial(_entries, kind)
 
     def value_of(critic: Array, policy: Categorical, joint: Array, states: Array, key: Array):
         """The value of each agent's action in the policy gradient: `[chain, agent]`."""
@@ -141,3 +135,10 @@ def _learn(
         return State(logits, critic, jnp.where(ends, fresh, following))
 
     return jax.lax.fori_loop(start, until, update, state)
+
+
+def _entries(kind: Kind, states: Array, joint: Array) -> tuple[Array, ...]:
+    """The entries of the critic at joint actions."""
+    if kind == "decentralised":
+        return states[:, None], jnp.arange(joint.shape[-1])[None], joint
+    return states, *jnp.moveaxis(joint, -1, 0)
