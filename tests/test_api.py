@@ -497,9 +497,13 @@ def test_identities_are_those_of_runs_without_the_later_fields():
     from perla.config import to_json
 
     run = Run(env=MATRIX, algo="ippo", config=perla_config(), steps=20)
-    text = to_json(run).replace(b',\n  "extended_from": []', b"")
-    assert run.identity == sha256(text.replace(b',\n  "warm_start": null', b"")).hexdigest()
+    text = to_json(run)
+    for field in (b'"extended_from": []', b'"warm_start": null', b'"data_parallel": 1'):
+        assert text.count(b",\n  " + field) == 1
+        text = text.replace(b",\n  " + field, b"")
+    assert run.identity == sha256(text).hexdigest()
     assert run.extended(30).identity != run.replace(steps=30).identity
+    assert run.replace(data_parallel=2).identity != run.identity
 
 
 # --- Runs as files ------------------------------------------------------------------------------

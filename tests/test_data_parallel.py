@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from perla.cli import main
-from perla.config import encode
-from perla.methods.recipes import make
-from perla.runs.spec import Run
 
 HERE = Path(__file__).parent
 TRAIN = [
@@ -51,7 +46,8 @@ def test_a_run_on_two_devices(tmp_path):
 
 def measured(folder):
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in line.items() if k != "wall_seconds"} for line in lines]
+    clocks = {"wall_seconds", "steps_per_second"}
+    return [{k: v for k, v in line.items() if k not in clocks} for line in lines]
 
 
 def perla_command(*arguments):
@@ -60,15 +56,6 @@ def perla_command(*arguments):
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-
-
-def test_the_digest_of_a_run_on_one_device_is_as_before():
-    run = Run(env="x", algo="ippo", config=make("ippo"), steps=10)
-    plain = msgspec.to_builtins(run)
-    for name in ("extended_from", "warm_start", "data_parallel"):
-        del plain[name]
-    assert run.identity == hashlib.sha256(encode(plain)).hexdigest()
-    assert run.identity != run.replace(data_parallel=2).identity
 
 
 def test_processes_have_no_devices(capsys):

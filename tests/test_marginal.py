@@ -328,7 +328,8 @@ def test_moment_matching_has_the_gradient_of_its_value(name):
         rows = jax.tree.map(lambda x: scale * x, net)
         return jnp.sin(rows.expected(jnp.asarray(context), policy.probs)).sum()
 
-    check_grads(value, (context, 1.3), order=1, modes=["rev"], rtol=0.02)
+    # Shorter steps drown in the rounding of 32-bit numbers.
+    check_grads(value, (context, 1.3), order=1, modes=["rev"], rtol=0.005, eps=1e-2)
 
 
 def test_no_average_depends_on_the_own_policy():

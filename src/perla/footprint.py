@@ -57,7 +57,7 @@ def peak(jaxpr: Any) -> int:
 
     Arrays live from the operation that makes them to the last that reads them. Results that an
     elementwise operation alone reads at once are never stored. The body of a loop counts once, its
-    stacked results in full.
+    stacked results in full; that of a computation on several devices counts once for each.
     """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     last, readers = _uses(jaxpr)
@@ -65,6 +65,8 @@ def peak(jaxpr: Any) -> int:
     held = most = 0
     for index, equation in enumerate(jaxpr.eqns):
         inner = max((peak(sub) for sub in jaxprs_in_params(equation.params)), default=0)
+        if equation.primitive.name == "shard_map":  # Its body is the share of one device.
+            inner *= equation.params["mesh"].size
         for var in equation.outvars:
             fused = equation.primitive.name in FUSED and _is_passing(var, readers, index)
             stored[var] = 0 if fused else _bytes(var.aval)

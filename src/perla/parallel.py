@@ -2,8 +2,7 @@
 
 Inside `split`, every device computes a function on its own share. `total` and `average` are those
 of all shares, so a mean that is made of totals is the whole batch's, and so is its gradient by
-`grad`.
-Outside, the one share is the whole batch, and these functions return what they are given.
+`grad`. Outside, the one share is the whole batch, and these functions return what they are given.
 """
 
 from __future__ import annotations

@@ -45,9 +45,6 @@ CASES = (
     Case("mappo", "default", "gru"),
     Case("perla-ippo", "default", "gru"),
     Case("perla-mappo", "default", "gru"),
-    Case("ippo", "epymarl", "mlp", data_parallel=2),
-    Case("ippo", "epymarl", "gru", data_parallel=2),
-    Case("perla-ippo", "default", "gru", data_parallel=2),
     Case("ippo", "epymarl", "mlp", seeds=4),
     Case("ippo", "mava", seeds=4),
 )

@@ -42,7 +42,7 @@ def bench_command(argv: Sequence[str]) -> int:
     from perla.runs import backend
     from perla.runs.store import dump
 
-    backend.prepare(cpu_devices=2)  # Of training on two devices; all else uses the first.
+    backend.prepare()
     bench = importlib.import_module(f"perla.bench.{arguments.what}")
     chosen = {} if arguments.env is None else {"env_id": arguments.env}
     rows = bench.measure(**chosen)

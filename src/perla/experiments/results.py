@@ -52,12 +52,9 @@ def judge(
             verdict = verdict._replace(reason=f"on {', '.join(envs)} alone: {verdict.reason}")
         findings = Findings(verdict, rows(comparison), experiment.draw(runs))
     more: dict[str, Any] = {"comparison": comparison.verdict, "failures": outcome.failures}
-    more["command"] = f"perla reproduce {name} --scale {scale}"
-    if family is not None:
-        more["command"] += f" --family {family}"
-    if envs:
-        more["command"] += f" --env {','.join(envs)}"
-    findings = publish(experiment, name, scale, findings, out, **more)
+    flags = f" --family {family}" if family is not None else ""
+    flags += f" --env {','.join(envs)}" if envs else ""
+    findings = publish(experiment, name, scale, findings, out, flags, **more)
     write_atomic(out / "summary.json", dump(comparison.as_dict()))
     write_atomic(out / "marl_eval.json", dump(marl_eval(runs)))
     return findings
@@ -85,9 +82,11 @@ def publish(
     scale: Scale,
     findings: Findings,
     out: Path,
+    flags: str = "",
     **more: Any,
 ) -> Findings:
-    """Write verdict.json, with `more` facts in it, and the figures into `out`.
+    """Write verdict.json, with `more` facts in it, and the figures into `out`. `flags` follow the
+    experiment and the scale in the command.
 
     Returns the findings as written: at scale `smoke` the verdict is "not tested".
     """
@@ -98,7 +97,7 @@ def publish(
     facts = {
         "experiment": name,
         "scale": scale,
-        "command": f"perla reproduce {name} --scale {scale}",
+        "command": f"perla reproduce {name} --scale {scale}{flags}",
         "figure": experiment.figure,
         "claim": experiment.claim,
         "rule": experiment.rule,

@@ -74,7 +74,12 @@ class Trainer:
         if data_parallel > 1:  # The environments of each device.
             self.config = config.replace(num_envs=config.num_envs // data_parallel)
         self.envs = AutoReset(env, self.config.num_envs)
-        self.algorithm: Algorithm = create(self.config, env.spec)
+        try:
+            self.algorithm: Algorithm = create(self.config, env.spec)
+        except UserError as error:
+            if data_parallel == 1:
+                raise
+            raise UserError(f"data_parallel = {data_parallel}: on each device {error}") from None
         by_env = self.algorithm.by_env if isinstance(self.algorithm, DataParallel) else None
         self.division = Division.create(self.devices, data_parallel, by_env)
         # Traced once for all uses.
@@ -112,7 +117,7 @@ class Trainer:
 
     def compile(self) -> None:
         """Compile everything by evaluating a new population, which is discarded."""
-        keys = self._keys()[: 1 if self.division.mesh else len(self.devices)]
+        keys = self._keys()[: 1 if self.division.mesh is not None else len(self.devices)]
         population = self._place([self._init(key) for key in keys])
         jax.block_until_ready(self.advance(population, 0))
 
@@ -137,7 +142,8 @@ class Trainer:
     def footprint(self, absolute_episodes: int = 320) -> Footprint:
         """The memory of training and of all evaluations, estimated before anything is compiled."""
         seeds_together = len(self.seeds) if self.vectorised else 1
-        state = self._state_shapes
+        at_once = seeds_together if self.division.mesh is not None else cores()
+        state, devices = self._state_shapes, self.division.devices
         stacked = jax.eval_shape(self._init, self._keys()[0])
         count = jax.ShapeDtypeStruct((), jnp.int32)
         training = self._train.trace(stacked, count, count, count)
@@ -147,10 +153,10 @@ class Trainer:
         played = footprint.size(evaluation.out_info) // seeds_together
         return Footprint(
             seeds=len(self.seeds),
-            at_once=len(self.seeds) if self.vectorised else min(len(self.seeds), cores()),
-            learner=footprint.size(state) - replay - environments,
+            at_once=len(self.seeds) if self.vectorised else min(len(self.seeds), at_once),
+            learner=devices * (footprint.size(state) - replay - environments),
             replay=replay,
-            environments=environments,
+            environments=devices * environments,
             training=footprint.peak(training.jaxpr) // seeds_together,
             evaluation=footprint.peak(evaluation.jaxpr) // seeds_together,
             absolute=-(-absolute_episodes // self.eval_episodes) * played,

@@ -49,18 +49,22 @@ class Division:
             hint = ""
             if devices[0].platform == "cpu":  # Their number is fixed when JAX starts.
                 hint = f"; set JAX_NUM_CPU_DEVICES={count} before Python starts"
-            raise UserError(f"data_parallel = {count}: JAX has {len(devices)} devices here{hint}")
+            here = "1 device" if len(devices) == 1 else f"{len(devices)} devices"
+            raise UserError(f"data_parallel = {count}: JAX has {here} here{hint}")
         return cls(Mesh(np.array(devices[:count]), (parallel.AXIS,)), by_env)
+
+    @property
+    def devices(self) -> int:
+        """The number of devices of a seed."""
+        return 1 if self.mesh is None else self.mesh.size
 
     def split(self, f: Callable, in_specs: Any, out_specs: Any) -> Callable:
         """`f` on each device with its own environments, if they are divided."""
-        return f if self.mesh is None else parallel.split(f, self.mesh, in_specs, out_specs)
+        return parallel.split(f, self.mesh, in_specs, out_specs)
 
-    def layout(self, state: SeedState, *, vectorised: bool = False) -> SeedState | None:
+    def layout(self, state: SeedState, *, vectorised: bool = False) -> SeedState:
         """The axis of every array of a `state` that is divided, after the seed axis if the seeds
-        are `vectorised`; none if the environments are not divided."""
-        if self.mesh is None:
-            return None
+        are `vectorised`."""
         by_env = PartitionSpec(*[None] * vectorised, parallel.AXIS)
         layout = jax.tree.map(lambda _: COMMON, state)
         return layout._replace(

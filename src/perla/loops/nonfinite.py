@@ -55,7 +55,7 @@ class Fault(NamedTuple):
         """True if there is a fault."""
         return self.array != NONE
 
-    def of_first_share(self) -> Fault:
+    def of_all_shares(self) -> Fault:
         """The fault of all shares of the environments: the first in the order of the arrays."""
         faults = of_all(self)
         first = jnp.where(faults.array == NONE, jnp.iinfo(jnp.int32).max, faults.array).argmin()
@@ -109,7 +109,7 @@ def find_fault(
         fault_steps[array].astype(jnp.int32),
         jnp.abs(trajectory.reward).max().astype(jnp.float32),
     )
-    return fault.of_first_share()
+    return fault.of_all_shares()
 
 
 def fault_of_evaluation(agents: Bool[Array, " agent"], steps: Int[Array, ""]) -> Fault:

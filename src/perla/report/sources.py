@@ -183,7 +183,7 @@ def _entry(curves: Curves) -> Entry:
     if curves.source != "perla":
         return Entry(curves, curves.settings, {"program": curves.source}, {}, 0)
     facts = decode(read_regular(curves.path / "config.json"), _Configuration, source=curves.path)
-    settings = curves.settings | {name: facts.run.get(name) for name in kept}
+    settings = curves.settings | {name: facts.run[name] for name in kept if name in facts.run}
     return Entry(curves, settings, facts.versions, flatten(facts.hardware), _dropped(curves))
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from string import ascii_lowercase
 from typing import Literal, NamedTuple
 
 import jax
@@ -19,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from perla.distributions import Categorical
-from perla.experiments.theory.random_games import Game
+from perla.experiments.theory.random_games import Game, marginalised
+from perla.methods.estimators import Sampled
 from perla.types import Array, Float, Int, PRNGKeyArray
 
 Kind = Literal["centralised", "PERLA", "decentralised"]
@@ -47,7 +47,6 @@ def gradient_norms(
     """‖∇J(θ)‖ of the policies after each number of `updates`, in rising order; J is the return from
     uniform states."""
     learn = jax.jit(partial(_learn, game, kind, k))
-    norm = jax.jit(partial(gradient_norm, game))
     shape = game.policy.shape if kind == "decentralised" else game.reward.shape
     state = State(
         jnp.log(jnp.asarray(game.policy, float)), jnp.zeros(shape), jnp.zeros(CHAINS, int)
@@ -55,25 +54,22 @@ def gradient_norms(
     key, done, norms = jax.random.key(seed), 0, []
     for until in updates:
         state = learn(state, key, jnp.int32(done), jnp.int32(until))
-        norms.append(norm(state.logits))
+        policy = np.asarray(jax.nn.softmax(state.logits), float)
+        norms.append(gradient_norm(game._replace(policy=policy)))
         done = until
-    return np.asarray(norms, float)
+    return np.asarray(norms)
 
 
-def gradient_norm(game: Game, logits: Float[Array, "state agent action"]) -> Float[Array, ""]:
-    """‖∇J(θ)‖ of softmax policies, exactly: J = mean of v, v = (I − γ P̄)⁻¹ r̄."""
-
-    def expected_return(logits: Array) -> Array:
-        policy = jax.nn.softmax(logits)
-        joint = ascii_lowercase[1 : 1 + game.agents]
-        inputs = ",".join(["a" + joint + "...", *("a" + m for m in joint)])
-        average = partial(jnp.einsum, f"{inputs}->a...")
-        policies = [policy[:, m] for m in range(game.agents)]
-        reward = average(jnp.asarray(game.reward, float), *policies)
-        transition = average(jnp.asarray(game.transition, float), *policies)
-        return jnp.linalg.solve(jnp.eye(len(reward)) - game.gamma * transition, reward).mean()
-
-    return jnp.linalg.norm(jax.grad(expected_return)(logits))
+def gradient_norm(game: Game) -> float:
+    """‖∇J(θ)‖ of the game's softmax policies, exactly."""
+    policy, q = game.policy, game.values
+    v, transition = game.average(q), game.average(game.transition)
+    # d = (I − γ P̄ᵀ)⁻¹ μ: the discounted visits of the states, from the uniform μ
+    start = np.full(len(v), 1 / len(v))
+    visits = np.linalg.solve(np.eye(len(v)) - game.gamma * transition.T, start)
+    own = np.stack([game.average(q, agent) for agent in range(game.agents)], axis=1)
+    # ∂J / ∂θᵢ(s, a) = d(s) πᵢ(a|s) (Q̃ᵢ(s, a) − v(s))                    (policy gradient theorem)
+    return float(np.linalg.norm(visits[:, None, None] * policy * (own - v[:, None, None])))
 
 
 def _learn(
@@ -88,18 +84,13 @@ def _learn(
     reward, transition = jnp.asarray(game.reward, float), jnp.asarray(game.transition, float)
     entries = partial(_entries, kind)
 
-    def value_of(critic: Array, policy: Categorical, joint: Array, states: Array, key: Array):
+    def value_of(critic: Array, log_policy: Array, joint: Array, states: Array, key: Array):
         """The value of each agent's action in the policy gradient: `[chain, agent]`."""
+        if kind == "PERLA":
+            probs, estimator = jnp.exp(log_policy), Sampled(num_samples=k)
+            return marginalised(probs, critic, estimator, states, joint, key)
         values = critic[entries(states, joint)]
-        if kind == "decentralised":
-            return values
-        if kind == "centralised":
-            return jnp.broadcast_to(values[:, None], joint.shape)
-        drawn = jax.vmap(policy.sample)(jax.random.split(key, k))
-        own = jnp.eye(game.agents, dtype=bool)
-        # Of agent i the own action, of all others those drawn: [draw, chain, i, agent].
-        mixed = jnp.where(own, joint[None, :, None], drawn[:, :, None])
-        return critic[(states[None, :, None], *jnp.moveaxis(mixed, -1, 0))].mean(0)
+        return values if kind == "decentralised" else jnp.tile(values[:, None], game.agents)
 
     def update(t: Array, state: State) -> State:
         key_action, key_next, key_after, key_values, key_end, key_start = jax.random.split(
@@ -124,7 +115,7 @@ def _learn(
         critic = state.critic + step * sums / jnp.maximum(visits, 1)
 
         # θᵢ ← θᵢ + β Q ∇ log πᵢ(aᵢ | s), for a softmax table ∇ log π = 1[s] (1[a] − π(s))
-        values = value_of(critic, policy, joint, now, key_values)
+        values = value_of(critic, log_policy, joint, now, key_values)
         score = jax.nn.one_hot(joint, policy.probs.shape[-1]) - policy.probs
         gradient = jnp.zeros_like(state.logits).at[now].add(values[..., None] * score) / CHAINS
         logits = state.logits + ACTOR_RATE / rate**ACTOR_DECAY * gradient

@@ -74,25 +74,27 @@ def random_game(
 
 
 def marginalised(
-    game: Game,
-    q: Float[np.ndarray, "state *joint"],
+    policy: Float[np.ndarray | Array, "state agent action"],
+    q: Float[np.ndarray | Array, "state *joint"],
     estimator: Sampled | Exact,
     states: Int[Array, "*batch"],
     own: Int[Array, "*batch agent"],
     key: PRNGKeyArray,
 ) -> Float[Array, "*batch agent"]:
-    """Estimate Q̂ᵢ(s, aᵢ) of every agent at `states`, for the agents' own actions `own`."""
+    """Estimate Q̂ᵢ(s, aᵢ) of every agent at `states`, for the agents' own actions `own`, where all
+    act by the probabilities `policy`."""
     table = jnp.asarray(q, float)
 
     def f(joint: Int[Array, "*batch agent"]) -> Float[Array, "*batch agent 1"]:
         each = []
-        for agent in range(game.agents):
+        for agent in range(policy.shape[1]):
             seen = joint.at[..., agent].set(own[..., agent])
             each.append(table[(states, *jnp.moveaxis(seen, -1, 0))])
         return jnp.stack(each, -1)[..., None]
 
-    policy = Categorical(jnp.log(jnp.asarray(game.policy, float))[states])
-    draws = create_fixed_estimator(estimator, game.agents, policy.choices).draw(policy, key)
+    at_states = Categorical(jnp.log(jnp.asarray(policy, float))[states])
+    fixed = create_fixed_estimator(estimator, policy.shape[1], policy.shape[2])
+    draws = fixed.draw(at_states, key)
     return average(f, draws)[..., 0]
 
 
@@ -124,7 +126,8 @@ def sampled_values(
         states = jax.random.randint(key_state, (chunk,), 0, len(game.policy))
         policy = Categorical(jnp.log(jnp.asarray(game.policy, float))[states])
         own = policy.sample(key_own)
-        return marginalised(game, q, Sampled(num_samples=k), states, own, key_others)[:, agent]
+        estimate = marginalised(game.policy, q, Sampled(num_samples=k), states, own, key_others)
+        return estimate[:, agent]
 
     keys = jax.random.split(jax.random.key(seed), -(-draws // chunk))
     return np.asarray(jax.lax.map(one, keys), float).reshape(-1)[:draws]
@@ -169,7 +172,7 @@ def gradients(
         index = (now, *jnp.moveaxis(joint, -1, 0))
         values = [table[index], marginal[now, joint[:, agent]]]
         for k, key_k in zip(ks, keys, strict=True):
-            estimate = marginalised(game, q, Sampled(num_samples=k), now, joint, key_k)
+            estimate = marginalised(game.policy, q, Sampled(num_samples=k), now, joint, key_k)
             values.append(estimate[:, agent])
         # ∇ log π of a softmax table: 1[s] (1[a] − π(s))
         score = jax.nn.one_hot(joint[:, agent], actions) - policy.probs[:, agent]
@@ -218,7 +221,7 @@ def error(
     where, own = (jnp.asarray(x.reshape(-1)) for x in np.indices((states, actions)))
     own = jnp.broadcast_to(own[:, None], (*own.shape, game.agents))
 
-    one = partial(marginalised, game, q, estimator, where, own)
+    one = partial(marginalised, game.policy, q, estimator, where, own)
     keys = jax.random.split(jax.random.key(seed), repeats)
     found = np.asarray(jax.jit(partial(jax.lax.map, one))(keys), float)[..., agent]
     return float(np.sqrt(((found - game.average(q, agent).reshape(-1)) ** 2).mean()))
