@@ -55,6 +55,7 @@ def test_keys_are_folded_in_only_where_no_other_use_of_theirs_is():
     assert found == {
         "envs/checks.py",
         "envs/wrappers.py",
+        "experiments/theory/convergence.py",
         "loops/evaluate.py",
         "loops/host.py",
         "loops/record.py",
