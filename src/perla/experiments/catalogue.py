@@ -315,7 +315,7 @@ EXPERIMENTS: dict[str, Experiment | Calculation] = {
         f"gradient falls below {verdicts.VANISHED:.0%} of its first value. In part: some of these "
         "are true.",
         compute=compute_theory,
-        takes="it takes a minute at smoke and five at quick",
+        takes="it takes a minute at smoke and six at quick",
     ),
     "matrix": Calculation(
         figure="Fig. 1",
