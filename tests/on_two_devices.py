@@ -162,3 +162,16 @@ def test_a_fault_on_one_device_stops_both(environment):
 def test_refusals(algo, settings, count, words):
     with pytest.raises(UserError, match=words):
         Trainer(probes.MATRIX, make(algo, **settings), seeds=(0,), steps=9, data_parallel=count)
+
+
+def test_memory_counts_every_device():
+    """Each device has its environments and the whole learner."""
+    config = make("ippo", **SMALL, **SIZE)
+    one, two = (
+        Trainer(probes.MATRIX, config, seeds=(0,), steps=9, data_parallel=n).footprint()
+        for n in (1, 2)
+    )
+    assert two.environments == one.environments
+    assert 1.9 * one.learner < two.learner <= 2 * one.learner
+    assert 0.7 * one.training < two.training < 2.5 * one.training
+    assert two.at_once == 1
